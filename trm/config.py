@@ -1,0 +1,276 @@
+"""The settings of an experiment: typed, frozen, complete. The only reader of `params.yaml`.
+
+Nothing that can change a result has a default here: a missing key is refused, and so is an unknown one. The names are
+those of the published configurations; the table beside `ModelParams` gives the symbols of the papers.
+"""
+
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from trm.errors import ParamsError
+
+
+def _whole(value: object) -> object:
+    # Kubeflow carries every number as a double: 2.0 is 2. A string or a boolean is a mistake.
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def _real(value: object) -> object:
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Positive = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
+Natural = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
+Real = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_real)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_real)]
+Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(_real)]
+BelowOne = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_real)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Precision = Literal["auto", "float32", "bfloat16"]
+Device = Literal["auto", "cpu", "mps", "cuda"]
+
+
+class Section(BaseModel):
+    """One section of `params.yaml`: frozen, strictly typed, refusing unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class GenerateSource(Section):
+    """Puzzles made here: each with one solution, no two of them equivalent unless `data.allow_equivalent`."""
+
+    type: Literal["generate"]
+    train_puzzles: Positive
+    test_puzzles: Positive
+    clues: Literal["minimal"] | Positive
+    """`minimal`: no clue can be left out; a number: exactly so many clues."""
+    seed: Natural
+
+
+class PathSource(Section):
+    """CSV files on this machine, columns source,question,answer,rating."""
+
+    type: Literal["path"]
+    train: str
+    test: str
+    train_sha256: Sha256 | None
+    test_sha256: Sha256 | None
+
+
+class UrlSource(Section):
+    """The same CSV files behind http(s) addresses; a download that breaks off is taken up again."""
+
+    type: Literal["url"]
+    train: Annotated[str, Field(pattern=r"^https?://")]
+    test: Annotated[str, Field(pattern=r"^https?://")]
+    train_sha256: Sha256 | None
+    test_sha256: Sha256 | None
+
+
+class SudokuData(Section):
+    """Sudoku n x n (spec section 1)."""
+
+    kind: Literal["sudoku"]
+    size: Annotated[Literal[4, 6, 9], BeforeValidator(_whole)]
+    source: Annotated[GenerateSource | PathSource | UrlSource, Field(discriminator="type")]
+    allow_equivalent: bool
+    """False: no test puzzle may be equivalent to a training puzzle under the symmetries of Sudoku."""
+
+    @model_validator(mode="after")
+    def _clues_fit(self) -> Self:
+        source = self.source
+        if isinstance(source, GenerateSource) and source.clues != "minimal" and source.clues > self.size**2:
+            raise ValueError(f"source.clues must be at most size*size = {self.size**2}. Got {source.clues}")
+        return self
+
+
+class AugmentParams(Section):
+    """What is made of the raw puzzles: shuffled versions, and groups held out for validation."""
+
+    num_aug: Natural
+    """Shuffled versions of each training puzzle, besides the puzzle as it is."""
+    validation_groups: Natural
+    """Training groups held out, as they are, to choose the best checkpoint; 0: the last checkpoint is the result."""
+    seed: Natural
+
+
+class ModelParams(Section):
+    """The network and its recursion (spec section 2).
+
+    | here | TRM paper | meaning |
+    |---|---|---|
+    | `H_cycles` | T | rounds of a supervision step; only the last is differentiated |
+    | `L_cycles` | n | updates of the latent z in a round |
+    | `halt_max_steps` | N_sup | supervision steps of a sequence |
+    | `x`, `y`, `z` in the code | x, y, z | question, answer (z_H elsewhere), latent (z_L elsewhere) |
+    """
+
+    hidden_size: Positive
+    num_heads: Positive
+    L_layers: Positive
+    expansion: Annotated[float, Field(gt=0), BeforeValidator(_real)]
+    H_cycles: Positive
+    L_cycles: Positive
+    mlp_t: bool
+    """True: tokens are mixed by an MLP over the positions; False: by attention."""
+    pos_encodings: Literal["rope", "learned", "none"]
+    rope_theta: Annotated[float, Field(gt=0), BeforeValidator(_real)]
+    rms_norm_eps: Annotated[float, Field(gt=0), BeforeValidator(_real)]
+    puzzle_emb_dim: Natural
+    """Width of a puzzle's embedding vector; 0: no puzzle tokens."""
+    puzzle_emb_len: Natural
+    """Puzzle tokens in front of the grid."""
+    halt_max_steps: Positive
+    halt_exploration_prob: Fraction
+    continue_loss: bool
+    """True: HRM's Q-learning; a sequence halts when its halt logit exceeds its continue logit."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        D, P = self.hidden_size, self.puzzle_emb_len
+        if D % self.num_heads:
+            raise ValueError(
+                f"hidden_size must be a multiple of num_heads. Got hidden_size={D}, num_heads={self.num_heads}"
+            )
+        if self.pos_encodings == "rope" and not self.mlp_t and (D // self.num_heads) % 2:
+            raise ValueError(f"rope needs an even head size. Got hidden_size / num_heads = {D // self.num_heads}")
+        if (self.puzzle_emb_dim == 0) != (P == 0):
+            raise ValueError(
+                "puzzle_emb_dim and puzzle_emb_len must both be 0 (no puzzle tokens) or both be positive. "
+                f"Got {self.puzzle_emb_dim} and {P}"
+            )
+        if self.puzzle_emb_dim > P * D:
+            raise ValueError(
+                f"puzzle_emb_dim must be at most puzzle_emb_len * hidden_size = {P * D}. Got {self.puzzle_emb_dim}"
+            )
+        return self
+
+
+class TrainParams(Section):
+    """Optimisation and its rhythm (spec sections 3 and 4)."""
+
+    epochs: Positive
+    """Passes over the groups; one puzzle of each group a pass."""
+    global_batch_size: Positive
+    lr: Rate
+    lr_min_ratio: Fraction
+    lr_warmup_steps: Natural
+    beta1: BelowOne
+    beta2: BelowOne
+    weight_decay: Rate
+    puzzle_emb_lr: Rate
+    puzzle_emb_weight_decay: Rate
+    ema_rate: BelowOne
+    """Share of the old average kept at each step; 0: the average is the last weights (no EMA)."""
+    loss: Literal["stablemax", "softmax"]
+    eval_interval: Positive
+    """Epochs between evaluations on the validation groups."""
+    log_interval: Positive
+    """Steps averaged into one line of the training log."""
+    checkpoint_interval: Positive
+    """Steps between two saved states, from which a killed run goes on."""
+    precision: Precision
+    device: Device
+    seed: Natural
+
+
+class EvaluateParams(Section):
+    """How the test puzzles are answered and scored (spec section 6)."""
+
+    steps: Positive
+    """Supervision steps of each sequence."""
+    votes: Positive
+    """Versions of each puzzle that vote on its answer: the puzzle as it is and `votes - 1` shuffles."""
+    pass_at: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)]
+    max_puzzles: Positive | None
+    """Score a seeded sample of so many test puzzles; null: all of them."""
+    batch_size: Positive
+    precision: Precision
+    device: Device
+    seed: Natural
+
+
+class Params(Section):
+    """A whole experiment: one section for each stage's concern."""
+
+    data: SudokuData
+    augment: AugmentParams
+    model: ModelParams
+    train: TrainParams
+    evaluate: EvaluateParams
+
+
+def load_params(path: str | Path) -> Params:
+    """Read and check a whole `params.yaml`. Raises `ParamsError` with the key, its value and the remedy."""
+    from ruamel.yaml import YAML, YAMLError  # YAML 1.2: 1e-4 is a number, `no` is a word
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such file; `trm recipe use sudoku-6x6` writes one") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path}: cannot be read ({error})") from None
+    try:
+        values = YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise ParamsError(f"{path}{where}: not valid YAML ({problem})") from None
+    return parse(Params, values, str(path))
+
+
+SectionT = TypeVar("SectionT", bound=BaseModel)
+
+
+def parse(cls: type[SectionT], values: object, where: str) -> SectionT:
+    """Check `values` against the settings class `cls`; `where` opens the message of the `ParamsError`."""
+    if not isinstance(values, Mapping):
+        raise ParamsError(f"{where}: expected sections with keys and values. Got {type(values).__name__}")
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise ParamsError(f"{where}: {_explain(problems[0], cls)}{more}") from None
+
+
+def canonical_json(value: BaseModel | Mapping[str, Any]) -> str:
+    """The one JSON text of some settings: sorted keys, no spaces."""
+    data = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _explain(problem: Any, cls: type[BaseModel]) -> str:
+    # The discriminated sources appear in the location as the tag's name; the key a user typed has none.
+    loc = [str(part) for part in problem["loc"] if part not in ("generate", "path", "url")]
+    key = ".".join(loc)
+    if problem["type"] == "missing":
+        return f"{key} is missing; add it (`trm recipe show sudoku-6x6` shows every key)"
+    if problem["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(loc[-1], _all_keys(cls), n=1)
+        return f"{key} is not a setting; " + (f"did you mean {close[0]}?" if close else "remove it")
+    if problem["type"] == "value_error":
+        return f"{key}: {problem['ctx']['error']}"
+    if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        return f"{key}.type must be one of generate, path, url. Got {problem['input'].get('type')!r}"
+    wanted = problem["msg"].removeprefix("Input should be ").removeprefix("String should ")
+    return f"{key} must be {wanted}. Got {problem['input']!r}"
+
+
+def _all_keys(cls: type[BaseModel]) -> list[str]:
+    keys: list[str] = []
+    for name, field in cls.model_fields.items():
+        keys.append(name)
+        for inner in [field.annotation, *getattr(field.annotation, "__args__", ())]:
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                keys += _all_keys(inner)
+    return keys

@@ -1,0 +1,1 @@
+"""Evaluation: answers, votes, rule checks and scores."""

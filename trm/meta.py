@@ -1,0 +1,28 @@
+"""What a data set says of itself to the model and to the evaluation: canvas, vocabulary, identifiers."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class DatasetMeta(BaseModel):
+    """Travels as `meta.json` beside a data set and inside every checkpoint.
+
+    Token t stands for `vocabulary[t]`; token 0 is always padding.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    height: int
+    width: int
+    vocabulary: tuple[str, ...]
+    num_identifiers: int
+
+    @property
+    def seq_len(self) -> int:
+        """Grid tokens of an example (L)."""
+        return self.height * self.width
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens there are (V)."""
+        return len(self.vocabulary)

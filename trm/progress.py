@@ -1,0 +1,90 @@
+"""Progress of long work on stderr: a bar with the time left on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+PLAIN_LINE_EVERY = 10.0
+"""Seconds between two plain lines."""
+
+
+class Progress(Protocol):
+    """What the worker tells of its work."""
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        """So much more is done; `note` (for example the loss) is shown beside the bar."""
+        ...
+
+
+class _PlainLines:
+    def __init__(self, description: str, total: int | None, done: int) -> None:
+        self.description, self.total, self.done = description, total, done
+        self.first, self.started = done, time.monotonic()
+        self.next_line = self.started + PLAIN_LINE_EVERY
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        self.done += amount
+        now = time.monotonic()
+        if now >= self.next_line:
+            self.next_line = now + PLAIN_LINE_EVERY
+            self.line(now, note)
+
+    def line(self, now: float, note: str = "") -> None:
+        text = f"{self.description}: {self.done}"
+        if self.total:
+            pace = (now - self.started) / max(self.done - self.first, 1)
+            left = max(self.total - self.done, 0) * pace
+            text += f"/{self.total} ({100 * self.done / self.total:.0f} %, {_duration(left)} left)"
+        print(text + (f", {note}" if note else ""), file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+@contextmanager
+def progress(description: str, total: int | None, done: int = 0, unit: str = "") -> Iterator[Progress]:
+    """Show the progress of the work inside the `with` block, of which `done` out of `total` was done before.
+
+    `unit="bytes"` shows sizes and the transfer's pace. An unknown `total` shows what is done alone.
+    """
+    if not sys.stderr.isatty():
+        lines = _PlainLines(description, total, done)
+        yield lines
+        took = time.monotonic() - lines.started
+        print(f"{description}: {lines.done} done in {_duration(took)}", file=sys.stderr, flush=True)
+        return
+
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+    from rich.progress import Progress as Bar
+
+    amounts = [DownloadColumn(), TransferSpeedColumn()] if unit == "bytes" else [MofNCompleteColumn()]
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        *amounts,
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    ]
+    with Bar(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(description, total=total, completed=done, note="")
+
+        class _Bar:
+            def advance(self, amount: int = 1, note: str = "") -> None:
+                bar.update(task, advance=amount, **({"note": note} if note else {}))
+
+        yield _Bar()

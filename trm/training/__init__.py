@@ -1,0 +1,1 @@
+"""Training: loss, optimisers, schedule, checkpoints and the loop."""
