@@ -1,0 +1,82 @@
+"""What several tests share: the small experiment, and the folders of the workplace that may be absent."""
+
+from pathlib import Path
+
+import pytest
+
+from trm.config import ModelParams, TrainParams
+from trm.meta import DatasetMeta
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def goldens() -> Path:
+    """Numbers of the published code."""
+    folder = SHARED / "goldens"
+    if not folder.is_dir():
+        pytest.skip("../shared/goldens (numbers of the published code) is not on this machine")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real puzzles."""
+    folder = SHARED / "data"
+    if not folder.is_dir():
+        pytest.skip("../shared/data (real puzzles) is not on this machine")
+    return folder
+
+
+@pytest.fixture
+def meta() -> DatasetMeta:
+    """Sudoku 4x4."""
+    return DatasetMeta(kind="sudoku", height=4, width=4, vocabulary=("pad", ".", *"1234"), num_identifiers=1)
+
+
+@pytest.fixture
+def model_params() -> ModelParams:
+    """A network small enough for a step to take milliseconds."""
+    return ModelParams(
+        hidden_size=16,
+        num_heads=2,
+        L_layers=1,
+        expansion=1.0,
+        H_cycles=2,
+        L_cycles=2,
+        mlp_t=True,
+        pos_encodings="none",
+        rope_theta=10000.0,
+        rms_norm_eps=1e-5,
+        puzzle_emb_dim=0,
+        puzzle_emb_len=0,
+        halt_max_steps=4,
+        halt_exploration_prob=0.1,
+        continue_loss=False,
+    )
+
+
+@pytest.fixture
+def train_params() -> TrainParams:
+    """Settings that overfit a few puzzles quickly, float32 on the CPU."""
+    return TrainParams(
+        epochs=8,
+        global_batch_size=4,
+        lr=3e-3,
+        lr_min_ratio=1.0,
+        lr_warmup_steps=0,
+        beta1=0.9,
+        beta2=0.95,
+        weight_decay=0.1,
+        puzzle_emb_lr=1e-2,
+        puzzle_emb_weight_decay=0.1,
+        ema_rate=0.9,
+        loss="stablemax",
+        eval_interval=2,
+        log_interval=3,
+        checkpoint_interval=5,
+        precision="float32",
+        device="cpu",
+        seed=0,
+    )

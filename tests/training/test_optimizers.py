@@ -1,0 +1,108 @@
+import math
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trm.training import optimizers
+from trm.training.optimizers import AdamAtan2, network_optimizer, sign_sgd_rows
+
+
+def test_adam_atan2_by_hand() -> None:
+    weight = torch.nn.Parameter(torch.tensor([1.0], dtype=torch.float64))
+    optimizer = AdamAtan2([weight], lr=0.1, betas=(0.9, 0.95), weight_decay=0.5)
+    weight.grad = torch.tensor([2.0], dtype=torch.float64)
+    optimizer.step()
+    # m = 0.2, v = 0.2; the second moment's correction is inside the atan2, the first one's outside.
+    first = 1 * (1 - 0.05) - 0.1 / 0.1 * math.atan2(0.2, math.sqrt(0.2) / math.sqrt(0.05))
+    assert weight.item() == pytest.approx(first, rel=1e-12)
+    weight.grad = torch.tensor([-1.0], dtype=torch.float64)
+    optimizer.step()
+    m, v = 0.9 * 0.2 - 0.1, 0.95 * 0.2 + 0.05
+    second = first * 0.95 - 0.1 / (1 - 0.81) * math.atan2(m, math.sqrt(v) / math.sqrt(1 - 0.9025))
+    assert weight.item() == pytest.approx(second, rel=1e-12)
+
+
+def test_a_parameter_without_gradient_is_skipped() -> None:
+    used, unused = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    optimizer = AdamAtan2([used, unused], lr=0.1, betas=(0.9, 0.95), weight_decay=0.5)
+    used.grad = torch.zeros(2)
+    optimizer.step()
+    assert used.tolist() == pytest.approx([0.95, 0.95])  # a zero gradient still decays
+    assert unused.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
+@pytest.mark.parametrize(("name", "lr", "decay"), [("lr1e-4_wd0.1", 1e-4, 0.1), ("lr1e-3_wd1.0", 1e-3, 1.0)])
+@pytest.mark.parametrize("tensor", ["w", "b", "big", "tiny", "zero"])
+def test_adam_atan2_against_the_kernel(
+    goldens: Path, dtype: torch.dtype, tolerance: float, name: str, lr: float, decay: float, tensor: str
+) -> None:
+    golden = np.load(goldens / "adam_atan2.npz")
+    at = f"{name}/{tensor}"
+    weight = torch.nn.Parameter(torch.from_numpy(golden[f"{at}/p0"]).to(dtype))
+    optimizer = AdamAtan2([weight], lr=lr, betas=(0.9, 0.95), weight_decay=decay)
+    for step in range(1, 11):
+        weight.grad = torch.from_numpy(golden[f"{at}/g{step}"]).to(dtype)
+        optimizer.step()
+        assert np.abs(weight.detach().numpy() - golden[f"{at}/p{step}"]).max() <= tolerance
+    if dtype == torch.float64:
+        state = optimizer.state[weight]
+        assert np.allclose(state["exp_avg"].numpy(), golden[f"{at}/m10"], rtol=1e-12, atol=0)
+        assert np.allclose(state["exp_avg_sq"].numpy(), golden[f"{at}/v10"], rtol=1e-12, atol=0)
+
+
+def test_the_cuda_package_is_taken_where_it_is_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.nn.Parameter(torch.ones(2))
+    assert isinstance(network_optimizer([weight], (0.9, 0.95), 0.1, torch.device("cuda")), AdamAtan2)
+    package = types.ModuleType("adam_atan2")
+    package.AdamATan2 = lambda params, **settings: ("the package", settings)  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "adam_atan2", package)
+    monkeypatch.setattr(optimizers.importlib.util, "find_spec", lambda _: object())
+    chosen = network_optimizer([weight], (0.9, 0.95), 0.1, torch.device("cuda"))
+    assert chosen == ("the package", {"lr": 0.0, "betas": (0.9, 0.95), "weight_decay": 0.1})
+    assert isinstance(network_optimizer([weight], (0.9, 0.95), 0.1, torch.device("cpu")), AdamAtan2)
+
+
+def test_sign_sgd_by_hand() -> None:
+    table = torch.tensor([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0], [3.0, 3.0, 3.0]])
+    # Row 2 occurs twice: its gradients sum to (-1, 0, 3); it decays once. sign(0) is 0.
+    sign_sgd_rows(
+        table,
+        torch.tensor([2, 0, 2]),
+        torch.tensor([[1.0, 2.0, 1.0], [0.0, 5.0, -5.0], [-2.0, -2.0, 2.0]]),
+        lr=0.1,
+        weight_decay=0.5,
+    )
+    expected = [[0.95, 0.85, 1.05], [2.0, 2.0, 2.0], [2.85 + 0.1, 2.85, 2.85 - 0.1]]
+    assert torch.allclose(table, torch.tensor(expected))
+
+
+def test_sign_sgd_against_the_published_one(goldens: Path) -> None:
+    golden = np.load(goldens / "sparse_signsgd.npz")
+    ids, gradients = torch.from_numpy(golden["fn/ids"]), torch.from_numpy(golden["fn/grad"])
+    for name, lr, decay in [("lr1e-2_wd0.1", 1e-2, 0.1), ("lr1e-4_wd1.0", 1e-4, 1.0)]:
+        table = torch.from_numpy(golden["fn/weights"].copy())
+        sign_sgd_rows(table, ids, gradients, lr, decay)
+        assert np.abs(table.numpy() - golden[f"fn/{name}/weights_after"]).max() <= 1e-7
+    table = torch.from_numpy(golden["fn/weights"].copy())
+    for step in (1, 2, 3):
+        ids, gradients = (torch.from_numpy(golden[f"module/{name}{step}"]) for name in ("ids", "local_grad"))
+        sign_sgd_rows(table, ids, gradients, 1e-2, 0.1)
+        assert np.abs(table.numpy() - golden[f"module/weights{step}"]).max() <= 1e-7
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=20), st.integers(0, 2**31))
+def test_sign_sgd_leaves_other_rows_alone(identifiers: list[int], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    table = torch.randn(10, 4, generator=generator)
+    before = table.clone()
+    ids = torch.tensor(identifiers, dtype=torch.int32)
+    sign_sgd_rows(table, ids, torch.randn(len(identifiers), 4, generator=generator), 0.1, 0.1)
+    for row in range(10):
+        assert torch.equal(table[row], before[row]) == (row not in identifiers)

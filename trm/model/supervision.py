@@ -1,0 +1,142 @@
+"""Adaptive computation: a carry per slot of the batch, refilled where it halted (spec section 3; TRM section 4.1)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trm.config import ModelParams
+from trm.meta import DatasetMeta
+from trm.model.recursion import RecursiveNetwork
+
+Batch = Mapping[str, Tensor]
+"""`inputs` [B, L], `labels` [B, L] (ignored: -100) and `puzzle_identifiers` [B], int32 or int64."""
+
+
+@dataclass(frozen=True)
+class Carry:
+    """What each of the B slots holds between two supervision steps."""
+
+    y: Tensor
+    """Answer state [B, S, D], detached."""
+    z: Tensor
+    """Latent state [B, S, D], detached."""
+    steps: Tensor
+    """Supervision steps taken, int32 [B]."""
+    halted: Tensor
+    """Whether the slot takes a new example at the next step, bool [B]."""
+    inputs: Tensor
+    labels: Tensor
+    puzzle_identifiers: Tensor
+
+
+@dataclass(frozen=True)
+class Output:
+    """What one supervision step answers."""
+
+    logits: Tensor
+    """[B, L, V], compute dtype."""
+    halt_logit: Tensor
+    """float32 [B]."""
+    continue_logit: Tensor
+    """float32 [B]."""
+    puzzle_rows: Tensor
+    """The rows of the puzzle table that were used, float32 [B, puzzle_emb_dim]: a leaf that receives their gradient."""
+    continue_target: Tensor | None
+    """float32 [B] while training with the continue loss (HRM, arXiv 2506.21734, section 2), else None."""
+
+
+class TRM(RecursiveNetwork):
+    """A recursive network with halting: the model that is trained, saved and asked."""
+
+    def initial_carry(self, batch: Batch) -> Carry:
+        """A fresh carry for batches shaped like `batch`: every slot halted, 0 steps, no example."""
+        B = batch["inputs"].shape[0]
+        y, z = self.start(B)
+        return Carry(
+            y=y,
+            z=z,
+            steps=torch.zeros(B, dtype=torch.int32, device=self.device),
+            halted=torch.ones(B, dtype=torch.bool, device=self.device),
+            inputs=torch.zeros_like(batch["inputs"]),
+            labels=torch.full_like(batch["labels"], -100),
+            puzzle_identifiers=torch.zeros_like(batch["puzzle_identifiers"]),
+        )
+
+    def supervision_step(self, carry: Carry, batch: Batch, min_steps: Tensor | None = None) -> tuple[Carry, Output]:
+        """Exactly one supervision step; slots that had halted take their example of `batch` first.
+
+        `min_steps` (int [B]) is the number of steps that each slot must reach before it may halt: the exploration of a
+        training step. Left out in train mode, it is drawn from torch's default generator; the training loop passes its
+        own draw. In eval mode a slot halts at `halt_max_steps` alone.
+        """
+        y, z = self.start(carry.halted.shape[0])
+        fresh = carry.halted[:, None, None]
+        y, z = torch.where(fresh, y, carry.y), torch.where(fresh, z, carry.z)
+        steps = torch.where(carry.halted, 0, carry.steps) + 1
+        inputs = torch.where(carry.halted[:, None], batch["inputs"], carry.inputs)
+        labels = torch.where(carry.halted[:, None], batch["labels"], carry.labels)
+        identifiers = torch.where(carry.halted, batch["puzzle_identifiers"], carry.puzzle_identifiers)
+
+        puzzle_rows = self.gather_puzzle_rows(identifiers)
+        x = self.embed(inputs, puzzle_rows)
+        y, z = self.deep_recursion(x, y, z)
+        logits, halt_logit, continue_logit = self.read_out(y)
+        y, z = y.detach(), z.detach()
+
+        with torch.no_grad():
+            last = steps >= self.config.halt_max_steps
+            halted, continue_target = last, None
+            if self.training:
+                if min_steps is None:
+                    min_steps = draw_min_steps(self.config, len(steps), None).to(steps.device)
+                bar = continue_logit if self.config.continue_loss else torch.zeros_like(halt_logit)
+                halted = last | ((halt_logit > bar) & (steps >= min_steps))
+                if self.config.continue_loss:
+                    next_y, _ = self.deep_recursion(x.detach(), y, z)
+                    _, next_halt, next_continue = self.read_out(next_y)
+                    best = torch.where(last, next_halt, torch.maximum(next_halt, next_continue))
+                    continue_target = torch.sigmoid(best)
+        carry = Carry(y, z, steps, halted, inputs, labels, identifiers)
+        return carry, Output(logits, halt_logit, continue_logit, puzzle_rows, continue_target)
+
+    def gather_puzzle_rows(self, identifiers: Tensor) -> Tensor:
+        """Rows of the puzzle table, float32 [B, puzzle_emb_dim]; a leaf that asks for a gradient where one is taken."""
+        if not self.config.puzzle_emb_dim:
+            return self.puzzle_table.new_zeros(len(identifiers), 0)
+        rows = self.puzzle_table[identifiers]
+        return rows.requires_grad_(torch.is_grad_enabled())
+
+    @torch.no_grad()
+    def answer(self, batch: Batch, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Think for `steps` supervision steps, whatever the halt logit says.
+
+        Returns the predicted tokens int64 [B, L], the last halt logit float32 [B], and the first step at which
+        training would have halted int64 [B] (`steps` where it never would).
+        """
+        x = self.embed(batch["inputs"], self.gather_puzzle_rows(batch["puzzle_identifiers"]))
+        y, z = self.start(len(x))
+        first_halt = torch.full((len(x),), steps, device=x.device)
+        logits, halt_logit = x, x  # `steps` is at least 1
+        for step in range(1, steps + 1):
+            y, z = self.deep_recursion(x, y, z)
+            logits, halt_logit, continue_logit = self.read_out(y)
+            halts = halt_logit > (continue_logit if self.config.continue_loss else 0)
+            first_halt = torch.where(halts, first_halt.clamp(max=step), first_halt)
+        return logits.argmax(-1), halt_logit, first_halt
+
+
+def draw_min_steps(config: ModelParams, slots: int, generator: torch.Generator | None) -> Tensor:
+    """Exploration for one training step, int64 [slots]: with `halt_exploration_prob` a minimum from 2..halt_max_steps.
+
+    1 where nothing was drawn, which holds nobody back.
+    """
+    explores = torch.rand(slots, generator=generator) < config.halt_exploration_prob
+    minimum = torch.randint(2, max(config.halt_max_steps, 2) + 1, (slots,), generator=generator)
+    return torch.where(explores, minimum, 1)
+
+
+def build_model(config: ModelParams, meta: DatasetMeta, seed: int = 0, dtype: torch.dtype = torch.float32) -> TRM:
+    """A new model with float32 weights drawn from `seed`, computing in `dtype`."""
+    return TRM(config, meta, dtype, torch.Generator().manual_seed(seed))

@@ -1,0 +1,88 @@
+"""Adam-atan2 for the network and row-wise sign-SGD for the puzzle table (spec section 4)."""
+
+import importlib
+import importlib.util
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+
+
+class AdamAtan2(torch.optim.Optimizer):
+    """Adam with atan2 in place of the division, as the CUDA kernel of adam-atan2 0.0.3 computes it.
+
+        w = w * (1 - lr * weight_decay)
+        w = w - lr / (1 - beta1^t) * atan2(m, sqrt(v) / sqrt(1 - beta2^t))
+
+    m and v as in Adam. There is no epsilon. The first bias correction scales the step and stands outside the atan2. A
+    parameter without a gradient is skipped, decay included.
+    """
+
+    def __init__(
+        self, params: Iterable[nn.Parameter], lr: float, betas: tuple[float, float], weight_decay: float
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One update of every parameter that has a gradient."""
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            lr, (beta1, beta2), weight_decay = group["lr"], group["betas"], group["weight_decay"]
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                if not state:
+                    state.update(fresh_moments(weight))
+                state["step"] += 1
+                t, m, v = state["step"].item(), state["exp_avg"], state["exp_avg_sq"]
+                m.lerp_(weight.grad, 1 - beta1)
+                v.mul_(beta2).addcmul_(weight.grad, weight.grad, value=1 - beta2)
+                change = torch.atan2(m, v.sqrt().div_(math.sqrt(1 - beta2**t)))
+                # Decay and step are small beside the weight: added first, the weight is rounded once, not twice.
+                change.mul_(lr / (1 - beta1**t)).add_(weight, alpha=lr * weight_decay)
+                weight.sub_(change)
+        return loss
+
+
+def fresh_moments(weight: Tensor) -> dict[str, Tensor]:
+    """The optimiser's state of a parameter that was never updated."""
+    return {
+        "step": torch.zeros((), dtype=torch.float32),
+        "exp_avg": torch.zeros_like(weight),
+        "exp_avg_sq": torch.zeros_like(weight),
+    }
+
+
+def network_optimizer(
+    params: Iterable[nn.Parameter], betas: tuple[float, float], weight_decay: float, device: torch.device
+) -> torch.optim.Optimizer:
+    """The `adam_atan2` package's CUDA kernel where it is usable, our own implementation everywhere else.
+
+    The learning rate is set at each step by the schedule. Both keep the same state: step, exp_avg, exp_avg_sq.
+    """
+    if device.type == "cuda" and importlib.util.find_spec("adam_atan2_backend"):
+        package: Any = importlib.import_module("adam_atan2")
+        return package.AdamATan2(params, lr=0.0, betas=betas, weight_decay=weight_decay)
+    return AdamAtan2(params, lr=0.0, betas=betas, weight_decay=weight_decay)
+
+
+@torch.no_grad()
+def sign_sgd_rows(table: Tensor, identifiers: Tensor, gradients: Tensor, lr: float, weight_decay: float) -> None:
+    """Update in place the rows of `table` [N, dim] that `identifiers` int [B] name, by `gradients` [B, dim].
+
+    Gradients of equal identifiers are summed; then row = row * (1 - lr * weight_decay) - lr * sign(gradient), once per
+    row however often it occurs. The work grows with B alone, never with N.
+    """
+    rows, place = torch.unique(identifiers, return_inverse=True)
+    summed = torch.zeros(len(rows), table.shape[1], dtype=gradients.dtype, device=gradients.device)
+    summed.index_add_(0, place, gradients)
+    table[rows] = table[rows] * (1 - lr * weight_decay) - lr * summed.sign()

@@ -1,0 +1,32 @@
+"""The score on validation groups that chooses the best checkpoint."""
+
+from collections.abc import Mapping
+
+import torch
+
+from trm.data.batches import collate, test_batches
+from trm.data.store import Split
+from trm.model.supervision import TRM
+from trm.training.loss import IGNORED
+
+
+def to_tensors(batch: Mapping[str, object], device: torch.device) -> dict[str, torch.Tensor]:
+    """The numpy arrays of a batch as tensors on `device`."""
+    return {name: torch.from_numpy(array).to(device) for name, array in batch.items()}
+
+
+@torch.no_grad()
+def validate(model: TRM, split: Split, batch_size: int, steps: int) -> dict[str, float]:
+    """Mean cell, exact and halt accuracy (fractions) of `model` over all examples of `split`."""
+    sums = torch.zeros(3, dtype=torch.float64)
+    for batch, real in test_batches(split, batch_size):
+        tensors = to_tensors(batch, model.device)
+        tokens, halt_logit, _ = model.answer(tensors, steps)
+        labelled = tensors["labels"] != IGNORED
+        right = (tokens == tensors["labels"]) & labelled
+        cell = right.sum(-1) / labelled.sum(-1).clamp(min=1)
+        exact = right.sum(-1) == labelled.sum(-1)
+        halt = (halt_logit >= 0) == exact
+        sums += torch.stack([value[:real].double().sum() for value in (cell, exact, halt)]).cpu()
+    cell, exact, halt = (sums / len(split)).tolist()
+    return {"cell_accuracy": cell, "exact_accuracy": exact, "halt_accuracy": halt}
