@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from trm.config import ModelParams, TrainParams
+from trm.config import AugmentParams, ModelParams, PathSource, SudokuData, TrainParams
+from trm.data.augment import augment
+from trm.data.sudoku import draw_shuffles
+from trm.data.sudoku_csv import Puzzles, write_puzzles
 from trm.meta import DatasetMeta
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,3 +84,38 @@ def train_params() -> TrainParams:
         device="cpu",
         seed=0,
     )
+
+
+SOLUTION = "1234341221434321"
+
+
+@pytest.fixture(scope="session")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A raw folder of 24 training and 6 test Sudoku 4x4: shuffles of one grid with a few clues taken away."""
+    folder = tmp_path_factory.mktemp("raw")
+    rng = np.random.default_rng(0)
+    solution = np.array([int(digit) for digit in SOLUTION], dtype=np.uint8).reshape(4, 4)
+    answers = draw_shuffles(rng, 4, 30).apply(solution)
+    questions = np.where(rng.random(answers.shape) < 0.3, 0, answers).astype(np.uint8)
+    for name, part in {"train": slice(24), "test": slice(24, 30)}.items():
+        count = len(answers[part])
+        puzzles = Puzzles(questions[part], answers[part], ["made"] * count, np.arange(count, dtype=np.int32))
+        write_puzzles(folder / f"{name}.csv", puzzles)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dataset(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The augmented data set of `raw`: 20 training groups of 4 puzzles, 4 validation groups, 6 test puzzles."""
+    out = tmp_path_factory.mktemp("dataset")
+    source = PathSource(
+        type="path", train=str(raw / "train.csv"), test=str(raw / "test.csv"), train_sha256=None, test_sha256=None
+    )
+    data = SudokuData(kind="sudoku", size=4, source=source, allow_equivalent=True)
+    augment(data, AugmentParams(num_aug=3, validation_groups=4, seed=0), raw, out, "key")
+    return out
+
+
+@pytest.fixture(autouse=True)
+def _own_state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRM_STATE_DIR", str(tmp_path / "states"))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from trm.errors import ParamsError
 
@@ -249,7 +250,7 @@ def canonical_json(value: BaseModel | Mapping[str, Any]) -> str:
     return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _explain(problem: Any, cls: type[BaseModel]) -> str:
+def _explain(problem: ErrorDetails, cls: type[BaseModel]) -> str:
     # The discriminated sources appear in the location as the tag's name; the key a user typed has none.
     loc = [str(part) for part in problem["loc"] if part not in ("generate", "path", "url")]
     key = ".".join(loc)
@@ -259,7 +260,7 @@ def _explain(problem: Any, cls: type[BaseModel]) -> str:
         close = difflib.get_close_matches(loc[-1], _all_keys(cls), n=1)
         return f"{key} is not a setting; " + (f"did you mean {close[0]}?" if close else "remove it")
     if problem["type"] == "value_error":
-        return f"{key}: {problem['ctx']['error']}"
+        return f"{key}: {problem['msg'].removeprefix('Value error, ')}"
     if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
         return f"{key}.type must be one of generate, path, url. Got {problem['input'].get('type')!r}"
     wanted = problem["msg"].removeprefix("Input should be ").removeprefix("String should ")

@@ -14,3 +14,15 @@ class ParamsError(UserError):
 
 class DataError(UserError):
     """A file of puzzles, a data set or a checkpoint is missing, broken or breaks the rules."""
+
+
+class Fault(RuntimeError):
+    """Work that cannot go on although nobody made a mistake: one line, exit code 1."""
+
+
+class Interrupted(BaseException):
+    """SIGTERM or SIGINT arrived; the command line exits with 128 + `signal`."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(f"stopped by signal {signal}")
+        self.signal = signal

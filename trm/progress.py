@@ -85,6 +85,8 @@ def progress(description: str, total: int | None, done: int = 0, unit: str = "")
 
         class _Bar:
             def advance(self, amount: int = 1, note: str = "") -> None:
-                bar.update(task, advance=amount, **({"note": note} if note else {}))
+                if note:
+                    bar.update(task, note=note)
+                bar.advance(task, amount)
 
         yield _Bar()

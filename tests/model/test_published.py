@@ -85,7 +85,7 @@ def test_gradients(golden: Golden, kind: str) -> None:
 def test_evaluation_steps(golden: Golden) -> None:
     model = _import(golden).eval()
     batch = _batch(golden, "eval_batch")
-    carry = model.initial_carry(batch)
+    carry, out = model.initial_carry(batch), None
     for step in range(1, 17):
         carry, out = model.supervision_step(carry, batch)
         tolerance = 1e-4 if step == 1 else 2e-4 if step == 2 else 2e-3
@@ -93,6 +93,7 @@ def test_evaluation_steps(golden: Golden) -> None:
             assert _difference(out.logits, golden[f"eval/step{step}/logits"]) < tolerance
         assert _difference(out.halt_logit, golden[f"eval/step{step}/q_halt_logits"]) < tolerance
         assert carry.halted.all().item() == (step == 16)
+    assert out is not None
     metrics = dict(zip(METRICS, step_metrics(carry, out).tolist(), strict=True))
     assert metrics["count"] == golden["eval/step16/metrics/count"].item() == 3  # the padding row counts nowhere
     assert metrics["exact_accuracy"] == golden["eval/step16/metrics/exact_accuracy"].item()

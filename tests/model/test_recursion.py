@@ -51,10 +51,14 @@ def test_gradient_reaches_the_network_through_the_last_round_only(model_params: 
     def gradients(y: Tensor, z: Tensor, rounds: int) -> list[Tensor]:
         for _ in range(rounds):
             y, z = model.latent_recursion(x, y, z)
-        return list(torch.autograd.grad(model.read_out(y)[0].square().sum(), list(model.blocks.parameters()), retain_graph=True))
+        return list(
+            torch.autograd.grad(model.read_out(y)[0].square().sum(), list(model.blocks.parameters()), retain_graph=True)
+        )
 
     y_out, _ = model.deep_recursion(x, y, z)
-    got = torch.autograd.grad(model.read_out(y_out)[0].square().sum(), list(model.blocks.parameters()), retain_graph=True)
+    got = torch.autograd.grad(
+        model.read_out(y_out)[0].square().sum(), list(model.blocks.parameters()), retain_graph=True
+    )
     assert all(torch.equal(a, b) for a, b in zip(got, gradients(*before, rounds=1), strict=True))
     assert not any(torch.allclose(a, b) for a, b in zip(got, gradients(y, z, rounds=3), strict=True))
 

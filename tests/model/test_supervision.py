@@ -128,11 +128,12 @@ def test_answer_thinks_like_the_steps_and_names_the_first_halt(model: TRM) -> No
         model.q_head.bias.zero_()
     batch = _batch(2)
     batch["inputs"] = torch.randint(1, 6, (3, 16), generator=torch.Generator().manual_seed(1)).int()
-    carry, halts = model.initial_carry(batch), []
+    carry, out, halts = model.initial_carry(batch), None, []
     for _ in range(4):
         carry, out = model.supervision_step(carry, batch)
         halts.append(out.halt_logit > 0)
     tokens, halt_logit, first_halt = model.answer(batch, 4)
+    assert out is not None
     assert torch.equal(tokens, out.logits.argmax(-1))
     assert torch.allclose(halt_logit, out.halt_logit)
     expected = [next((step for step in range(1, 5) if halts[step - 1][slot]), 4) for slot in range(3)]

@@ -17,7 +17,7 @@ _CUT_STD = 0.8796256610342398
 
 
 def truncated_normal_(weight: Tensor, std: float, generator: torch.Generator) -> Tensor:
-    """Fill `weight` from a normal cut at two standard deviations, so that `std` is the one after the cut (section 2)."""
+    """Fill `weight` from a normal cut at two standard deviations, so that `std` holds after the cut (section 2)."""
     parent = std / _CUT_STD
     return nn.init.trunc_normal_(weight, std=parent, a=-2 * parent, b=2 * parent, generator=generator)
 

@@ -58,7 +58,9 @@ def import_published(state_dict: Mapping[str, Tensor], arch: Mapping[str, Any], 
         del ours["puzzle_table"]
     unknown = sorted(set(theirs) - set(names.values()))
     if unknown:
-        raise DataError(f"checkpoint: unknown tensor {unknown[0]}; is the architecture in all_config.yaml the right one?")
+        raise DataError(
+            f"checkpoint: unknown tensor {unknown[0]}; is the architecture in all_config.yaml the right one?"
+        )
     for name, tensor in ours.items():
         key = names[name]
         if key not in theirs:

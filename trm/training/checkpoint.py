@@ -75,7 +75,7 @@ def read_settings(path: Path) -> Header:
 def load_checkpoint(
     path: str | Path, weights: Literal["ema", "raw"] = "ema", dtype: torch.dtype = torch.float32
 ) -> tuple[TRM, DatasetMeta]:
-    """The model at `path` (a file or a model folder) in eval mode on the CPU, computing in `dtype`, and its data's meta.
+    """The model at `path` (a file or a model folder) in eval mode on the CPU, computing in `dtype`; and its meta.
 
     Raises `DataError` for a missing or broken file or one whose tensors do not fit its settings.
     """

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from trm.config import ModelParams, TrainParams
-from trm.data.batches import Place, collate, total_steps, training_batches
-from trm.data.store import Split, has_split, read_meta, read_split
+from trm.data.batches import START, Place, collate, total_steps, training_batches
+from trm.data.store import Split, read_meta, read_split
 from trm.device import resolve_device, resolve_precision
 from trm.errors import Fault, Interrupted, UserError
 from trm.meta import DatasetMeta
@@ -74,7 +74,7 @@ def new_state(
         average=averaged_copy(model),
         optimizer=network_optimizer(model.parameters(), betas, settings.weight_decay, device),
         carry=model.initial_carry(batch),
-        place=Place(0, 0),
+        place=START,
         window=torch.zeros(len(LOSSES) + len(METRICS), dtype=torch.float64),
     )
 
@@ -136,12 +136,12 @@ class _Run:
         self.settings = settings
         self.meta = read_meta(dataset)
         self.split: Split = read_split(dataset / "train")
-        self.validation = read_split(dataset / "validation") if has_split(dataset, "validation") else None
+        self.validation = read_split(dataset / "validation") if (dataset / "validation").is_dir() else None
         self.total = total_steps(self.split, settings.epochs, settings.global_batch_size)
         if self.total == 0:
             raise UserError(
-                f"train.global_batch_size: {settings.epochs} epochs of {len(self.split.group_starts)} groups hold no whole "
-                f"batch of {settings.global_batch_size} examples; set it lower or train.epochs higher"
+                f"train.global_batch_size: {settings.epochs} epochs of {self.split.counts()['groups']} groups hold no "
+                f"whole batch of {settings.global_batch_size} examples; set it lower or train.epochs higher"
             )
         self.device = resolve_device(settings.device)
         self.dtype = resolve_precision(settings.precision, self.device)
@@ -164,9 +164,7 @@ class _Run:
     def to_the_end(self, bar: Progress, interrupts: Interrupts) -> None:
         """Step, log, evaluate, save until the schedule or the data ends; the result lies in the folder then."""
         state, settings = self.state, self.settings
-        batches = training_batches(
-            self.split, settings.epochs, settings.global_batch_size, settings.seed, state.place
-        )
+        batches = training_batches(self.split, settings.epochs, settings.global_batch_size, settings.seed, state.place)
         self.evaluate_when_due(interrupts)
         for rows, place in batches:
             if state.step >= self.total:
@@ -193,7 +191,10 @@ class _Run:
         losses, count = sums[: len(LOSSES)], sums[len(LOSSES)]
         row: dict[str, float | int | None] = {"step": state.step, "epoch": state.place.epoch}
         row["lr"] = float(state.optimizer.param_groups[0]["lr"])
-        row |= {name: value / (settings.global_batch_size * state.window_steps) for name, value in zip(LOSSES, losses, strict=True)}
+        row |= {
+            name: value / (settings.global_batch_size * state.window_steps)
+            for name, value in zip(LOSSES, losses, strict=True)
+        }
         metrics = zip(METRICS[1:], sums[len(LOSSES) + 1 :], strict=True)
         row |= {name: value / count if count else None for name, value in metrics}
         self.log.add(row)

@@ -145,7 +145,9 @@ class TsvLog:
     def add(self, row: Mapping[str, float | int | None]) -> None:
         """Append one line; None is an empty field."""
         fields = [row[column] for column in self.columns]
-        line = "\t".join("" if value is None else format(value, ".8g" if isinstance(value, float) else "d") for value in fields)
+        line = "\t".join(
+            "" if value is None else format(value, ".8g" if isinstance(value, float) else "d") for value in fields
+        )
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
@@ -178,7 +180,9 @@ def run_folder(key: str) -> Iterator[Path]:
     except Timeout:
         with suppress(OSError):
             pid = holder.read_text()
-            raise UserError(f"process {pid} is training this very experiment; wait for it, or stop it (kill {pid})") from None
+            raise UserError(
+                f"process {pid} is training this very experiment; wait for it, or stop it (kill {pid})"
+            ) from None
         raise UserError(f"another process is training this very experiment (state in {folder})") from None
     try:
         holder.write_text(str(os.getpid()))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from trm.data.batches import collate, test_batches
+from trm.data.batches import test_batches
 from trm.data.store import Split
 from trm.model.supervision import TRM
 from trm.training.loss import IGNORED

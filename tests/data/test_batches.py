@@ -1,0 +1,146 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trm.data.batches import IGNORED, Place, collate, rank_slice, test_batches, total_steps, training_batches
+from trm.data.store import Split
+from trm.errors import UserError
+
+
+def make_split(*groups: list[int], length: int = 2) -> Split:
+    """A split from the numbers of examples of each group's puzzles."""
+    group = [g for g, puzzles in enumerate(groups) for n in puzzles for _ in range(n)]
+    numbered = [n for puzzles in groups for n in puzzles]
+    puzzle = [p for p, n in enumerate(numbered) for _ in range(n)]
+    count = len(group)
+    tokens = np.arange(count * length, dtype=np.uint8).reshape(count, length)
+    ints = [np.array(values, dtype=np.int32) for values in (group, puzzle, range(count), [0] * count, [5] * count)]
+    return Split(tokens, tokens % 3, ints[0], ints[1], ints[2], ints[3], ("s",), ints[4])
+
+
+def test_ten_groups_of_one_example_four_rows_two_epochs_are_five_batches() -> None:
+    split = make_split(*[[1]] * 10)
+    batches = list(training_batches(split, 2, 4, seed=0))
+    assert [place for _, place in batches] == [Place(0, 4), Place(0, 8), Place(1, 2), Place(1, 6), Place(2, 0)]
+    rows = np.concatenate([rows for rows, _ in batches])
+    assert rows.dtype == np.int64
+    assert sorted(rows[:10]) == sorted(rows[10:]) == list(range(10))
+    assert rows[:10].tolist() != rows[10:].tolist()
+    assert total_steps(split, 2, 4) == 5
+    # 3 epochs: 30 examples, 7 batches, two examples dropped at the very end
+    assert len(list(training_batches(split, 3, 4, seed=0))) == total_steps(split, 3, 4) == 7
+
+
+def test_one_puzzle_of_each_group_in_each_epoch() -> None:
+    split = make_split([1, 1, 1], [1], [1, 1])
+    drawn = Counter()
+    for rows, _ in training_batches(split, 3000, 3, seed=1):
+        assert sorted(split.groups[rows]) == [0, 1, 2]
+        drawn.update(rows.tolist())
+    assert all(900 < drawn[row] < 1100 for row in (0, 1, 2))
+    assert drawn[3] == 3000
+    assert all(1400 < drawn[row] < 1600 for row in (4, 5))
+
+
+def test_a_puzzle_is_cut_where_the_batch_is_full_and_its_rest_skipped() -> None:
+    split = make_split([5], [5])
+    batches = list(training_batches(split, 2, 4, seed=0))
+    # Each batch is filled by one puzzle of five; the fifth example is skipped: four batches from four puzzles.
+    assert [place for _, place in batches] == [Place(0, 1), Place(1, 0), Place(1, 1), Place(2, 0)]
+    assert all(len(set(split.groups[rows])) == 1 and len(set(rows)) == 4 for rows, _ in batches)
+    # Mean 5 examples, 2 epochs, 2 groups: a schedule of floor(20 / 4) = 5 steps, of which the cuts leave 4.
+    assert total_steps(split, 2, 4) == 5
+
+
+def test_cuts_across_an_epoch_border() -> None:
+    split = make_split([3], [3])
+    batches = list(training_batches(split, 2, 4, seed=3))
+    # 3 + 1 of the second (2 skipped) | 3 + 1 of the second of epoch 1
+    assert [place for _, place in batches] == [Place(1, 0), Place(2, 0)]
+    big = list(training_batches(split, 3, 7, seed=3))
+    # 3 + 3 + 1 of epoch 1 (2 skipped) | 3 of epoch 1, 3 + 1 of epoch 2 (2 skipped)
+    assert [place for _, place in big] == [Place(1, 1), Place(3, 0)]
+
+
+def test_examples_of_a_puzzle_come_in_random_order_together() -> None:
+    split = make_split([4], [4])
+    orders = set()
+    for rows, _ in training_batches(split, 50, 8, seed=0):
+        first, second = rows[:4], rows[4:]
+        assert len(set(split.groups[first])) == len(set(split.groups[second])) == 1
+        assert sorted(rows) == list(range(8))
+        orders.add(tuple(first))
+    assert len(orders) > 20
+
+
+@given(
+    shape=st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=3), min_size=1, max_size=6),
+    batch=st.integers(1, 9),
+    epochs=st.integers(1, 6),
+    seed=st.integers(0, 2**32),
+)
+def test_the_stream_goes_on_from_every_place(shape: list[list[int]], batch: int, epochs: int, seed: int) -> None:
+    split = make_split(*shape)
+    whole = list(training_batches(split, epochs, batch, seed))
+    assert all(len(rows) == batch for rows, _ in whole)
+    for index, (_, place) in enumerate(whole):
+        rest = list(training_batches(split, epochs, batch, seed, place))
+        assert [after for _, after in rest] == [after for _, after in whole[index + 1 :]]
+        assert all(np.array_equal(a[0], b[0]) for a, b in zip(rest, whole[index + 1 :], strict=True))
+
+
+@given(
+    shape=st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=3), min_size=1, max_size=6),
+    batch=st.integers(1, 9),
+    seed=st.integers(0, 1000),
+)
+def test_packing_as_a_slow_reader_of_the_spec_would_do_it(shape: list[list[int]], batch: int, seed: int) -> None:
+    split = make_split(*shape)
+    # One batch as long as the epoch tells the epoch's order: everything is drawn before it is packed.
+    stream: list[list[int]] = []
+    for epoch in range(4):
+        order = list(training_batches(split, epoch + 1, 1, seed, Place(epoch, 0)))
+        groups = [int(split.groups[rows[0]]) for rows, _ in order]
+        assert sorted(groups) == list(range(len(shape)))  # G 1 takes the first example of each puzzle
+        for rows, _ in order:
+            puzzle = split.puzzles[rows[0]]
+            stream.append([int(puzzle)] * int((split.puzzles == puzzle).sum()))
+    expected, filling = [], []
+    for examples in stream:
+        filling += examples[: batch - len(filling)]
+        if len(filling) == batch:
+            expected.append(filling)
+            filling = []
+    got = [split.puzzles[rows].tolist() for rows, _ in training_batches(split, 4, batch, seed)]
+    assert got == expected
+
+
+def test_seeds_and_epochs_draw_differently() -> None:
+    split = make_split(*[[1]] * 50)
+    epochs = [next(training_batches(split, 9, 50, 7, Place(epoch)))[0].tolist() for epoch in range(3)]
+    other = next(training_batches(split, 9, 50, 8))[0].tolist()
+    assert len({tuple(order) for order in [*epochs, other]}) == 4
+
+
+def test_ranks() -> None:
+    assert [rank_slice(8, rank, 4) for rank in range(4)] == [slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 8)]
+    with pytest.raises(UserError, match=r"train.global_batch_size must be a multiple .* 3. Got 8"):
+        rank_slice(8, 0, 3)
+
+
+def test_collate_and_test_batches() -> None:
+    split = make_split([1], [1], [1])
+    batch = collate(split, np.array([2, 0]))
+    assert batch["inputs"].tolist() == [[4, 5], [0, 1]]
+    assert batch["labels"].tolist() == [[1, 2], [IGNORED, 1]]
+    assert batch["puzzle_identifiers"].tolist() == [2, 0]
+    assert all(values.dtype == np.int32 for values in batch.values())
+    first, last = test_batches(split, 2)
+    assert first[1] == 2
+    assert last[1] == 1
+    assert last[0]["inputs"].tolist() == [[4, 5], [0, 0]]
+    assert last[0]["labels"].tolist() == [[1, 2], [IGNORED, IGNORED]]
+    assert last[0]["puzzle_identifiers"].tolist() == [2, 0]

@@ -1,0 +1,244 @@
+import errno
+import hashlib
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trm.data import download as module
+from trm.data.download import cache_folder, download
+from trm.errors import DataError, UserError
+
+BODY = np.random.default_rng(0).bytes(900_000)
+DIGEST = hashlib.sha256(BODY).hexdigest()
+
+
+class Server(ThreadingHTTPServer):
+    """Serves BODY at /file.csv; `plan` says what becomes of each request in turn, then all goes well."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.plan: list[int | str] = []
+        self.seen: list[tuple[str | None, int]] = []
+        self.body, self.tag, self.ranges = BODY, '"one"', True
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/file.csv"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        server = self.server
+        action = server.plan.pop(0) if server.plan else "serve"
+        wanted = self.headers.get("Range")
+        if self.path == "/moved.csv":
+            return self.answer(302, b"", Location="/file.csv")
+        if self.path != "/file.csv":
+            return self.answer(404, b"no")
+        if isinstance(action, int):
+            server.seen.append((wanted, action))
+            return self.answer(action, b"later", **{"Retry-After": "0"})
+        same = self.headers.get("If-Range") in (None, server.tag)
+        start, status, extra = 0, 200, {"ETag": server.tag} if server.tag else {}
+        if wanted and server.ranges and same:
+            start, status = int(wanted.removeprefix("bytes=").rstrip("-")), 206
+            extra["Content-Range"] = f"bytes {start}-{len(server.body) - 1}/{len(server.body)}"
+        server.seen.append((wanted, status))
+        return self.answer(status, server.body[start:], cut=action == "cut", **extra)
+
+    def answer(self, status: int, body: bytes, cut: bool = False, **headers: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if cut else body)
+        self.close_connection = cut
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRM_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(module, "FIRST_WAIT", 0.01)
+    (tmp_path / "out").mkdir()
+
+
+def left_behind() -> list[str]:
+    return [file.name for file in cache_folder().iterdir() if file.suffix != ".lock"]
+
+
+def test_a_whole_file(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dest = tmp_path / "out/file.csv"
+    assert download(server.url, dest, DIGEST) == DIGEST
+    assert dest.read_bytes() == BODY
+    assert left_behind() == []
+    assert "download file.csv: 900000" in capsys.readouterr().err
+    assert download(server.url.replace("file", "moved"), tmp_path / "out/again.csv", None) == DIGEST
+
+
+def test_goes_on_after_a_broken_connection(server: Server, tmp_path: Path) -> None:
+    server.plan = ["cut", "cut"]
+    assert download(server.url, tmp_path / "out/a", None) == DIGEST
+    ranges = [wanted for wanted, _ in server.seen]
+    assert ranges == [None, "bytes=450000-", "bytes=675000-"]
+
+
+def test_goes_on_in_a_later_process(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.plan = ["cut"]
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Transfer, "_pause", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            download(server.url, tmp_path / "out/a", None)
+    assert list((tmp_path / "out").iterdir()) == []
+    assert download(server.url, tmp_path / "out/a", None) == DIGEST
+    assert server.seen == [(None, 200), ("bytes=450000-", 206)]
+
+
+def half_then_changed(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    server.plan = ["cut"]
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Transfer, "_pause", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            download(server.url, tmp_path / "out/a", None)
+    server.body = BODY[::-1]
+    return server.body
+
+
+def test_a_changed_file_starts_again(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = half_then_changed(server, tmp_path, monkeypatch)
+    server.tag = '"two"'
+    digest = download(server.url, tmp_path / "out/a", None)
+    assert digest == hashlib.sha256(body).hexdigest()
+    assert server.seen[1:] == [("bytes=450000-", 200)]
+
+
+def test_a_changed_file_of_a_server_deaf_to_if_range(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = half_then_changed(server, tmp_path, monkeypatch)
+    monkeypatch.setattr(Server, "tag", property(lambda _: Anything('"two"'), lambda *_: None), raising=False)
+    assert download(server.url, tmp_path / "out/a", None) == hashlib.sha256(body).hexdigest()
+    assert server.seen[1:] == [("bytes=450000-", 206), (None, 200)]
+
+
+class Anything(str):
+    """A tag that every other one equals."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+
+def test_without_a_tag_only_a_sha256_allows_going_on(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.tag = ""
+    server.plan = ["cut"]
+    assert download(server.url, tmp_path / "out/a", None) == DIGEST
+    assert [wanted for wanted, _ in server.seen] == [None, None]
+    server.seen.clear()
+    server.plan = ["cut"]
+    assert download(server.url, tmp_path / "out/b", DIGEST) == DIGEST
+    assert [wanted for wanted, _ in server.seen] == [None, "bytes=450000-"]
+    # A changed file glued to the old half has a wrong sha256: it is fetched once more, in one piece.
+    server.seen.clear()
+    body = half_then_changed(server, tmp_path, monkeypatch)
+    digest = hashlib.sha256(body).hexdigest()
+    assert download(server.url, tmp_path / "out/c", digest) == digest
+    assert [wanted for wanted, _ in server.seen] == [None, "bytes=450000-", None]
+
+
+def test_a_server_without_ranges_starts_again(server: Server, tmp_path: Path) -> None:
+    server.ranges = False
+    server.plan = ["cut"]
+    assert download(server.url, tmp_path / "out/a", None) == DIGEST
+    assert server.seen == [(None, 200), ("bytes=450000-", 200)]
+
+
+def test_busy_servers_are_asked_again_but_not_for_ever(server: Server, tmp_path: Path) -> None:
+    server.plan = [503, 429, 500]
+    assert download(server.url, tmp_path / "out/a", None) == DIGEST
+    assert len(server.seen) == 4
+    server.plan = [503] * 99
+    with pytest.raises(UserError, match=r"file.csv: the server answered 503, after 6 attempts; check the network"):
+        download(server.url, tmp_path / "out/b", None)
+    assert not (tmp_path / "out/b").exists()
+
+
+def test_a_wrong_sha256_leaves_nothing(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"file.csv: sha256 is {DIGEST}, expected {'0' * 64}; the file was deleted"):
+        download(server.url, tmp_path / "out/a", "0" * 64)
+    assert list((tmp_path / "out").iterdir()) == []
+    assert left_behind() == []
+
+
+def test_refusals_are_final(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"/none.csv: the server answered 404 Not Found; correct the address"):
+        download(server.url.replace("file", "none"), tmp_path / "out/a", None)
+    with pytest.raises(UserError, match=r"not an address"):
+        download("http://[half", tmp_path / "out/a", None)
+
+
+def test_no_network(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # not listening: connections are refused
+        with pytest.raises(
+            UserError, match=r"cannot be reached .* after 3 attempts; .*data.source.type: path"
+        ) as error:
+            download(f"http://127.0.0.1:{taken.getsockname()[1]}/x", tmp_path / "out/a", None)
+    assert "\n" not in str(error.value)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_full_disk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "cache")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Transfer, "_store", full)
+        with pytest.raises(UserError, match=r"cache: the disk is full; free space or set TRM_CACHE_DIR"):
+            download(server.url, tmp_path / "out/a", None)
+    # The cache has room, the other file system has not.
+    cross = OSError(errno.EXDEV, "other device")
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda a, b: (_ for _ in ()).throw(cross) if b.name == "a" else replace(a, b))
+    monkeypatch.setattr(module.shutil, "copyfile", lambda a, b: (b.write_bytes(b"half"), full()))
+    with pytest.raises(UserError, match=r"the disk is full"):
+        download(server.url, tmp_path / "out/a", None)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_really_full_disk(server: Server, tmp_path: Path) -> None:
+    cache_folder().mkdir(parents=True)
+    name = hashlib.sha256(server.url.encode()).hexdigest()
+    (cache_folder() / f"{name}.partial").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"the disk is full; free space"):
+        download(server.url, tmp_path / "out/a", None)
+    assert list((tmp_path / "out").iterdir()) == []

@@ -1,0 +1,120 @@
+"""The records, dvc.yaml and the command line say the same; the arrows of the design hold."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from ruamel.yaml import YAML
+
+from tests.conftest import ROOT
+from trm.cli import app
+from trm.config import Params, load_params
+from trm.stages import NOT_DEPS, STAGES, Stage, content_keys, module_digests
+
+DVC = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())
+each_stage = pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+
+
+def test_same_stages() -> None:
+    assert list(DVC["stages"]) == [stage.name for stage in STAGES]
+    assert {section for stage in STAGES for section in stage.sections} == set(Params.model_fields)
+
+
+@each_stage
+def test_dvc_yaml_is_the_record(stage: Stage) -> None:
+    folders = (*stage.inputs, stage.output)
+    flags = "".join(f" --{name} outputs/{name}" for name in folders)
+    modules = sorted(module_digests(stage.module))
+    assert DVC["stages"][stage.name] == {
+        "cmd": f"python -m trm {stage.name} --params params.yaml{flags}",
+        "deps": [f"outputs/{name}" for name in stage.inputs] + modules,
+        "params": list(stage.sections),
+        "outs": [f"outputs/{stage.output}"],
+    }
+
+
+@each_stage
+def test_command_line_is_the_record(stage: Stage) -> None:
+    command = typer.main.get_command(app).commands[stage.name]  # pyright: ignore[reportAttributeAccessIssue]
+    options = {option.name: option.default for option in command.params}
+    assert options == {"params": Path("params.yaml")} | {
+        name: Path("outputs") / name for name in (*stage.inputs, stage.output)
+    }
+
+
+@each_stage
+def test_deps_are_what_python_really_imports(stage: Stage) -> None:
+    """The walk over the source finds every module of the package that running the stage's module loads."""
+    code = f"import sys, {stage.module}; print(*(name for name in sys.modules if name.split('.')[0] == 'trm'))"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    files = {f"{name.replace('.', '/')}.py" for name in loaded.split() if name not in NOT_DEPS}
+    packages = {file for file in files if (ROOT / file).with_suffix("").is_dir()}
+    assert files - packages <= set(module_digests(stage.module))
+
+
+def test_package_inits_hold_nothing_that_could_change_a_result() -> None:
+    for path in (ROOT / "trm").glob("*/__init__.py"):
+        statements = ast.parse(path.read_text()).body
+        assert [type(statement) for statement in statements] == [ast.Expr], f"{path} must be a docstring alone"
+
+
+# Who may import whom: a room may import the rooms named here, and itself.
+ARROWS = {
+    "errors": set(),
+    "meta": set(),
+    "progress": set(),
+    "recipes": {"errors"},
+    "config": {"errors"},
+    "device": {"config", "errors"},
+    "artifacts": {"errors"},
+    "data": {"config", "errors", "meta", "progress"},
+    "model": {"config", "errors", "meta"},
+    "training": {"config", "errors", "meta", "progress", "device", "artifacts", "data", "model"},
+    "evaluation": {"config", "errors", "meta", "progress", "device", "data", "model", "training"},
+    "inspection": {"artifacts", "data", "model", "training"},
+    "stages": {"config", "artifacts", "data"},
+}
+
+
+def test_arrows() -> None:
+    rooms = {path.stem for path in (ROOT / "trm").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert rooms == set(ARROWS) | {"__init__", "__main__", "cli"}
+    for path in (ROOT / "trm").rglob("*.py"):
+        room = path.relative_to(ROOT / "trm").parts[0].removesuffix(".py")
+        if room not in ARROWS:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                head, _, rest = name.partition(".")
+                assert head not in ("kfp", "dvc"), f"{path} imports {name}"
+                target = rest.partition(".")[0]
+                if head == "trm" and target != room:
+                    assert target in ARROWS[room], f"{path}: {room} must not import {name}"
+
+
+def test_content_keys_follow_what_a_stage_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = load_params(ROOT / "params.yaml")
+    keys = content_keys(params)
+    assert keys == content_keys(params)
+
+    def changed(section: str, **values: object) -> set[str]:
+        part = getattr(params, section).model_copy(update=values)
+        other = content_keys(params.model_copy(update={section: part}))
+        return {name for name in keys if keys[name] != other[name]}
+
+    assert changed("augment", seed=77) == {"augment", "train", "evaluate"}
+    assert changed("train", lr=0.5) == {"train", "evaluate"}
+    assert changed("evaluate", votes=99) == {"evaluate"}
+    assert changed("data", allow_equivalent=not params.data.allow_equivalent) == set(keys)
+
+
+def test_a_changed_module_changes_the_keys_of_those_who_import_it() -> None:
+    users = {stage.name for stage in STAGES if "trm/training/loss.py" in module_digests(stage.module)}
+    assert users == {"train"}
+    users = {stage.name for stage in STAGES if "trm/model/layers.py" in module_digests(stage.module)}
+    assert users == {"train", "evaluate"}

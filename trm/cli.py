@@ -1,0 +1,198 @@
+"""The command line: the stages from their records, and what a person does around them. It imports nothing heavy."""
+
+import inspect
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from trm.errors import DataError, Fault, Interrupted, UserError
+from trm.stages import STAGES, Stage, producer, run_stage
+
+if TYPE_CHECKING:
+    from trm.evaluation.solve import Answer
+
+app = typer.Typer(
+    help="Train Tiny Recursive Models and let them solve puzzles.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+recipe_app = typer.Typer(help="Published and tried experiments as whole params files.", no_args_is_help=True)
+checkpoint_app = typer.Typer(help="Checkpoints of the published code.", no_args_is_help=True)
+app.add_typer(recipe_app, name="recipe")
+app.add_typer(checkpoint_app, name="checkpoint")
+
+OUTPUTS = Path("outputs")
+"""Where the stages put and look for their folders unless told otherwise."""
+STAGES_PANEL = "Stages (`dvc repro` runs all of them)"
+
+
+def main() -> NoReturn:
+    """Run the command line; exit code 2 for a user's mistake, 1 for a fault, 128 + n after signal n."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _raise_interrupted)
+    try:
+        app()
+    except UserError as error:
+        _exit(2, f"trm: {error}")
+    except Fault as error:
+        _exit(1, f"trm: {error}")
+    except Interrupted as error:
+        _exit(128 + error.signal, f"trm: {error}")
+    except BrokenPipeError:
+        # Whoever read our output has seen enough (`trm inspect … | head`); leave nothing for the interpreter to flush.
+        sys.stdout = None
+        sys.exit(0)
+    sys.exit(0)
+
+
+def _raise_interrupted(number: int, _frame: FrameType | None) -> None:
+    raise Interrupted(number)
+
+
+def _exit(code: int, message: str) -> NoReturn:
+    print(" ".join(message.split()), file=sys.stderr)
+    sys.exit(code)
+
+
+def _stage_command(stage: Stage) -> Callable[..., None]:
+    """A command whose options are `--params`, the stage's inputs and its output."""
+
+    def command(params: Path, **folders: Path) -> None:
+        from trm.config import load_params
+
+        run_stage(stage, load_params(params), {name: folders[name] for name in stage.inputs}, folders[stage.output])
+
+    def option(name: str, default: Path, text: str) -> inspect.Parameter:
+        annotation = Annotated[Path, typer.Option(help=text)]
+        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+    options = [option("params", Path("params.yaml"), "The experiment's settings.")]
+    options += [option(name, OUTPUTS / name, f"Output of `trm {producer(name).name}`.") for name in stage.inputs]
+    options.append(option(stage.output, OUTPUTS / stage.output, "The folder to write."))
+    command.__signature__ = inspect.Signature(options)  # pyright: ignore[reportFunctionMemberAccess]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in options}
+    return command
+
+
+for _stage in STAGES:
+    app.command(_stage.name, help=_stage.help, rich_help_panel=STAGES_PANEL)(_stage_command(_stage))
+
+
+@app.command("inspect")
+def inspect_(
+    path: Annotated[Path, typer.Argument(help="A folder that a stage wrote: raw, dataset, model or evaluation.")],
+    puzzles: Annotated[int, typer.Option(min=0, help="Puzzles to draw.")] = 3,
+) -> None:
+    """Show what an artifact holds: counts, shapes, lineage and a few puzzles."""
+    from trm.inspection import inspect_artifact
+
+    inspect_artifact(path, puzzles)
+
+
+@app.command("solve")
+def solve_(
+    puzzle: Annotated[str, typer.Argument(help="The puzzle row by row, '.' for a blank; a file of it; '-' for stdin.")],
+    model: Annotated[Path, typer.Option(help="A model folder or checkpoint file.")] = OUTPUTS / "model",
+    steps: Annotated[int, typer.Option(min=1, help="Supervision steps to think.")] = 16,
+    votes: Annotated[int, typer.Option(min=1, help="Shuffled versions that vote on the answer.")] = 1,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Answer one puzzle with a trained model."""
+    from trm.evaluation.solve import parse_puzzle, solve
+    from trm.training.checkpoint import load_checkpoint
+
+    net, meta = load_checkpoint(model)
+    question = parse_puzzle(_puzzle_text(puzzle), meta)
+    (answer,) = solve(net, meta, [question], steps=steps, votes=votes)
+    if json:
+        import json as json_module
+
+        print(
+            json_module.dumps(
+                {
+                    "question": question.tolist(),
+                    "answer": answer.grid.tolist(),
+                    "valid": answer.valid,
+                    "halt_probability": round(answer.halt_probability, 6),
+                    "votes": answer.votes,
+                    "of": votes,
+                }
+            )
+        )
+        return
+    _print_answer(answer, votes)
+
+
+def _puzzle_text(puzzle: str) -> str:
+    if puzzle == "-":
+        return sys.stdin.read()
+    path = Path(puzzle)
+    try:
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:  # a puzzle too long for a file name is no file
+        if not isinstance(error, OSError) or path.suffix:
+            raise DataError(f"{puzzle}: cannot be read as a puzzle ({error})") from None
+    if path.suffix and not set(puzzle) <= set("0123456789._"):
+        raise DataError(f"{puzzle}: no such file; give a puzzle, a file that holds one, or - for stdin")
+    return puzzle
+
+
+def _print_answer(answer: "Answer", votes: int) -> None:
+    from trm.data.inspect import draw
+
+    verdict = {True: "obeys the rules", False: "breaks the rules or a clue: not a solution", None: "no rules to check"}
+    print(draw(answer.grid))
+    said = f"{verdict[answer.valid]}; the model is {answer.halt_probability:.1%} sure"
+    print(said + (f"; {answer.votes} of {votes} votes" if votes > 1 else ""))
+
+
+@recipe_app.command("list")
+def recipe_list() -> None:
+    """The recipes, a line each."""
+    from trm.recipes import recipes, summary
+
+    for name, path in recipes().items():
+        print(f"{name:22} {summary(path)}")
+
+
+@recipe_app.command("show")
+def recipe_show(name: str) -> None:
+    """Print a recipe: a whole params file."""
+    from trm.recipes import recipe_text
+
+    print(recipe_text(name), end="")
+
+
+@recipe_app.command("use")
+def recipe_use(
+    name: str,
+    params: Annotated[Path, typer.Option(help="The file to write.")] = Path("params.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a file with changes of your own.")] = False,
+) -> None:
+    """Write a recipe to params.yaml."""
+    from trm.recipes import use_recipe
+
+    use_recipe(name, params, force)
+    print(f"{params} is now recipe {name}; `dvc repro` runs it")
+
+
+@checkpoint_app.command("import")
+def checkpoint_import(
+    file: Annotated[Path, typer.Argument(help="A published checkpoint, beside its all_config.yaml.")],
+    dataset: Annotated[
+        Path | None, typer.Option(help="The data set it was trained on, where all_config.yaml lacks its sizes.")
+    ] = None,
+    model: Annotated[Path, typer.Option(help="The model folder to write.")] = OUTPUTS / "imported",
+) -> None:
+    """Turn a checkpoint of the published code into a model folder."""
+    from trm.training.imported import import_checkpoint
+
+    import_checkpoint(file, dataset, model)
+    print(f"{model} holds the model; `trm inspect {model}` shows it, `trm solve … --model {model}` asks it")

@@ -1,0 +1,184 @@
+"""The stages, each one record: the command line, `dvc.yaml` and the cluster's components all say the same.
+
+A stage is a function of some sections of `params.yaml` and some folders, and writes one folder. Its content key names
+the request: it is known before anything runs, and names the state of an unfinished run too.
+"""
+
+import ast
+import hashlib
+import importlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trm.config import Params
+
+PACKAGE = Path(__file__).parent
+# These cannot change a result: params.yaml is complete, and the rest only calls the stages.
+NOT_DEPS = ("trm", "trm.config", "trm.stages", "trm.cli")
+LIBRARIES = ("torch", "numpy", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the pipeline."""
+
+    name: str
+    sections: tuple[str, ...]
+    """Sections of `params.yaml` that it reads."""
+    inputs: tuple[str, ...]
+    """Outputs of other stages that it reads."""
+    output: str
+    """The folder that it writes."""
+    run: str
+    """`module:function`, called with its sections and inputs by name, `out` (an empty folder) and `key`."""
+    help: str
+
+    @property
+    def module(self) -> str:
+        """The module of its function."""
+        return self.run.partition(":")[0]
+
+    def function(self) -> Callable[..., dict[str, Any]]:
+        """Import and return its function."""
+        module, _, name = self.run.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+STAGES = (
+    Stage("fetch", ("data",), (), "raw", "trm.data.fetch:fetch", "Make or bring the raw puzzles."),
+    Stage(
+        "augment",
+        ("data", "augment"),
+        ("raw",),
+        "dataset",
+        "trm.data.augment:augment",
+        "Check the puzzles, split, shuffle and store them as Parquet.",
+    ),
+    Stage(
+        "train",
+        ("model", "train"),
+        ("dataset",),
+        "model",
+        "trm.training.loop:train",
+        "Train a model; a run that was stopped goes on.",
+    ),
+    Stage(
+        "evaluate",
+        ("evaluate",),
+        ("dataset", "model"),
+        "evaluation",
+        "trm.evaluation.evaluate:evaluate",
+        "Score the averaged weights on the test puzzles, with voting.",
+    ),
+)
+
+
+def producer(output: str) -> Stage:
+    """The stage that writes `output`."""
+    return next(stage for stage in STAGES if stage.output == output)
+
+
+def run_stage(stage: Stage, params: "Params", inputs: Mapping[str, Path], out: Path) -> None:
+    """Run `stage` on the folders `inputs` and publish its output at `out`, its times beside it."""
+    from trm.artifacts import staged, verified_manifest, write_json, write_manifest
+
+    keys = {name: verified_manifest(inputs[name], producer(name).name)["key"] for name in stage.inputs}
+    request = key_request(stage, params, keys)
+    key = digest_of(request)
+    started, clock = datetime.now(UTC), time.monotonic()
+    with staged(out) as folder:
+        sections = {name: getattr(params, name) for name in stage.sections}
+        facts = stage.function()(**sections, **inputs, out=folder, key=key)
+        timing = {"stage": stage.name, "key": key, "started": started.isoformat(timespec="seconds")}
+        timing |= {"seconds": round(time.monotonic() - clock, 3), **_machine(), **facts.pop("timing", {})}
+        write_manifest(folder, {**request, "key": key, "facts": facts})
+    write_json(out.with_name(f"{out.name}.timing.json"), timing)
+
+
+def content_keys(params: "Params") -> dict[str, str]:
+    """The content key of every stage of an experiment, from its params alone."""
+    keys: dict[str, str] = {}
+    for stage in STAGES:
+        inputs = {name: keys[producer(name).name] for name in stage.inputs}
+        keys[stage.name] = digest_of(key_request(stage, params, inputs))
+    return keys
+
+
+def key_request(stage: Stage, params: "Params", input_keys: Mapping[str, str]) -> dict[str, Any]:
+    """Everything that the result of `stage` depends on; `input_keys` are the content keys of its inputs."""
+    from importlib.metadata import version
+
+    request: dict[str, Any] = {
+        "stage": stage.name,
+        "params": {name: getattr(params, name).model_dump(mode="json") for name in stage.sections},
+        "inputs": dict(input_keys),
+        "modules": module_digests(stage.module),
+        # The CPU and the CUDA build of one release are one version.
+        "versions": {name: version(name).partition("+")[0] for name in LIBRARIES},
+    }
+    if stage.name == "fetch":
+        from trm.data.fetch import source_digest
+
+        request["source"] = source_digest(params.data)
+    return request
+
+
+def digest_of(request: Mapping[str, Any]) -> str:
+    """SHA-256 of the request's one JSON text, as hex digits."""
+    return hashlib.sha256(json.dumps(request, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@cache
+def module_digests(module: str) -> dict[str, str]:
+    """SHA-256 of every file of the package that `module` imports, itself included, keyed by `trm/...` path."""
+    return {
+        f"trm/{path.relative_to(PACKAGE).as_posix()}": hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(_closure(module))
+    }
+
+
+def _closure(module: str) -> set[Path]:
+    seen: set[str] = set()
+    paths: set[Path] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        path = _file_of(name)
+        if name in seen or path is None or name in NOT_DEPS:
+            continue
+        seen.add(name)
+        paths.add(path)
+        waiting += _imports(path)
+    return paths
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """The names of the package that a file imports, whether modules or things inside them, at any depth of its code."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: imports are absolute in this project"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _file_of(module: str) -> Path | None:
+    """The source of a module of the package; None for anything else, and for a package's bare `__init__`."""
+    head, *rest = module.split(".")
+    path = PACKAGE.joinpath(*rest).with_suffix(".py")
+    return path if head == "trm" and rest and path.is_file() else None
+
+
+def _machine() -> dict[str, Any]:
+    import os
+    import platform
+
+    return {"host": platform.node(), "machine": platform.machine(), "cores": os.cpu_count()}
