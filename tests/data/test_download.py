@@ -34,29 +34,29 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    server: Server
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         server = self.server
+        assert isinstance(server, Server)
         action = server.plan.pop(0) if server.plan else "serve"
         wanted = self.headers.get("Range")
         if self.path == "/moved.csv":
-            return self.answer(302, b"", Location="/file.csv")
+            return self.answer(302, b"", {"Location": "/file.csv"})
         if self.path != "/file.csv":
-            return self.answer(404, b"no")
+            return self.answer(404, b"no", {})
         if isinstance(action, int):
             server.seen.append((wanted, action))
-            return self.answer(action, b"later", **{"Retry-After": "0"})
+            return self.answer(action, b"later", {"Retry-After": "0"})
         same = self.headers.get("If-Range") in (None, server.tag)
         start, status, extra = 0, 200, {"ETag": server.tag} if server.tag else {}
         if wanted and server.ranges and same:
             start, status = int(wanted.removeprefix("bytes=").rstrip("-")), 206
             extra["Content-Range"] = f"bytes {start}-{len(server.body) - 1}/{len(server.body)}"
         server.seen.append((wanted, status))
-        return self.answer(status, server.body[start:], cut=action == "cut", **extra)
+        return self.answer(status, server.body[start:], extra, cut=action == "cut")
 
-    def answer(self, status: int, body: bytes, cut: bool = False, **headers: str) -> None:
+    def answer(self, status: int, body: bytes, headers: dict[str, str], cut: bool = False) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         for name, value in headers.items():
@@ -72,7 +72,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[Server]:
     with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         yield server
         server.shutdown()
@@ -202,7 +202,7 @@ def test_refusals_are_final(server: Server, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"/none.csv: the server answered 404 Not Found; correct the address"):
         download(server.url.replace("file", "none"), tmp_path / "out/a", None)
     with pytest.raises(UserError, match=r"not an address"):
-        download("http://[half", tmp_path / "out/a", None)
+        download("http://host:port/x", tmp_path / "out/a", None)
 
 
 def test_no_network(tmp_path: Path) -> None:

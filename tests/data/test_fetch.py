@@ -17,17 +17,17 @@ CSV = "source,question,answer,rating\nmade,{},1234341221434321,3\n"
 TRAIN, TEST = CSV.format("1000340001000001").encode(), CSV.format("1...3400.1.....1").encode()
 
 
-def settings(type: str, size: int = 4, allow_equivalent: bool = False, **source: object) -> SudokuData:
-    values = {"kind": "sudoku", "size": size, "allow_equivalent": allow_equivalent, "source": {"type": type, **source}}
+def settings(size: int, source: dict[str, object]) -> SudokuData:
+    values = {"kind": "sudoku", "size": size, "allow_equivalent": False, "source": source}
     return parse(SudokuData, values, "test")
 
 
 def files(tmp_path: Path, **given: object) -> SudokuData:
     (tmp_path / "a.csv").write_bytes(TRAIN)
     (tmp_path / "b.csv").write_bytes(TEST)
-    source: dict[str, object] = {"train_sha256": None, "test_sha256": None}
+    source: dict[str, object] = {"type": "path", "train_sha256": None, "test_sha256": None}
     source |= {"train": str(tmp_path / "a.csv"), "test": str(tmp_path / "b.csv")}
-    return settings("path", **(source | given))
+    return settings(4, source | given)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def digest(content: bytes) -> str:
 
 def test_path_keeps_the_bytes(tmp_path: Path, out: Path) -> None:
     data = files(tmp_path, train_sha256=digest(TRAIN))
-    assert fetch(data, out) == {
+    assert fetch(data, out, "key") == {
         "train_sha256": digest(TRAIN),
         "train_puzzles": 1,
         "test_sha256": digest(TEST),
@@ -57,13 +57,13 @@ def test_wrong_sha256_names_the_key(tmp_path: Path, out: Path) -> None:
     with pytest.raises(
         UserError, match=rf"^data.source.test_sha256: expected {'0' * 64}. .*b.csv has {digest(TEST)}; "
     ):
-        fetch(files(tmp_path, test_sha256="0" * 64), out)
+        fetch(files(tmp_path, test_sha256="0" * 64), out, "key")
     assert not (out / "test.csv").exists()
 
 
 def test_missing_file_names_key_and_path(tmp_path: Path, out: Path) -> None:
     data = files(tmp_path, train=str(tmp_path / "none.csv"))
-    for call in (lambda: fetch(data, out), lambda: source_digest(data)):
+    for call in (lambda: fetch(data, out, "key"), lambda: source_digest(data)):
         with pytest.raises(UserError, match=r"^data.source.train: .*none.csv is not a file; correct the path"):
             call()
 
@@ -72,19 +72,19 @@ def test_broken_csv_is_named_by_the_users_path(tmp_path: Path, out: Path) -> Non
     data = files(tmp_path)
     (tmp_path / "b.csv").write_bytes(TEST[:-30])
     with pytest.raises(DataError, match=rf"^{tmp_path}/b.csv, line 2: .*cut off"):
-        fetch(data, out)
+        fetch(data, out, "key")
 
 
 def test_generate(out: Path, tmp_path: Path) -> None:
-    data = settings("generate", 6, train_puzzles=8, test_puzzles=4, clues="minimal", seed=1)
-    facts = fetch(data, out)
+    data = settings(6, {"type": "generate", "train_puzzles": 8, "test_puzzles": 4, "clues": "minimal", "seed": 1})
+    facts = fetch(data, out, "key")
     train, test = (read_puzzles(out / f"{split}.csv", 6) for split in ("train", "test"))
     assert (len(train), len(test)) == (facts["train_puzzles"], facts["test_puzzles"]) == (8, 4)
     both = np.concatenate([train.questions, test.questions])
     assert len(set(classes(both).tolist())) == 12
     assert source_digest(data) == {}
     (tmp_path / "again").mkdir()
-    assert fetch(data, tmp_path / "again") == facts
+    assert fetch(data, tmp_path / "again", "key") == facts
 
 
 def test_url(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,16 +97,16 @@ def test_url(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         base = f"http://127.0.0.1:{server.server_port}"
         given = {"train": f"{base}/a.csv", "test": f"{base}/b.csv", "train_sha256": digest(TRAIN)}
-        data = settings("url", **given, test_sha256=None)
-        facts = fetch(data, out)
+        data = settings(4, {"type": "url", **given, "test_sha256": None})
+        facts = fetch(data, out, "key")
         assert facts["test_sha256"] == digest(TEST)
         assert source_digest(data) == {"train_sha256": digest(TRAIN)}
         (tmp_path / "b.csv").write_bytes(b"<html>not a CSV</html>")
         with pytest.raises(DataError, match=rf"^{base}/b.csv, line 1: column source is missing"):
-            fetch(data, out)
+            fetch(data, out, "key")
         server.shutdown()
         thread.join()

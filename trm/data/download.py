@@ -31,7 +31,6 @@ UNREACHED_ATTEMPTS = 3
 """The same where the server cannot even be reached."""
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 """Seconds before the second attempt, doubled from one to the next up to the longest; a server's Retry-After wins."""
-_CHUNK = 1 << 18
 
 
 class _TryAgainError(Exception):
@@ -164,7 +163,7 @@ class _Transfer:
             self.partial.open("ab" if have else "wb") as file,
             progress(f"download {name}", total, done=have, unit="bytes") as shown,
         ):
-            for chunk in response.iter_raw(_CHUNK):
+            for chunk in response.iter_raw():  # as it arrives: nothing is lost when the connection breaks
                 file.write(chunk)
                 shown.advance(len(chunk))
         if total is not None and self._arrived() != total:

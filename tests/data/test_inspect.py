@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from trm.config import AugmentParams, SudokuData, parse
+from trm.data.augment import augment
+from trm.data.generate import generate_puzzles
+from trm.data.inspect import describe, draw
+from trm.data.sudoku_csv import write_puzzles
+from trm.errors import DataError
+
+
+def printed(path: Path, puzzles: int = 3) -> str:
+    console = Console(width=80, no_color=True)
+    with console.capture() as capture:
+        console.print(describe(path, puzzles))
+    return capture.get()
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    raw.mkdir()
+    out.mkdir()
+    puzzles = generate_puzzles(6, 12, "minimal", 0, False)
+    write_puzzles(raw / "train.csv", puzzles.select(slice(8)))
+    write_puzzles(raw / "test.csv", puzzles.select(slice(8, None)))
+    source = {"type": "path", "train": "a", "test": "b", "train_sha256": None, "test_sha256": None}
+    values = {"kind": "sudoku", "size": 6, "allow_equivalent": False, "source": source}
+    params = AugmentParams(num_aug=2, validation_groups=3, seed=0)
+    augment(parse(SudokuData, values, "test"), params, raw, out, "the-key")
+    return raw, out
+
+
+def test_data_set(folders: tuple[Path, Path]) -> None:
+    raw, out = folders
+    text = printed(out)
+    assert "sudoku 6x6" in text
+    table = [line.split()[:4] for line in text.splitlines()]
+    assert ["train", "5", "15", "15"] in table
+    assert ["validation", "3", "3", "3"] in table
+    assert ["test", "4", "4", "4"] in table
+    assert "7 = 6" in text
+    assert "the-key" in text
+    assert "augment.num_aug" in text
+    assert "uint8 [examples, 36]" in text
+    assert text.count("source generated, rating") == 9
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
+    assert "…" not in text
+    first = (raw / "test.csv").read_text().splitlines()[1].split(",")
+    row = " ".join(first[1][:3]) + " | " + " ".join(first[1][3:6])
+    answer = " ".join(first[2][:3]) + " | " + " ".join(first[2][3:6])
+    assert any(row in line and answer in line for line in text.splitlines())
+
+
+def test_split_raw_folder_and_file(folders: tuple[Path, Path]) -> None:
+    raw, out = folders
+    one = printed(out / "validation", 1)
+    assert one.count("source generated") == 1
+    both, single = printed(raw, 2), printed(raw / "train.csv", 0)
+    assert both.count("source generated") == 4
+    assert ["train.csv", "8", "6x6"] in [line.split()[:3] for line in single.splitlines()]
+    assert "source generated" not in single
+
+
+def test_anything_else_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none"):
+        with pytest.raises(DataError, match=r"holds neither a data set .* give the path of one"):
+            describe(path)
+    (tmp_path / "a.csv").write_text("source,question,answer,rating\nmade,..,12,0\n")
+    with pytest.raises(DataError, match=r"a.csv, line 2: no question of 16, 36 or 81"):
+        describe(tmp_path)
+
+
+def test_drawing() -> None:
+    grid = np.arange(36, dtype=np.uint8).reshape(6, 6) % 7
+    lines = draw(grid).splitlines()
+    assert lines[0] == " . 1 2 | 3 4 5"
+    assert lines[2] == "-------+-------"
+    assert len(lines) == 8
