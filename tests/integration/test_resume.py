@@ -1,0 +1,148 @@
+"""Real processes, killed and started again: the result is that of a run never killed, to the byte."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = {
+    r"hidden_size: \d+": "hidden_size: 16",
+    r"num_heads: \d+": "num_heads: 2",
+    r"epochs: \d+": "epochs: 70",
+    r"global_batch_size: \d+": "global_batch_size: 4",
+    r"eval_interval: \d+": "eval_interval: 3",
+    r"log_interval: \d+": "log_interval: 1",
+    r"checkpoint_interval: \d+": "checkpoint_interval: 7",
+    r"precision: \w+": "precision: float32",
+    r"device: \w+": "device: cpu",
+}
+STEPS = 70 * 20 // 4
+
+
+class Experiment:
+    """A folder with params and a data set, in which `trm train` can be run."""
+
+    def __init__(self, folder: Path, dataset: Path) -> None:
+        self.folder, self.states = folder, folder / "states"
+        folder.mkdir()
+        text = (ROOT / "params.yaml").read_text()
+        for old, new in SETTINGS.items():
+            text, count = re.subn(old, new, text)
+            assert count, old
+        (folder / "params.yaml").write_text(text)
+        self.command = [sys.executable, "-m", "trm", "train", "--dataset", str(dataset), "--model", "model"]
+
+    def start(self) -> subprocess.Popen[str]:
+        environment = {**os.environ, "TRM_STATE_DIR": str(self.states), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(
+            self.command, cwd=self.folder, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def steps_done(self) -> int:
+        """Lines of the training log in the state folder."""
+        logs = list(self.states.glob("*/train.tsv"))
+        return logs[0].read_bytes().count(b"\n") - 1 if logs else 0
+
+    def wait_for_steps(self, process: subprocess.Popen[str], steps: int) -> None:
+        """Until the process has added that many lines to the log."""
+        seen, added = self.steps_done(), 0
+        while added < steps and process.poll() is None:
+            time.sleep(0.001)
+            now = self.steps_done()
+            added, seen = added + max(now - seen, 0), now
+
+    def result(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (self.folder / "model").iterdir()}
+
+
+@pytest.fixture(scope="module")
+def published_dataset(dataset: Path) -> Path:
+    """The data set with a manifest, as the augment stage publishes it."""
+    from trm.artifacts import MANIFEST, write_manifest
+
+    if not (dataset / MANIFEST).exists():
+        write_manifest(dataset, {"stage": "augment", "key": "0" * 64})
+    return dataset
+
+
+@pytest.fixture(scope="module")
+def never_killed(published_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    experiment = Experiment(tmp_path_factory.mktemp("whole") / "run", published_dataset)
+    _, err = (process := experiment.start()).communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert experiment.steps_done() == STEPS
+    return experiment.result()
+
+
+def test_ten_random_kills(never_killed: dict[str, bytes], published_dataset: Path, tmp_path: Path) -> None:
+    experiment = Experiment(tmp_path / "run", published_dataset)
+    dice = random.Random(20261122)
+    for _ in range(10):
+        process = experiment.start()
+        experiment.wait_for_steps(process, dice.randint(0, STEPS // 12))
+        time.sleep(dice.random() * 0.03)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, "the run should be long enough for ten kills"
+        assert not (experiment.folder / "model").exists()
+    _, err = (process := experiment.start()).communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert experiment.result() == never_killed
+    leftovers = [path.name for path in experiment.folder.iterdir()]
+    assert sorted(leftovers) == ["model", "model.timing.json", "params.yaml", "states"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_write_the_state(
+    never_killed: dict[str, bytes], published_dataset: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    experiment = Experiment(tmp_path / "run", published_dataset)
+    process = experiment.start()
+    experiment.wait_for_steps(process, 20)
+    asked = time.monotonic()
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert time.monotonic() - asked < 10
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    assert not (experiment.folder / "model").exists()
+    done = experiment.steps_done()
+    process = experiment.start()
+    experiment.wait_for_steps(process, 1)
+    assert experiment.steps_done() > done  # it went on from the very step, not from the last multiple of 7
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert experiment.result() == never_killed
+
+
+def test_one_process_a_run(published_dataset: Path, tmp_path: Path) -> None:
+    experiment = Experiment(tmp_path / "run", published_dataset)
+    first = experiment.start()
+    experiment.wait_for_steps(first, 5)
+    second = experiment.start()
+    _, err = second.communicate(timeout=60)
+    assert second.returncode == 2
+    assert f"process {first.pid} is training this very experiment" in err
+    # Other params are another run: neither refused nor taken up from this one's state.
+    params = experiment.folder / "params.yaml"
+    params.write_text(re.sub(r"  lr: .*", "  lr: 0.002", params.read_text()))
+    other = experiment.start()
+    deadline = time.monotonic() + 60
+    while len(list(experiment.states.glob("*/train.tsv"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    other.terminate()
+    _, err = other.communicate(timeout=30)
+    assert other.returncode == 143, err
+    assert len(list(experiment.states.iterdir())) == 2
+    first.kill()
+    first.communicate()
