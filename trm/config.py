@@ -260,7 +260,8 @@ def _explain(problem: ErrorDetails, cls: type[BaseModel]) -> str:
         close = difflib.get_close_matches(loc[-1], _all_keys(cls), n=1)
         return f"{key} is not a setting; " + (f"did you mean {close[0]}?" if close else "remove it")
     if problem["type"] == "value_error":
-        return f"{key}: {problem['msg'].removeprefix('Value error, ')}"
+        said = problem["msg"].removeprefix("Value error, ")
+        return f"{key}: {said}" if key else said
     if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
         return f"{key}.type must be one of generate, path, url. Got {problem['input'].get('type')!r}"
     wanted = problem["msg"].removeprefix("Input should be ").removeprefix("String should ")

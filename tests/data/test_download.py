@@ -28,6 +28,9 @@ class Server(ThreadingHTTPServer):
         self.seen: list[tuple[str | None, int]] = []
         self.body, self.tag, self.ranges = BODY, '"one"', True
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that hangs up is part of the tests."""
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}/file.csv"

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trm.data.equivalence import classes, equivalent, find_equivalents, fingerprints
+from trm.data.equivalence import _is_symmetry, classes, equivalent, find_equivalents, fingerprints
 from trm.data.generate import generate_puzzles
 from trm.data.sudoku import draw_shuffles
 
@@ -85,3 +85,19 @@ def test_different_sizes_and_counts(size: int) -> None:
     other[0, 0] = 1
     assert not equivalent(grid, other)
     assert equivalent(grid, grid)
+
+
+@pytest.mark.parametrize(
+    ("cells", "allowed"),
+    [
+        (np.arange(16).reshape(4, 4), True),
+        (np.arange(16).reshape(4, 4).T, True),
+        (np.arange(16).reshape(4, 4)[[2, 3, 1, 0]], True),
+        (np.arange(16).reshape(4, 4)[[2, 1, 0, 3]], False),  # a row leaves its band
+        (np.arange(16).reshape(4, 4)[:, [2, 1, 0, 3]], False),  # a column leaves its stack
+        (np.roll(np.arange(16), 1).reshape(4, 4), False),  # rows are torn apart
+    ],
+)
+def test_a_mapping_is_checked_before_it_counts(cells: np.ndarray, allowed: bool) -> None:
+    empty = np.zeros((4, 4), dtype=np.uint8)
+    assert _is_symmetry(empty, empty, np.arange(16), cells.ravel()) is allowed

@@ -91,6 +91,13 @@ def test_ratings_tell_easy_from_hard() -> None:
     solved = solve_grid(grid)
     assert solved is not None
     assert rating(solved) == 0
+    few_blanks = np.where(np.arange(81).reshape(9, 9) % 10 == 0, 0, solved)
+    assert rating(few_blanks.astype(np.uint8)) == 0  # one value left in each blank
+    # Worked by hand: the upper and the lower half each have two fillings. One guess in each half leads to the first
+    # solution, the value left in the lower half to the second.
+    two_left = np.array([[0, 0, 3, 4], [3, 4, 0, 0], [0, 0, 4, 3], [4, 3, 0, 0]], dtype=np.uint8)
+    assert count_solutions(two_left, 9) == 4
+    assert rating(two_left) == 2
 
 
 @pytest.mark.slow

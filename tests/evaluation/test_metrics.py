@@ -2,11 +2,12 @@ import json
 import math
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trm.evaluation.metrics import Estimate, mean_interval, proportion
+from trm.evaluation.metrics import Estimate, mean_interval, proportion, scores
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -49,7 +50,6 @@ def test_no_puzzles_no_score() -> None:
     nothing = {"value": None, "low": None, "high": None, "n": 0}
     assert as_json(proportion(0, 0)) == nothing
     assert as_json(mean_interval([])) == nothing
-    assert as_json(mean_interval(np.zeros(0), np.zeros(0))) == nothing
 
 
 @pytest.mark.parametrize(("successes", "n"), [(-1, 3), (4, 3), (1, 0), (0, -1)])
@@ -65,63 +65,70 @@ def test_numpy_numbers_become_plain_ones() -> None:
 
 
 def test_mean_by_hand() -> None:
-    # Mean 0.5; s^2 = (0.04 + 0 + 0.04) / 2 = 0.04; error sqrt(0.04 / 3); t(2, 97.5 %) = 4.302652730.
-    estimate = as_json(mean_interval([0.3, 0.5, 0.7], bounds=(-5, 5)))
-    reach = 4.302652729911275 * math.sqrt(0.04 / 3)
+    # Mean 0.5; s^2 = (0.0025 + 0 + 0.0025) / 2; error sqrt(0.0025 / 3); t(2, 97.5 %) = 4.302652730.
+    estimate = as_json(mean_interval([0.45, 0.5, 0.55]))
+    reach = 4.302652729911275 * math.sqrt(0.0025 / 3)
     assert estimate["value"] == pytest.approx(0.5)
     assert estimate["low"] == pytest.approx(0.5 - reach)
     assert estimate["high"] == pytest.approx(0.5 + reach)
     assert estimate["n"] == 3
 
 
-def test_weights_by_hand() -> None:
-    # Three cells all right and one cell wrong: 3 of 4. Variance 2/1 * (9 / 16 + 9 / 16) / 16 = 9 / 64; t(1, 97.5 %).
-    estimate = as_json(mean_interval([1.0, 0.0], weights=[3, 1], bounds=(-9, 9)))
-    reach = 12.706204736174694 * 3 / 8
-    assert estimate["value"] == 0.75
-    assert estimate["low"] == pytest.approx(0.75 - reach)
-    assert estimate["high"] == pytest.approx(0.75 + reach)
-
-
-def test_the_scale_of_the_weights_means_nothing() -> None:
-    values = [0.5, 0.8, 0.9]
-    plain = mean_interval(values)
-    for weight in (1, 36):
-        estimate = mean_interval(values, weights=[weight] * 3)
-        assert [estimate["value"], estimate["low"], estimate["high"]] == pytest.approx(
-            [plain["value"], plain["low"], plain["high"]]
-        )
-
-
 def test_bounds_are_never_left() -> None:
     assert mean_interval([0.0, 1.0])["low"] == 0.0
     assert mean_interval([0.0, 1.0])["high"] == 1.0
-    steps = mean_interval([1.0, 16.0], bounds=(1, 16))
-    assert (steps["value"], steps["low"], steps["high"]) == (8.5, 1, 16)
 
 
 def test_one_puzzle_has_no_interval() -> None:
     assert as_json(mean_interval([0.75])) == {"value": 0.75, "low": None, "high": None, "n": 1}
 
 
-def test_misuse_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"shape \[n\]. Got \[2\] and \[1\]"):
-        mean_interval([0.5, 0.5], weights=[1])
-    with pytest.raises(ValueError, match=r"Got \[1, 2\]"):
-        mean_interval(np.zeros((1, 2)))
-    for weight in (0, -1, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="positive and finite"):
-            mean_interval([0.5, 0.5], weights=[1, weight])
-    for value in (-0.01, 1.01, float("nan")):
-        with pytest.raises(ValueError, match=r"between 0\.0 and 1\.0"):
-            mean_interval([0.5, value])
+@pytest.mark.parametrize("values", [np.zeros((1, 2)), [0.5, -0.01], [0.5, 1.01], [0.5, float("nan")]])
+def test_misuse_is_refused(values: list[float]) -> None:
+    with pytest.raises(ValueError, match="values must be fractions"):
+        mean_interval(values)
 
 
-@given(st.lists(st.tuples(st.floats(0, 1), st.integers(1, 81)), max_size=50))
-def test_the_mean_lies_in_its_interval(pairs: list[tuple[float, int]]) -> None:
-    estimate = as_json(mean_interval([value for value, _ in pairs], [weight for _, weight in pairs]))
+@given(st.lists(st.floats(0, 1), max_size=50))
+def test_the_mean_lies_in_its_interval(values: list[float]) -> None:
+    estimate = as_json(mean_interval(values))
     low, value, high = estimate["low"], estimate["value"], estimate["high"]
-    assert (value is None) == (len(pairs) == 0)
-    assert (low is None) == (high is None) == (len(pairs) < 2)
+    assert (value is None) == (len(values) == 0)
+    assert (low is None) == (high is None) == (len(values) < 2)
     if low is not None and value is not None and high is not None:
         assert 0 <= low <= value <= high <= 1
+
+
+def test_scores_by_hand() -> None:
+    """Three puzzles in two versions. The vote turns the first right and loses the second; nobody knows the third."""
+    lines = {
+        "exact": [False, True, True, False, False, False],
+        "valid": [False, True, True, True, True, False],
+        "rank": [2, 1, 2, 1, 1, 2],
+        "halt_logit": [-1.0, 2.0, 1.0, 3.0, 1.0, 0.0],
+        "cell_accuracy": [0.5, 1.0, 1.0, 0.25, 0.75, 0.0],
+        "steps": [16] * 6,
+        "first_halt": [16, 2, 3, 1, 2, 5],
+    }
+    found = scores(pa.table(lines), votes=2, pass_at=[1, 2])
+    assert found["exact_accuracy"] == pytest.approx(1 / 3)
+    assert found["cell_accuracy"] == pytest.approx(0.75)
+    assert found["halt_accuracy"] == pytest.approx(2 / 3)  # -1 and wrong, 1 and right, 1 and wrong
+    assert found["valid"] == pytest.approx(2 / 3)
+    assert found["voted_valid"] == pytest.approx(1.0)
+    assert found["pass@1"] == pytest.approx(1 / 3)
+    assert found["pass@2"] == pytest.approx(2 / 3)
+    assert (found["mean_steps"], found["mean_first_halt"]) == (16, 7)
+    assert (found["puzzles"], found["votes"]) == (3, 2)
+    intervals = found["interval_95"]
+    assert isinstance(intervals, dict)
+    assert set(intervals) == {
+        "exact_accuracy",
+        "cell_accuracy",
+        "halt_accuracy",
+        "valid",
+        "voted_valid",
+        "pass@1",
+        "pass@2",
+    }
+    assert intervals["exact_accuracy"] == pytest.approx(wilson(1, 3))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trm.evaluation.voting import Ballots, Candidate, grid_hash, pass_at
+from trm.evaluation.voting import Ballots, Candidate, grid_hash
 
 A = np.array([[1, 2], [3, 4]], dtype=np.uint8)
 B = np.array([[4, 3], [2, 1]], dtype=np.uint8)
@@ -70,20 +70,6 @@ def test_a_puzzle_without_votes_scores_nothing() -> None:
     ballots = Ballots()
     assert ballots.ranked("p") == []
     assert len(ballots) == 0  # asking is not voting
-    assert not pass_at([], A, 1000)
-
-
-def test_pass_at_counts_the_first_k_candidates() -> None:
-    ballots = Ballots()
-    for grid in (A, A, A, C, C, B):
-        ballots.add("p", grid, 0.0)
-    ranked = ballots.ranked("p")
-    assert [pass_at(ranked, A, k) for k in (1, 2, 3)] == [True, True, True]
-    assert [pass_at(ranked, C, k) for k in (1, 2, 3)] == [False, True, True]
-    assert [pass_at(ranked, B, k) for k in (1, 2, 3, 1000)] == [False, False, True, True]
-    assert not pass_at(ranked, A.reshape(4, 1), 3)
-    with pytest.raises(ValueError, match=r"k must be at least 1\. Got 0"):
-        pass_at(ranked, A, 0)
 
 
 def test_hash_is_height_width_cells() -> None:

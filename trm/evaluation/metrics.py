@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
+import pyarrow as pa
 from scipy import stats
 
 CONFIDENCE = 0.95
@@ -33,37 +34,53 @@ def proportion(successes: int, n: int) -> Estimate:
     return Estimate(value=successes / n, low=float(bounds.low), high=float(bounds.high), n=n)
 
 
-def mean_interval(
-    values: Sequence[float] | np.ndarray,
-    weights: Sequence[float] | np.ndarray | None = None,
-    bounds: tuple[float, float] = (0.0, 1.0),
-) -> Estimate:
-    """The weighted mean of one value per puzzle with its 95 % interval, cut to `bounds`.
+def mean_interval(values: Sequence[float] | np.ndarray) -> Estimate:
+    """The mean of one fraction per puzzle, [n], with its 95 % interval (Student's t), cut to 0..1.
 
-    values: [n]; for cell accuracy, the fraction of each puzzle's labelled cells that is right.
-    weights: [n], positive; for cell accuracy, each puzzle's labelled cells. None: all alike.
-    bounds: what the values can be at all.
-
-    The interval takes puzzles (not cells, which fall together) as independent: Student's t with n - 1 degrees of
-    freedom around the mean, its variance that of a ratio of two sums, n / (n - 1) * sum(w^2 (x - mean)^2) / sum(w)^2,
-    which for equal weights is the usual s^2 / n. Fewer than two puzzles have no interval; equal values have one of no
-    width. Raises `ValueError` for other shapes, weights that are not positive, or values out of bounds.
+    Puzzles are taken as independent, not cells, which fall together. Fewer than two puzzles have no interval; equal
+    values have one of no width. Raises `ValueError` for another shape or values that are no fractions.
     """
     x = np.asarray(values, dtype=np.float64)
-    w = np.ones_like(x) if weights is None else np.asarray(weights, dtype=np.float64)
-    if x.ndim != 1 or w.shape != x.shape:
-        raise ValueError(f"values and weights must both have shape [n]. Got {list(x.shape)} and {list(w.shape)}")
-    if not (w > 0).all() or not np.isfinite(w).all():
-        raise ValueError("weights must be positive and finite")
-    least, most = bounds
-    if not ((x >= least) & (x <= most)).all():
-        raise ValueError(f"values must lie between {least} and {most}. Got {float(x.min())} to {float(x.max())}")
+    if x.ndim != 1 or not ((x >= 0) & (x <= 1)).all():
+        raise ValueError(f"values must be fractions, one a puzzle. Got {x}")
     n = len(x)
-    if n == 0:
-        return Estimate(value=None, low=None, high=None, n=0)
-    mean = float((w * x).sum() / w.sum())
-    if n == 1:
-        return Estimate(value=mean, low=None, high=None, n=1)
-    error = math.sqrt(n / (n - 1) * float((w**2 * (x - mean) ** 2).sum())) / float(w.sum())
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
-    return Estimate(value=mean, low=max(mean - reach, least), high=min(mean + reach, most), n=n)
+    if n < 2:
+        return Estimate(value=float(x[0]) if n else None, low=None, high=None, n=n)
+    mean = min(max(float(x.mean()), 0.0), 1.0)  # a rounding must not leave the bounds
+    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * float(x.std(ddof=1)) / math.sqrt(n)
+    return Estimate(value=mean, low=max(mean - reach, 0.0), high=min(mean + reach, 1.0), n=n)
+
+
+def scores(predictions: pa.Table, votes: int, pass_at: Sequence[int]) -> dict[str, object]:
+    """What `metrics.json` says of the lines of predictions.parquet, `votes` lines a puzzle.
+
+    Fractions, with their bounds under `interval_95`. `pass@K` and `voted_valid` are of the vote; everything else is of
+    the puzzle as it is (version 0).
+    """
+
+    def column(name: str) -> np.ndarray:
+        return predictions.column(name).to_numpy(zero_copy_only=False).reshape(-1, votes)
+
+    exact, valid, rank = column("exact"), column("valid"), column("rank")
+    n = len(exact)
+
+    def share(holds: np.ndarray) -> Estimate:
+        return proportion(int(holds.sum()), n)
+
+    estimates = {
+        "exact_accuracy": share(exact[:, 0]),
+        "cell_accuracy": mean_interval(column("cell_accuracy")[:, 0]),
+        "halt_accuracy": share(np.asarray((column("halt_logit")[:, 0] >= 0) == exact[:, 0]))),
+        "valid": share(valid[:, 0]),
+        "voted_valid": share((valid & (rank == 1)).any(axis=1)),
+    }
+    # The right grid is among the first K candidates where a version that gave it has such a rank.
+    estimates |= {f"pass@{k}": share((exact & (rank <= k)).any(axis=1)) for k in pass_at}
+    return {
+        **{name: estimate["value"] for name, estimate in estimates.items()},
+        "mean_steps": float(column("steps")[:, 0].mean()),
+        "mean_first_halt": float(column("first_halt")[:, 0].mean()),
+        "puzzles": n,
+        "votes": votes,
+        "interval_95": {name: [estimate["low"], estimate["high"]] for name, estimate in estimates.items()},
+    }

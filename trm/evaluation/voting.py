@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,13 +70,6 @@ class Ballots:
     def __len__(self) -> int:
         """Puzzles that have a vote."""
         return len(self._tallies)
-
-
-def pass_at(ranked: Sequence[Candidate], right_grid: Grid, k: int) -> bool:
-    """Whether `right_grid` (uint8 [h, w]) is among the first `k` candidates. Raises `ValueError` for k < 1."""
-    if k < 1:
-        raise ValueError(f"k must be at least 1. Got {k}")
-    return any(np.array_equal(candidate.grid, right_grid) for candidate in ranked[:k])
 
 
 def grid_hash(grid: Grid) -> bytes:

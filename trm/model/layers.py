@@ -102,7 +102,7 @@ class Block(nn.Module):
 
     def forward(self, x_BSD: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
         if self.mlp_t:
-            x_BDS = x_BSD.transpose(1, 2)
+            x_BDS = x_BSD.transpose(1, 2).contiguous()  # as one large product, not B small ones
             x_BSD = rms_norm(x_BDS + self.mix(x_BDS), self.eps).transpose(1, 2)
         else:
             x_BSD = rms_norm(x_BSD + self.mix(x_BSD, rope), self.eps)

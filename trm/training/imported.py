@@ -8,6 +8,7 @@ from trm.artifacts import file_digest, staged, write_manifest
 from trm.data.store import read_meta
 from trm.model.published import import_published, read_published
 from trm.training.checkpoint import FILE, save_checkpoint
+from trm.training.ema import averaged_copy
 
 
 def import_checkpoint(file: Path, dataset: Path | None, out: Path) -> None:
@@ -21,5 +22,5 @@ def import_checkpoint(file: Path, dataset: Path | None, out: Path) -> None:
         model = import_published(state_dict, arch, read_meta(dataset) if dataset else None)
     digest = file_digest(file)
     with staged(out) as folder:
-        save_checkpoint(folder / FILE, model, model, {"imported": file.name, "sha256": digest})
+        save_checkpoint(folder / FILE, model, averaged_copy(model), {"imported": file.name, "sha256": digest})
         write_manifest(folder, {"stage": "train", "key": digest, "facts": {"imported": file.name}})

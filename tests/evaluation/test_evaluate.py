@@ -1,0 +1,137 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from trm.config import EvaluateParams, ModelParams
+from trm.data.solver import count_solutions, solve_grid
+from trm.data.store import read_meta, read_split
+from trm.errors import UserError
+from trm.evaluation import evaluate as stage
+from trm.evaluation.evaluate import evaluate
+from trm.evaluation.solve import Predictions, predict
+from trm.evaluation.versions import cells, draw_versions
+from trm.meta import DatasetMeta
+from trm.model.supervision import build_model
+from trm.training.checkpoint import FILE, save_checkpoint
+from trm.training.ema import averaged_copy
+
+SETTINGS = EvaluateParams(
+    steps=4,
+    votes=5,
+    pass_at=(1, 2, 5),
+    max_puzzles=None,
+    batch_size=7,
+    precision="float32",
+    device="cpu",
+    seed=0,
+)
+
+
+@pytest.fixture
+def model(dataset: Path, model_params: ModelParams, tmp_path: Path) -> Path:
+    """A model folder with weights nobody trained."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    net = build_model(model_params, read_meta(dataset))
+    with torch.no_grad():
+        net.q_head.weight.normal_(generator=torch.Generator().manual_seed(0))
+    save_checkpoint(folder / FILE, net, averaged_copy(net), {"step": 0})
+    return folder
+
+
+def _evaluate(dataset: Path, model: Path, out: Path, **changes: object) -> tuple[dict, dict]:
+    out.mkdir()
+    evaluate(SETTINGS.model_copy(update=changes), dataset, model, out, "key")
+    return json.loads((out / "metrics.json").read_text()), pq.read_table(out / "predictions.parquet").to_pydict()
+
+
+def test_a_solver_of_every_version_scores_everything(
+    dataset: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shuffles are undone: whoever solves each version as it is asked answers the puzzle itself."""
+
+    def solver(_model: object, tokens: np.ndarray, *_rest: object) -> Predictions:
+        solved = [solve_grid((row - 1).reshape(4, 4)) for row in tokens]
+        right = np.stack([grid for grid in solved if grid is not None]).reshape(len(tokens), -1) + 1
+        return Predictions(right, np.linspace(-1, 1, len(tokens), dtype=np.float32), np.full(len(tokens), 3))
+
+    monkeypatch.setattr(stage, "predict", solver)
+    metrics, lines = _evaluate(dataset, model, tmp_path / "out")
+    split = read_split(dataset / "test")
+    unique = [count_solutions((row - 1).reshape(4, 4)) == 1 for row in split.inputs]
+    assert sum(unique) >= 3
+    assert metrics["valid"] == metrics["voted_valid"] == 1
+    for puzzle, exact, votes in zip(lines["puzzle"], lines["exact"], lines["votes"], strict=True):
+        if unique[puzzle]:
+            assert exact
+            assert votes == 5
+    assert len(set(lines["draw"])) > 10
+
+
+def test_predictions_and_metrics_agree_with_the_model(dataset: Path, model: Path, tmp_path: Path) -> None:
+    metrics, lines = _evaluate(dataset, model, tmp_path / "out")
+    split, meta = read_split(dataset / "test"), read_meta(dataset)
+    assert lines["puzzle"] == [row for row in range(6) for _ in range(5)]
+    assert lines["version"] == [0, 1, 2, 3, 4] * 6
+    net = stage.load_checkpoint(model)[0]
+    plain = predict(net, split.inputs, split.identifiers, 4, 100)
+    answers = [np.frombuffer(answer, np.uint8) for answer in lines["answer"][::5]]
+    assert np.array_equal(np.stack(answers), cells(meta, plain.tokens).reshape(6, -1))
+    right = (plain.tokens == split.labels).mean(axis=1)
+    assert metrics["cell_accuracy"] == pytest.approx(right.mean())
+    assert metrics["exact_accuracy"] == (right == 1).mean()
+    assert metrics["mean_first_halt"] == pytest.approx(plain.first_halt.mean())
+    assert metrics["mean_steps"] == 4
+    for row in range(6):
+        of_puzzle = [line for line in range(30) if lines["puzzle"][line] == row]
+        for line in of_puzzle:
+            same = [other for other in of_puzzle if lines["answer"][other] == lines["answer"][line]]
+            assert lines["votes"][line] == len(same)
+            assert len({lines["rank"][other] for other in same}) == 1
+        assert min(lines["rank"][line] for line in of_puzzle) == 1
+        assert lines["rating"][of_puzzle[0]] == split.ratings[row]
+
+
+def test_same_bytes_whatever_the_pieces(
+    dataset: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = _evaluate(dataset, model, tmp_path / "a")
+    monkeypatch.setattr(stage, "ROWS_AT_ONCE", 10)
+    assert _evaluate(dataset, model, tmp_path / "b") == first
+    assert (tmp_path / "a/metrics.json").read_bytes() == (tmp_path / "b/metrics.json").read_bytes()
+
+
+def test_a_sample_sees_the_same_versions(dataset: Path, model: Path, tmp_path: Path) -> None:
+    _, everything = _evaluate(dataset, model, tmp_path / "all")
+    metrics, some = _evaluate(dataset, model, tmp_path / "some", max_puzzles=3)
+    assert metrics["puzzles"] == 3
+    assert len(set(some["puzzle"])) == 3
+    draws = dict(zip(zip(everything["puzzle"], everything["version"], strict=True), everything["draw"], strict=True))
+    for puzzle, version, draw in zip(some["puzzle"], some["version"], some["draw"], strict=True):
+        assert draws[puzzle, version] == draw
+
+
+def test_a_model_of_other_data_is_refused(
+    dataset: Path, model_params: ModelParams, meta: DatasetMeta, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "out").mkdir()
+    net = build_model(model_params, meta.model_copy(update={"num_identifiers": 7}))
+    save_checkpoint(tmp_path / "other" / FILE, net, averaged_copy(net), {})
+    with pytest.raises(UserError, match="name the data set that the model was trained on"):
+        evaluate(SETTINGS, dataset, tmp_path / "other", tmp_path / "out", "key")
+
+
+def test_versions_begin_with_the_puzzle_and_are_undone(meta: DatasetMeta) -> None:
+    tokens = np.array([1, 2, 3, 4, 5, 1, 1, 1, 2, 3, 1, 1, 1, 1, 5, 4], dtype=np.uint8)
+    versions = draw_versions(meta, tokens, np.random.default_rng(0), 50)
+    assert np.array_equal(versions.tokens[0], tokens)
+    assert versions.draws[0] == "digits=1234,rows=0123,columns=0123,transposed=0"
+    assert (versions.undo(versions.tokens) == cells(meta, tokens)).all()
+    assert len({row.tobytes() for row in versions.tokens}) > 30
+    # A model may answer with padding; it is undone as a blank, never as a digit.
+    assert (versions.undo(np.zeros_like(versions.tokens)) == 0).all()

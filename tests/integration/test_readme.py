@@ -1,0 +1,170 @@
+"""What the README tells its reader to type, typed in a fresh clone at a small size; and DVC beyond it."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.conftest import ROOT
+from tests.test_cli import TINY
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+# Typed elsewhere or by nobody: the clone itself, a foreign index, another folder for the remote, the whole test suite.
+NOT_HERE = ("git clone", "PIP_EXTRA_INDEX_URL", "source .venv", "dvc remote add", "dvc push", "make test", "make unit")
+
+
+class Clone:
+    """A git repository of its own with this one's files and a tiny experiment."""
+
+    def __init__(self, folder: Path, states: Path) -> None:
+        self.folder = folder
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        unset = ("PYTHONPATH", "OMP_NUM_THREADS", "GIT_DIR")
+        self.environment = {name: value for name, value in os.environ.items() if name not in unset}
+        self.environment |= {"PATH": path, "TRM_STATE_DIR": str(states), "DVC_NO_ANALYTICS": "1", "COLUMNS": "200"}
+        identity = {"NAME": "a tester", "EMAIL": "tester@example.org"}
+        for role in ("AUTHOR", "COMMITTER"):
+            self.environment |= {f"GIT_{role}_{key}": value for key, value in identity.items()}
+
+    def run(self, command: str, code: int = 0) -> str:
+        """Run a line of shell; its stdout."""
+        done = self.start(command)
+        assert done.returncode == code, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def start(self, command: str) -> subprocess.CompletedProcess[str]:
+        """Run a line of shell to its end, however it ends."""
+        shell = ["bash", "-c", command]
+        return subprocess.run(
+            shell, check=False, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=900
+        )
+
+    def ran(self, command: str) -> list[str]:
+        """The stages that a DVC command really ran."""
+        return re.findall(r"Running stage '(\w+)'", self.run(command))
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    base = tmp_path_factory.mktemp("readme")
+    clone = Clone(base / "clone", base / "states")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in listed.splitlines():
+        target = clone.folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, target)
+    # The installed versions are the same; make sees that they are newer than what asks for them.
+    (clone.folder / ".venv").mkdir()
+    (clone.folder / ".venv/bin").symlink_to(Path(sys.executable).parent)
+    clone.run("touch .venv/.ready")
+    params = (clone.folder / "params.yaml").read_text()
+    for old, new in {**TINY, "device: auto": "device: cpu"}.items():
+        params = re.sub(old, new, params)
+    (clone.folder / "params.yaml").write_text(params)
+    (clone.folder / "dvc.lock").unlink(missing_ok=True)
+    clone.run("git init -q -b main && git add -A && git commit -qm 'a clone'")
+    return clone
+
+
+def commands() -> list[str]:
+    """The lines that begin with `$ ` in the README's console blocks."""
+    blocks = re.findall(r"```console\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    return [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+
+
+def test_readme_commands(clone: Clone) -> None:
+    typed = [command for command in commands() if not any(part in command for part in NOT_HERE)]
+    assert typed[0] == "make repro"
+    assert len(typed) > 12
+    for command in typed:
+        # The experiment here is 4x4.
+        clone.run(re.sub(r"trm solve \S+", f"trm solve {'.' * 16}", command))
+        if command == "make repro":
+            assert json.loads((clone.folder / "outputs/evaluation/metrics.json").read_text())["puzzles"] == 10
+            assert clone.ran("make repro") == []
+            clone.run("git add -A && git commit -qm 'first result'")
+    assert clone.run("dvc exp list").count("\n") >= 1
+    plots = (clone.folder / "dvc_plots/index.html").read_text()
+    assert "vega" in plots
+    assert not re.findall(r"<script[^>]*src=", plots), "plots need no network"
+
+
+def test_a_fresh_clone_pulls_and_has_nothing_to_do(clone: Clone, tmp_path: Path) -> None:
+    clone.run("git checkout -q -- . && dvc repro")
+    clone.run(f"dvc remote add -f --default store {tmp_path / 'remote'}")
+    clone.run("git add -A && git commit -qm remote --allow-empty && dvc push")
+    fresh = Clone(tmp_path / "fresh", tmp_path / "states")
+    clone.run(f"git clone -q . {fresh.folder}")
+    fresh.run("dvc pull")
+    assert fresh.ran("dvc repro") == []
+    metrics = "outputs/evaluation/metrics.json"
+    assert (fresh.folder / metrics).read_bytes() == (clone.folder / metrics).read_bytes()
+
+
+def test_only_what_a_change_concerns_runs_again(clone: Clone) -> None:
+    clone.run("git checkout -q -- . && dvc repro")
+    params = clone.folder / "params.yaml"
+    text = params.read_text()
+    params.write_text(re.sub(r"votes: \d+", "votes: 3", text))
+    assert clone.ran("dvc repro") == ["evaluate"]
+    params.write_text(re.sub(r"  lr: .*", "  lr: 0.002", text))
+    assert clone.ran("dvc repro") == ["train", "evaluate"]
+    params.write_text(text)
+    assert clone.ran("dvc repro") == []  # both results are still known
+    report = clone.folder / "trm/data/inspect.py"
+    report.write_text(report.read_text() + "\n# only drawn differently\n")
+    assert clone.ran("dvc repro") == []
+    clone.run("git checkout -q -- .")
+
+
+def test_experiments(clone: Clone) -> None:
+    clone.run("git checkout -q -- . && dvc repro")
+    before = (clone.folder / "params.yaml").read_text()
+    clone.run("dvc exp run --temp -S train.lr=0.003 -n in-temp")
+    for lr in ("0.004", "0.005", "0.006"):
+        clone.run(f"dvc exp run --queue -S train.lr={lr} -n queued-{lr[-1]}")
+    clone.run("dvc exp run --run-all")
+    assert (clone.folder / "params.yaml").read_text() == before
+    table = json.loads(clone.run("dvc exp show --json"))
+    rates = {}
+    for commit in table:
+        for experiment in commit["experiments"] or []:
+            data = experiment["revs"][0]["data"]
+            rates[experiment["name"]] = data["params"]["params.yaml"]["data"]["train"]["lr"]
+            assert data["metrics"]["outputs/evaluation/metrics.json"]["data"]["puzzles"] == 10
+    assert rates == rates | {"in-temp": 0.003, "queued-4": 0.004, "queued-5": 0.005, "queued-6": 0.006}
+
+
+def test_a_mistake_in_dvc_repro_is_one_line(clone: Clone) -> None:
+    params = clone.folder / "params.yaml"
+    text = params.read_text()
+    params.write_text(text.replace("hidden_size: 16", "hidden_size: 17"))
+    done = clone.start("dvc repro")
+    params.write_text(text)
+    assert done.returncode != 0
+    assert "trm: params.yaml: model: hidden_size must be a multiple of num_heads" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_recipes_are_whole_params_files() -> None:
+    from trm.config import load_params
+    from trm.recipes import recipes
+
+    for name, path in recipes().items():
+        load_params(path)
+        opening = [line for line in path.read_text().splitlines() if line.startswith("#")]
+        words = " ".join(opening)
+        assert "exact" in opening[0], name
+        assert f"trm recipe use {name}" in words or name == "sudoku-6x6"
+        for part in ("Command:", "Time:"):
+            assert part in words, f"{name} should say {part}"
+        assert "measured" in words or "published" in words, name
+    keys = [set(YAML(typ="safe").load(path.read_text())["model"]) for path in recipes().values()]
+    assert all(key == keys[0] for key in keys)

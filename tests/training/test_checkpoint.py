@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from tests.model.test_published import ARCH
+from trm import export_published, load_checkpoint
+from trm.artifacts import MANIFEST
+from trm.config import ModelParams
+from trm.errors import DataError, ParamsError
+from trm.meta import DatasetMeta
+from trm.model.supervision import build_model
+from trm.training.checkpoint import FILE, read_settings, save_checkpoint, write_tensors
+from trm.training.ema import averaged_copy, update_average
+from trm.training.imported import import_checkpoint
+
+
+def test_raw_and_averaged_weights_and_what_they_share(
+    model_params: ModelParams, meta: DatasetMeta, tmp_path: Path
+) -> None:
+    params = model_params.model_copy(update={"puzzle_emb_dim": 16, "puzzle_emb_len": 1})
+    model = build_model(params, meta)
+    average = averaged_copy(model)
+    with torch.no_grad():
+        model.token_embedding.add_(1)
+        model.puzzle_table.add_(3)
+    update_average(average, model, 0.5)
+    save_checkpoint(tmp_path / FILE, model, average, {"step": 12})
+    for weights, expected in (("raw", model), ("ema", average)):
+        loaded, loaded_meta = load_checkpoint(tmp_path, weights=weights)  # pyright: ignore[reportArgumentType]
+        assert loaded_meta == meta
+        assert loaded.config == params
+        assert not loaded.training
+        assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in expected.state_dict().items())
+    assert read_settings(tmp_path).facts == {"step": 12}
+
+
+def test_same_contents_same_bytes(model_params: ModelParams, meta: DatasetMeta, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        model = build_model(model_params, meta)
+        save_checkpoint(tmp_path / name, model, averaged_copy(model), {"b": 1, "a": 2})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_tensors_that_do_not_fit_the_settings(model_params: ModelParams, meta: DatasetMeta, tmp_path: Path) -> None:
+    model = build_model(model_params, meta)
+    header = {"model": model_params.model_dump(mode="json"), "meta": meta.model_dump(mode="json"), "facts": {}}
+    write_tensors(tmp_path / FILE, {"y_init": model.y_init}, header)
+    with pytest.raises(DataError, match="a broken checkpoint"):
+        load_checkpoint(tmp_path)
+    tensors = {f"ema.{name}": value for name, value in model.named_parameters()}
+    tensors |= dict(model.named_buffers()) | {"y_init": torch.zeros(3)}
+    write_tensors(tmp_path / FILE, tensors, header)
+    with pytest.raises(DataError, match=r"y_init should have shape \(16,\). Got \(3,\)"):
+        load_checkpoint(tmp_path)
+    write_tensors(tmp_path / FILE, tensors, {**header, "model": {"hidden_size": 16}})
+    with pytest.raises(DataError, match="its settings are not of this version"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_published_checkpoint_becomes_a_model_folder(
+    model_params: ModelParams, meta: DatasetMeta, tmp_path: Path
+) -> None:
+    changes = {"mlp_t": False, "pos_encodings": "rope", "puzzle_emb_dim": 20, "puzzle_emb_len": 2, "halt_max_steps": 16}
+    model = build_model(model_params.model_copy(update=changes), meta.model_copy(update={"num_identifiers": 3}), seed=5)
+    (tmp_path / "published").mkdir()
+    file, out = tmp_path / "published/step_100", tmp_path / "imported"
+    torch.save({f"_orig_mod.model.{key}": value for key, value in export_published(model).items()}, file)
+    YAML().dump({"arch": ARCH}, tmp_path / "published/all_config.yaml")
+    import_checkpoint(file, None, out)
+    loaded, loaded_meta = load_checkpoint(out)
+    assert loaded_meta.kind == "sudoku"
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
+    assert (out / MANIFEST).exists()
+    YAML().dump({"arch": ARCH | {"hidden_size": 15}}, tmp_path / "published/all_config.yaml")
+    with pytest.raises(ParamsError, match="arch: hidden_size must be a multiple"):
+        import_checkpoint(file, None, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
