@@ -70,7 +70,7 @@ def scores(predictions: pa.Table, votes: int, pass_at: Sequence[int]) -> dict[st
     estimates = {
         "exact_accuracy": share(exact[:, 0]),
         "cell_accuracy": mean_interval(column("cell_accuracy")[:, 0]),
-        "halt_accuracy": share(np.asarray((column("halt_logit")[:, 0] >= 0) == exact[:, 0]))),
+        "halt_accuracy": share(np.asarray((column("halt_logit")[:, 0] >= 0) == exact[:, 0])),
         "valid": share(valid[:, 0]),
         "voted_valid": share((valid & (rank == 1)).any(axis=1)),
     }
