@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from scipy import stats
 
@@ -64,13 +65,13 @@ def scores(predictions: pa.Table, votes: int, pass_at: Sequence[int]) -> dict[st
     exact, valid, rank = column("exact"), column("valid"), column("rank")
     n = len(exact)
 
-    def share(holds: np.ndarray) -> Estimate:
-        return proportion(int(holds.sum()), n)
+    def share(holds: npt.ArrayLike) -> Estimate:
+        return proportion(int(np.count_nonzero(holds)), n)
 
     estimates = {
         "exact_accuracy": share(exact[:, 0]),
         "cell_accuracy": mean_interval(column("cell_accuracy")[:, 0]),
-        "halt_accuracy": share(np.asarray((column("halt_logit")[:, 0] >= 0) == exact[:, 0])),
+        "halt_accuracy": share((column("halt_logit")[:, 0] >= 0) == exact[:, 0]),
         "valid": share(valid[:, 0]),
         "voted_valid": share((valid & (rank == 1)).any(axis=1)),
     }
