@@ -5,8 +5,6 @@ precision, number of processes) and the digest of every file. It holds no time a
 gives the same bytes; those stand in `<folder>.timing.json` beside it.
 """
 
-import errno
-import hashlib
 import json
 import os
 import re
@@ -17,14 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from trm.errors import DataError, UserError
+from trm.files import file_digest, is_disk_full
 
 MANIFEST = "manifest.json"
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, as hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -94,12 +87,6 @@ def staged(out: Path) -> Iterator[Path]:
         if is_disk_full(error):
             raise UserError(f"{out}: no space left on the disk; free some and run the command again") from error
         raise
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether the error says that a disk or a quota is used up (safetensors says so in words alone)."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return full or "os error 28" in str(error) or "No space left on device" in str(error)
 
 
 def _take_place(staging: Path, out: Path) -> None:

@@ -64,7 +64,7 @@ def test_wrong_sha256_names_the_key(tmp_path: Path, out: Path) -> None:
 def test_missing_file_names_key_and_path(tmp_path: Path, out: Path) -> None:
     data = files(tmp_path, train=str(tmp_path / "none.csv"))
     for call in (lambda: fetch(data, out, "key"), lambda: source_digest(data)):
-        with pytest.raises(UserError, match=r"^data.source.train: .*none.csv is not a file; correct the path"):
+        with pytest.raises(UserError, match=r"^data.source.train: .*none.csv is not a file that can be read; correct"):
             call()
 
 

@@ -1,6 +1,5 @@
 """The stage `augment`: raw puzzles to a data set of shuffled training puzzles, validation puzzles and test puzzles."""
 
-import hashlib
 import multiprocessing
 import os
 from collections import deque
@@ -18,6 +17,7 @@ from trm.data.store import SCHEMA_VERSION, Split, write_meta, write_split
 from trm.data.sudoku import concatenate, draw_shuffles, identity_shuffle, sudoku_meta
 from trm.data.sudoku_csv import Puzzles, read_puzzles
 from trm.errors import DataError, UserError
+from trm.files import file_digest
 from trm.progress import Progress, progress
 
 BLOCK = 32_768
@@ -44,8 +44,8 @@ def augment(data: SudokuData, augment: AugmentParams, raw: Path, out: Path, key:
     lineage = {
         "key": key,
         "schema_version": SCHEMA_VERSION,
-        "train_sha256": _digest(train_file),
-        "test_sha256": _digest(test_file),
+        "train_sha256": file_digest(train_file),
+        "test_sha256": file_digest(test_file),
         "data": data.model_dump(mode="json"),
         "augment": augment.model_dump(mode="json"),
         "libraries": {"numpy": np.__version__, "pyarrow": pa.__version__},
@@ -147,11 +147,6 @@ def _workers() -> int:
     if not asked.isdigit() or asked == "0":
         raise UserError(f"TRM_WORKERS must be a number of processes, 1 or more. Got {asked!r}")
     return int(asked)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _block(

@@ -21,6 +21,7 @@ from platformdirs import user_cache_path
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
 
 from trm.errors import DataError, UserError
+from trm.files import file_digest, is_disk_full
 from trm.progress import progress
 
 FRUITLESS_ATTEMPTS = 6
@@ -56,12 +57,12 @@ def download(url: str, dest: Path, sha256: str | None) -> str:
         with FileLock(folder / f"{name}.lock"):
             transfer = _Transfer(url, partial, trust_any_range=sha256 is not None)
             transfer.run()
-            seen = _digest(partial)
+            seen = file_digest(partial)
             if seen != sha256 and sha256 is not None and transfer.resumed:
                 # The rest may have belonged to a newer file: only a copy in one piece can convict the server.
                 transfer.forget()
                 transfer.run()
-                seen = _digest(partial)
+                seen = file_digest(partial)
             if seen != (sha256 or seen):
                 transfer.forget()
                 raise DataError(
@@ -211,11 +212,6 @@ def _validator(response: httpx.Response) -> str | None:
     return tag if tag.startswith('"') else response.headers.get("Last-Modified")
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _publish(partial: Path, dest: Path) -> None:
     """Move the whole file to `dest`; across file systems it is copied beside it first."""
     try:
@@ -237,7 +233,7 @@ def _disk(folder: Path, partial: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_disk_full(error):
             partial.unlink(missing_ok=True)
             raise UserError(f"{error.filename or folder}: the disk is full; free space or set TRM_CACHE_DIR") from None
         raise UserError(

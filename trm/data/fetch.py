@@ -1,7 +1,6 @@
 """The stage `fetch`: the raw puzzles, generated, copied or downloaded, as train.csv and test.csv."""
 
-import errno
-import hashlib
+import os
 import shutil
 from pathlib import Path
 from typing import Literal
@@ -9,6 +8,7 @@ from typing import Literal
 from trm.config import GenerateSource, PathSource, SudokuData, UrlSource
 from trm.data.sudoku_csv import read_puzzles, write_puzzles
 from trm.errors import DataError, UserError
+from trm.files import file_digest
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, Split] = ("train", "test")
@@ -32,7 +32,7 @@ def fetch(data: SudokuData, out: Path, key: str) -> dict[str, object]:
             from trm.data.download import download
 
             download(getattr(data.source, split), target, getattr(data.source, f"{split}_sha256"))
-        facts[f"{split}_sha256"] = _digest(target)
+        facts[f"{split}_sha256"] = file_digest(target)
         try:
             facts[f"{split}_puzzles"] = len(read_puzzles(target, data.size))
         except DataError as error:
@@ -46,7 +46,7 @@ def source_digest(data: SudokuData) -> dict[str, str]:
     a `url` source, none for generated puzzles. Raises `UserError` for a missing file.
     """
     if isinstance(data.source, PathSource):
-        return {f"{split}_sha256": _digest(_existing(data.source, split)) for split in SPLITS}
+        return {f"{split}_sha256": file_digest(_existing(data.source, split)) for split in SPLITS}
     if isinstance(data.source, UrlSource):
         given = {f"{split}_sha256": getattr(data.source, f"{split}_sha256") for split in SPLITS}
         return {key: digest for key, digest in given.items() if digest is not None}
@@ -64,22 +64,16 @@ def _generate(data: SudokuData, source: GenerateSource, out: Path) -> None:
 
 def _existing(source: PathSource, split: Split) -> Path:
     path = Path(getattr(source, split))
-    if not path.is_file():
-        raise UserError(f"data.source.{split}: {path} is not a file; correct the path")
+    if not path.is_file() or not os.access(path, os.R_OK):
+        raise UserError(f"data.source.{split}: {path} is not a file that can be read; correct the path")
     return path
 
 
 def _copy(source: PathSource, split: Split, target: Path) -> None:
     path = _existing(source, split)
-    try:
-        shutil.copyfile(path, target)
-    except OSError as error:
-        target.unlink(missing_ok=True)
-        problem = "the disk is full; free space" if error.errno == errno.ENOSPC else f"{error.strerror}; mend it"
-        raise UserError(f"data.source.{split}: {path} cannot be copied: {problem}") from None
-    expected, seen = getattr(source, f"{split}_sha256"), _digest(target)
+    shutil.copyfile(path, target)
+    expected, seen = getattr(source, f"{split}_sha256"), file_digest(target)
     if expected is not None and seen != expected:
-        target.unlink()
         raise UserError(
             f"data.source.{split}_sha256: expected {expected}. {path} has {seen}; correct the file or the sha256"
         )
@@ -87,11 +81,3 @@ def _copy(source: PathSource, split: Split, target: Path) -> None:
 
 def _origin(data: SudokuData, split: Split, target: Path) -> str:
     return str(target) if isinstance(data.source, GenerateSource) else str(getattr(data.source, split))
-
-
-def _digest(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file's permissions") from None

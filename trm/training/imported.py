@@ -4,8 +4,9 @@ from pathlib import Path
 
 import torch
 
-from trm.artifacts import file_digest, staged, write_manifest
+from trm.artifacts import staged, write_manifest
 from trm.data.store import read_meta
+from trm.files import file_digest
 from trm.model.published import import_published, read_published
 from trm.training.checkpoint import FILE, save_checkpoint
 from trm.training.ema import averaged_copy

@@ -1,0 +1,17 @@
+"""Two questions about files that many ask."""
+
+import errno
+import hashlib
+from pathlib import Path
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, as hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether the error says that a disk or a quota is used up (safetensors says so in words alone)."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or "os error 28" in str(error) or "No space left on device" in str(error)
