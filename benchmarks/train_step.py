@@ -1,0 +1,57 @@
+"""Steps per second of training with the settings of a params file, on made-up Sudoku tokens.
+
+    python benchmarks/train_step.py --params params.yaml --steps 50 [--batch 8]
+
+Prints one line: device, precision, threads, parameters, median and slowest time of a step, steps per second.
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+
+from trm.config import load_params
+from trm.data.batches import START
+from trm.data.sudoku import sudoku_meta
+from trm.device import resolve_device, resolve_precision
+from trm.training.loop import new_state, train_step
+
+
+def main() -> None:
+    """Time `--steps` steps after three that are not counted."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--params", default="params.yaml")
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--batch", type=int, help="instead of train.global_batch_size")
+    options = parser.parse_args()
+    params = load_params(options.params)
+    settings = params.train
+    if options.batch:
+        settings = settings.model_copy(update={"global_batch_size": options.batch})
+    device = resolve_device(settings.device)
+    dtype = resolve_precision(settings.precision, device)
+    meta = sudoku_meta(params.data.size)
+    shape, generator = (settings.global_batch_size, meta.seq_len), torch.Generator().manual_seed(0)
+    batch = {
+        "inputs": torch.randint(1, meta.vocab_size, shape, generator=generator).to(device),
+        "labels": torch.randint(2, meta.vocab_size, shape, generator=generator).to(device),
+        "puzzle_identifiers": torch.zeros(shape[0], dtype=torch.int64, device=device),
+    }
+    state = new_state(params.model, meta, settings, batch, dtype)
+    seconds = []
+    for _ in range(3 + options.steps):
+        started = time.perf_counter()
+        train_step(state, batch, START, settings, 10**9)  # reads the loss: nothing is left running on a GPU
+        seconds.append(time.perf_counter() - started)
+    seconds = seconds[3:]
+    print(
+        f"{device.type} {str(dtype).removeprefix('torch.')} {torch.get_num_threads()} threads, "
+        f"{sum(weight.numel() for weight in state.model.parameters()):,} parameters, batch {shape[0]}: "
+        f"median {1000 * statistics.median(seconds):.1f} ms, slowest {1000 * max(seconds):.1f} ms, "
+        f"{len(seconds) / sum(seconds):.2f} steps/s"
+    )
+
+
+if __name__ == "__main__":
+    main()
