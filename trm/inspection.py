@@ -1,11 +1,13 @@
 """`trm inspect`: what an artifact is made of, whichever stage wrote it."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from trm.artifacts import MANIFEST, verified_manifest
 from trm.data.inspect import describe
@@ -26,48 +28,43 @@ def inspect_artifact(path: Path, puzzles: int) -> None:
         console.print(_lineage(manifest))
 
 
-def _model(path: Path) -> Table:
+def _model(path: Path) -> RenderableType:
     from trm.model.supervision import build_model
     from trm.training.checkpoint import read_settings
 
     header = read_settings(path)
     model = build_model(header.model, header.meta)
-    table = _table(f"{path}: a model")
-    table.add_row("parameters", f"{sum(weight.numel() for weight in model.parameters()):,}")
-    table.add_row("puzzle table", " x ".join(map(str, model.puzzle_table.shape)))
-    table.add_row("data", f"{header.meta.kind} {header.meta.height} x {header.meta.width}")
-    for name, value in header.model:
-        table.add_row(name, str(value))
-    for name, value in header.facts.items():
-        table.add_row(name, json.dumps(value) if isinstance(value, dict) else str(value))
-    return table
+    sizes = {
+        "parameters": f"{sum(weight.numel() for weight in model.parameters()):,}",
+        "puzzle table": " x ".join(map(str, model.puzzle_table.shape)),
+        "data": f"{header.meta.kind} {header.meta.height} x {header.meta.width}",
+    }
+    return _facts(f"{path}: a model", [*sizes.items(), *header.model, *header.facts.items()])
 
 
-def _evaluation(path: Path) -> Table:
+def _evaluation(path: Path) -> RenderableType:
     metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
     intervals = metrics.pop("interval_95")
-    table = _table(f"{path}: scores (with 95 % intervals)")
+    shown = []
     for name, value in metrics.items():
         low, high = intervals.get(name, (None, None))
-        shown = f"{value:.4f}" if isinstance(value, float) else str(value)
-        table.add_row(name, shown + (f"  ({low:.4f} to {high:.4f})" if low is not None else ""))
-    return table
+        bounds = f"  ({low:.4f} to {high:.4f})" if low is not None else ""
+        shown.append((name, (f"{value:.4f}" if isinstance(value, float) else str(value)) + bounds))
+    return _facts(f"{path}: scores (with 95 % intervals)", shown)
 
 
-def _lineage(manifest: dict[str, Any]) -> Table:
-    table = _table(f"made by `trm {manifest['stage']}`")
-    table.add_row("key", manifest["key"])
-    for name, key in manifest.get("inputs", {}).items():
-        table.add_row(f"from {name}", key)
-    for section, values in manifest.get("params", {}).items():
-        table.add_row(section, json.dumps(values))
-    for name, value in {**manifest.get("versions", {}), **manifest.get("facts", {})}.items():
-        table.add_row(name, json.dumps(value) if isinstance(value, dict) else str(value))
-    return table
+def _lineage(manifest: dict[str, Any]) -> RenderableType:
+    facts = [("key", manifest["key"])]
+    facts += [(f"from {name}", key) for name, key in manifest.get("inputs", {}).items()]
+    for part in ("params", "versions", "facts"):
+        facts += manifest.get(part, {}).items()
+    return _facts(f"made by `trm {manifest['stage']}`", facts)
 
 
-def _table(title: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False)
+def _facts(title: str, facts: Iterable[tuple[str, object]]) -> RenderableType:
+    table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    return table
+    for name, value in facts:
+        table.add_row(name, Text(value if isinstance(value, str) else json.dumps(value)))
+    return Group(Text(f"\n{title}", style="bold"), table)
