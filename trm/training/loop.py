@@ -103,17 +103,16 @@ def train_step(
         raise Fault(f"step {step}: the loss is {loss}; try a lower train.lr or a longer train.lr_warmup_steps")
     state.optimizer.zero_grad()
     losses.total.backward()
-    schedule = (settings.lr_warmup_steps, total, settings.lr_min_ratio)
     with held():
         for group in state.optimizer.param_groups:
-            group["lr"] = learning_rate(step, settings.lr, *schedule)
+            group["lr"] = _learning_rate(settings, settings.lr, step, total)
         state.optimizer.step()
         if out.puzzle_rows.grad is not None:
             sign_sgd_rows(
                 state.model.puzzle_table,
                 carry.puzzle_identifiers,
                 out.puzzle_rows.grad,
-                learning_rate(step, settings.puzzle_emb_lr, *schedule),
+                _learning_rate(settings, settings.puzzle_emb_lr, step, total),
                 settings.puzzle_emb_weight_decay,
             )
         update_average(state.average, state.model, settings.ema_rate)
@@ -121,6 +120,10 @@ def train_step(
         state.window_steps += 1
         state.carry, state.place, state.step = carry, place, step
     return loss
+
+
+def _learning_rate(settings: TrainParams, base: float, step: int, total: int) -> float:
+    return learning_rate(step, base, settings.lr_warmup_steps, total, settings.lr_min_ratio)
 
 
 def _step_generator(seed: int, step: int) -> torch.Generator:
@@ -165,6 +168,8 @@ class _Run:
         """Step, log, evaluate, save until the schedule or the data ends; the result lies in the folder then."""
         state, settings = self.state, self.settings
         batches = training_batches(self.split, settings.epochs, settings.global_batch_size, settings.seed, state.place)
+        # First what an interruption right after a step may have left undone.
+        self.log_when_due(interrupts)
         self.evaluate_when_due(interrupts)
         for rows, place in batches:
             if state.step >= self.total:
@@ -172,9 +177,7 @@ class _Run:
             batch = to_tensors(collate(self.split, rows), self.device)
             loss = train_step(state, batch, place, settings, self.total, interrupts.held)
             bar.advance(note=f"loss {loss:.4f}")
-            if state.window_steps == settings.log_interval:
-                with interrupts.held():
-                    self.write_log()
+            self.log_when_due(interrupts)
             self.evaluate_when_due(interrupts)
             if state.step % settings.checkpoint_interval == 0:
                 with interrupts.held():
@@ -184,13 +187,19 @@ class _Run:
         with interrupts.held():
             self.finish()
 
+    def log_when_due(self, interrupts: Interrupts) -> None:
+        """A line every `log_interval` steps."""
+        if self.state.window_steps >= self.settings.log_interval:
+            with interrupts.held():
+                self.write_log()
+
     def write_log(self) -> None:
         """One line: means over the steps, and over the sequences that halted, since the last line."""
         state, settings = self.state, self.settings
         sums = state.window.tolist()
         losses, count = sums[: len(LOSSES)], sums[len(LOSSES)]
         row: dict[str, float | int | None] = {"step": state.step, "epoch": state.place.epoch}
-        row["lr"] = float(state.optimizer.param_groups[0]["lr"])
+        row["lr"] = _learning_rate(settings, settings.lr, state.step, self.total)
         row |= {
             name: value / (settings.global_batch_size * state.window_steps)
             for name, value in zip(LOSSES, losses, strict=True)
