@@ -161,15 +161,11 @@ def test_workers_must_be_a_number(tmp_path: Path, raw: Path, monkeypatch: pytest
         augment(settings(9), params(), raw, new(tmp_path / "out"), "k")
 
 
-SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not SHARED.is_dir(), reason="real puzzles (../shared/data) are not here")
-def test_real_puzzles(tmp_path: Path) -> None:
+def test_real_puzzles(tmp_path: Path, shared_data: Path) -> None:
     raw = new(tmp_path / "raw")
-    (raw / "train.csv").write_bytes((SHARED / "sudoku-extreme/train.csv").read_bytes())
-    (raw / "test.csv").write_bytes((SHARED / "sudoku-tdoku-hard/test.csv").read_bytes())
+    (raw / "train.csv").write_bytes((shared_data / "sudoku-extreme/train.csv").read_bytes())
+    (raw / "test.csv").write_bytes((shared_data / "sudoku-tdoku-hard/test.csv").read_bytes())
     augment(settings(9), params(100, 100), raw, new(tmp_path / "out"), "k")
     train = read_split(tmp_path / "out/train")
     assert train.counts() == {"groups": 900, "puzzles": 90_900, "examples": 90_900}

@@ -8,7 +8,6 @@ import pytest
 from trm.data.sudoku_csv import Puzzles, breaks_rule, read_puzzles, write_puzzles
 from trm.errors import DataError
 
-SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
 HEADER = "source,question,answer,rating\n"
 # 1 2 3 4 / 3 4 1 2 / 2 1 4 3 / 4 3 2 1
 GOOD = "made,1...34...1.....1,1234341221434321,3\n"
@@ -115,9 +114,8 @@ def test_select() -> None:
     assert puzzles.select(slice(1, None)).sources == ["b", "c"]
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="real puzzles (../shared/data) are not here")
-def test_real_puzzles(tmp_path: Path) -> None:
-    source = SHARED / "sudoku-extreme/train.csv"
+def test_real_puzzles(tmp_path: Path, shared_data: Path) -> None:
+    source = shared_data / "sudoku-extreme/train.csv"
     puzzles = read_puzzles(source, 9)
     assert len(puzzles) == 1000
     clues = (puzzles.questions != 0).sum(axis=(1, 2))
