@@ -114,7 +114,7 @@ def _edit(here: Path, old: str, new: str) -> None:
         ),
         (r"clues: minimal", "clues: 17", ("source.clues must be at most size*size = 16. Got 17",)),
         (r"clues: minimal", "clues: 3", ("data.source.clues", "fewer than 4 clues", "Got 3")),
-        (r"^data:", "data: [", ("not valid YAML", "line")),
+        (r"(?m)^data:", "data: [", ("not valid YAML", "line")),
     ],
 )
 def test_params_mistakes(run: Run, here: Path, old: str, new: str, words: tuple[str, ...]) -> None:

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 SETTINGS = {
     r"hidden_size: \d+": "hidden_size: 16",
     r"num_heads: \d+": "num_heads: 2",
-    r"epochs: \d+": "epochs: 70",
+    r"epochs: \d+": "epochs: 140",
     r"global_batch_size: \d+": "global_batch_size: 4",
     r"eval_interval: \d+": "eval_interval: 3",
     r"log_interval: \d+": "log_interval: 1",
@@ -26,7 +26,7 @@ SETTINGS = {
     r"precision: \w+": "precision: float32",
     r"device: \w+": "device: cpu",
 }
-STEPS = 70 * 20 // 4
+STEPS = 140 * 20 // 4
 
 
 class Experiment:
@@ -89,7 +89,7 @@ def test_ten_random_kills(never_killed: dict[str, bytes], published_dataset: Pat
     dice = random.Random(20261122)
     for _ in range(10):
         process = experiment.start()
-        experiment.wait_for_steps(process, dice.randint(0, STEPS // 12))
+        experiment.wait_for_steps(process, dice.randint(0, STEPS // 24))
         time.sleep(dice.random() * 0.03)
         process.kill()
         process.communicate()
@@ -129,20 +129,20 @@ def test_one_process_a_run(published_dataset: Path, tmp_path: Path) -> None:
     experiment = Experiment(tmp_path / "run", published_dataset)
     first = experiment.start()
     experiment.wait_for_steps(first, 5)
+    first.send_signal(signal.SIGSTOP)  # it holds the run, however fast it is
     second = experiment.start()
     _, err = second.communicate(timeout=60)
     assert second.returncode == 2
     assert f"process {first.pid} is training this very experiment" in err
     # Other params are another run: neither refused nor taken up from this one's state.
     params = experiment.folder / "params.yaml"
-    params.write_text(re.sub(r"  lr: .*", "  lr: 0.002", params.read_text()))
+    params.write_text(re.sub(r"  lr: .*", "  lr: 0.0011", params.read_text()))
     other = experiment.start()
     deadline = time.monotonic() + 60
     while len(list(experiment.states.glob("*/train.tsv"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
-    other.terminate()
-    _, err = other.communicate(timeout=30)
-    assert other.returncode == 143, err
+    other.kill()
+    other.communicate()
     assert len(list(experiment.states.iterdir())) == 2
     first.kill()
     first.communicate()

@@ -74,6 +74,7 @@ def _copy(source: PathSource, split: Split, target: Path) -> None:
     shutil.copyfile(path, target)
     expected, seen = getattr(source, f"{split}_sha256"), file_digest(target)
     if expected is not None and seen != expected:
+        target.unlink()
         raise UserError(
             f"data.source.{split}_sha256: expected {expected}. {path} has {seen}; correct the file or the sha256"
         )
