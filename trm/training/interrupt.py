@@ -19,6 +19,7 @@ class Interrupts:
         if self._holding:
             self._pending = number
         else:
+            self._holding = True  # one is enough: a second signal must not break into the saving
             raise Interrupted(number)
 
     @contextmanager
