@@ -1,13 +1,11 @@
 from collections import Counter
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trm.data.batches import IGNORED, Place, collate, rank_slice, test_batches, total_steps, training_batches
+from trm.data.batches import IGNORED, Place, collate, test_batches, total_steps, training_batches
 from trm.data.store import Split
-from trm.errors import UserError
 
 
 def make_split(*groups: list[int], length: int = 2) -> Split:
@@ -123,12 +121,6 @@ def test_seeds_and_epochs_draw_differently() -> None:
     epochs = [next(training_batches(split, 9, 50, 7, Place(epoch)))[0].tolist() for epoch in range(3)]
     other = next(training_batches(split, 9, 50, 8))[0].tolist()
     assert len({tuple(order) for order in [*epochs, other]}) == 4
-
-
-def test_ranks() -> None:
-    assert [rank_slice(8, rank, 4) for rank in range(4)] == [slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 8)]
-    with pytest.raises(UserError, match=r"train.global_batch_size must be a multiple .* 3. Got 8"):
-        rank_slice(8, 0, 3)
 
 
 def test_collate_and_test_batches() -> None:

@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 
 from trm.data.store import Split
-from trm.errors import UserError
 
 IGNORED = -100
 """The label of a padding token."""
@@ -76,16 +75,6 @@ def total_steps(split: Split, epochs: int, global_batch_size: int) -> int:
     """Length of the schedule: epochs * groups * (mean examples per puzzle) / G, rounded down."""
     counts = split.counts()
     return epochs * counts["groups"] * counts["examples"] // (counts["puzzles"] * global_batch_size)
-
-
-def rank_slice(global_batch_size: int, rank: int, world: int) -> slice:
-    """The rows of a global batch that rank k of W takes. Raises `UserError` where G is not a multiple of W."""
-    if global_batch_size % world:
-        raise UserError(
-            f"train.global_batch_size must be a multiple of the number of processes, {world}. Got {global_batch_size}"
-        )
-    share = global_batch_size // world
-    return slice(rank * share, (rank + 1) * share)
 
 
 def collate(split: Split, rows: Rows) -> dict[str, npt.NDArray[np.int32]]:
