@@ -1,6 +1,6 @@
-"""Steps per second of training with the settings of a params file, on made-up Sudoku tokens.
+"""Steps per second of training with the settings of a params file, on a data set that is there.
 
-    python benchmarks/train_step.py --params params.yaml --steps 50 [--batch 8]
+    python -m benchmarks.train_step --params params.yaml --dataset outputs/dataset --steps 50 [--batch 8]
 
 Prints one line: device, precision, threads, parameters, median and slowest time of a step, steps per second.
 """
@@ -9,19 +9,22 @@ import argparse
 import statistics
 import time
 
+import numpy as np
 import torch
 
 from trm.config import load_params
-from trm.data.batches import START
-from trm.data.sudoku import sudoku_meta
+from trm.data.batches import START, collate
+from trm.data.store import read_meta, read_split
 from trm.device import resolve_device, resolve_precision
 from trm.training.loop import new_state, train_step
+from trm.training.validation import to_tensors
 
 
 def main() -> None:
     """Time `--steps` steps after three that are not counted."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--params", default="params.yaml")
+    parser.add_argument("--dataset", default="outputs/dataset")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--batch", type=int, help="instead of train.global_batch_size")
     options = parser.parse_args()
@@ -31,13 +34,9 @@ def main() -> None:
         settings = settings.model_copy(update={"global_batch_size": options.batch})
     device = resolve_device(settings.device)
     dtype = resolve_precision(settings.precision, device)
-    meta = sudoku_meta(params.data.size)
-    shape, generator = (settings.global_batch_size, meta.seq_len), torch.Generator().manual_seed(0)
-    batch = {
-        "inputs": torch.randint(1, meta.vocab_size, shape, generator=generator).to(device),
-        "labels": torch.randint(2, meta.vocab_size, shape, generator=generator).to(device),
-        "puzzle_identifiers": torch.zeros(shape[0], dtype=torch.int64, device=device),
-    }
+    meta, split = read_meta(options.dataset), read_split(f"{options.dataset}/train")
+    rows = np.random.default_rng(0).integers(0, len(split), settings.global_batch_size)
+    batch = to_tensors(collate(split, rows), device)
     state = new_state(params.model, meta, settings, batch, dtype)
     seconds = []
     for _ in range(3 + options.steps):
@@ -47,7 +46,7 @@ def main() -> None:
     seconds = seconds[3:]
     print(
         f"{device.type} {str(dtype).removeprefix('torch.')} {torch.get_num_threads()} threads, "
-        f"{sum(weight.numel() for weight in state.model.parameters()):,} parameters, batch {shape[0]}: "
+        f"{sum(weight.numel() for weight in state.model.parameters()):,} parameters, batch {len(rows)}: "
         f"median {1000 * statistics.median(seconds):.1f} ms, slowest {1000 * max(seconds):.1f} ms, "
         f"{len(seconds) / sum(seconds):.2f} steps/s"
     )

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trm.config import AugmentParams, ModelParams, PathSource, SudokuData, TrainParams
+from tests.sudokus import of_digits, sudoku, write
+from trm.config import AugmentParams, ModelParams, TrainParams
 from trm.data.augment import augment
 from trm.data.sudoku import draw_shuffles
-from trm.data.sudoku_csv import Puzzles, write_puzzles
 from trm.meta import DatasetMeta
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,8 +99,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     questions = np.where(rng.random(answers.shape) < 0.3, 0, answers).astype(np.uint8)
     for name, part in {"train": slice(24), "test": slice(24, 30)}.items():
         count = len(answers[part])
-        puzzles = Puzzles(questions[part], answers[part], ["made"] * count, np.arange(count, dtype=np.int32))
-        write_puzzles(folder / f"{name}.csv", puzzles)
+        write(folder / f"{name}.csv", of_digits(questions[part], answers[part], "made", np.arange(count)), 4)
     return folder
 
 
@@ -108,10 +107,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dataset(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The augmented data set of `raw`: 20 training groups of 4 puzzles, 4 validation groups, 6 test puzzles."""
     out = tmp_path_factory.mktemp("dataset")
-    source = PathSource(
-        type="path", train=str(raw / "train.csv"), test=str(raw / "test.csv"), train_sha256=None, test_sha256=None
-    )
-    data = SudokuData(kind="sudoku", size=4, source=source, allow_equivalent=True)
+    data = sudoku(4, allow_equivalent=True)
     augment(data, AugmentParams(num_aug=3, validation_groups=4, seed=0), raw, out, "key")
     return out
 

@@ -110,7 +110,7 @@ def _edit(here: Path, old: str, new: str) -> None:
         (
             r"type: generate",
             "type: generated",
-            ("data.source.type must be one of generate, path, url. Got 'generated'",),
+            ("data.source.type must be one of generate, path, url, huggingface. Got 'generated'",),
         ),
         (r"clues: minimal", "clues: 17", ("source.clues must be at most size*size = 16. Got 17",)),
         (r"clues: minimal", "clues: 3", ("data.source.clues", "fewer than 4 clues", "Got 3")),
@@ -164,7 +164,8 @@ def test_bad_csv(run: Run, here: Path, text: str, words: tuple[str, ...]) -> Non
 
 def _use_paths(here: Path, sha256: str = "null", kind: str = "path", train: str = "train.csv") -> None:
     text = (here / "params.yaml").read_text()
-    source = f"source: {{type: {kind}, train: '{train}', test: '{train}', train_sha256: {sha256}, test_sha256: null}}"
+    rest = "test_sha256: null, min_rating: null, subsample: null, seed: 0"
+    source = f"source: {{type: {kind}, train: '{train}', test: '{train}', train_sha256: {sha256}, {rest}}}"
     changed, count = re.subn(r"source:\n(    .*\n)+", source + "\n", text)
     assert count == 1
     (here / "params.yaml").write_text(changed)

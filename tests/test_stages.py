@@ -11,8 +11,9 @@ from ruamel.yaml import YAML
 
 from tests.conftest import ROOT
 from trm.cli import app
-from trm.config import Params, load_params
-from trm.stages import NOT_DEPS, STAGES, Stage, content_keys, module_digests
+from trm.config import Params, kind_module, kinds, load_params
+from trm.data.kind import Kind
+from trm.stages import NOT_DEPS, STAGES, Stage, content_keys, dvc_deps, key_request, module_digests
 
 DVC = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())
 each_stage = pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
@@ -27,10 +28,9 @@ def test_same_stages() -> None:
 def test_dvc_yaml_is_the_record(stage: Stage) -> None:
     folders = (*stage.inputs, stage.output)
     flags = "".join(f" --{name} outputs/{name}" for name in folders)
-    modules = sorted(module_digests(stage.module))
     assert DVC["stages"][stage.name] == {
         "cmd": f"python -m trm {stage.name} --params params.yaml{flags}",
-        "deps": [f"outputs/{name}" for name in stage.inputs] + modules,
+        "deps": [f"outputs/{name}" for name in stage.inputs] + dvc_deps(stage),
         "params": list(stage.sections),
         "outs": [f"outputs/{stage.output}"],
     }
@@ -111,7 +111,22 @@ def test_content_keys_follow_what_a_stage_reads(monkeypatch: pytest.MonkeyPatch)
     assert changed("augment", seed=77) == {"augment", "train", "evaluate"}
     assert changed("train", lr=0.5) == {"train", "evaluate"}
     assert changed("evaluate", votes=99) == {"evaluate"}
-    assert changed("data", allow_equivalent=not params.data.allow_equivalent) == set(keys)
+    assert changed("data", allow_equivalent=True) == set(keys)
+
+
+def test_a_stage_depends_on_every_kind_in_dvc_and_on_its_own_in_its_key() -> None:
+    augment = next(stage for stage in STAGES if stage.name == "augment")
+    assert {"trm/data/kinds", "trm/data/sudoku.py", "trm/data/maze.py"} <= set(dvc_deps(augment))
+    modules = key_request(augment, load_params(ROOT / "params.yaml"), {})["modules"]
+    assert {"trm/data/kinds/sudoku.py", "trm/data/sudoku.py", "trm/data/store.py"} <= set(modules)
+    assert not {"trm/data/kinds/maze.py", "trm/data/maze.py"} & set(modules)
+
+
+def test_every_kind_offers_what_a_kind_must() -> None:
+    names = {name for name in vars(Kind) if not name.startswith("_")} | set(Kind.__annotations__)
+    for kind in kinds():
+        wanted = names - ({"recall"} if kind != "arc" else set())
+        assert not [name for name in wanted if not hasattr(kind_module(kind), name)], kind
 
 
 def test_a_changed_module_changes_the_keys_of_those_who_import_it() -> None:

@@ -15,6 +15,7 @@ from trm.stages import STAGES, Stage, producer, run_stage
 
 if TYPE_CHECKING:
     from trm.evaluation.solve import Answer
+    from trm.meta import DatasetMeta
 
 app = typer.Typer(
     help="Train Tiny Recursive Models and let them solve puzzles.",
@@ -126,7 +127,7 @@ def solve_(
             )
         )
         return
-    _print_answer(answer, votes)
+    _print_answer(answer, meta, votes)
 
 
 def _puzzle_text(puzzle: str) -> str:
@@ -144,11 +145,13 @@ def _puzzle_text(puzzle: str) -> str:
     return puzzle
 
 
-def _print_answer(answer: "Answer", votes: int) -> None:
+def _print_answer(answer: "Answer", meta: "DatasetMeta", votes: int) -> None:
+    from rich.console import Console
+
     from trm.data.inspect import draw
 
     verdict = {True: "obeys the rules", False: "breaks the rules or a clue: not a solution", None: "no rules to check"}
-    print(draw(answer.grid))
+    Console(highlight=False, soft_wrap=True).print(draw(meta, answer.grid))
     said = f"{verdict[answer.valid]}; the model is {answer.halt_probability:.1%} sure"
     print(said + (f"; {answer.votes} of {votes} votes" if votes > 1 else ""))
 

@@ -1,22 +1,27 @@
 """The settings of an experiment: typed, frozen, complete. The only reader of `params.yaml`.
 
 Nothing that can change a result has a default here: a missing key is refused, and so is an unknown one. The names are
-those of the published configurations; the table beside `ModelParams` gives the symbols of the papers.
+those of the published configurations; the table beside `ModelParams` gives the symbols of the papers. The settings of
+section `data` stand in the module of each kind of data, which is looked up by its name like any plug-in.
 """
 
 import difflib
+import importlib
 import json
+import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model, model_validator
 from pydantic_core import ErrorDetails
 
 from trm.errors import ParamsError
 
 
-def _whole(value: object) -> object:
+def whole(value: object) -> object:
+    """2.0 as 2, for a validator of whole numbers; anything else as it is."""
     # Kubeflow carries every number as a double: 2.0 is 2. A string or a boolean is a mistake.
     if isinstance(value, float) and value.is_integer():
         return int(value)
@@ -27,8 +32,8 @@ def _real(value: object) -> object:
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-Positive = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
-Natural = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
+Positive = Annotated[int, Field(ge=1), BeforeValidator(whole)]
+Natural = Annotated[int, Field(ge=0), BeforeValidator(whole)]
 Real = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_real)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_real)]
 Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(_real)]
@@ -38,58 +43,21 @@ Precision = Literal["auto", "float32", "bfloat16"]
 Device = Literal["auto", "cpu", "mps", "cuda"]
 
 
+KINDS = "trm.data.kinds"
+"""The package that holds a module for each kind of data."""
+
+
 class Section(BaseModel):
     """One section of `params.yaml`: frozen, strictly typed, refusing unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class GenerateSource(Section):
-    """Puzzles made here: each with one solution, no two of them equivalent unless `data.allow_equivalent`."""
+class DataSection(Section):
+    """What is learned. Each kind of data has settings of its own: `Settings` in `trm/data/kinds/<kind>.py`."""
 
-    type: Literal["generate"]
-    train_puzzles: Positive
-    test_puzzles: Positive
-    clues: Literal["minimal"] | Positive
-    """`minimal`: no clue can be left out; a number: exactly so many clues."""
-    seed: Natural
-
-
-class PathSource(Section):
-    """CSV files on this machine, columns source,question,answer,rating."""
-
-    type: Literal["path"]
-    train: str
-    test: str
-    train_sha256: Sha256 | None
-    test_sha256: Sha256 | None
-
-
-class UrlSource(Section):
-    """The same CSV files behind http(s) addresses; a download that breaks off is taken up again."""
-
-    type: Literal["url"]
-    train: Annotated[str, Field(pattern=r"^https?://")]
-    test: Annotated[str, Field(pattern=r"^https?://")]
-    train_sha256: Sha256 | None
-    test_sha256: Sha256 | None
-
-
-class SudokuData(Section):
-    """Sudoku n x n (spec section 1)."""
-
-    kind: Literal["sudoku"]
-    size: Annotated[Literal[4, 6, 9], BeforeValidator(_whole)]
-    source: Annotated[GenerateSource | PathSource | UrlSource, Field(discriminator="type")]
-    allow_equivalent: bool
-    """False: no test puzzle may be equivalent to a training puzzle under the symmetries of Sudoku."""
-
-    @model_validator(mode="after")
-    def _clues_fit(self) -> Self:
-        source = self.source
-        if isinstance(source, GenerateSource) and source.clues != "minimal" and source.clues > self.size**2:
-            raise ValueError(f"source.clues must be at most size*size = {self.size**2}. Got {source.clues}")
-        return self
+    kind: str
+    """The name of its module; see `kind_module`."""
 
 
 class AugmentParams(Section):
@@ -201,7 +169,7 @@ class EvaluateParams(Section):
 class Params(Section):
     """A whole experiment: one section for each stage's concern."""
 
-    data: SudokuData
+    data: DataSection
     augment: AugmentParams
     model: ModelParams
     train: TrainParams
@@ -225,7 +193,27 @@ def load_params(path: str | Path) -> Params:
         where = f", line {mark.line + 1}" if mark else ""
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
         raise ParamsError(f"{path}{where}: not valid YAML ({problem})") from None
-    return parse(Params, values, str(path))
+    data = values.get("data") if isinstance(values, Mapping) else None
+    if not isinstance(data, Mapping) or "kind" not in data:
+        return parse(Params, values, str(path))
+    try:
+        settings = kind_module(data["kind"]).Settings
+    except ParamsError as error:
+        raise ParamsError(f"{path}: {error}") from None
+    return parse(create_model("Params", __base__=Params, data=(settings, ...)), values, str(path))
+
+
+def kinds() -> list[str]:
+    """The names of the kinds of data."""
+    return sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(KINDS).__path__))
+
+
+def kind_module(name: object) -> ModuleType:
+    """The module of a kind of data. Raises `ParamsError` where there is none."""
+    known = kinds()
+    if name not in known:
+        raise ParamsError(f"data.kind must be one of {', '.join(known)}. Got {name!r}")
+    return importlib.import_module(f"{KINDS}.{name}")
 
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
@@ -240,7 +228,7 @@ def parse(cls: type[SectionT], values: object, where: str) -> SectionT:
     except ValidationError as error:
         problems = error.errors(include_url=False)
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise ParamsError(f"{where}: {_explain(problems[0], cls)}{more}") from None
+        raise ParamsError(f"{where}: {_explain(problems[0], values, cls)}{more}") from None
 
 
 def canonical_json(value: BaseModel | Mapping[str, Any]) -> str:
@@ -249,22 +237,37 @@ def canonical_json(value: BaseModel | Mapping[str, Any]) -> str:
     return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _explain(problem: ErrorDetails, cls: type[BaseModel]) -> str:
-    # The discriminated sources appear in the location as the tag's name; the key a user typed has none.
-    loc = [str(part) for part in problem["loc"] if part not in ("generate", "path", "url")]
-    key = ".".join(loc)
+def _explain(problem: ErrorDetails, values: Mapping[str, Any], cls: type[BaseModel]) -> str:
+    key = _typed_key(problem, values)
     if problem["type"] == "missing":
         return f"{key} is missing; add it (`trm recipe show sudoku-6x6` shows every key)"
     if problem["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(loc[-1], _all_keys(cls), n=1)
+        close = difflib.get_close_matches(str(problem["loc"][-1]), _all_keys(cls), n=1)
         return f"{key} is not a setting; " + (f"did you mean {close[0]}?" if close else "remove it")
     if problem["type"] == "value_error":
         said = problem["msg"].removeprefix("Value error, ")
         return f"{key}: {said}" if key else said
     if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        return f"{key}.type must be one of generate, path, url. Got {problem['input'].get('type')!r}"
-    wanted = problem["msg"].removeprefix("Input should be ").removeprefix("String should ")
+        tags = problem.get("ctx", {}).get("expected_tags", "generate, path, url").replace("'", "")
+        return f"{key}.type must be one of {tags}. Got {problem['input'].get('type')!r}"
+    wanted = problem["msg"].removeprefix("Input should be ")
+    wanted = wanted.replace("String should match pattern", "a text of the form")
     return f"{key} must be {wanted}. Got {problem['input']!r}"
+
+
+def _typed_key(problem: ErrorDetails, values: Mapping[str, Any]) -> str:
+    """The key as a user typed it: pydantic names the variant of a union in between, which nobody typed."""
+    typed: list[str] = []
+    value: Any = values
+    for part in problem["loc"]:
+        if isinstance(value, Mapping) and part in value:
+            value = value[part]
+        elif isinstance(value, list) and isinstance(part, int):
+            value = value[part] if part < len(value) else None
+        elif not (problem["type"] == "missing" and part == problem["loc"][-1]):
+            continue
+        typed.append(str(part))
+    return ".".join(typed)
 
 
 def _all_keys(cls: type[BaseModel]) -> list[str]:

@@ -16,6 +16,14 @@ class DatasetMeta(BaseModel):
     width: int
     vocabulary: tuple[str, ...]
     num_identifiers: int
+    edition: str = ""
+    """Which of several data sets of one kind: arc-agi-1 or arc-agi-2."""
+    puzzles_digest: str = ""
+    """Where puzzles have identifiers of their own: the sha256 of their names in order, one a line."""
+    symmetries: tuple[str, ...] = ()
+    """Where the settings choose them: the symmetries under which a puzzle stays a puzzle."""
+    fixed_symbols: tuple[str, ...] = ()
+    """Symbols that no permutation of symbols moves."""
 
     @property
     def seq_len(self) -> int:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).parent
 # These cannot change a result: params.yaml is complete, and the rest only calls the stages.
 NOT_DEPS = ("trm", "trm.config", "trm.stages", "trm.cli")
+FINDS_KINDS = "trm/data/kind.py"
+"""A stage that imports this file uses the module of a kind of data too."""
 LIBRARIES = ("torch", "numpy", "pyarrow")
 
 
@@ -115,19 +117,41 @@ def key_request(stage: Stage, params: "Params", input_keys: Mapping[str, str]) -
     """Everything that the result of `stage` depends on; `input_keys` are the content keys of its inputs."""
     from importlib.metadata import version
 
+    from trm.config import kind_module
+
     request: dict[str, Any] = {
         "stage": stage.name,
         "params": {name: getattr(params, name).model_dump(mode="json") for name in stage.sections},
         "inputs": dict(input_keys),
-        "modules": module_digests(stage.module),
+        "modules": _modules(stage, params),
         # The CPU and the CUDA build of one release are one version.
         "versions": {name: version(name).partition("+")[0] for name in LIBRARIES},
     }
     if stage.name == "fetch":
-        from trm.data.fetch import source_digest
-
-        request["source"] = source_digest(params.data)
+        request["source"] = kind_module(params.data.kind).source_digest(params.data)
     return request
+
+
+def _modules(stage: Stage, params: "Params") -> dict[str, str]:
+    """The files that the result depends on: those that the stage imports, with its own kind of data and no other."""
+    from trm.config import KINDS
+
+    modules = module_digests(stage.module)
+    if FINDS_KINDS in modules:
+        modules = modules | module_digests(f"{KINDS}.{params.data.kind}")
+    return dict(sorted(modules.items()))
+
+
+def dvc_deps(stage: Stage) -> list[str]:
+    """The files and folders of the package that `dvc.yaml` lists for a stage: those of every kind of data, as that file
+    does not know which one `params.yaml` names.
+    """
+    from trm.config import KINDS, kinds
+
+    modules, folder = set(module_digests(stage.module)), KINDS.replace(".", "/")
+    if FINDS_KINDS in modules:
+        modules.update(*(module_digests(f"{KINDS}.{kind}") for kind in kinds()))
+    return sorted({folder if name.startswith(f"{folder}/") else name for name in modules})
 
 
 def digest_of(request: Mapping[str, Any]) -> str:

@@ -4,22 +4,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trm.config import AugmentParams, SudokuData, parse
-from trm.data import augment as module
+from tests.sudokus import digits, grid_classes, of_digits, sudoku, write
+from trm.config import AugmentParams
+from trm.data import tables
 from trm.data.augment import augment
-from trm.data.equivalence import classes, equivalent
+from trm.data.equivalence import equivalent
 from trm.data.generate import generate_puzzles
+from trm.data.kinds.sudoku import sudoku_meta
+from trm.data.puzzle_csv import Puzzles
 from trm.data.store import read_counts, read_lineage, read_meta, read_split
-from trm.data.sudoku import draw_shuffles, sudoku_meta
-from trm.data.sudoku_csv import Puzzles, breaks_rule, write_puzzles
+from trm.data.sudoku import breaks_rule, draw_shuffles
 from trm.errors import DataError, UserError
-
-GIVEN = {"train": "a.csv", "test": "b.csv", "train_sha256": None, "test_sha256": None}
-
-
-def settings(size: int, allow_equivalent: bool = False) -> SudokuData:
-    values = {"kind": "sudoku", "size": size, "allow_equivalent": allow_equivalent}
-    return parse(SudokuData, values | {"source": {"type": "path", **GIVEN}}, "test")
 
 
 def params(num_aug: int = 3, validation_groups: int = 0, seed: int = 0) -> AugmentParams:
@@ -28,8 +23,8 @@ def params(num_aug: int = 3, validation_groups: int = 0, seed: int = 0) -> Augme
 
 def write_raw(folder: Path, train: Puzzles, test: Puzzles) -> Path:
     folder.mkdir()
-    write_puzzles(folder / "train.csv", train)
-    write_puzzles(folder / "test.csv", test)
+    write(folder / "train.csv", train, 9)
+    write(folder / "test.csv", test, 9)
     return folder
 
 
@@ -48,13 +43,9 @@ def raw(tmp_path: Path, puzzles: Puzzles) -> Path:
     return write_raw(tmp_path / "raw", puzzles.select(slice(20)), puzzles.select(slice(20, None)))
 
 
-def grids(tokens: np.ndarray) -> np.ndarray:
-    return (tokens - 1).reshape(-1, 9, 9)
-
-
 def test_the_data_set(tmp_path: Path, raw: Path, puzzles: Puzzles) -> None:
     out = new(tmp_path / "out")
-    facts = augment(settings(9), params(num_aug=3, validation_groups=4), raw, out, "the-key")
+    facts = augment(sudoku(9), params(num_aug=3, validation_groups=4), raw, out, "the-key")
     assert facts == {"splits": read_counts(out)}
     assert read_counts(out) == {
         "train": {"groups": 16, "puzzles": 64, "examples": 64},
@@ -70,17 +61,17 @@ def test_the_data_set(tmp_path: Path, raw: Path, puzzles: Puzzles) -> None:
     assert set(train.sources) == {"generated"}
     for split, base in ((train, 0), (validation, 0), (test, 20)):
         plain = split.puzzle_starts[split.group_starts[:-1]]
-        assert np.array_equal(grids(split.inputs[plain]), puzzles.questions[base + split.groups[plain]])
-        assert np.array_equal(grids(split.labels[plain]), puzzles.answers[base + split.groups[plain]])
-        assert not breaks_rule(grids(split.labels)).any()
-        assert ((split.inputs == 1) | (split.inputs == split.labels)).all()
+        assert np.array_equal(split.inputs[plain], puzzles.questions[base + split.groups[plain]])
+        assert np.array_equal(split.labels[plain], puzzles.answers[base + split.groups[plain]])
+        assert not breaks_rule(digits(split.labels[:])).any()
+        assert ((split.inputs[:] == 1) | (split.inputs[:] == split.labels[:])).all()
     for row in range(64):
-        assert equivalent(grids(train.inputs)[row], puzzles.questions[train.groups[row]])
-    assert len(np.unique(train.inputs, axis=0)) == 64
+        assert equivalent(digits(train.inputs[:])[row], digits(puzzles.questions)[train.groups[row]])
+    assert len(np.unique(train.inputs[:], axis=0)) == 64
     lineage = read_lineage(out / "train")
     assert lineage["key"] == "the-key"
     assert lineage["augment"] == {"num_aug": 3, "validation_groups": 4, "seed": 0}
-    assert len(lineage["train_sha256"]) == 64
+    assert len(lineage["raw"]["train.csv"]) == 64
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -88,16 +79,15 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def test_same_bytes_whatever_the_workers(tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BLOCK", 20)
-    monkeypatch.setattr(module, "SMALL_WORK", 0)
+    monkeypatch.setattr(tables, "BLOCK", 20)
     for workers in ("1", "3"):
         monkeypatch.setenv("TRM_WORKERS", workers)
-        augment(settings(9), params(12, 2), raw, new(tmp_path / workers), "k")
+        augment(sudoku(9), params(12, 2), raw, new(tmp_path / workers), "k")
     assert content(tmp_path / "1") == content(tmp_path / "3")
     monkeypatch.undo()  # other blocks, too
-    augment(settings(9), params(12, 2), raw, new(tmp_path / "whole"), "k")
+    augment(sudoku(9), params(12, 2), raw, new(tmp_path / "whole"), "k")
     assert content(tmp_path / "1") == content(tmp_path / "whole")
-    augment(settings(9), params(12, 2, seed=1), raw, new(tmp_path / "other"), "k")
+    augment(sudoku(9), params(12, 2, seed=1), raw, new(tmp_path / "other"), "k")
     assert not np.array_equal(
         read_split(tmp_path / "1/train").inputs[1::13], read_split(tmp_path / "other/train").inputs[1::13]
     )
@@ -107,58 +97,55 @@ def test_a_planted_leak_is_refused(tmp_path: Path, puzzles: Puzzles) -> None:
     puzzles = copy.deepcopy(puzzles)
     train, test = puzzles.select(slice(20)), puzzles.select(slice(20, None))
     shuffle = draw_shuffles(np.random.default_rng(4), 9, 1)
-    test.questions[6], test.answers[6] = shuffle.apply(train.questions[11])[0], shuffle.apply(train.answers[11])[0]
+    for mine, theirs in ((test.questions, train.questions), (test.answers, train.answers)):
+        mine[6] = shuffle.apply(digits(theirs)[11]).ravel() + 1
     raw = write_raw(tmp_path / "raw", train, test)
     message = (
         rf"^{raw}/test.csv, line 8: the puzzle is equivalent to the training puzzle at {raw}/train.csv, line 13; "
         r"remove .*data.allow_equivalent: true$"
     )
     with pytest.raises(DataError, match=message):
-        augment(settings(9), params(), raw, new(tmp_path / "out"), "k")
+        augment(sudoku(9), params(), raw, new(tmp_path / "out"), "k")
     test.questions[2], test.answers[2] = train.questions[0], train.answers[0]
     raw = write_raw(tmp_path / "raw2", train, test)
     with pytest.raises(DataError, match=r"test.csv, line 4: .* line 2; so are 1 other test puzzles; "):
-        augment(settings(9), params(), raw, new(tmp_path / "out2"), "k")
-    augment(settings(9, allow_equivalent=True), params(), raw, new(tmp_path / "out3"), "k")
+        augment(sudoku(9), params(), raw, new(tmp_path / "out2"), "k")
+    augment(sudoku(9, allow_equivalent=True), params(), raw, new(tmp_path / "out3"), "k")
 
 
 def test_equivalent_training_puzzles_stay_on_one_side(tmp_path: Path, puzzles: Puzzles) -> None:
     shuffles = draw_shuffles(np.random.default_rng(0), 9, 16)
     base = np.arange(16) // 4 % 4  # four classes of four
-    train = Puzzles(
-        shuffles.apply(puzzles.questions[base]),
-        shuffles.apply(puzzles.answers[base]),
-        ["s"] * 16,
-        puzzles.ratings[base],
-    )
+    pair = (shuffles.apply(digits(puzzles.questions)[base]), shuffles.apply(digits(puzzles.answers)[base]))
+    train = of_digits(*pair, "s", puzzles.ratings[base])
     raw = write_raw(tmp_path / "raw", train, puzzles.select(slice(20, None)))
     for seed in range(5):
         out = new(tmp_path / f"out{seed}")
-        augment(settings(9), params(1, 8, seed), raw, out, "k")
+        augment(sudoku(9), params(1, 8, seed), raw, out, "k")
         held = read_split(out / "validation").groups
         assert len(held) == 8
-        names = classes(train.questions)
+        names = grid_classes(digits(train.questions))
         assert not set(names[held]) & set(np.delete(names, held))
     with pytest.raises(UserError, match=r"^augment.validation_groups: 7 groups cannot .* ask for 4"):
-        augment(settings(9), params(1, 7), raw, new(tmp_path / "bad"), "k")
+        augment(sudoku(9), params(1, 7), raw, new(tmp_path / "bad"), "k")
 
 
 def test_validation_must_leave_a_training_group(tmp_path: Path, raw: Path) -> None:
     with pytest.raises(UserError, match=r"^augment.validation_groups must leave .* at most 19. Got 20"):
-        augment(settings(9), params(1, 20), raw, new(tmp_path / "bad"), "k")
-    augment(settings(9), params(1, 19), raw, new(tmp_path / "good"), "k")
+        augment(sudoku(9), params(1, 20), raw, new(tmp_path / "bad"), "k")
+    augment(sudoku(9), params(1, 19), raw, new(tmp_path / "good"), "k")
 
 
 def test_without_shuffles(tmp_path: Path, raw: Path, puzzles: Puzzles) -> None:
-    augment(settings(9), params(0), raw, new(tmp_path / "out"), "k")
-    assert np.array_equal(grids(read_split(tmp_path / "out/train").inputs), puzzles.questions[:20])
+    augment(sudoku(9), params(0), raw, new(tmp_path / "out"), "k")
+    assert np.array_equal(read_split(tmp_path / "out/train").inputs[:], puzzles.questions[:20])
 
 
 @pytest.mark.parametrize("workers", ["0", "many", "-1"])
 def test_workers_must_be_a_number(tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch, workers: str) -> None:
     monkeypatch.setenv("TRM_WORKERS", workers)
-    with pytest.raises(UserError, match=rf"TRM_WORKERS must be a number of processes, 1 or more. Got '{workers}'"):
-        augment(settings(9), params(), raw, new(tmp_path / "out"), "k")
+    with pytest.raises(UserError, match=rf"TRM_WORKERS must be a number of threads, 1 or more. Got '{workers}'"):
+        augment(sudoku(9), params(), raw, new(tmp_path / "out"), "k")
 
 
 @pytest.mark.slow
@@ -166,8 +153,8 @@ def test_real_puzzles(tmp_path: Path, shared_data: Path) -> None:
     raw = new(tmp_path / "raw")
     (raw / "train.csv").write_bytes((shared_data / "sudoku-extreme/train.csv").read_bytes())
     (raw / "test.csv").write_bytes((shared_data / "sudoku-tdoku-hard/test.csv").read_bytes())
-    augment(settings(9), params(100, 100), raw, new(tmp_path / "out"), "k")
+    augment(sudoku(9), params(100, 100), raw, new(tmp_path / "out"), "k")
     train = read_split(tmp_path / "out/train")
     assert train.counts() == {"groups": 900, "puzzles": 90_900, "examples": 90_900}
-    assert not breaks_rule(grids(train.labels)).any()
-    assert ((train.inputs == 1) | (train.inputs == train.labels)).all()
+    assert not breaks_rule(digits(train.labels[:])).any()
+    assert ((train.inputs[:] == 1) | (train.inputs[:] == train.labels[:])).all()

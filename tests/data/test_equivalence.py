@@ -3,9 +3,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trm.data.equivalence import _is_symmetry, classes, equivalent, find_equivalents, fingerprints
+from tests.sudokus import digits, grid_classes
+from trm.data.equivalence import _is_symmetry, equivalent, fingerprints
 from trm.data.generate import generate_puzzles
 from trm.data.sudoku import draw_shuffles
+from trm.data.twins import Sameness, find_twins
+
+
+def twins(train: np.ndarray, test: np.ndarray) -> list[tuple[int, int]]:
+    """Read in two parts, to see that rows are counted across them."""
+    sameness = Sameness(fingerprints, equivalent)
+    return find_twins(sameness, lambda: [train[:3], train[3:]], lambda: [test[:1], test[1:]])
+
 
 sizes = st.sampled_from([4, 6, 9])
 seeds = st.integers(0, 2**32)
@@ -36,7 +45,7 @@ def test_one_moved_clue_is_noticed(seed: int) -> None:
 
 
 def test_every_kind_of_move_outside_the_group_is_inequivalent() -> None:
-    puzzle = generate_puzzles(9, 1, "minimal", 5, False).questions[0]
+    puzzle = digits(generate_puzzles(9, 1, "minimal", 5, False).questions)[0]
     swapped_across_bands = puzzle[[3, 1, 2, 0, 4, 5, 6, 7, 8]]
     one_digit_changed = puzzle.copy()
     row, column = np.argwhere(puzzle)[0]
@@ -46,7 +55,7 @@ def test_every_kind_of_move_outside_the_group_is_inequivalent() -> None:
 
 
 def test_six_by_six_has_no_transposition() -> None:
-    puzzle = generate_puzzles(6, 1, "minimal", 0, False).questions[0]
+    puzzle = digits(generate_puzzles(6, 1, "minimal", 0, False).questions)[0]
     assert not equivalent(puzzle, puzzle.T.copy())
     assert fingerprints(puzzle[None]) != fingerprints(puzzle.T[None])
 
@@ -61,21 +70,21 @@ def test_full_grids_that_look_alike() -> None:
     assert len(set(fingerprints(np.stack([cyclic, other])).tolist())) == 2
 
 
-def test_find_and_classes() -> None:
+def test_find_and_grid_classes() -> None:
     rng = np.random.default_rng(0)
-    puzzles = generate_puzzles(6, 40, "minimal", 1, False).questions
+    puzzles = digits(generate_puzzles(6, 40, "minimal", 1, False).questions)
     copies = draw_shuffles(rng, 6, 3).apply(puzzles[[7, 30, 7]])
     train, test = puzzles[:35], np.concatenate([puzzles[35:], copies])
-    assert find_equivalents(train, test) == [(5, 7), (6, 30), (7, 7)]
-    assert find_equivalents(train, puzzles[35:]) == []
-    assert classes(np.concatenate([puzzles, copies])).tolist() == [*range(40), 7, 30, 7]
+    assert twins(train, test) == [(5, 7), (6, 30), (7, 7)]
+    assert twins(train, puzzles[35:]) == []
+    assert grid_classes(np.concatenate([puzzles, copies])).tolist() == [*range(40), 7, 30, 7]
 
 
 def test_fingerprints_alone_never_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trm.data.equivalence.fingerprints", lambda p: np.zeros(len(p), dtype=np.uint64))
-    puzzles = generate_puzzles(4, 6, "minimal", 1, False).questions
-    assert find_equivalents(puzzles[:5], puzzles[5:]) == []
-    assert classes(puzzles).tolist() == list(range(6))
+    puzzles = digits(generate_puzzles(4, 6, "minimal", 1, False).questions)
+    assert twins(puzzles[:5], puzzles[5:]) == []
+    assert grid_classes(puzzles).tolist() == list(range(6))
 
 
 @pytest.mark.parametrize("size", [4, 6, 9])

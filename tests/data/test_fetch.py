@@ -3,31 +3,24 @@ import http.server
 import threading
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from trm.config import SudokuData, parse
-from trm.data.equivalence import classes
-from trm.data.fetch import fetch, source_digest
-from trm.data.sudoku_csv import read_puzzles
+from tests.sudokus import digits, grid_classes, load, sudoku
+from trm.data.fetch import fetch
+from trm.data.kinds.sudoku import Settings, source_digest
 from trm.errors import DataError, UserError
 
 CSV = "source,question,answer,rating\nmade,{},1234341221434321,3\n"
 TRAIN, TEST = CSV.format("1000340001000001").encode(), CSV.format("1...3400.1.....1").encode()
 
 
-def settings(size: int, source: dict[str, object]) -> SudokuData:
-    values = {"kind": "sudoku", "size": size, "allow_equivalent": False, "source": source}
-    return parse(SudokuData, values, "test")
-
-
-def files(tmp_path: Path, **given: object) -> SudokuData:
+def files(tmp_path: Path, **given: object) -> Settings:
     (tmp_path / "a.csv").write_bytes(TRAIN)
     (tmp_path / "b.csv").write_bytes(TEST)
-    source: dict[str, object] = {"type": "path", "train_sha256": None, "test_sha256": None}
-    source |= {"train": str(tmp_path / "a.csv"), "test": str(tmp_path / "b.csv")}
-    return settings(4, source | given)
+    return sudoku(4, **{"train": str(tmp_path / "a.csv"), "test": str(tmp_path / "b.csv"), **given})
 
 
 @pytest.fixture
@@ -76,12 +69,12 @@ def test_broken_csv_is_named_by_the_users_path(tmp_path: Path, out: Path) -> Non
 
 
 def test_generate(out: Path, tmp_path: Path) -> None:
-    data = settings(6, {"type": "generate", "train_puzzles": 8, "test_puzzles": 4, "clues": "minimal", "seed": 1})
+    data = sudoku(6, type="generate", train_puzzles=8, test_puzzles=4, clues="minimal", seed=1)
     facts = fetch(data, out, "key")
-    train, test = (read_puzzles(out / f"{split}.csv", 6) for split in ("train", "test"))
+    train, test = (load(out / f"{split}.csv", 6) for split in ("train", "test"))
     assert (len(train), len(test)) == (facts["train_puzzles"], facts["test_puzzles"]) == (8, 4)
     both = np.concatenate([train.questions, test.questions])
-    assert len(set(classes(both).tolist())) == 12
+    assert len(set(grid_classes(digits(both)).tolist())) == 12
     assert source_digest(data) == {}
     (tmp_path / "again").mkdir()
     assert fetch(data, tmp_path / "again", "key") == facts
@@ -100,8 +93,8 @@ def test_url(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         base = f"http://127.0.0.1:{server.server_port}"
-        given = {"train": f"{base}/a.csv", "test": f"{base}/b.csv", "train_sha256": digest(TRAIN)}
-        data = settings(4, {"type": "url", **given, "test_sha256": None})
+        given: dict[str, Any] = {"train": f"{base}/a.csv", "test": f"{base}/b.csv", "train_sha256": digest(TRAIN)}
+        data = sudoku(4, type="url", **given)
         facts = fetch(data, out, "key")
         assert facts["test_sha256"] == digest(TEST)
         assert source_digest(data) == {"train_sha256": digest(TRAIN)}

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from trm.config import AugmentParams, SudokuData, parse
+from tests.sudokus import sudoku, write
+from trm.config import AugmentParams
 from trm.data.augment import augment
 from trm.data.generate import generate_puzzles
 from trm.data.inspect import describe, draw
-from trm.data.sudoku_csv import write_puzzles
+from trm.data.kinds.sudoku import sudoku_meta
 from trm.errors import DataError
 
 
@@ -25,12 +26,10 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     raw.mkdir()
     out.mkdir()
     puzzles = generate_puzzles(6, 12, "minimal", 0, False)
-    write_puzzles(raw / "train.csv", puzzles.select(slice(8)))
-    write_puzzles(raw / "test.csv", puzzles.select(slice(8, None)))
-    source = {"type": "path", "train": "a", "test": "b", "train_sha256": None, "test_sha256": None}
-    values = {"kind": "sudoku", "size": 6, "allow_equivalent": False, "source": source}
+    write(raw / "train.csv", puzzles.select(slice(8)), 6)
+    write(raw / "test.csv", puzzles.select(slice(8, None)), 6)
     params = AugmentParams(num_aug=2, validation_groups=3, seed=0)
-    augment(parse(SudokuData, values, "test"), params, raw, out, "the-key")
+    augment(sudoku(6), params, raw, out, "the-key")
     return raw, out
 
 
@@ -61,7 +60,7 @@ def test_split_raw_folder_and_file(folders: tuple[Path, Path]) -> None:
     assert one.count("source generated") == 1
     both, single = printed(raw, 2), printed(raw / "train.csv", 0)
     assert both.count("source generated") == 4
-    assert ["train.csv", "8", "6x6"] in [line.split()[:3] for line in single.splitlines()]
+    assert ["train.csv", "8"] in [line.split()[:2] for line in single.splitlines()]
     assert "source generated" not in single
 
 
@@ -69,14 +68,11 @@ def test_anything_else_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(DataError, match=r"holds neither a data set .* give the path of one"):
             describe(path)
-    (tmp_path / "a.csv").write_text("source,question,answer,rating\nmade,..,12,0\n")
-    with pytest.raises(DataError, match=r"a.csv, line 2: no question of 16, 36 or 81"):
-        describe(tmp_path)
 
 
 def test_drawing() -> None:
     grid = np.arange(36, dtype=np.uint8).reshape(6, 6) % 7
-    lines = draw(grid).splitlines()
+    lines = draw(sudoku_meta(6), grid).plain.splitlines()
     assert lines[0] == " . 1 2 | 3 4 5"
     assert lines[2] == "-------+-------"
     assert len(lines) == 8

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trm.data.sudoku import BOXES, Shuffles, concatenate, draw_shuffles, identity_shuffle, sudoku_meta
+from trm.data.kinds.sudoku import sudoku_meta
+from trm.data.sudoku import BOXES, Shuffles, concatenate, draw_shuffles, identity_shuffle
 
 sizes = st.sampled_from(sorted(BOXES))
 seeds = st.integers(0, 2**32)

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from trm.config import EvaluateParams, ModelParams
+from trm.data.kinds.sudoku import cells, versions
 from trm.data.solver import count_solutions, solve_grid
 from trm.data.store import read_meta, read_split
 from trm.errors import UserError
 from trm.evaluation import evaluate as stage
 from trm.evaluation.evaluate import evaluate
 from trm.evaluation.solve import Predictions, predict
-from trm.evaluation.versions import cells, draw_versions
 from trm.meta import DatasetMeta
 from trm.model.supervision import build_model
 from trm.training.checkpoint import FILE, save_checkpoint
@@ -74,13 +74,13 @@ def test_a_solver_of_every_version_scores_everything(
 
 def test_predictions_and_metrics_agree_with_the_model(dataset: Path, model: Path, tmp_path: Path) -> None:
     metrics, lines = _evaluate(dataset, model, tmp_path / "out")
-    split, meta = read_split(dataset / "test"), read_meta(dataset)
+    split = read_split(dataset / "test")
     assert lines["puzzle"] == [row for row in range(6) for _ in range(5)]
     assert lines["version"] == [0, 1, 2, 3, 4] * 6
     net = stage.load_checkpoint(model)[0]
-    plain = predict(net, split.inputs, split.identifiers, 4, 100)
+    plain = predict(net, split.inputs[:], split.identifiers, 4, 100)
     answers = [np.frombuffer(answer, np.uint8) for answer in lines["answer"][::5]]
-    assert np.array_equal(np.stack(answers), cells(meta, plain.tokens).reshape(6, -1))
+    assert np.array_equal(np.stack(answers), cells(plain.tokens, 4).reshape(6, -1))
     right = (plain.tokens == split.labels).mean(axis=1)
     assert metrics["cell_accuracy"] == pytest.approx(right.mean())
     assert metrics["exact_accuracy"] == (right == 1).mean()
@@ -100,7 +100,7 @@ def test_same_bytes_whatever_the_pieces(
     dataset: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = _evaluate(dataset, model, tmp_path / "a")
-    monkeypatch.setattr(stage, "ROWS_AT_ONCE", 10)
+    monkeypatch.setattr(stage, "SEQUENCES_AT_ONCE", 10)
     assert _evaluate(dataset, model, tmp_path / "b") == first
     assert (tmp_path / "a/metrics.json").read_bytes() == (tmp_path / "b/metrics.json").read_bytes()
 
@@ -128,10 +128,10 @@ def test_a_model_of_other_data_is_refused(
 
 def test_versions_begin_with_the_puzzle_and_are_undone(meta: DatasetMeta) -> None:
     tokens = np.array([1, 2, 3, 4, 5, 1, 1, 1, 2, 3, 1, 1, 1, 1, 5, 4], dtype=np.uint8)
-    versions = draw_versions(meta, tokens, np.random.default_rng(0), 50)
-    assert np.array_equal(versions.tokens[0], tokens)
-    assert versions.draws[0] == "digits=1234,rows=0123,columns=0123,transposed=0"
-    assert (versions.undo(versions.tokens) == cells(meta, tokens)).all()
-    assert len({row.tobytes() for row in versions.tokens}) > 30
+    drawn = versions(meta, tokens, np.random.default_rng(0), 50)
+    assert np.array_equal(drawn.tokens[0], tokens)
+    assert drawn.draws[0] == "digits=1234,rows=0123,columns=0123,transposed=0"
+    assert (np.stack(drawn.undo(drawn.tokens)) == cells(tokens, 4)).all()
+    assert len({row.tobytes() for row in drawn.tokens}) > 30
     # A model may answer with padding; it is undone as a blank, never as a digit.
-    assert (versions.undo(np.zeros_like(versions.tokens)) == 0).all()
+    assert (np.stack(drawn.undo(np.zeros_like(drawn.tokens))) == 0).all()

@@ -99,18 +99,31 @@ def test_the_mean_lies_in_its_interval(values: list[float]) -> None:
         assert 0 <= low <= value <= high <= 1
 
 
+def lines(**columns: list) -> pa.Table:
+    """Lines of predictions.parquet; what is not given holds for all of them."""
+    count = len(columns["exact"])
+    rest: dict[str, list] = {"pair": [0] * count, "valid": [None] * count, "halt_logit": [0.0] * count}
+    rest |= {"steps": [16] * count, "first_halt": [16] * count, "right": columns["exact"]}
+    rest["cell_accuracy"] = [value if value is None else float(value) for value in columns["exact"]]
+    table = pa.table({**rest, **columns})
+    for name in ("exact", "right", "valid"):  # a column of nulls has no type of its own
+        table = table.set_column(table.schema.get_field_index(name), name, table[name].cast(pa.bool_()))
+    return table
+
+
 def test_scores_by_hand() -> None:
     """Three puzzles in two versions. The vote turns the first right and loses the second; nobody knows the third."""
-    lines = {
-        "exact": [False, True, True, False, False, False],
-        "valid": [False, True, True, True, True, False],
-        "rank": [2, 1, 2, 1, 1, 2],
-        "halt_logit": [-1.0, 2.0, 1.0, 3.0, 1.0, 0.0],
-        "cell_accuracy": [0.5, 1.0, 1.0, 0.25, 0.75, 0.0],
-        "steps": [16] * 6,
-        "first_halt": [16, 2, 3, 1, 2, 5],
-    }
-    found = scores(pa.table(lines), votes=2, pass_at=[1, 2])
+    table = lines(
+        task=["a", "a", "b", "b", "c", "c"],
+        version=[0, 1] * 3,
+        exact=[False, True, True, False, False, False],
+        valid=[False, True, True, True, True, False],
+        rank=[2, 1, 2, 1, 1, 2],
+        halt_logit=[-1.0, 2.0, 1.0, 3.0, 1.0, 0.0],
+        cell_accuracy=[0.5, 1.0, 1.0, 0.25, 0.75, 0.0],
+        first_halt=[16, 2, 3, 1, 2, 5],
+    )
+    found = scores(table, {"a": 1, "b": 1, "c": 1}, votes=2, pass_at=[1, 2])
     assert found["exact_accuracy"] == pytest.approx(1 / 3)
     assert found["cell_accuracy"] == pytest.approx(0.75)
     assert found["halt_accuracy"] == pytest.approx(2 / 3)  # -1 and wrong, 1 and right, 1 and wrong
@@ -119,7 +132,7 @@ def test_scores_by_hand() -> None:
     assert found["pass@1"] == pytest.approx(1 / 3)
     assert found["pass@2"] == pytest.approx(2 / 3)
     assert (found["mean_steps"], found["mean_first_halt"]) == (16, 7)
-    assert (found["puzzles"], found["votes"]) == (3, 2)
+    assert (found["puzzles"], found["tasks"], found["votes"]) == (3, 3, 2)
     intervals = found["interval_95"]
     assert isinstance(intervals, dict)
     assert set(intervals) == {
@@ -132,3 +145,30 @@ def test_scores_by_hand() -> None:
         "pass@2",
     }
     assert intervals["exact_accuracy"] == pytest.approx(wilson(1, 3))
+
+
+def test_tasks_of_several_pairs_by_hand() -> None:
+    """Task a: two pairs, one right at rank 1, one at rank 2. Task b: two pairs, of which one has no prediction, the
+    other is right at rank 3. Task c: no prediction at all."""
+    table = lines(
+        task=["a", "a", "a", "a", "b", "b", "b"],
+        pair=[0, 0, 1, 1, 1, 1, 1],
+        version=[0, 1, 0, 1, 0, 1, 2],
+        exact=[True, False, False, True, False, False, True],
+        rank=[1, 2, 1, 2, 1, 2, 3],
+    )
+    found = scores(table, {"a": 2, "b": 2, "c": 1}, votes=3, pass_at=[1, 2, 5])
+    assert found["pass@1"] == pytest.approx((0.5 + 0 + 0) / 3)
+    assert found["pass@2"] == pytest.approx((1 + 0 + 0) / 3)
+    assert found["pass@5"] == pytest.approx((1 + 0.5 + 0) / 3)
+    assert found["exact_accuracy"] == pytest.approx(1 / 3)  # of the pairs that were asked, as they are
+    assert found["valid"] is found["voted_valid"] is None
+    assert (found["puzzles"], found["tasks"]) == (3, 3)
+    assert json.dumps(found, allow_nan=False)
+
+
+def test_without_solutions_there_is_no_score() -> None:
+    table = lines(task=["a", "a"], version=[0, 1], exact=[None, None], rank=[1, 2])
+    found = scores(table, {"a": 1}, votes=2, pass_at=[1])
+    assert all(found[name] is None for name in ("exact_accuracy", "cell_accuracy", "halt_accuracy", "pass@1"))
+    assert found["mean_steps"] == 16

@@ -8,7 +8,6 @@ sha256 will tell; otherwise it starts again.
 import errno
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,11 +16,10 @@ from typing import Any
 
 import httpx
 from filelock import FileLock
-from platformdirs import user_cache_path
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
 
 from trm.errors import DataError, UserError
-from trm.files import file_digest, is_disk_full
+from trm.files import cache_folder, file_digest, is_disk_full
 from trm.progress import progress
 
 FRUITLESS_ATTEMPTS = 6
@@ -49,7 +47,7 @@ def download(url: str, dest: Path, sha256: str | None) -> str:
     refuses (4xx), cannot be reached or never delivers, and when the disk is full; `DataError` for a wrong sha256. Then
     nothing is left at `dest`, and a wrong file is deleted from the cache too.
     """
-    folder = cache_folder()
+    folder = cache_folder() / "downloads"
     name = hashlib.sha256(url.encode()).hexdigest()
     partial = folder / f"{name}.partial"
     with _disk(folder, partial):
@@ -72,12 +70,6 @@ def download(url: str, dest: Path, sha256: str | None) -> str:
             _publish(partial, dest)
             transfer.forget()
     return seen
-
-
-def cache_folder() -> Path:
-    """Where downloads wait until they are whole: `$TRM_CACHE_DIR/downloads` or the user's cache folder."""
-    root = os.environ.get("TRM_CACHE_DIR")
-    return (Path(root) if root else user_cache_path("trm")) / "downloads"
 
 
 class _Transfer:

@@ -48,54 +48,6 @@ def equivalent(first: Grids, second: Grids) -> bool:
     return _extend(one, other, _start_colours(one), _start_colours(other))
 
 
-def find_equivalents(train: Grids, test: Grids) -> list[tuple[int, int]]:
-    """Pairs (test puzzle, the first training puzzle that it is equivalent to), for uint8 [N, n, n] and [M, n, n]."""
-    train_prints, test_prints = fingerprints(train), fingerprints(test)
-    suspects = np.flatnonzero(np.isin(train_prints, test_prints))
-    known = Representatives()
-    for index in suspects.tolist():
-        known.find_or_add(train[index], int(train_prints[index]), index)
-    found = []
-    for index in np.flatnonzero(np.isin(test_prints, train_prints[suspects])).tolist():
-        twin = known.find(test[index], int(test_prints[index]))
-        if twin is not None:
-            found.append((index, twin))
-    return found
-
-
-def classes(puzzles: Grids) -> npt.NDArray[np.int64]:
-    """The class of each puzzle: int64 [N], the index of the first puzzle equivalent to it, often its own."""
-    prints = fingerprints(puzzles)
-    result = np.arange(len(puzzles), dtype=np.int64)
-    _, which, counts = np.unique(prints, return_inverse=True, return_counts=True)
-    known = Representatives()
-    for index in np.flatnonzero(counts[which] > 1).tolist():
-        result[index] = known.find_or_add(puzzles[index], int(prints[index]), index)
-    return result
-
-
-class Representatives:
-    """One puzzle of each class met so far, found again by fingerprint and confirmed by search."""
-
-    def __init__(self) -> None:
-        self._known: dict[int, list[tuple[int, Grids]]] = {}
-
-    def find(self, puzzle: Grids, fingerprint: int) -> int | None:
-        """The name of the known puzzle that `puzzle` is equivalent to, or None."""
-        for name, other in self._known.get(fingerprint, ()):
-            if equivalent(puzzle, other):
-                return name
-        return None
-
-    def find_or_add(self, puzzle: Grids, fingerprint: int, name: int) -> int:
-        """The same, but an unknown puzzle is added under `name`, which is returned."""
-        found = self.find(puzzle, fingerprint)
-        if found is None:
-            self._known.setdefault(fingerprint, []).append((name, puzzle))
-            return name
-        return found
-
-
 def _mix(values: Colours) -> Colours:
     """A bijective scrambling (splitmix64's last steps), so that sums of mixed values depend on every bit."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -4,10 +4,11 @@ from typing import Literal
 
 import numpy as np
 
-from trm.data.equivalence import Representatives, fingerprints
+from trm.data.equivalence import equivalent, fingerprints
+from trm.data.puzzle_csv import Puzzles
 from trm.data.solver import dig_puzzles, units_of
 from trm.data.sudoku import Grids
-from trm.data.sudoku_csv import Puzzles
+from trm.data.twins import Representatives
 from trm.errors import UserError
 from trm.progress import progress
 
@@ -42,7 +43,7 @@ def generate_puzzles(
     ratings = np.zeros(block, np.int32)
     kept: list[tuple[Grids, Grids, int]] = []
     seen: set[bytes] = set()
-    known = Representatives()
+    known = Representatives(equivalent)
     fruitless = tries = made = 0
     with progress(f"generate {size}x{size} puzzles", count) as shown:
         while len(kept) < count:
@@ -71,8 +72,8 @@ def generate_puzzles(
             if fruitless >= FRUITLESS_TRIES[size]:
                 raise UserError(_exhausted(size, count, clues, len(kept), made, tries, allow_equivalent))
     return Puzzles(
-        np.stack([question for question, _, _ in kept]),
-        np.stack([answer for _, answer, _ in kept]),
+        np.stack([question for question, _, _ in kept]).reshape(count, -1) + np.uint8(1),  # digits to tokens
+        np.stack([answer for _, answer, _ in kept]).reshape(count, -1) + np.uint8(1),
         ["generated"] * count,
         np.array([guesses for _, _, guesses in kept], dtype=np.int32),
     )

@@ -1,55 +1,92 @@
 """What `trm inspect` shows: counts, shapes, vocabulary, sizes, lineage and a few puzzles, drawn."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow.csv as pa_csv
+from pyarrow import ArrowException
 from rich.columns import Columns
 from rich.console import Group, RenderableType
+from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from trm.data.store import EXAMPLES, Split, read_counts, read_lineage, read_meta, read_split
-from trm.data.sudoku import BOXES, Grids
-from trm.data.sudoku_csv import Puzzles, read_puzzles
+from trm.data.store import EXAMPLES, NAMES, Split, read_counts, read_lineage, read_meta, read_names, read_split
+from trm.data.sudoku import BOXES
 from trm.errors import DataError
 from trm.meta import DatasetMeta
 
+COLOURS = ("#000000", "#0074d9", "#ff4136", "#2ecc40", "#ffdc00", "#aaaaaa", "#f012be", "#ff851b", "#7fdbff", "#870c25")
+"""The ten colours in which ARC is shown everywhere."""
+PAIRS = 4
+"""Examples of a puzzle that are drawn."""
+
 
 def describe(dataset: str | Path, puzzles: int = 3) -> RenderableType:
-    """A data set, one of its splits, or a folder of raw CSV files (or one file), as something for rich to print.
+    """A data set, one of its splits, or a folder of raw files (or one file), as something for rich to print.
 
     `puzzles` of each split are drawn, question beside answer. Raises `DataError` for anything else.
     """
     path = Path(dataset)
-    if path.suffix == ".csv" and path.is_file():
+    if path.suffix in RAW and path.is_file():
         return _raw([path], puzzles)
     if (path / "meta.json").is_file():
         return _dataset(path, list(read_counts(path)), puzzles)
     if (path / EXAMPLES).is_file():
         return _dataset(path.parent, [path.name], puzzles)
-    files = sorted(path.glob("*.csv")) if path.is_dir() else []
+    files = sorted(file for file in path.glob("*") if file.suffix in RAW and file.name != "manifest.json")
     if files:
         return _raw(files, puzzles)
     raise DataError(
-        f"{path}: holds neither a data set (meta.json), a split ({EXAMPLES}) nor CSV files; give the path of one"
+        f"{path}: holds neither a data set (meta.json), a split ({EXAMPLES}) nor raw files; give the path of one"
     )
 
 
-def draw(grid: Grids) -> str:
-    """A grid uint8 [n, n] as lines of text with `|` and `-` between the boxes, blanks as dots."""
-    size = len(grid)
+RAW = (".csv", ".json", ".jsonl")
+
+
+def draw(meta: DatasetMeta, cells: npt.NDArray[np.uint8]) -> Text:
+    """A grid of cells uint8 [h, w] as a person would like to see it: a cell is its token less 1, in ARC a colour."""
+    if meta.kind == "sudoku" and meta.height in BOXES:
+        return Text(_boxed([[str(cell) if cell else "." for cell in row] for row in cells.tolist()]))
+    if meta.kind == "arc":
+        shown = Text()
+        for row in cells.tolist():
+            for colour in row:
+                shown.append("  ", Style(bgcolor=COLOURS[colour]))
+            shown.append("\n")
+        return shown
+    between = " " if any(len(symbol) > 1 for symbol in meta.vocabulary[1:]) else ""
+    return Text("\n".join(between.join(meta.vocabulary[cell + 1] for cell in row) for row in cells.tolist()))
+
+
+def _boxed(cells: list[list[str]]) -> str:
+    """A Sudoku with `|` and `-` between the boxes."""
+    size = len(cells)
     height, width = BOXES[size]
     rule = "+".join(["-" * (2 * width + 1)] * (size // width))
     lines = []
-    for index, row in enumerate(grid.tolist()):
+    for index, row in enumerate(cells):
         if index and index % height == 0:
             lines.append(rule)
-        cells = [str(digit) if digit else "." for digit in row]
-        boxes = [" ".join(cells[start : start + width]) for start in range(0, size, width)]
+        boxes = [" ".join(row[start : start + width]) for start in range(0, size, width)]
         lines.append(" " + " | ".join(boxes))
     return "\n".join(lines)
+
+
+def _tokens_drawn(meta: DatasetMeta, tokens: npt.NDArray[np.uint8]) -> Text:
+    """The part of a canvas uint8 [L] that holds a grid."""
+    grid = tokens.reshape(meta.height, meta.width)
+    lowest = 2 if meta.kind == "arc" else 1
+    rows, columns = np.nonzero(grid >= lowest)
+    if not len(rows):
+        return Text("(none)")
+    part = grid[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    return draw(meta, np.maximum(part, lowest) - np.uint8(lowest))
 
 
 def _dataset(path: Path, names: list[str], puzzles: int) -> RenderableType:
@@ -65,53 +102,63 @@ def _dataset(path: Path, names: list[str], puzzles: int) -> RenderableType:
         table.add_row(name, *counts, _ratings(split.ratings), _size(size))
     shown: list[RenderableType] = [table, _facts("tokens", _tokens(meta)), _facts("sources", _sources(splits))]
     shown.append(_facts(f"lineage ({names[0]})", _flat(read_lineage(path / names[0]))))
-    shown += [_drawn(name, _some(split, meta, puzzles)) for name, split in splits.items() if puzzles]
+    shown += [_drawn(name, meta, split, path, puzzles) for name, split in splits.items() if puzzles]
     return Group(*shown)
 
 
 def _raw(files: list[Path], puzzles: int) -> RenderableType:
-    table = _table(f"{files[0].parent}: raw puzzles", ("file", "puzzles", "grid", "clues", "rating", "on disk"))
+    table = _table(f"{files[0].parent}: raw files", ("file", "puzzles", "rating", "on disk"))
     shown: list[RenderableType] = [table]
     for file in files:
-        content = read_puzzles(file, _size_of(file))
-        side = content.questions.shape[-1]
-        clues = (content.questions != 0).sum(axis=(1, 2))
-        ends = f"{clues.min()}..{clues.max()}"
-        row = (file.name, f"{len(content):,}", f"{side}x{side}", ends, _ratings(content.ratings))
-        table.add_row(*row, _size(file.stat().st_size))
-        if puzzles:
-            shown.append(_drawn(file.name, content.select(slice(puzzles))))
+        size = _size(file.stat().st_size)
+        if file.suffix != ".csv":
+            table.add_row(file.name, _entries(file), "", size)
+            continue
+        try:
+            rows = pa_csv.read_csv(file)
+            ratings, lines = rows.column("rating").to_numpy(), rows.slice(0, puzzles)
+            pairs = list(zip(lines["question"].to_pylist(), lines["answer"].to_pylist(), strict=True))
+        except (ArrowException, KeyError):
+            table.add_row(file.name, "", "", size)
+            continue
+        table.add_row(file.name, f"{len(rows):,}", _ratings(ratings), size)
+        for number, (question, answer) in enumerate(pairs):
+            title = f"{file.name}: source {lines['source'][number]}, rating {lines['rating'][number]}"
+            pair = [Text(_squared(str(question))), Text(_squared(str(answer)))]
+            shown += [Text(f"\n{title}", style="bold"), Columns(pair, padding=(0, 4))]
     return Group(*shown)
 
 
-def _size_of(file: Path) -> int:
-    """The grid size that the first row tells."""
-    with file.open("rb") as lines:
-        header, first = lines.readline(1 << 20), lines.readline(1 << 20)
-    lengths = {len(field.strip()) for field in first.split(b",")}
-    sizes = [size for size in BOXES if size * size in lengths]
-    if not header or not sizes:
-        raise DataError(f"{file}, line 2: no question of 16, 36 or 81 characters; `trm inspect` draws Sudoku alone")
-    return sizes[0]
+def _entries(file: Path) -> str:
+    """How many things a JSON file holds."""
+    text = file.read_text(encoding="utf-8")
+    try:
+        return f"{text.count(chr(10)) if file.suffix == '.jsonl' else len(json.loads(text)):,}"
+    except (ValueError, TypeError):
+        raise DataError(f"{file}: not readable JSON; fetch or write the file again") from None
 
 
-def _some(split: Split, meta: DatasetMeta, count: int) -> Puzzles:
+def _squared(cells: str) -> str:
+    """A field of a raw file, row by row where it is a square."""
+    side = math.isqrt(len(cells))
+    if side * side != len(cells):
+        return cells
+    rows = [list(cells[start : start + side]) for start in range(0, len(cells), side)]
+    return _boxed(rows) if side in BOXES else "\n".join("".join(row) for row in rows)
+
+
+def _drawn(name: str, meta: DatasetMeta, split: Split, dataset: Path, count: int) -> RenderableType:
     """The first puzzles, each of another group."""
-    if meta.kind != "sudoku" or meta.height not in BOXES:
-        raise DataError(f"meta.json: {meta.kind} {meta.height}x{meta.width} cannot be drawn; give --puzzles 0")
-    rows = split.puzzle_starts[split.group_starts[:-1][:count]]
-    shape = (-1, meta.height, meta.width)
-    grids = [(tokens[rows].astype(np.int16) - 1).clip(0).astype(np.uint8) for tokens in (split.inputs, split.labels)]
-    sources = split.sources[rows].tolist()
-    return Puzzles(grids[0].reshape(shape), grids[1].reshape(shape), sources, split.ratings[rows])
-
-
-def _drawn(name: str, puzzles: Puzzles) -> RenderableType:
     shown: list[RenderableType] = []
-    for index in range(len(puzzles)):
-        title = f"{name}: source {puzzles.sources[index]}, rating {puzzles.ratings[index]}"
-        pair = [Text(draw(puzzles.questions[index])), Text(draw(puzzles.answers[index]))]
-        shown += [Text(f"\n{title}", style="bold"), Columns(pair, padding=(0, 4))]
+    names = read_names(dataset) if (dataset / NAMES).is_file() else None
+    for puzzle in split.group_starts[:-1][:count].tolist():
+        first, end = split.puzzle_starts[puzzle : puzzle + 2].tolist()
+        called = f", {names[int(split.identifiers[first]) - 1]}" if names is not None else ""
+        title = f"{name}{called}: source {split.source_names[split.source_codes[first]]}, rating {split.ratings[first]}"
+        shown.append(Text(f"\n{title}", style="bold"))
+        for row in range(first, min(end, first + PAIRS)):
+            pair = [_tokens_drawn(meta, split.inputs[row]), _tokens_drawn(meta, split.labels[row])]
+            shown.append(Columns(pair, padding=(0, 4)))
     return Group(*shown)
 
 

@@ -1,35 +1,10 @@
-"""The compiled Sudoku solver: counts solutions, rates puzzles by the guesses they need, digs puzzles out of grids.
+"""The compiled Sudoku solver: counts solutions, rates puzzles by the guesses they need, digs puzzles out of grids."""
 
-All compiled functions stand in this one file: numba's cache notices a change of the file, not of what it imports.
-"""
-
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from trm.data.compiled import compiled, random_below, shuffle
 from trm.data.sudoku import Grids, box_of_cell
-
-
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile with numba and keep the machine code for the next process."""
-    try:
-        return numba.njit(cache=True)(function)
-    except RuntimeError:  # no folder for the cache can be written (a read-only install without a home): compile anew
-        return numba.njit(function)
-
-
-@compiled
-def _random_below(state, limit):  # noqa: ANN001, ANN202  (compiled: numba infers the types)
-    """A number in 0 .. limit - 1 from splitmix64; `state` uint64 [1] moves on."""
-    state[0] += np.uint64(0x9E3779B97F4A7C15)
-    x = state[0]
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    x = x ^ (x >> np.uint64(31))
-    return np.int64((x >> np.uint64(32)) * np.uint64(limit) >> np.uint64(32))
 
 
 @compiled
@@ -109,7 +84,7 @@ def _flip(cell, digit, used, units):  # noqa: ANN001, ANN202
 def _pick(values, state):  # noqa: ANN001, ANN202
     """The smallest digit among the bits, or a random one where `state` (uint64 [1]) is not 0."""
     if state[0]:
-        for _ in range(_random_below(state, _count(values))):
+        for _ in range(random_below(state, _count(values))):
             values &= values - 1
     digit = 1
     while not (values >> digit) & 1:
@@ -180,9 +155,7 @@ def dig_puzzles(units, clues, state, questions, answers, ratings):  # noqa: ANN0
         for cell in range(cells):
             question[cell] = answer[cell]
         order = np.arange(cells)
-        for last in range(cells - 1, 0, -1):
-            other = _random_below(state, last + 1)
-            order[last], order[other] = order[other], order[last]
+        shuffle(order, state)
         left = cells
         for cell in order:
             if left == clues:

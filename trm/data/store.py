@@ -3,10 +3,12 @@
 `inputs` and `labels` are fixed_size_binary(L), one byte a token (a label of 0 is padding); `group` int32 is the row of
 the raw CSV (counted from 0), `puzzle` int32 counts through the split, `identifier` int32 is the puzzle's embedding row,
 `source` a string and `rating` int32 tell how hard it is. Schema version and lineage stand in the file's metadata.
+Where puzzles have identifiers of their own, identifiers.parquet holds their names in order.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,14 +20,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
+from trm.data.stored import Decoded, StoredRows, stored_rows
 from trm.errors import DataError
+from trm.files import file_digest
 from trm.meta import DatasetMeta
 
 SCHEMA_VERSION = "1"
 EXAMPLES = "examples.parquet"
-ROW_GROUP = 8192
-"""Examples in a row group."""
+NAMES = "identifiers.parquet"
+IN_MEMORY = 64 << 20
+"""Bytes of inputs and labels up to which a split is read into memory; larger ones are decoded into a file of rows."""
 _AGAIN = "run `trm augment` again"
+TokenRows = npt.NDArray[np.uint8] | StoredRows
 Int32s = npt.NDArray[np.int32]
 
 
@@ -33,12 +39,14 @@ Int32s = npt.NDArray[np.int32]
 class Split:
     """N examples: `inputs` and `labels` uint8 [N, L], the rest [N]; read from disk, the arrays cannot be written.
 
+    The rows of a large split stay on disk (`StoredRows`): index them with the rows that are needed.
+
     The examples of a puzzle and the puzzles of a group stand together. `source_names[source_codes[i]]` is the source
     of example i.
     """
 
-    inputs: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.uint8]
+    inputs: TokenRows
+    labels: TokenRows
     groups: Int32s
     puzzles: Int32s
     identifiers: Int32s
@@ -85,11 +93,12 @@ def write_split(folder: Path, blocks: Iterable[Split], seq_len: int, lineage: Ma
     schema = _schema(seq_len, lineage)
     counts = {"groups": 0, "puzzles": 0, "examples": 0}
     last_group = last_puzzle = None
+    rows = _row_group(seq_len)
     with pq.ParquetWriter(
         folder / EXAMPLES,
         schema,
         compression="zstd",
-        compression_level=3,
+        compression_level=1,
         use_dictionary=["source"],  # type: ignore[arg-type]  # pyarrow's own stub knows the boolean alone
         column_encoding={"group": "DELTA_BINARY_PACKED", "puzzle": "DELTA_BINARY_PACKED"},
         write_statistics=False,
@@ -106,14 +115,19 @@ def write_split(folder: Path, blocks: Iterable[Split], seq_len: int, lineage: Ma
             counts["puzzles"] -= int(block.puzzles[0] == last_puzzle)
             last_group, last_puzzle = block.groups[-1], block.puzzles[-1]
             table = pa.concat_tables([*waiting, _table(block, schema)])
-            whole = len(table) - len(table) % ROW_GROUP
-            for start in range(0, whole, ROW_GROUP):
-                writer.write_table(table.slice(start, ROW_GROUP).combine_chunks(), row_group_size=ROW_GROUP)
+            whole = len(table) - len(table) % rows
+            for start in range(0, whole, rows):
+                writer.write_table(table.slice(start, rows).combine_chunks(), row_group_size=rows)
             # Copied, so that the block can go.
             waiting = [table.slice(whole).combine_chunks()] if whole < len(table) else []
         for table in waiting:
-            writer.write_table(table, row_group_size=ROW_GROUP)
+            writer.write_table(table, row_group_size=rows)
     return counts
+
+
+def _row_group(seq_len: int) -> int:
+    """Examples in a row group: about a megabyte of inputs."""
+    return min(max(2 ** int(math.log2((1 << 20) / seq_len)), 512), 8192)
 
 
 def _schema(seq_len: int, lineage: Mapping[str, Any]) -> pa.Schema:
@@ -126,7 +140,8 @@ def _schema(seq_len: int, lineage: Mapping[str, Any]) -> pa.Schema:
 
 
 def _table(block: Split, schema: pa.Schema) -> pa.Table:
-    def tokens(values: npt.NDArray[np.uint8]) -> pa.Array:
+    def tokens(values: TokenRows) -> pa.Array:
+        assert isinstance(values, np.ndarray)  # blocks are made in memory
         buffers = [None, pa.py_buffer(np.ascontiguousarray(values))]
         return pa.Array.from_buffers(schema.field("inputs").type, len(values), buffers)
 
@@ -138,37 +153,52 @@ def _table(block: Split, schema: pa.Schema) -> pa.Table:
 
 
 def read_split(folder: str | Path) -> Split:
-    """Read a split into memory. Raises `DataError` for a missing, cut-off, damaged or foreign file."""
+    """Read a split; inputs and labels of a large one stay in a file, decoded once.
+
+    Raises `DataError` for a missing, cut-off, damaged or foreign file.
+    """
     path = Path(folder) / EXAMPLES
     try:
         metadata = pq.read_metadata(path)
-        _check_schema(path, metadata.schema.to_arrow_schema(), metadata.metadata or {})
+        schema = metadata.schema.to_arrow_schema()
+        _check_schema(path, schema, metadata.metadata or {})
+        if not metadata.num_rows:
+            raise DataError(f"{path}: the split holds no examples; {_AGAIN}")
         with pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=["source"]) as file:
-            inputs, labels = _tokens(file, "inputs"), _tokens(file, "labels")
-            rest = file.read(["group", "puzzle", "identifier", "source", "rating"]).combine_chunks()
+            length = schema.field("inputs").type.byte_width
+            if 2 * metadata.num_rows * length <= IN_MEMORY:
+                inputs, labels = _tokens(file.read(["inputs"])), _tokens(file.read(["labels"]))
+            else:
+                digest = file_digest(path)
+                inputs, labels = stored_rows(digest, metadata.num_rows, length, _decoded(file))
+            numbers = {name: _int32s(file, name) for name in ("group", "puzzle", "identifier", "rating")}
+            source = file.read(["source"]).column("source").unify_dictionaries().combine_chunks()
     except FileNotFoundError:
         raise DataError(f"{path}: no such split; check the path, or {_AGAIN}") from None
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path}: not a whole Parquet file ({reason}); delete it and {_AGAIN}") from None
-    if not len(inputs):
-        raise DataError(f"{path}: the split holds no examples; {_AGAIN}")
-    source = rest.column("source").unify_dictionaries().combine_chunks()
     source = source.chunk(0) if isinstance(source, pa.ChunkedArray) else source
-
-    def whole(name: str) -> Int32s:
-        return rest.column(name).to_numpy().astype(np.int32, copy=False)
-
     return Split(
         inputs=inputs,
         labels=labels,
-        groups=whole("group"),
-        puzzles=whole("puzzle"),
-        identifiers=whole("identifier"),
+        groups=numbers["group"],
+        puzzles=numbers["puzzle"],
+        identifiers=numbers["identifier"],
         source_codes=source.indices.to_numpy().astype(np.int32, copy=False),
         source_names=tuple(source.dictionary.to_pylist()),
-        ratings=whole("rating"),
+        ratings=numbers["rating"],
     )
+
+
+def _int32s(file: pq.ParquetFile, name: str) -> Int32s:
+    return file.read([name]).column(name).to_numpy().astype(np.int32, copy=False)
+
+
+def _decoded(file: pq.ParquetFile) -> Decoded:
+    for group in range(file.num_row_groups):
+        table = file.read_row_group(group, ["inputs", "labels"])
+        yield _tokens(table.select(["inputs"])), _tokens(table.select(["labels"]))
 
 
 def _check_schema(path: Path, schema: pa.Schema, metadata: Mapping[bytes, bytes]) -> None:
@@ -182,13 +212,31 @@ def _check_schema(path: Path, schema: pa.Schema, metadata: Mapping[bytes, bytes]
             raise DataError(f"{path}: column {field.name} of type {field.type} is missing; {_AGAIN}")
 
 
-def _tokens(file: pq.ParquetFile, name: str) -> npt.NDArray[np.uint8]:
-    column = file.read([name]).column(name)
+def _tokens(table: pa.Table) -> npt.NDArray[np.uint8]:
+    """The one column of fixed-size binary in `table` as uint8 [N, L], without a copy where it is in one piece."""
+    column = table.column(0)
     length = column.type.byte_width
     array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
     array = pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array
     values = np.frombuffer(array.buffers()[1], dtype=np.uint8)
     return values[array.offset * length : (array.offset + len(array)) * length].reshape(-1, length)
+
+
+def write_names(dataset: Path, names: Iterable[Sequence[str]]) -> None:
+    """Write the names of identifiers 1, 2, … in order."""
+    schema = pa.schema([pa.field("name", pa.string(), nullable=False)])
+    with pq.ParquetWriter(dataset / NAMES, schema, compression="zstd", use_dictionary=False) as writer:
+        for part in names:
+            writer.write_table(pa.table([pa.array(part, pa.string())], schema=schema))
+
+
+def read_names(dataset: str | Path) -> pa.ChunkedArray:
+    """The names of identifiers 1, 2, … (take index i - 1 for identifier i), strings. Raises `DataError`."""
+    path = Path(dataset) / NAMES
+    try:
+        return pq.read_table(path).column("name")
+    except (OSError, KeyError, pa.ArrowException):
+        raise DataError(f"{path}: missing or not a whole Parquet file; {_AGAIN}") from None
 
 
 def read_lineage(folder: str | Path) -> dict[str, Any]:

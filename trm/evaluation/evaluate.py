@@ -1,7 +1,7 @@
 """The evaluation stage: answer the test puzzles, vote, check the rules, score (spec section 6)."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trm.config import EvaluateParams
-from trm.data.store import Split, read_meta, read_split
+from trm.data.kind import Grid
+from trm.data.store import read_meta
 from trm.device import resolve_device, resolve_precision
 from trm.errors import UserError
-from trm.evaluation.checkers import valid
 from trm.evaluation.metrics import scores
+from trm.evaluation.questions import Question, TestSet
 from trm.evaluation.solve import predict
-from trm.evaluation.versions import cells, draw_versions
+from trm.evaluation.submission import submission
 from trm.evaluation.voting import Ballots, grid_hash
 from trm.meta import DatasetMeta
 from trm.model.supervision import TRM
@@ -24,27 +25,33 @@ from trm.training.checkpoint import load_checkpoint
 
 SCHEMA = pa.schema(
     {
+        "task": pa.string(),  # its name, or its row in the raw file
+        "pair": pa.int32(),  # which of the task's test examples
         "puzzle": pa.int32(),  # row of the test split
         "version": pa.int32(),  # 0: the puzzle as it is
-        "draw": pa.string(),  # the shuffle that made the version, undone in `answer`
+        "draw": pa.string(),  # what made the version, undone in `answer`
+        "height": pa.int32(),
+        "width": pa.int32(),
         "answer": pa.binary(),  # cell values, row by row
         "votes": pa.int32(),  # versions of the puzzle that gave this answer
         "rank": pa.int32(),  # of this answer among the puzzle's candidates, from 1
         "halt_logit": pa.float32(),
         "steps": pa.int32(),
         "first_halt": pa.int32(),  # the first step at which training would have halted
-        "cell_accuracy": pa.float64(),  # labelled cells that are right, a fraction
-        "exact": pa.bool_(),
-        "valid": pa.bool_(),
+        "cell_accuracy": pa.float64(),  # labelled cells that are right, a fraction; null where no answer is known
+        "exact": pa.bool_(),  # every labelled cell is right
+        "right": pa.bool_(),  # the answer is the right grid: the same as `exact` but for what lies around an ARC grid
+        "valid": pa.bool_(),  # null where the data has no rules
         "source": pa.string(),
         "rating": pa.int32(),
     }
 )
-ROWS_AT_ONCE = 8192
+SEQUENCES_AT_ONCE = 8192
 
 
 def evaluate(evaluate: EvaluateParams, dataset: Path, model: Path, out: Path, key: str) -> dict[str, object]:
-    """Score the averaged weights in `model` on the test split; write predictions.parquet and metrics.json to `out`.
+    """Score the averaged weights in `model` on the test split; write predictions.parquet and metrics.json to `out`,
+    and submission.json in Kaggle's form where the puzzles are named tasks.
 
     Raises `UserError` where the model was trained on other data, `DataError` for a broken checkpoint or data set.
     """
@@ -53,92 +60,134 @@ def evaluate(evaluate: EvaluateParams, dataset: Path, model: Path, out: Path, ke
     dtype = resolve_precision(settings.precision, device)
     net, trained_on = load_checkpoint(model, dtype=dtype)
     net, meta = net.to(device), read_meta(dataset)
-    if trained_on != meta:
-        raise UserError(
-            f"{model}: trained on {trained_on.kind} {trained_on.height} x {trained_on.width}, but {dataset} holds "
-            f"{meta.kind} {meta.height} x {meta.width}; name the data set that the model was trained on"
-        )
-    split = read_split(dataset / "test")
-    rows = _sample(len(split), settings)
-    file, puzzles_at_once = out / "predictions.parquet", max(1, ROWS_AT_ONCE // settings.votes)
+    _refuse_other_data(model, trained_on, dataset, meta)
+    tests = TestSet(dataset, meta, settings)
+    sample = tests.sample()
+    file = out / "predictions.parquet"
     with (
         pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer,
-        progress("evaluate", len(rows) * settings.votes) as bar,
+        progress("evaluate", sum(tests.sequences(task) for task in sample)) as bar,
     ):
-        for start in range(0, len(rows), puzzles_at_once):
-            part = rows[start : start + puzzles_at_once]
-            writer.write_table(_answer(net, meta, split, part, settings, bar.advance))
-    text = json.dumps(scores(pq.read_table(file), settings.votes, settings.pass_at), indent=2, allow_nan=False)
-    (out / "metrics.json").write_text(text + "\n", encoding="utf-8")
+        for questions in _chunks(tests, sample):
+            writer.write_table(_answer(net, tests, questions, bar.advance))
+    predictions = pq.read_table(file)
+    asked = {tests.name(task): tests.pairs(task) for task in sample}
+    _write(out / "metrics.json", scores(predictions, asked, settings.votes, settings.pass_at), indent=2)
+    if tests.names is not None:
+        everything = {tests.name(task): tests.pairs(task) for task in range(len(tests.split.group_starts) - 1)}
+        _write(out / "submission.json", submission(predictions, everything), indent=None)
     return {"device": device.type, "precision": str(dtype).removeprefix("torch."), "processes": 1}
 
 
-def _sample(count: int, settings: EvaluateParams) -> np.ndarray:
-    """The test rows to score, int64, in the order of the split."""
-    if settings.max_puzzles is None or settings.max_puzzles >= count:
-        return np.arange(count)
-    rng = np.random.default_rng(np.random.SeedSequence([settings.seed, count]))
-    return np.sort(rng.choice(count, settings.max_puzzles, replace=False))
+def _write(path: Path, value: dict[str, object], indent: int | None) -> None:
+    path.write_text(json.dumps(value, indent=indent, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _answer(
-    model: TRM,
-    meta: DatasetMeta,
-    split: Split,
-    rows: np.ndarray,
-    settings: EvaluateParams,
-    advance: Callable[[int], None],
-) -> pa.Table:
-    """Answer the puzzles `rows` in all their versions and vote: a line for each version, in order."""
-    k = settings.votes
-    # A draw depends on seed and row alone: a sample of the puzzles sees the same versions as all of them.
-    generators = [np.random.default_rng(np.random.SeedSequence([settings.seed, int(row), 1])) for row in rows]
-    versions = [draw_versions(meta, split.inputs[row], rng, k) for row, rng in zip(rows, generators, strict=True)]
-    asked = np.concatenate([version.tokens for version in versions])
-    identifiers = np.repeat(split.identifiers[rows], k)
-    predicted = predict(model, asked, identifiers, settings.steps, settings.batch_size, advance)
+def _refuse_other_data(model: Path, trained_on: DatasetMeta, dataset: Path, meta: DatasetMeta) -> None:
+    """Raise `UserError` unless the model was trained on this data set, or on one that cannot be told from it."""
+    if trained_on == meta:
+        return
+    if (trained_on.edition, meta.edition) == ("arc-agi-2", "arc-agi-1"):
+        raise UserError(
+            f"{model}: was trained on ARC-AGI-2, whose training tasks hold evaluation tasks of ARC-AGI-1, so its score "
+            f"on {dataset} would mean nothing; train on the arc-agi-1 recipe to be scored there"
+        )
+    was, holds = _described(trained_on), _described(meta)
+    if was == holds:
+        was, holds = "other puzzles (or other versions of them)", "puzzles that its identifiers do not stand for"
+    raise UserError(
+        f"{model}: trained on {was}, but {dataset} holds {holds}; name the data set that the model was trained on"
+    )
 
-    questions, rights = cells(meta, split.inputs[rows]), cells(meta, split.labels[rows])
-    labelled = split.labels[rows] != 0
-    tokens_of = predicted.tokens.reshape(len(rows), k, -1)
-    answers = np.stack([version.undo(tokens) for version, tokens in zip(versions, tokens_of, strict=True)])
-    votes, ranks = _vote(rows, questions, answers, predicted.halt_logit.reshape(len(rows), k))
-    per_cell = (answers == rights[:, None]).reshape(len(rows), k, -1) & labelled[:, None]
-    right_cells = per_cell.sum(axis=2) / labelled.sum(axis=1)[:, None]
-    flat = answers.reshape(-1, meta.height, meta.width)
-    source = [split.source_names[code] for code in split.source_codes[rows]]
-    columns = {
-        "puzzle": np.repeat(rows, k),
-        "version": np.tile(np.arange(k), len(rows)),
-        "draw": [draw for version in versions for draw in version.draws],
-        "answer": [answer.tobytes() for answer in flat],
-        "votes": votes.ravel(),
-        "rank": ranks.ravel(),
-        "halt_logit": predicted.halt_logit,
-        "steps": np.full(len(flat), settings.steps),
-        "first_halt": predicted.first_halt,
-        "cell_accuracy": right_cells.ravel(),
-        "exact": (right_cells == 1).ravel(),
-        "valid": valid(meta, questions.repeat(k, axis=0), flat),
-        "source": [name for name in source for _ in range(k)],
-        "rating": np.repeat(split.ratings[rows], k),
-    }
+
+def _described(meta: DatasetMeta) -> str:
+    return f"{meta.edition or meta.kind} {meta.height} x {meta.width} of {meta.vocab_size} tokens"
+
+
+def _chunks(tests: TestSet, sample: np.ndarray) -> Iterator[list[Question]]:
+    """The questions of whole tasks, about `SEQUENCES_AT_ONCE` sequences together."""
+    waiting: list[Question] = []
+    sequences = 0
+    for task in sample:
+        waiting += tests.questions(task)
+        sequences += tests.sequences(task)
+        if sequences >= SEQUENCES_AT_ONCE:
+            yield waiting
+            waiting, sequences = [], 0
+    if waiting:
+        yield waiting
+
+
+def _answer(model: TRM, tests: TestSet, questions: Sequence[Question], advance: Callable[[int], None]) -> pa.Table:
+    """Answer the questions in all their versions and vote: a line for each version, in order."""
+    settings, split = tests.settings, tests.split
+    tokens = np.concatenate([question.versions.tokens for question in questions])
+    identifiers = np.concatenate([question.identifiers for question in questions])
+    predicted = predict(model, tokens, identifiers, settings.steps, settings.batch_size, advance)
+
+    ends = np.cumsum([len(question.identifiers) for question in questions])
+    parts = [slice(end - len(question.identifiers), end) for question, end in zip(questions, ends, strict=True)]
+    answers = [question.versions.undo(predicted.tokens[part]) for question, part in zip(questions, parts, strict=True)]
+    votes, ranks = _vote(questions, answers, [predicted.halt_logit[part] for part in parts])
+    asked = [question.grid for question, grids in zip(questions, answers, strict=True) for _ in grids]
+    valid = tests.kind.valid(tests.meta, asked, [grid for grids in answers for grid in grids])
+    columns: dict[str, list] = {name: [] for name in SCHEMA.names}
+    for question, part, grids, votes_of, ranks_of in zip(questions, parts, answers, votes, ranks, strict=True):
+        k = len(grids)
+        accuracies = _accuracies(question, predicted.tokens[part], grids)
+        rows: dict[str, Sequence] = {
+            "task": [question.task] * k,
+            "pair": [question.pair] * k,
+            "puzzle": [question.row] * k,
+            "version": range(k),
+            "draw": question.versions.draws,
+            "height": [grid.shape[0] for grid in grids],
+            "width": [grid.shape[1] for grid in grids],
+            "answer": [grid.tobytes() for grid in grids],
+            "votes": votes_of,
+            "rank": ranks_of,
+            "halt_logit": predicted.halt_logit[part].tolist(),
+            "steps": [settings.steps] * k,
+            "first_halt": predicted.first_halt[part].tolist(),
+            "cell_accuracy": accuracies,
+            "exact": [accuracy if accuracy is None else accuracy == 1 for accuracy in accuracies],
+            "right": [question.right if question.right is None else _same(grid, question.right) for grid in grids],
+            "valid": [None] * k if valid is None else [bool(value) for value in valid[part]],
+            "source": [split.source_names[split.source_codes[question.row]]] * k,
+            "rating": [int(split.ratings[question.row])] * k,
+        }
+        for name, values in rows.items():
+            columns[name] += values
     return pa.table([pa.array(columns[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
 
 
+def _accuracies(question: Question, tokens: np.ndarray, grids: Sequence[Grid]) -> list[float | None]:
+    """The fraction of labelled cells that are right, for each version."""
+    if question.right is None:
+        return [None] * len(grids)
+    if question.labels is None:
+        return [float((grid == question.right).mean()) for grid in grids]
+    labelled = question.labels != 0
+    return (((tokens == question.labels) & labelled).sum(axis=1) / labelled.sum(axis=1)).tolist()
+
+
+def _same(one: Grid, other: Grid) -> bool:
+    return one.shape == other.shape and bool((one == other).all())
+
+
 def _vote(
-    rows: np.ndarray, questions: np.ndarray, answers: np.ndarray, halt_logits: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Votes for each answer [N, k, height, width], and its rank among its puzzle's candidates: int64 [N, k]."""
+    questions: Sequence[Question], answers: Sequence[Sequence[Grid]], halt_logits: Sequence[np.ndarray]
+) -> tuple[list[list[int]], list[list[int]]]:
+    """For each version of each question: votes for its answer, and the rank of that among the question's candidates."""
     ballots = Ballots()
-    puzzles = [(int(row), grid_hash(question)) for row, question in zip(rows, questions, strict=True)]
-    for puzzle, of_puzzle, logits in zip(puzzles, answers, halt_logits, strict=True):
-        for answer, logit in zip(of_puzzle, logits, strict=True):
-            ballots.add(puzzle, answer, logit)
-    votes, ranks = (np.empty(answers.shape[:2], dtype=np.int64) for _ in range(2))
-    for i, puzzle in enumerate(puzzles):
-        ranked = ballots.ranked(puzzle)
-        place = {candidate.grid.tobytes(): place for place, candidate in enumerate(ranked, 1)}
-        ranks[i] = [place[answer.tobytes()] for answer in answers[i]]
-        votes[i] = [ranked[rank - 1].votes for rank in ranks[i]]
+    names = [(question.task, grid_hash(question.grid)) for question in questions]
+    for name, grids, logits in zip(names, answers, halt_logits, strict=True):
+        for grid, logit in zip(grids, logits.tolist(), strict=True):
+            ballots.add(name, grid, logit)
+    votes, ranks = [], []
+    for name, grids in zip(names, answers, strict=True):
+        ranked = ballots.ranked(name)
+        place = {grid_hash(candidate.grid): place for place, candidate in enumerate(ranked, 1)}
+        ranks.append([place[grid_hash(grid)] for grid in grids])
+        votes.append([ranked[rank - 1].votes for rank in ranks[-1]])
     return votes, ranks

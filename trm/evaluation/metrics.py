@@ -1,11 +1,10 @@
 """Scores with their 95 % intervals, as they stand in `metrics.json`: plain numbers, and null where there is none."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from scipy import stats
 
@@ -52,36 +51,63 @@ def mean_interval(values: Sequence[float] | np.ndarray) -> Estimate:
     return Estimate(value=mean, low=max(mean - reach, 0.0), high=min(mean + reach, 1.0), n=n)
 
 
-def scores(predictions: pa.Table, votes: int, pass_at: Sequence[int]) -> dict[str, object]:
-    """What `metrics.json` says of the lines of predictions.parquet, `votes` lines a puzzle.
+def scores(predictions: pa.Table, asked: Mapping[str, int], votes: int, pass_at: Sequence[int]) -> dict[str, object]:
+    """What `metrics.json` says of the lines of predictions.parquet, which stand together for each test example.
 
-    Fractions, with their bounds under `interval_95`. `pass@K` and `voted_valid` are of the vote; everything else is of
-    the puzzle as it is (version 0).
+    `asked` holds the number of test examples of every task that was asked. Fractions, with their bounds under
+    `interval_95`. `pass@K` and `voted_valid` are of the vote: a task's score is the mean over its test examples, one
+    without predictions scoring 0, and the result is the mean over the tasks. Everything else is of the puzzle as it
+    is (version 0). What nobody knows the answer to, or has no rules for, is null.
     """
+    first = np.flatnonzero(_column(predictions, "version") == 0)
+    lines = predictions.take(first)
+    names, task_of = np.unique(lines.column("task").to_pylist(), return_inverse=True)
+    pairs = np.array([asked[name] for name in names], dtype=np.float64)
+    known = lines.column("exact").is_valid().to_numpy(zero_copy_only=False)
+    rank = _column(predictions, "rank")
 
-    def column(name: str) -> np.ndarray:
-        return predictions.column(name).to_numpy(zero_copy_only=False).reshape(-1, votes)
+    def share(name: str) -> Estimate:
+        holds = lines.column(name).drop_null().to_pylist()
+        return proportion(sum(holds), len(holds))
 
-    exact, valid, rank = column("exact"), column("valid"), column("rank")
-    n = len(exact)
+    def of_vote(holds: np.ndarray, is_known: bool) -> Estimate:
+        """From lines that make their test example a success; any one of them does."""
+        if not is_known:
+            return proportion(0, 0)
+        hits = np.logical_or.reduceat(holds, first).astype(np.float64)
+        values = np.zeros(len(asked))
+        values[: len(names)] = np.bincount(task_of, hits, len(names)) / pairs
+        if max(asked.values()) == 1:
+            return proportion(int(values.sum()), len(values))
+        return mean_interval(values)
 
-    def share(holds: npt.ArrayLike) -> Estimate:
-        return proportion(int(np.count_nonzero(holds)), n)
-
+    right, valid = (_holds(predictions, name) for name in ("right", "valid"))
+    exact, halts = _holds(lines, "exact")[known], (_column(lines, "halt_logit") >= 0)[known]
+    has_rules = lines.column("valid").null_count < len(lines)
     estimates = {
-        "exact_accuracy": share(exact[:, 0]),
-        "cell_accuracy": mean_interval(column("cell_accuracy")[:, 0]),
-        "halt_accuracy": share((column("halt_logit")[:, 0] >= 0) == exact[:, 0]),
-        "valid": share(valid[:, 0]),
-        "voted_valid": share((valid & (rank == 1)).any(axis=1)),
+        "exact_accuracy": share("exact"),
+        "cell_accuracy": mean_interval(_column(lines, "cell_accuracy")[known]),
+        "halt_accuracy": proportion(int((halts == exact).sum()), len(exact)),
+        "valid": share("valid"),
+        "voted_valid": of_vote(valid & (rank == 1), has_rules),
     }
     # The right grid is among the first K candidates where a version that gave it has such a rank.
-    estimates |= {f"pass@{k}": share((exact & (rank <= k)).any(axis=1)) for k in pass_at}
+    estimates |= {f"pass@{k}": of_vote(right & (rank <= k), bool(known.any())) for k in pass_at}
     return {
         **{name: estimate["value"] for name, estimate in estimates.items()},
-        "mean_steps": float(column("steps")[:, 0].mean()),
-        "mean_first_halt": float(column("first_halt")[:, 0].mean()),
-        "puzzles": n,
+        "mean_steps": float(_column(lines, "steps").mean()),
+        "mean_first_halt": float(_column(lines, "first_halt").mean()),
+        "puzzles": len(lines),
+        "tasks": len(asked),
         "votes": votes,
         "interval_95": {name: [estimate["low"], estimate["high"]] for name, estimate in estimates.items()},
     }
+
+
+def _column(table: pa.Table, name: str) -> np.ndarray:
+    return table.column(name).to_numpy(zero_copy_only=False)
+
+
+def _holds(table: pa.Table, name: str) -> np.ndarray:
+    """A column of truth values, bool; unknown ones do not hold."""
+    return table.column(name).fill_null(False).to_numpy(zero_copy_only=False)

@@ -1,14 +1,13 @@
 """Ask a model: tokens in, tokens out; and the library call behind `trm solve`."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from trm.data.kind import Kind, find_kind
 from trm.errors import DataError
-from trm.evaluation.checkers import CHECKERS, valid
-from trm.evaluation.versions import draw_versions
 from trm.evaluation.voting import Ballots
 from trm.meta import DatasetMeta
 from trm.model.supervision import TRM
@@ -71,49 +70,77 @@ def solve(
     votes: int = 1,
     seed: int = 0,
 ) -> list[Answer]:
-    """Answer each of `grids` ([height, width] of cell values, 0 blank) with `steps` supervision steps.
+    """Answer each of `grids` ([height, width] of cell values; in a Sudoku 0 is blank) with `steps` supervision steps.
 
-    With `votes` above 1, so many versions of the puzzle, shuffled by `seed`, vote on the answer. Raises `DataError`
-    for a grid of another shape or with values that are not cells.
+    With `votes` above 1, so many versions of the puzzle, drawn by `seed`, vote on the answer. Raises `DataError` for
+    a grid of another shape or with values that are not cells, `UserError` for data that has no such versions.
     """
     if steps < 1 or votes < 1:
         raise DataError(f"steps and votes must be at least 1. Got {steps} and {votes}")
+    kind = find_kind(meta.kind)
     answers = []
     for number, given in enumerate(grids):
-        grid = np.asarray(given)
-        if grid.shape != (meta.height, meta.width):
-            raise DataError(f"a puzzle must be {meta.height} x {meta.width}. Got shape {grid.shape}")
-        if not np.isin(grid, np.arange(meta.vocab_size - 1)).all():
-            raise DataError(f"a puzzle's cells must be 0..{meta.vocab_size - 2}. Got {grid.min()}..{grid.max()}")
-        question = grid.astype(np.uint8)
+        question = _checked(meta, kind, np.asarray(given))
+        tokens = np.zeros((meta.height, meta.width), np.uint8)
+        tokens[: question.shape[0], : question.shape[1]] = question + np.uint8(1)
         rng = np.random.default_rng(np.random.SeedSequence([seed, number]))
-        versions = draw_versions(meta, (question + np.uint8(1)).ravel(), rng, votes)
+        versions = kind.versions(meta, tokens.ravel(), rng, votes)
+        asked = kind.versions(meta, tokens.ravel(), rng, 1).undo(tokens.reshape(1, -1))
         predictions = predict(model, versions.tokens, np.zeros(votes, dtype=np.int32), steps, batch_size=64)
         ballots = Ballots()
         for undone, halt_logit in zip(versions.undo(predictions.tokens), predictions.halt_logit, strict=True):
             ballots.add(number, undone, halt_logit)
         best = ballots.ranked(number)[0]
-        obeys = bool(valid(meta, question[None], best.grid[None])[0]) if meta.kind in CHECKERS else None
-        answers.append(Answer(best.grid, best.halt_probability, best.votes, obeys))
+        obeys = kind.valid(meta, asked, [best.grid])
+        verdict = None if obeys is None else bool(obeys[0])
+        answers.append(Answer(best.grid, best.halt_probability, best.votes, verdict))
     return answers
 
 
-def parse_puzzle(text: str, meta: DatasetMeta) -> np.ndarray:
-    """A puzzle typed as characters, row by row, as uint8 [height, width]; white space does not count.
+def _checked(meta: DatasetMeta, kind: Kind, grid: np.ndarray) -> np.ndarray:
+    """A grid of cells as uint8. Raises `DataError` where it does not fit the canvas or the alphabet."""
+    fits = grid.ndim == 2 and 0 < grid.shape[0] <= meta.height and 0 < grid.shape[1] <= meta.width
+    if not fits or (kind.FILLS_CANVAS and grid.shape != (meta.height, meta.width)):
+        most = "" if kind.FILLS_CANVAS else "at most "
+        raise DataError(f"a puzzle must be {most}{meta.height} x {meta.width}. Got shape {grid.shape}")
+    if not np.isin(grid, np.arange(meta.vocab_size - 1)).all():
+        raise DataError(f"a puzzle's cells must be 0..{meta.vocab_size - 2}. Got {grid.min()}..{grid.max()}")
+    return grid.astype(np.uint8)
 
-    `.`, `_` and `0` are blanks. Raises `DataError` for another length or character.
+
+def parse_puzzle(text: str, meta: DatasetMeta) -> np.ndarray:
+    """A puzzle typed as characters, row by row, as uint8 [height, width] of cells.
+
+    White space does not count, unless it is a symbol of the puzzle (a maze): then line breaks alone do not. `.` and
+    `_` are the blank of a Sudoku (so is `0`) and the open cell of a maze. Symbols of several characters (numbers) are
+    told apart by spaces. Rows may be told apart by line breaks or `/`, and must be where the puzzle is smaller than the
+    canvas and has more than one. Raises `DataError` for another length or symbol.
     """
-    symbols = "".join(text.split())
-    if len(symbols) != meta.seq_len:
-        raise DataError(
-            f"the puzzle must have {meta.seq_len} cells ({meta.height} x {meta.width}), '.' for a blank one. "
-            f"Got {len(symbols)}"
-        )
-    values = {symbol: token - 1 for token, symbol in enumerate(meta.vocabulary) if token}
-    values |= {"_": 0, "0": 0}
-    for place, symbol in enumerate(symbols):
-        if symbol not in values:
+    kind, symbols = find_kind(meta.kind), meta.vocabulary[1:]
+    values = {symbol: cell for cell, symbol in enumerate(symbols)}
+    for blank in (".", " "):
+        if blank in values:
+            values |= {alias: values[blank] for alias in "._0" if alias not in values}
+    if "/" not in values:
+        text = text.replace("/", "\n")
+    lines: list[list[str]] = [_cells_of(line, values) for line in text.strip("\r\n").splitlines()]
+    cells = [symbol for line in lines for symbol in line]
+    if len(cells) == meta.seq_len:
+        height, width = meta.height, meta.width
+    else:
+        height, width = len(lines), len(cells) // max(len(lines), 1)
+        if kind.FILLS_CANVAS or any(len(line) != width for line in lines) or not 0 < width <= meta.width:
+            most = "" if kind.FILLS_CANVAS else "at most "
             raise DataError(
-                f"cell {place + 1} of the puzzle must be one of {''.join(meta.vocabulary[1:])}. Got {symbol!r}"
+                f"the puzzle must have {most}{meta.seq_len} cells ({meta.height} x {meta.width}). Got {len(cells)}"
             )
-    return np.array([values[symbol] for symbol in symbols], dtype=np.uint8).reshape(meta.height, meta.width)
+    for place, symbol in enumerate(cells):
+        if symbol not in values:
+            raise DataError(f"cell {place + 1} of the puzzle must be one of {' '.join(symbols)}. Got {symbol!r}")
+    return np.array([values[symbol] for symbol in cells], dtype=np.uint8).reshape(height, width)
+
+
+def _cells_of(line: str, values: Mapping[str, int]) -> list[str]:
+    if any(len(symbol) > 1 for symbol in values):
+        return line.split()
+    return list(line if " " in values else "".join(line.split()))

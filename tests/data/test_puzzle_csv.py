@@ -5,7 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trm.data.sudoku_csv import Puzzles, breaks_rule, read_puzzles, write_puzzles
+from tests.sudokus import digits, load, write
+from trm.data import puzzle_csv
+from trm.data.puzzle_csv import Puzzles
+from trm.data.sudoku import breaks_rule
 from trm.errors import DataError
 
 HEADER = "source,question,answer,rating\n"
@@ -16,14 +19,14 @@ GOOD = "made,1...34...1.....1,1234341221434321,3\n"
 def test_reads_and_writes_the_same_bytes(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes((HEADER + GOOD + '"a, b",................,1234341221434321,-7\n').encode())
-    puzzles = read_puzzles(path, 4)
+    puzzles = load(path, 4)
     assert puzzles.questions.dtype == puzzles.answers.dtype == np.uint8
-    assert puzzles.questions[0].tolist() == [[1, 0, 0, 0], [3, 4, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]
-    assert puzzles.answers[1].tolist() == [[1, 2, 3, 4], [3, 4, 1, 2], [2, 1, 4, 3], [4, 3, 2, 1]]
+    assert digits(puzzles.questions)[0].tolist() == [[1, 0, 0, 0], [3, 4, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]
+    assert digits(puzzles.answers)[1].tolist() == [[1, 2, 3, 4], [3, 4, 1, 2], [2, 1, 4, 3], [4, 3, 2, 1]]
     assert puzzles.sources == ["made", "a, b"]
     assert puzzles.ratings.tolist() == [3, -7]
     assert puzzles.ratings.dtype == np.int32
-    write_puzzles(tmp_path / "b.csv", puzzles)
+    write(tmp_path / "b.csv", puzzles, 4)
     assert (tmp_path / "b.csv").read_bytes() == path.read_bytes()
 
 
@@ -31,10 +34,10 @@ def test_zeros_crlf_mark_other_columns_and_order(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     text = "\ufeffrating,extra,question,answer,source\r\n5,x,1000340001000001,1234341221434321,é\r\n"
     path.write_bytes(text.encode())
-    puzzles = read_puzzles(path, 4)
+    puzzles = load(path, 4)
     assert puzzles.sources == ["é"]
     assert puzzles.ratings.tolist() == [5]
-    assert (puzzles.questions != 0).sum() == 5
+    assert (puzzles.questions != 1).sum() == 5
 
 
 @pytest.mark.parametrize(
@@ -67,7 +70,7 @@ def test_each_mistake_names_file_line_and_remedy(tmp_path: Path, text: str, prob
     path = tmp_path / "bad.csv"
     path.write_text(text)
     with pytest.raises(DataError, match="^" + re.escape(str(path)) + problem) as caught:
-        read_puzzles(path, 4)
+        load(path, 4)
     assert "\n" not in str(caught.value)
 
 
@@ -75,30 +78,27 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     path = tmp_path / "bad.csv"
     path.write_bytes((HEADER + GOOD).encode() + b"\xff" + GOOD.encode())
     with pytest.raises(DataError, match=r"line 3: source is not text in UTF-8"):
-        read_puzzles(path, 4)
+        load(path, 4)
     path.write_bytes(bytes(range(256)) * 20)
     with pytest.raises(DataError, match=re.escape(str(path))):
-        read_puzzles(path, 4)
+        load(path, 4)
     with pytest.raises(DataError, match=r"no.csv: no such file; "):
-        read_puzzles(tmp_path / "no.csv", 4)
+        load(tmp_path / "no.csv", 4)
     with pytest.raises(DataError, match=r"cannot be read"):
-        read_puzzles(tmp_path, 4)
+        load(tmp_path, 4)
 
 
 def test_lines_are_counted_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import trm.data.sudoku_csv as module
-
-    options = module.pa_csv.ReadOptions
-    monkeypatch.setattr(module.pa_csv, "ReadOptions", lambda **_: options(use_threads=False, block_size=300))
+    monkeypatch.setattr(puzzle_csv, "BATCH_BYTES", 300)
     path = tmp_path / "bad.csv"
     path.write_text(HEADER + GOOD * 50 + GOOD.replace(",3", ",x") + GOOD * 20)
     with pytest.raises(DataError, match=r"line 52: rating"):
-        read_puzzles(path, 4)
+        load(path, 4)
     path.write_text(HEADER + GOOD * 50 + "a,b\n" + GOOD * 20)
     with pytest.raises(DataError, match=r"line 52: expected 4 columns"):
-        read_puzzles(path, 4)
+        load(path, 4)
     path.write_text(HEADER + GOOD * 70)
-    assert len(read_puzzles(path, 4)) == 70
+    assert len(load(path, 4)) == 70
 
 
 def test_rules_row_column_and_box_each_count() -> None:
@@ -109,17 +109,18 @@ def test_rules_row_column_and_box_each_count() -> None:
 
 
 def test_select() -> None:
-    grids = np.zeros((3, 4, 4), dtype=np.uint8)
+    grids = np.zeros((3, 16), dtype=np.uint8)
     puzzles = Puzzles(grids, grids, ["a", "b", "c"], np.arange(3, dtype=np.int32))
     assert puzzles.select(slice(1, None)).sources == ["b", "c"]
+    assert puzzles.select(np.array([2, 0])).sources == ["c", "a"]
 
 
 def test_real_puzzles(tmp_path: Path, shared_data: Path) -> None:
     source = shared_data / "sudoku-extreme/train.csv"
-    puzzles = read_puzzles(source, 9)
+    puzzles = load(source, 9)
     assert len(puzzles) == 1000
-    clues = (puzzles.questions != 0).sum(axis=(1, 2))
+    clues = (puzzles.questions != 1).sum(axis=1)
     assert (clues.min(), clues.max(), puzzles.ratings.max()) == (17, 35, 194)
-    write_puzzles(tmp_path / "again.csv", puzzles)
+    write(tmp_path / "again.csv", puzzles, 9)
     digest = hashlib.sha256((tmp_path / "again.csv").read_bytes()).hexdigest()
     assert digest == "8652e9ead1566e830230c1363d46365ab1b83fe9ec74b056d37e8e8c19f7d10e"

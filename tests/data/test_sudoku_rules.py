@@ -3,9 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trm.errors import DataError
-from trm.evaluation.checkers import sudoku_valid, valid
-from trm.meta import DatasetMeta
+from trm.data.kinds.sudoku import sudoku_meta, valid
+from trm.data.sudoku_rules import sudoku_valid
 
 BOXES = {4: (2, 2), 6: (2, 3), 9: (3, 3)}
 
@@ -123,24 +122,9 @@ def test_other_shapes_are_refused(shapes: tuple[tuple[int, ...], tuple[int, ...]
         sudoku_valid(question, answer, 3, 3)
 
 
-def meta(kind: str, height: int, width: int) -> DatasetMeta:
-    return DatasetMeta(kind=kind, height=height, width=width, vocabulary=("pad", "0"), num_identifiers=1)
-
-
 @pytest.mark.parametrize("size", [4, 6, 9])
 def test_the_data_set_names_its_rules(size: int) -> None:
     solution = SOLUTIONS[size]
     latin = ((np.arange(size)[:, None] + np.arange(size)) % size + 1).astype(np.uint8)[None]
     answers = np.concatenate([solution, latin])
-    assert valid(meta("sudoku", size, size), np.zeros_like(answers), answers).tolist() == [True, False]
-
-
-def test_data_sets_without_rules_are_refused() -> None:
-    with pytest.raises(DataError, match="'chess' has no rule checker; there are sudoku"):
-        valid(meta("chess", 4, 4), SOLUTIONS[4], SOLUTIONS[4])
-    with pytest.raises(DataError, match="size 4, 6, 9; this data set is 4 x 9"):
-        valid(meta("sudoku", 4, 9), np.zeros((1, 4, 9), np.uint8), np.zeros((1, 4, 9), np.uint8))
-    with pytest.raises(DataError, match="this data set is 5 x 5"):
-        valid(meta("sudoku", 5, 5), np.zeros((1, 5, 5), np.uint8), np.zeros((1, 5, 5), np.uint8))
-    with pytest.raises(ValueError, match=r"shape \[1, 9, 9\]. Got \[1, 4, 4\]"):
-        valid(meta("sudoku", 9, 9), SOLUTIONS[4], SOLUTIONS[4])
+    assert valid(sudoku_meta(size), list(np.zeros_like(answers)), list(answers)).tolist() == [True, False]

@@ -1,7 +1,9 @@
-"""CSV files of puzzles, columns source,question,answer,rating: read with every row checked, written to the byte."""
+"""CSV files of puzzles, columns source,question,answer,rating: streamed with every row checked, written to the byte."""
 
 import csv
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -10,44 +12,75 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
-from trm.data.sudoku import Grids, box_of_cell
 from trm.errors import DataError
 
 COLUMNS = ("source", "question", "answer", "rating")
 _AGAIN = "fetch or write the file again"
+BATCH_BYTES = 4 << 20
+"""Bytes of a file that are read at a time."""
+Tokens = npt.NDArray[np.uint8]
+Bad = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Puzzles:
-    """N puzzles: `questions` and `answers` uint8 [N, n, n] (0 blank), N `sources`, `ratings` int32 [N]."""
+    """N puzzles: `questions` and `answers` uint8 [N, L] of tokens, N `sources`, `ratings` int32 [N]."""
 
-    questions: Grids
-    answers: Grids
+    questions: Tokens
+    answers: Tokens
     sources: list[str]
     ratings: npt.NDArray[np.int32]
 
     def __len__(self) -> int:
         return len(self.questions)
 
-    def select(self, rows: slice) -> "Puzzles":
+    def select(self, rows: slice | npt.NDArray[np.integer]) -> "Puzzles":
         """The puzzles of these rows."""
-        return Puzzles(self.questions[rows], self.answers[rows], self.sources[rows], self.ratings[rows])
+        sources = self.sources[rows] if isinstance(rows, slice) else [self.sources[row] for row in rows.tolist()]
+        return Puzzles(self.questions[rows], self.answers[rows], sources, self.ratings[rows])
 
 
-def read_puzzles(path: str | Path, size: int) -> Puzzles:
-    """Read a CSV of puzzles n x n and check every row; a blank is `.` or `0`, columns beyond the four are ignored.
+@dataclass(frozen=True)
+class Layout:
+    """How the puzzles of one kind and size are written."""
+
+    length: int
+    """Characters of a question and of an answer (L)."""
+    setting: str
+    """What decides on the length, for a message: `data.size is 9`."""
+    question: Mapping[str, int]
+    """The characters of a question and their tokens; the first one for a token is the one that is written."""
+    answer: Mapping[str, int]
+    allowed: tuple[str, str]
+    """The same in words, for a message: of the question and of the answer."""
+    check: Callable[[Tokens, Tokens], Iterable[tuple[Bad, str, str]]]
+    """The rules: for questions and answers, both uint8 [N, L], (broken bool [N], what is wrong, remedy) for each."""
+
+
+def join(parts: Iterable[Puzzles]) -> Puzzles:
+    """All the parts as one."""
+    parts = list(parts)
+    return Puzzles(
+        np.concatenate([part.questions for part in parts]),
+        np.concatenate([part.answers for part in parts]),
+        list(chain.from_iterable(part.sources for part in parts)),
+        np.concatenate([part.ratings for part in parts]),
+    )
+
+
+def read_puzzles(path: str | Path, layout: Layout) -> Iterator[Puzzles]:
+    """The puzzles of a CSV in parts, every row checked; columns beyond the four are ignored.
 
     Raises `DataError` with file, line and remedy: no such file, a missing column, a cut-off or over-long row, invalid
-    UTF-8, a wrong length or character, an answer that breaks a rule or does not keep a clue, a rating that is no
-    32-bit integer.
+    UTF-8, a wrong length or character, a broken rule, a rating that is no 32-bit integer.
     """
     path = Path(path)
-    reader = _Reader(path, size)
+    reader = _Reader(path, layout)
     try:
         with path.open("rb") as file:
             reader.check_header(file.readline(1 << 20))
         with pa.OSFile(str(path)) as file:  # not by name: pyarrow would unpack a file called .gz
-            return reader.read(file)
+            yield from reader.read(file)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; check the path, or fetch the puzzles first") from None
     except pa.ArrowInvalid as error:
@@ -56,39 +89,37 @@ def read_puzzles(path: str | Path, size: int) -> Puzzles:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}); {_AGAIN}") from None
 
 
-def write_puzzles(path: str | Path, puzzles: Puzzles) -> None:
-    """Write the CSV: header, then one row a puzzle, blanks as `.`, lines ending in LF. Same puzzles, same bytes."""
-    count = len(puzzles)
-    question = _text(np.where(puzzles.questions == 0, ord("."), puzzles.questions + ord("0")), count)
-    answer = _text(puzzles.answers + ord("0"), count)
+def write_puzzles(path: str | Path, parts: Iterable[Puzzles], layout: Layout) -> int:
+    """Write the CSV: header, then one row a puzzle, lines ending in LF; return the number of rows. Same puzzles, same
+    bytes."""
+    question, answer = _characters(layout.question), _characters(layout.answer)
+    rows = 0
     with Path(path).open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
-        writer.writerows(zip(puzzles.sources, question, answer, puzzles.ratings.tolist(), strict=True))
+        for part in parts:
+            columns = (_text(question[part.questions]), _text(answer[part.answers]))
+            writer.writerows(zip(part.sources, *columns, part.ratings.tolist(), strict=True))
+            rows += len(part)
+    return rows
 
 
-def _text(characters: npt.NDArray[np.integer], count: int) -> list[str]:
-    return [row.tobytes().decode("ascii") for row in characters.astype(np.uint8).reshape(count, -1)]
+def _characters(tokens: Mapping[str, int]) -> Tokens:
+    table = np.zeros(256, np.uint8)
+    for character, token in reversed(list(tokens.items())):
+        table[token] = ord(character)
+    return table
 
 
-def breaks_rule(answers: Grids) -> npt.NDArray[np.bool_]:
-    """True where a row, column or box of a full grid lacks a digit: uint8 [N, n, n] to bool [N]."""
-    size = answers.shape[-1]
-    full = np.uint16(2 ** (size + 1) - 2)
-    bits = np.left_shift(np.uint16(1), answers.astype(np.uint16), dtype=np.uint16)
-    cells_by_box = np.argsort(box_of_cell(size).ravel(), kind="stable")
-    boxes = bits.reshape(-1, size * size)[:, cells_by_box].reshape(-1, size, size)
-    wrong = np.zeros(len(answers), dtype=np.bool_)
-    for units in (bits, bits.swapaxes(1, 2), boxes):
-        wrong |= (np.bitwise_or.reduce(units, axis=2) != full).any(axis=1)
-    return wrong
+def _text(characters: Tokens) -> list[str]:
+    return [row.tobytes().decode("ascii") for row in characters]
 
 
 class _Reader:
-    """Reads one file batch by batch and knows the line that each row came from."""
+    """Reads one file part by part and knows the line that each row came from."""
 
-    def __init__(self, path: Path, size: int) -> None:
-        self.path, self.size = path, size
+    def __init__(self, path: Path, layout: Layout) -> None:
+        self.path, self.layout = path, layout
         self.rows_read = 0
         self.bad_row: pa_csv.InvalidRow | None = None
 
@@ -108,7 +139,7 @@ class _Reader:
                 problem = f"column {name} is {'there twice' if name in names else 'missing'}"
                 raise self.error(1, problem, f"the header must name {','.join(COLUMNS)}")
 
-    def read(self, file: pa.NativeFile) -> Puzzles:
+    def read(self, file: pa.NativeFile) -> Iterator[Puzzles]:
         def remember(row: pa_csv.InvalidRow) -> str:
             self.bad_row = row
             return "error"
@@ -116,7 +147,7 @@ class _Reader:
         table = pa_csv.open_csv(
             file,
             # One thread: only then does pyarrow know the number of a row it cannot split.
-            read_options=pa_csv.ReadOptions(use_threads=False, block_size=8 << 20),
+            read_options=pa_csv.ReadOptions(use_threads=False, block_size=BATCH_BYTES),
             parse_options=pa_csv.ParseOptions(ignore_empty_lines=False, invalid_row_handler=remember),
             convert_options=pa_csv.ConvertOptions(
                 column_types=dict.fromkeys(COLUMNS, pa.binary()),
@@ -124,18 +155,13 @@ class _Reader:
                 strings_can_be_null=False,
             ),
         )
-        parts = []
         for batch in table:
-            parts.append(self.check(batch))
+            part = self.check(batch)
             self.rows_read += batch.num_rows
+            if len(part):
+                yield part
         if not self.rows_read:
             raise self.error(None, "the file holds no puzzles", _AGAIN)
-        return Puzzles(
-            np.concatenate([part.questions for part in parts]),
-            np.concatenate([part.answers for part in parts]),
-            [source for part in parts for source in part.sources],
-            np.concatenate([part.ratings for part in parts]),
-        )
 
     def explain(self, error: pa.ArrowInvalid) -> DataError:
         if self.bad_row is None:
@@ -145,42 +171,42 @@ class _Reader:
         return self.error(row.number, problem, f"the row may be cut off: {_AGAIN}")
 
     def check(self, batch: pa.RecordBatch) -> Puzzles:
+        layout = self.layout
         sources = self.sources(batch.column("source"))
-        questions = self.digits(batch.column("question"), "question", ord("."))
-        answers = self.digits(batch.column("answer"), "answer", ord("1"))
-        self.refuse(breaks_rule(answers), "the answer breaks a rule: a row, column or box lacks a digit")
-        lost = ((questions != 0) & (questions != answers)).any(axis=(1, 2))
-        self.refuse(lost, "the answer does not keep a clue of the question")
+        questions = self.tokens(batch.column("question"), "question", layout.question, layout.allowed[0])
+        answers = self.tokens(batch.column("answer"), "answer", layout.answer, layout.allowed[1])
+        for wrong, problem, remedy in layout.check(questions, answers):
+            self.refuse(wrong, problem, remedy)
         return Puzzles(questions, answers, sources, self.ratings(batch.column("rating")))
 
-    def refuse(self, wrong: npt.NDArray[np.bool_], problem: str, remedy: str = "correct or remove the row") -> None:
+    def refuse(self, wrong: Bad, problem: str, remedy: str = "correct or remove the row") -> None:
         if wrong.any():
             raise self.error(self.line(int(wrong.argmax())), problem, remedy)
 
     def line(self, row: int) -> int:
         return self.rows_read + row + 2  # lines count from 1, and the header is line 1
 
-    def digits(self, column: pa.Array, name: str, lowest: int) -> Grids:
-        cells = self.size**2
+    def tokens(self, column: pa.Array, name: str, of: Mapping[str, int], allowed: str) -> Tokens:
+        length = self.layout.length
         lengths = np.asarray(pc.call_function("binary_length", [column]))
-        wrong = lengths != cells
+        wrong = lengths != length
         if wrong.any():
             row = int(wrong.argmax())
             if lengths[row] == 0:
                 raise self.error(self.line(row), f"the line is empty or has no {name}", "complete or remove it")
-            problem = f"{name} must have {cells} characters (data.size is {self.size}). Got {lengths[row]}"
-            raise self.error(self.line(row), problem, "correct the row or data.size")
+            problem = f"{name} must have {length} characters ({self.layout.setting}). Got {lengths[row]}"
+            raise self.error(self.line(row), problem, f"correct the row or {self.layout.setting.partition(' ')[0]}")
         start = np.frombuffer(column.buffers()[1], dtype=np.int32)[column.offset]
-        text = np.frombuffer(column.buffers()[2], dtype=np.uint8, count=len(column) * cells, offset=start)
-        text = np.where(text == ord("."), ord("0"), text) if lowest == ord(".") else text
-        low = ord("0") if lowest == ord(".") else lowest
-        bad = (text < low) | (text > ord("0") + self.size)
+        text = np.frombuffer(column.buffers()[2], dtype=np.uint8, count=len(column) * length, offset=start)
+        table = np.full(256, 255, np.uint8)
+        table[[ord(character) for character in of]] = list(of.values())
+        tokens = table[text]
+        bad = tokens == 255
         if bad.any():
             at = int(bad.argmax())
-            allowed = f"1 to {self.size}" + (" and . or 0 for a blank" if lowest == ord(".") else "")
-            problem = f"{name} holds {chr(text[at])!r} at cell {at % cells + 1}; allowed: {allowed}"
-            raise self.error(self.line(at // cells), problem, "correct the row")
-        return (text - np.uint8(ord("0"))).astype(np.uint8).reshape(-1, self.size, self.size)
+            problem = f"{name} holds {chr(text[at])!r} at cell {at % length + 1}; allowed: {allowed}"
+            raise self.error(self.line(at // length), problem, "correct the row")
+        return tokens.reshape(-1, length)
 
     def sources(self, column: pa.Array) -> list[str]:
         encoded = column.dictionary_encode()

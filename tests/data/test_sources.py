@@ -1,0 +1,144 @@
+"""Files from Hugging Face, brought by the real huggingface_hub from a server that answers as theirs does."""
+
+import hashlib
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.sudokus import WHOLE
+from trm.data.sources import HuggingFaceSource
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+ROW = "made,{},1234341221434321,{}\n"
+HEADER = "source,question,answer,rating\n"
+FILES = {
+    "train.csv": HEADER
+    + "".join(ROW.format(f"{'.' * 12}43{'21'[: 1 + k % 2]}{'.' * (1 - k % 2)}", k) for k in range(40)),
+    "test.csv": HEADER + ROW.format("1.3.3.1.2.4.4.2.", 7) + ROW.format("1...3...2...4...", 2),
+}
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """What huggingface_hub asks of https://huggingface.co for a file of a data set."""
+
+    def do_HEAD(self) -> None:
+        self.answer(b"")
+
+    def do_GET(self) -> None:
+        self.answer(None)
+
+    def answer(self, body: bytes | None) -> None:
+        prefix = "/datasets/someone/puzzles/resolve/"
+        revision, _, name = self.path.removeprefix(prefix).partition("/")
+        if not self.path.startswith(prefix):
+            self.refuse(401, "RepoNotFound")
+        elif revision not in ("main", COMMIT):
+            self.refuse(404, "RevisionNotFound")
+        elif name not in FILES:
+            self.refuse(404, "EntryNotFound")
+        else:
+            content = FILES[name].encode()
+            self.send_response(200)
+            self.send_header("ETag", f'"{hashlib.sha1(content, usedforsecurity=False).hexdigest()}"')
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content if body is None else body)
+
+    def refuse(self, status: int, code: str) -> None:
+        self.send_response(status)
+        self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def fetch(folder: Path, endpoint: str, **changes: object) -> subprocess.CompletedProcess[str]:
+    """`trm fetch` in `folder`, in a process of its own: the package reads its address when it is imported."""
+    source = {"type": "huggingface", "repo": "someone/puzzles", "revision": "main"}
+    source |= {"train": "train.csv", "test": "test.csv", **WHOLE, **changes}
+    text = (ROOT / "params.yaml").read_text()
+    start, end = text.index("data:"), text.index("augment:")
+    data = {"kind": "sudoku", "size": 4, "allow_equivalent": True, "source": source}
+    (folder / "params.yaml").write_text(f"{text[:start]}data: {json.dumps(data)}\n\n{text[end:]}")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "hf")}
+    environment |= {"NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_ETAG_TIMEOUT": "2"}
+    command = [sys.executable, "-m", "trm", "fetch"]
+    return subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True)
+
+
+def test_files_are_brought_whole(tmp_path: Path, hub: str) -> None:
+    done = fetch(tmp_path, hub)
+    assert done.returncode == 0, done.stderr
+    for name, text in FILES.items():
+        assert (tmp_path / "outputs/raw" / name).read_text() == text
+    known = hashlib.sha256(FILES["test.csv"].encode()).hexdigest()
+    assert fetch(tmp_path, hub, test_sha256=known, revision=COMMIT).returncode == 0
+
+
+def test_a_part_of_the_training_rows_and_only_hard_ones(tmp_path: Path, hub: str) -> None:
+    done = fetch(tmp_path, hub, subsample=5, min_rating=5)
+    assert done.returncode == 0, done.stderr
+    train, test = ((tmp_path / "outputs/raw" / name).read_text() for name in FILES)
+    kept = train.splitlines(keepends=True)
+    assert kept[0] == HEADER
+    assert len(kept) == 6
+    rows = FILES["train.csv"].splitlines(keepends=True)
+    places = [rows.index(row) for row in kept[1:]]
+    assert places == sorted(places)
+    assert all(int(row.rpartition(",")[2]) >= 5 for row in kept[1:])
+    assert test.count("\n") == 2  # one test puzzle is rated 2
+    assert fetch(tmp_path, hub, subsample=5, min_rating=5).returncode == 0
+    assert (tmp_path / "outputs/raw/train.csv").read_text() == train
+    assert fetch(tmp_path, hub, subsample=5, min_rating=5, seed=1).returncode == 0
+    assert (tmp_path / "outputs/raw/train.csv").read_text() != train
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"repo": "nobody/nothing"}, ("nobody/nothing", "no such data set", "correct repo")),
+        ({"train": "other.csv"}, ("other.csv", "refused", "correct repo, revision or file")),
+        ({"revision": "v9"}, ("at v9", "refused")),
+        ({"test_sha256": "0" * 64}, ("data.source.test_sha256: expected 0000",)),
+        ({"min_rating": 100}, ("data.source.min_rating", "no puzzle", "lower it")),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path: Path, hub: str, changes: dict[str, object], words: tuple[str, ...]) -> None:
+    done = fetch(tmp_path, hub, **changes)
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_no_network_is_one_line(tmp_path: Path) -> None:
+    done = fetch(tmp_path, "http://127.0.0.1:9")
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "Hugging Face cannot be reached" in done.stderr
+
+
+def test_the_recipes_repository_is_a_source() -> None:
+    given = {"type": "huggingface", "repo": "sapientinc/sudoku-extreme", "revision": "main", "train": "a", "test": "b"}
+    assert HuggingFaceSource.model_validate({**given, **WHOLE}).repo == "sapientinc/sudoku-extreme"

@@ -1,0 +1,90 @@
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trm.data import store
+from trm.data.batches import collate, test_batches, training_batches
+from trm.data.store import Split, read_split, write_split
+from trm.data.stored import UNUSED_DAYS, StoredRows, stored_rows
+
+RNG = np.random.default_rng(0)
+INPUTS, LABELS = RNG.integers(0, 9, (2, 500, 12), dtype=np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TRM_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache/rows"
+
+
+def parts() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for start in range(0, 500, 170):
+        yield INPUTS[start : start + 170], LABELS[start : start + 170]
+
+
+def never() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    raise AssertionError("what is stored is not decoded again")
+    yield INPUTS, LABELS
+
+
+def test_rows_are_those_of_an_array(cache: Path) -> None:
+    inputs, labels = stored_rows("abc", 500, 12, parts())
+    assert len(inputs) == 500
+    for rows in (np.array([3, 499, 0, 3]), np.array([], dtype=np.int64), np.array([-1, -500]), slice(4, 300, 7), 17):
+        assert np.array_equal(inputs[rows], INPUTS[rows])
+        assert np.array_equal(labels[rows], LABELS[rows])
+    with pytest.raises(IndexError, match="rows must be below 500. Got 3..500"):
+        inputs[np.array([3, 500])]
+    again, _ = stored_rows("abc", 500, 12, never())
+    assert np.array_equal(again[:], INPUTS)
+    assert [path.suffix for path in sorted(cache.iterdir())] == [".lock", ".rows"]
+
+
+def test_a_torn_file_is_decoded_again(cache: Path) -> None:
+    stored_rows("abc", 500, 12, parts())
+    with (cache / "abc.rows").open("r+b") as file:
+        file.truncate(1000)
+    assert np.array_equal(stored_rows("abc", 500, 12, parts())[1][:], LABELS)
+
+
+def test_a_failure_leaves_nothing(cache: Path) -> None:
+    def breaks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        yield INPUTS, LABELS
+        raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        stored_rows("abc", 500, 12, breaks())
+    assert [path.suffix for path in cache.iterdir()] == [".lock"]
+
+
+def test_files_that_nobody_opens_go_when_another_comes(cache: Path) -> None:
+    stored_rows("old", 500, 12, parts())
+    stored_rows("recent", 500, 12, parts())
+    past = time.time() - (UNUSED_DAYS + 1) * 86400
+    os.utime(cache / "old.rows", (past, past))
+    stored_rows("new", 500, 12, parts())
+    assert sorted(path.stem for path in cache.glob("*.rows")) == ["new", "recent"]
+
+
+def test_a_large_split_gives_the_same_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = np.arange(500, dtype=np.int32)
+    codes = index * 0
+    split = Split(INPUTS, LABELS, index // 10, index // 2, index // 2 + 1, codes, ("a",), index)
+    write_split(tmp_path / "train", [split], 12, {})
+    small = read_split(tmp_path / "train")
+    monkeypatch.setattr(store, "IN_MEMORY", 1000)
+    large = read_split(tmp_path / "train")
+    assert isinstance(small.inputs, np.ndarray)
+    assert isinstance(large.inputs, StoredRows)
+    assert large.counts() == small.counts()
+    for (rows, _), (again, _) in zip(training_batches(small, 3, 16, 0), training_batches(large, 3, 16, 0), strict=True):
+        assert np.array_equal(rows, again)
+        one, other = collate(small, rows), collate(large, rows)
+        assert all(np.array_equal(one[name], other[name]) for name in one)
+    for (one, real), (other, _) in zip(test_batches(small, 64), test_batches(large, 64), strict=True):
+        assert real in (64, 500 % 64)
+        assert all(np.array_equal(one[name], other[name]) for name in one)

@@ -1,0 +1,47 @@
+"""Sudoku as tests like to have it: settings in one call, files read whole, grids of digits."""
+
+from pathlib import Path
+
+import numpy as np
+
+from trm.config import parse
+from trm.data.equivalence import equivalent, fingerprints
+from trm.data.kinds.sudoku import Settings, cells, layout
+from trm.data.puzzle_csv import Puzzles, join, read_puzzles, write_puzzles
+from trm.data.twins import Sameness, classes
+
+WHOLE = {"train_sha256": None, "test_sha256": None, "min_rating": None, "subsample": None, "seed": 0}
+
+
+def sudoku(size: int, allow_equivalent: bool = False, **source: object) -> Settings:
+    """Section `data`; a source of CSV files unless `type` says otherwise."""
+    if source.get("type") != "generate":
+        source = {"type": "path", "train": "a.csv", "test": "b.csv", **WHOLE, **source}
+    values = {"kind": "sudoku", "size": size, "allow_equivalent": allow_equivalent, "source": source}
+    return parse(Settings, values, "test")
+
+
+def load(path: Path, size: int) -> Puzzles:
+    """All puzzles of a CSV."""
+    return join(read_puzzles(path, layout(size)))
+
+
+def write(path: Path, puzzles: Puzzles, size: int) -> None:
+    """Write a CSV."""
+    write_puzzles(path, [puzzles], layout(size))
+
+
+def of_digits(questions: np.ndarray, answers: np.ndarray, source: str, ratings: np.ndarray) -> Puzzles:
+    """Puzzles of grids of digits uint8 [N, n, n]."""
+    tokens = [grids.reshape(len(grids), -1) + np.uint8(1) for grids in (questions, answers)]
+    return Puzzles(tokens[0], tokens[1], [source] * len(questions), ratings.astype(np.int32))
+
+
+def digits(tokens: np.ndarray) -> np.ndarray:
+    """Tokens uint8 [N, L] as grids of digits."""
+    return cells(tokens, {16: 4, 36: 6, 81: 9}[tokens.shape[-1]])
+
+
+def grid_classes(grids: np.ndarray) -> np.ndarray:
+    """The class of each grid of digits uint8 [N, n, n]."""
+    return classes(Sameness(fingerprints, equivalent), lambda: [grids])

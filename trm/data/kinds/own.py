@@ -1,0 +1,322 @@
+"""A person's own puzzles: one file of inputs and outputs, no code."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from trm.config import AugmentParams, DataSection, Natural, Positive, Section, Sha256, whole
+from trm.data.kind import Grid, Plan, Prepared, Versions
+from trm.data.own_draws import (
+    Draws,
+    Space,
+    apply,
+    as_it_is,
+    canonical_forms,
+    draw,
+    draw_distinct,
+    join,
+    space_of,
+    undo,
+)
+from trm.data.own_files import MOST_CELLS, MOST_SYMBOLS, SUFFIXES, OwnPuzzles, read_own, refuse
+from trm.data.sources import Url, bring_url, copy_checked, existing
+from trm.data.store import Split
+from trm.errors import DataError, UserError
+from trm.files import file_digest
+from trm.meta import DatasetMeta
+
+FILLS_CANVAS = False
+SYMMETRIES = ("dihedral", "permute_symbols", "translate")
+BLOCK = 8192
+"""Examples, about, that are made at a time."""
+Rows = npt.NDArray[np.int64]
+
+
+def _with_suffix(file: str) -> str:
+    if Path(urlsplit(file).path).suffix not in SUFFIXES:
+        raise ValueError(f"must end in {' or '.join(SUFFIXES)}. Got {file}")
+    return file
+
+
+def _symbols(value: object) -> object:
+    """The symbols of a string or a list as a tuple; numbers as their digits. Anything else is left to be refused."""
+    if not isinstance(value, str | list | tuple):
+        return value
+    symbols = tuple(str(symbol) if type(symbol) is int else symbol for symbol in value)
+    for symbol in symbols:
+        if not isinstance(symbol, str) or not re.fullmatch(r".|-?[0-9]+", symbol, re.DOTALL):
+            raise ValueError(f"a symbol must be one character or a whole number. Got {symbol!r}")
+    if len(set(symbols)) < len(symbols):
+        raise ValueError(f"names a symbol twice. Got {value!r}")
+    if len(symbols) > MOST_SYMBOLS:
+        raise ValueError(f"must have at most {MOST_SYMBOLS} symbols. Got {len(symbols)}")
+    return symbols
+
+
+class PathSource(Section):
+    """A file on this machine."""
+
+    type: Literal["path"]
+    file: Annotated[str, AfterValidator(_with_suffix)]
+    sha256: Sha256 | None
+
+
+class UrlSource(Section):
+    """The same file behind an http(s) address."""
+
+    type: Literal["url"]
+    file: Annotated[Url, AfterValidator(_with_suffix)]
+    sha256: Sha256 | None
+
+
+Side = Annotated[int, Field(ge=1, le=MOST_CELLS), BeforeValidator(whole)]
+Symbols = Annotated[tuple[str, ...], BeforeValidator(_symbols)]
+
+
+class Settings(DataSection):
+    """Section `data` of an experiment with puzzles of one's own; see `trm.data.own_files` for the file."""
+
+    source: Annotated[PathSource | UrlSource, Field(discriminator="type")]
+    alphabet: Annotated[Symbols, Field(min_length=1)] | None
+    """The symbols in the order of their tokens, a string or a list; null: those of the file, in order."""
+    height: Side | None
+    """Of the canvas, in whose upper left corner smaller grids lie; null: as high as the highest grid."""
+    width: Side | None
+    test_groups: Positive
+    """Groups set apart for testing, drawn by `seed`."""
+    symmetries: Annotated[tuple[Literal["dihedral", "permute_symbols", "translate"], ...], Field(strict=False)]
+    """Under which a puzzle stays a puzzle. `dihedral`: rotations and mirror images (on a canvas that is no square those
+    that keep its shape); `permute_symbols`: the symbols, but for the fixed ones, change places; `translate`: the grid
+    may lie anywhere on the canvas."""
+    fixed_symbols: Symbols
+    """Symbols, a string or a list, that `permute_symbols` leaves as they are."""
+    allow_equivalent: bool
+    """False: no input of a test puzzle may be that of another puzzle under the symmetries."""
+    seed: Natural
+
+
+def source_digest(data: Settings) -> dict[str, str]:
+    """The sha256 of the file, as far as it is known."""
+    if isinstance(data.source, PathSource):
+        return {"sha256": file_digest(existing(data.source.file, "data.source.file"))}
+    return {} if data.source.sha256 is None else {"sha256": data.source.sha256}
+
+
+def fetch(data: Settings, out: Path) -> dict[str, object]:
+    """Bring the file to `out`/puzzles.csv or `out`/puzzles.jsonl, byte by byte, and check it.
+
+    Raises `UserError` or `DataError`, naming the file that the user knows.
+    """
+    source = data.source
+    target = out / f"puzzles{Path(urlsplit(source.file).path).suffix}"
+    if isinstance(source, UrlSource):
+        bring_url(source.file, target, source.sha256)
+    else:
+        copy_checked(existing(source.file, "data.source.file"), target, None, "data.source")
+    digest = file_digest(target)
+    if source.sha256 not in (None, digest):
+        target.unlink()
+        raise UserError(
+            f"data.source.sha256: expected {source.sha256}. {source.file} has {digest}; correct the file or the sha256"
+        )
+    try:
+        puzzles = read_own(target, data.alphabet, data.height, data.width)
+    except DataError as error:
+        # The staging folder is about to vanish: name the file that the user can look at.
+        raise DataError(str(error).replace(str(target), source.file, 1)) from None
+    return {"sha256": digest, "puzzles": len(puzzles), "groups": len(np.unique(puzzles.groups))}
+
+
+def prepare(data: Settings, augment: AugmentParams, raw: Path) -> Prepared:
+    """Plan the data set of the file in `raw`: train with its versions, validation and test as they are.
+
+    Groups are drawn for testing by `data.seed` and held out for validation by `augment.seed`. Each row is a puzzle with
+    one example, but in the test split the rows of a group are the examples of one puzzle, so that each is asked.
+    Raises `DataError` for too few groups or a test puzzle that is another puzzle too, and `UserError` for versions that
+    the settings do not allow.
+    """
+    files = [raw / f"puzzles{suffix}" for suffix in SUFFIXES]
+    path = next((file for file in files if file.is_file()), files[0])
+    puzzles = read_own(path, data.alphabet, data.height, data.width)
+    meta = _meta(data, puzzles)
+    space = space_of(meta)
+    _check_symmetries(data, augment, puzzles, space)
+    splits = _split(data, augment, puzzles, path)
+    if not data.allow_equivalent:
+        _refuse_leak(space, puzzles, splits["test"], path)
+    plans = {}
+    for name, rows in splits.items():
+        num_aug = augment.num_aug if name == "train" else 0
+        draws = [_draws(space, puzzles, row, num_aug, augment.seed) for row in rows.tolist()]
+        numbers = puzzles.groups[rows] if name == "test" else None
+        plans[name] = Plan(sum(map(len, draws)), _blocks(space, puzzles, rows, draws, numbers))
+    return Prepared(meta, plans)
+
+
+def versions(meta: DatasetMeta, tokens: npt.NDArray[np.uint8], rng: np.random.Generator, k: int) -> Versions:
+    """The puzzle and k - 1 versions drawn from its symmetries; small puzzles may repeat one.
+
+    Raises `UserError` where the settings chose no symmetries.
+    """
+    if k > 1 and not meta.symmetries:
+        raise UserError(f"evaluate.votes must be 1 where data.symmetries is empty. Got {k}")
+    space = space_of(meta)
+    canvas = tokens.reshape(meta.height, meta.width)
+    rows, columns = np.flatnonzero(canvas.any(axis=1)), np.flatnonzero(canvas.any(axis=0))
+    top, left = (int(places[0]) if len(places) else 0 for places in (rows, columns))
+    grid = canvas[top : rows[-1] + 1, left : columns[-1] + 1] if len(rows) else canvas
+    shape = (grid.shape[0], grid.shape[1])
+    draws = join([as_it_is(space, top, left), draw(space, rng, shape, k - 1)])
+
+    def back(answers: npt.NDArray[np.uint8]) -> list[Grid]:
+        # Padding, which no answer holds, becomes 255.
+        return [answer - np.uint8(1) for answer in undo(space, draws, answers, shape)]
+
+    return Versions(apply(space, draws, grid), back, [_draw_name(meta, draws, index) for index in range(k)])
+
+
+def valid(meta: DatasetMeta, questions: Sequence[Grid], answers: Sequence[Grid]) -> None:
+    """None: the rules of these puzzles are their author's."""
+    del meta, questions, answers
+
+
+def _meta(data: Settings, puzzles: OwnPuzzles) -> DatasetMeta:
+    for symbol in data.fixed_symbols:
+        if symbol not in puzzles.alphabet:
+            raise UserError(
+                f"data.fixed_symbols: {symbol!r} is no symbol of these puzzles; there are {' '.join(puzzles.alphabet)}"
+            )
+    return DatasetMeta(
+        kind="own",
+        height=puzzles.inputs.shape[1],
+        width=puzzles.inputs.shape[2],
+        vocabulary=("pad", *puzzles.alphabet),
+        num_identifiers=1,
+        symmetries=tuple(name for name in SYMMETRIES if name in data.symmetries),
+        fixed_symbols=data.fixed_symbols,
+    )
+
+
+def _check_symmetries(data: Settings, augment: AugmentParams, puzzles: OwnPuzzles, space: Space) -> None:
+    if augment.num_aug and not data.symmetries:
+        raise UserError(f"augment.num_aug must be 0 where data.symmetries is empty. Got {augment.num_aug}")
+    if "permute_symbols" in data.symmetries and len(space.free) < 2:
+        raise UserError(
+            f"data.symmetries: permute_symbols needs two symbols that may change places. Got {len(space.free)}; fix "
+            "fewer in data.fixed_symbols, or leave permute_symbols out"
+        )
+    if space.translate and (puzzles.shapes == (space.height, space.width)).all():
+        raise UserError(
+            f"data.symmetries: translate has no room, for every grid fills the canvas of {space.height} x "
+            f"{space.width}; raise data.height or data.width (at most {MOST_CELLS}), or leave translate out"
+        )
+
+
+def _split(data: Settings, augment: AugmentParams, puzzles: OwnPuzzles, path: Path) -> dict[str, Rows]:
+    """The rows of each split, the rows of a group together."""
+    groups = np.unique(puzzles.groups)
+    wanted = data.test_groups + augment.validation_groups
+    if wanted >= len(groups):
+        refuse(
+            path,
+            None,
+            f"{len(groups)} groups are too few for data.test_groups {data.test_groups} and augment.validation_groups "
+            f"{augment.validation_groups}, for one must be left to train on",
+            "add puzzles, or ask for fewer groups",
+        )
+    drawn = np.random.default_rng(np.random.SeedSequence(data.seed)).permutation(groups)
+    test, rest = drawn[: data.test_groups], np.sort(drawn[data.test_groups :])
+    held = np.random.default_rng(np.random.SeedSequence(augment.seed)).permutation(rest)[: augment.validation_groups]
+    parts = {"train": np.setdiff1d(rest, held), "validation": held, "test": test}
+    order = np.argsort(puzzles.groups, kind="stable")
+    return {
+        name: order[np.isin(puzzles.groups[order], part)]
+        for name, part in parts.items()
+        if name != "validation" or len(part)
+    }
+
+
+def _refuse_leak(space: Space, puzzles: OwnPuzzles, test: Rows, path: Path) -> None:
+    grids = [puzzles.inputs[row, :height, :width] for row, (height, width) in enumerate(puzzles.shapes.tolist())]
+    forms = canonical_forms(space, grids)
+    in_test = np.zeros(len(puzzles), np.bool_)
+    in_test[test] = True
+    others: dict[bytes, int] = {}
+    for row in np.flatnonzero(~in_test).tolist():
+        others.setdefault(forms[row], row)
+    leaks = [(row, others[forms[row]]) for row in np.sort(test).tolist() if forms[row] in others]
+    if leaks:
+        row, other = leaks[0]
+        more = f" (and {len(leaks) - 1} more test puzzles are like this)" if len(leaks) > 1 else ""
+        refuse(
+            path,
+            int(puzzles.lines[row]),
+            f"the input of this test puzzle is, under data.symmetries, that of the puzzle on line "
+            f"{puzzles.lines[other]}, which is not tested{more}",
+            "give them one group, remove one, or set data.allow_equivalent: true",
+        )
+
+
+def _draws(space: Space, puzzles: OwnPuzzles, row: int, num_aug: int, seed: int) -> Draws:
+    """The puzzle as it is and its versions, drawn from (seed, row) alone."""
+    if not num_aug:
+        return as_it_is(space)
+    height, width = puzzles.shapes[row]
+    rng = np.random.default_rng(np.random.SeedSequence([seed, row]))
+    pair = (puzzles.inputs[row, :height, :width], puzzles.labels[row, :height, :width])
+    return draw_distinct(space, rng, *pair, num_aug)
+
+
+def _blocks(
+    space: Space, puzzles: OwnPuzzles, rows: Rows, draws: list[Draws], numbers: Rows | None
+) -> Iterator[Callable[[], Split]]:
+    """The calls that make the examples of these rows, about `BLOCK` at a time.
+
+    Each version is a puzzle, unless `numbers` gives the puzzle of each row.
+    """
+    counts = np.array([len(drawn) for drawn in draws])
+    ends = np.cumsum(counts) if numbers is None else np.unique(numbers, return_inverse=True)[1] + 1
+    start = 0
+    while start < len(rows):
+        end = start + max(int(np.searchsorted(np.cumsum(counts[start:]), BLOCK, side="right")), 1)
+        part = slice(start, end)
+        yield partial(_block, space, puzzles, rows[part], draws[part], ends[part])
+        start = end
+
+
+def _block(space: Space, puzzles: OwnPuzzles, rows: Rows, draws: list[Draws], ends: Rows) -> Split:
+    """The versions of some rows; `ends` int64 [rows] is one more than the number of each row's last puzzle."""
+    sides: list[list[npt.NDArray[np.uint8]]] = [[], []]
+    for row, drawn in zip(rows.tolist(), draws, strict=True):
+        height, width = puzzles.shapes[row]
+        for side, grids in zip(sides, (puzzles.inputs, puzzles.labels), strict=True):
+            side.append(apply(space, drawn, grids[row, :height, :width]))
+    counts = [len(drawn) for drawn in draws]
+    numbers = [np.arange(end - count, end) for end, count in zip(ends.tolist(), counts, strict=True)]
+    nothing = np.zeros(sum(counts), np.int32)
+    return Split(
+        inputs=np.concatenate(sides[0]),
+        labels=np.concatenate(sides[1]),
+        groups=np.repeat(puzzles.groups[rows], counts).astype(np.int32),
+        puzzles=np.concatenate(numbers).astype(np.int32),
+        identifiers=nothing,
+        source_codes=nothing,
+        source_names=("own",),
+        ratings=nothing,
+    )
+
+
+def _draw_name(meta: DatasetMeta, draws: Draws, index: int) -> str:
+    words = {
+        "dihedral": f"symmetry={draws.symmetries[index]}",
+        "permute_symbols": "symbols=" + " ".join(meta.vocabulary[token] for token in draws.symbols[index, 1:]),
+        "translate": f"place={draws.rows[index]}:{draws.columns[index]}",
+    }
+    return ",".join(words[name] for name in meta.symmetries) or "as it is"

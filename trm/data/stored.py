@@ -1,0 +1,91 @@
+"""Examples too many for memory: decoded once into one file of rows, of which a batch reads just the rows it needs.
+
+The file lies in `$TRM_CACHE_DIR/rows` (default: the user's cache folder) under the sha256 of what was decoded. Reading
+rows, and not mapping the file, keeps the process's memory what it was; the system keeps in its cache what is asked
+often.
+"""
+
+import os
+import time
+import weakref
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from filelock import FileLock
+
+from trm.errors import UserError
+from trm.files import cache_folder, is_disk_full
+from trm.progress import progress
+
+UNUSED_DAYS = 30
+"""Files that nobody opened for so long are deleted when a new one is made."""
+
+
+class StoredRows:
+    """Rows of `length` bytes in an open file, `stride` bytes apart: read like an array uint8 [N, length]."""
+
+    def __init__(self, path: Path, count: int, length: int, stride: int, start: int) -> None:
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
+        self._count, self._length, self._stride, self._start = count, length, stride, start
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, rows: slice | npt.NDArray[np.integer] | int) -> npt.NDArray[np.uint8]:
+        """The rows that an index, a slice or indices [k] name, read now: uint8 [length] or [k, length]."""
+        if isinstance(rows, slice):
+            rows = np.arange(*rows.indices(self._count))
+        if isinstance(rows, int | np.integer):
+            return self[np.array([rows])][0]
+        if rows.size and not (-self._count <= rows.min() and rows.max() < self._count):
+            raise IndexError(f"rows must be below {self._count}. Got {rows.min()}..{rows.max()}")
+        places = self._start + self._stride * np.where(rows < 0, rows + self._count, rows).astype(np.int64)
+        file, length, read = self._file, self._length, os.pread
+        joined = b"".join([read(file, length, place) for place in places.tolist()])
+        return np.frombuffer(joined, np.uint8).reshape(len(rows), length)
+
+
+Decoded = Iterable[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]
+
+
+def stored_rows(digest: str, count: int, length: int, decoded: Decoded) -> tuple[StoredRows, StoredRows]:
+    """Inputs and labels, each like uint8 [count, length]; `decoded` gives them in parts where they are not stored yet.
+
+    `digest` names what they are decoded from. Raises `UserError` where the disk is full.
+    """
+    folder = cache_folder() / "rows"
+    path = folder / f"{digest}.rows"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f"{digest}.lock"):
+        if not path.is_file() or path.stat().st_size != 2 * count * length:
+            _delete_unused(folder)
+            _decode(path, count, decoded)
+        os.utime(path)
+    return (
+        StoredRows(path, count, length, 2 * length, 0),
+        StoredRows(path, count, length, 2 * length, length),
+    )
+
+
+def _decode(path: Path, count: int, decoded: Decoded) -> None:
+    beside = path.with_suffix(".partial")
+    try:
+        with beside.open("wb") as file, progress("decode", count) as shown:
+            for inputs, labels in decoded:
+                file.write(np.stack([inputs, labels], axis=1).tobytes())
+                shown.advance(len(inputs))
+        beside.replace(path)
+    except BaseException as error:
+        beside.unlink(missing_ok=True)
+        if is_disk_full(error):
+            raise UserError(f"{path.parent}: the disk is full; free space or set TRM_CACHE_DIR") from None
+        raise
+
+
+def _delete_unused(folder: Path) -> None:
+    for file in folder.glob("*.rows"):
+        if time.time() - file.stat().st_mtime > UNUSED_DAYS * 86400:
+            file.unlink(missing_ok=True)
