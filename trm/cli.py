@@ -1,5 +1,6 @@
 """The command line: the stages from their records, and what a person does around them. It imports nothing heavy."""
 
+import errno
 import inspect
 import signal
 import sys
@@ -109,7 +110,13 @@ def solve_(
     from trm.training.checkpoint import load_checkpoint
 
     net, meta = load_checkpoint(model)
-    question = parse_puzzle(_puzzle_text(puzzle), meta)
+    text = _puzzle_text(puzzle)
+    try:
+        question = parse_puzzle(text, meta)
+    except DataError as error:
+        if text == puzzle and Path(puzzle).suffix and len(puzzle) < 256:
+            raise DataError(f"{puzzle}: no such file, and no puzzle either ({error}); - reads stdin") from None
+        raise
     (answer,) = solve(net, meta, [question], steps=steps, votes=votes)
     if json:
         import json as json_module
@@ -137,11 +144,9 @@ def _puzzle_text(puzzle: str) -> str:
     try:
         if path.is_file():
             return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:  # a puzzle too long for a file name is no file
-        if not isinstance(error, OSError) or path.suffix:
+    except (OSError, UnicodeDecodeError) as error:
+        if getattr(error, "errno", None) != errno.ENAMETOOLONG:  # a puzzle too long for a file name is no file
             raise DataError(f"{puzzle}: cannot be read as a puzzle ({error})") from None
-    if path.suffix and not set(puzzle) <= set("0123456789._"):
-        raise DataError(f"{puzzle}: no such file; give a puzzle, a file that holds one, or - for stdin")
     return puzzle
 
 

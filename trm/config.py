@@ -59,6 +59,10 @@ class DataSection(Section):
     kind: str
     """The name of its module; see `kind_module`."""
 
+    def most_versions(self) -> int | None:
+        """Versions that a puzzle has at most, itself included; None: no known bound."""
+        return None
+
 
 class AugmentParams(Section):
     """What is made of the raw puzzles: shuffled versions, and groups held out for validation."""
@@ -175,6 +179,20 @@ class Params(Section):
     train: TrainParams
     evaluate: EvaluateParams
 
+    @model_validator(mode="after")
+    def _versions_exist(self) -> Self:
+        most = self.data.most_versions()
+        if most is not None and self.augment.num_aug >= most:
+            raise ValueError(
+                f"augment.num_aug must be at most {most - 1}, the versions that such a puzzle has beside itself. "
+                f"Got {self.augment.num_aug}"
+            )
+        if most is not None and self.evaluate.votes > most:
+            raise ValueError(
+                f"evaluate.votes must be at most {most}, the versions that such a puzzle has. Got {self.evaluate.votes}"
+            )
+        return self
+
 
 def load_params(path: str | Path) -> Params:
     """Read and check a whole `params.yaml`. Raises `ParamsError` with the key, its value and the remedy."""
@@ -239,16 +257,21 @@ def canonical_json(value: BaseModel | Mapping[str, Any]) -> str:
 
 def _explain(problem: ErrorDetails, values: Mapping[str, Any], cls: type[BaseModel]) -> str:
     key = _typed_key(problem, values)
-    if problem["type"] == "missing":
-        return f"{key} is missing; add it (`trm recipe show sudoku-6x6` shows every key)"
+    lacks_item = problem["type"] == "missing" and isinstance(problem["loc"][-1], int)
+    if lacks_item or problem["type"] == "too_short":
+        return f"{key.rpartition('.')[0] if lacks_item else key} has too few items. Got {problem['input']!r}"
+    if problem["type"] in ("missing", "union_tag_not_found"):
+        key += ".type" if problem["type"] == "union_tag_not_found" else ""
+        return f"{key} is missing; add it (`trm recipe list` names examples, which have every key)"
     if problem["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(str(problem["loc"][-1]), _all_keys(cls), n=1)
+        typed = str(problem["loc"][-1])
+        close = difflib.get_close_matches(typed, [name for name in _all_keys(cls) if name != typed], n=1)
         return f"{key} is not a setting; " + (f"did you mean {close[0]}?" if close else "remove it")
     if problem["type"] == "value_error":
         said = problem["msg"].removeprefix("Value error, ")
         return f"{key}: {said}" if key else said
-    if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        tags = problem.get("ctx", {}).get("expected_tags", "generate, path, url").replace("'", "")
+    if problem["type"] == "union_tag_invalid":
+        tags = problem.get("ctx", {}).get("expected_tags", "").replace("'", "")
         return f"{key}.type must be one of {tags}. Got {problem['input'].get('type')!r}"
     wanted = problem["msg"].removeprefix("Input should be ")
     wanted = wanted.replace("String should match pattern", "a text of the form")

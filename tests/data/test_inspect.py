@@ -9,6 +9,7 @@ from trm.config import AugmentParams
 from trm.data.augment import augment
 from trm.data.generate import generate_puzzles
 from trm.data.inspect import describe, draw
+from trm.data.kinds.maze import maze_meta
 from trm.data.kinds.sudoku import sudoku_meta
 from trm.errors import DataError
 
@@ -76,3 +77,13 @@ def test_drawing() -> None:
     assert lines[0] == " . 1 2 | 3 4 5"
     assert lines[2] == "-------+-------"
     assert len(lines) == 8
+
+
+def test_drawing_of_other_kinds() -> None:
+    maze = maze_meta(4).model_copy(update={"height": 2, "width": 3})
+    cells = np.array([[0, 1, 2], [3, 4, 255]], dtype=np.uint8)  # 255: a model answered with padding
+    assert draw(maze, cells).plain == "# S\nGo?"
+    numbers = maze.model_copy(update={"kind": "own", "vocabulary": ("pad", "7", "12")})
+    assert draw(numbers, cells[:1] % 2).plain == "7 12 7"
+    colours = draw(maze.model_copy(update={"kind": "arc"}), np.array([[9, 0]], dtype=np.uint8))
+    assert [span.style.bgcolor.name for span in colours.spans] == ["#870c25", "#000000"]  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]

@@ -36,7 +36,7 @@ def test_csv(tmp_path: Path) -> None:
 
 
 def test_csv_with_line_breaks_in_the_grids(tmp_path: Path) -> None:
-    content = 'note,output,input\r\n"x, y","21\r\n1.\r\n","12\n.1"\r\n\r\nz,2,1\r\n\r\n'
+    content = 'output,input,note\r\n"21\r\n1.\r\n","12\n.1","x, y"\r\n\r\n2,1,z\r\n\r\n'
     puzzles = read(tmp_path, b"\xef\xbb\xbf" + content.encode())
     assert puzzles.inputs[0].tolist() == [[2, 3], [1, 2]]
     assert puzzles.labels[0].tolist() == [[3, 2], [2, 1]]

@@ -380,6 +380,7 @@ def test_sums(tmp_path: Path) -> None:
     answer = sums.solve("12+34=")
     assert answer["question"] == [[1, 2, 10, 3, 4, 11]]
     assert answer["valid"] is (answer["answer"] == [[1, 2, 10, 3, 4, 11, 0, 4, 6]])
+    assert "no rules" not in sums.trm("solve", "12+34=")
     assert "evaluate.votes must be 1" in sums.refuses("solve", "12+34=", "--votes", 2)
 
 
@@ -405,7 +406,7 @@ def test_own_puzzles(tmp_path: Path) -> None:
     assert (metrics["puzzles"], metrics["votes"], metrics["valid"]) == (12, 4, None)
     assert 0 <= metrics["exact_accuracy"] <= metrics["cell_accuracy"] <= 1
     assert own.json("raw/manifest.json")["facts"]["puzzles"] == 90
-    assert "puzzles.csv" in own.shown("raw")
+    assert re.search(r"puzzles.csv +90 ", own.shown("raw"))
     assert re.search(rf"train +72 +{puzzles} +{puzzles} ", own.shown("dataset"))
     assert "own 4 x 4" in own.shown("model")
     assert "pass@1" in own.shown("evaluation")
@@ -413,5 +414,8 @@ def test_own_puzzles(tmp_path: Path) -> None:
     assert answer["question"] == [[1, 2], [3, 0]]
     assert np.shape(answer["answer"]) == (2, 2)
     assert answer["valid"] is None
-    assert "the puzzle must have at most 16 cells (4 x 4). Got 3" in own.refuses("solve", "ab/c")
+    for grid in ("ab/c.", "abab/abab/abab/abab", "a.c", "..../abc.", "c"):  # whatever is answered, padding too
+        assert "no rules to check" in own.trm("solve", grid)
+    assert "at most" in own.refuses("solve", "abab/abab/abab/abab/abab")
+    own.refuses("solve", "ab/c")
     assert "cell 2 of the puzzle must be one of . a b c. Got 'z'" in own.refuses("solve", "az")

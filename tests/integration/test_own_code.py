@@ -98,10 +98,14 @@ def test_all_stages_know_the_new_kind(checkout: Checkout) -> None:
     assert (metrics["puzzles"], metrics["votes"]) == (200, 3)
     assert metrics["valid"] == metrics["exact_accuracy"] is not None  # a row has one sorted version
     assert metrics["voted_valid"] == metrics["pass@1"]
-    for folder in ("raw", "dataset", "model", "evaluation"):
-        assert json.loads((outputs / folder / "manifest.json").read_text())["key"] in "".join(
-            checkout.run("-m", "trm", "inspect", f"outputs/{folder}").split()
-        )
+    shown = {
+        name: checkout.run("-m", "trm", "inspect", f"outputs/{name}") for name in (stage.output for stage in STAGES)
+    }
+    for folder, said in shown.items():
+        assert json.loads((outputs / folder / "manifest.json").read_text())["key"] in "".join(said.split())
+    for folder, split in (("raw", "train"), ("raw", "test"), ("dataset", "test")):
+        _, question, answer, _ = (outputs / f"raw/{split}.csv").read_text().splitlines()[1].split(",")
+        assert re.search(rf"(?m)^{question} +{answer}", shown[folder])
     answer = json.loads(checkout.run("-m", "trm", "solve", "314159", "--votes", "3", "--json"))
     assert answer["question"] == [[3, 1, 4, 1, 5, 9]]
     assert answer["valid"] is (answer["answer"] == [[1, 1, 3, 4, 5, 9]])

@@ -1,5 +1,6 @@
 """What `trm inspect` shows: counts, shapes, vocabulary, sizes, lineage and a few puzzles, drawn."""
 
+import csv
 import json
 import math
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.csv as pa_csv
 from pyarrow import ArrowException
 from rich.columns import Columns
@@ -60,8 +62,9 @@ def draw(meta: DatasetMeta, cells: npt.NDArray[np.uint8]) -> Text:
                 shown.append("  ", Style(bgcolor=COLOURS[colour]))
             shown.append("\n")
         return shown
-    between = " " if any(len(symbol) > 1 for symbol in meta.vocabulary[1:]) else ""
-    return Text("\n".join(between.join(meta.vocabulary[cell + 1] for cell in row) for row in cells.tolist()))
+    symbols = [*meta.vocabulary[1:], *"?" * (256 - len(meta.vocabulary[1:]))]  # a model may answer with padding: 255
+    between = " " if any(len(symbol) > 1 for symbol in symbols) else ""
+    return Text("\n".join(between.join(symbols[cell] for cell in row) for row in cells.tolist()))
 
 
 def _boxed(cells: list[list[str]]) -> str:
@@ -115,11 +118,12 @@ def _raw(files: list[Path], puzzles: int) -> RenderableType:
             table.add_row(file.name, _entries(file), "", size)
             continue
         try:
-            rows = pa_csv.read_csv(file)
+            texts = dict.fromkeys(("source", "question", "answer"), pa.string())  # 0012 is no number
+            rows = pa_csv.read_csv(file, convert_options=pa_csv.ConvertOptions(column_types=texts))
             ratings, lines = rows.column("rating").to_numpy(), rows.slice(0, puzzles)
             pairs = list(zip(lines["question"].to_pylist(), lines["answer"].to_pylist(), strict=True))
         except (ArrowException, KeyError):
-            table.add_row(file.name, "", "", size)
+            table.add_row(file.name, _records(file), "", size)
             continue
         table.add_row(file.name, f"{len(rows):,}", _ratings(ratings), size)
         for number, (question, answer) in enumerate(pairs):
@@ -127,6 +131,12 @@ def _raw(files: list[Path], puzzles: int) -> RenderableType:
             pair = [Text(_squared(str(question))), Text(_squared(str(answer)))]
             shown += [Text(f"\n{title}", style="bold"), Columns(pair, padding=(0, 4))]
     return Group(*shown)
+
+
+def _records(file: Path) -> str:
+    """How many records a CSV without ratings holds."""
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        return f"{sum(bool(record) for record in csv.reader(lines)) - 1:,}"
 
 
 def _entries(file: Path) -> str:
@@ -140,11 +150,11 @@ def _entries(file: Path) -> str:
 
 def _squared(cells: str) -> str:
     """A field of a raw file, row by row where it is a square."""
-    side = math.isqrt(len(cells))
-    if side * side != len(cells):
+    side, digits = math.isqrt(len(cells)), set(cells) <= set("0123456789.")
+    if side * side != len(cells) or not (digits or set(cells) <= set("# SGo")):
         return cells
     rows = [list(cells[start : start + side]) for start in range(0, len(cells), side)]
-    return _boxed(rows) if side in BOXES else "\n".join("".join(row) for row in rows)
+    return _boxed(rows) if digits and side in BOXES else "\n".join("".join(row) for row in rows)
 
 
 def _drawn(name: str, meta: DatasetMeta, split: Split, dataset: Path, count: int) -> RenderableType:

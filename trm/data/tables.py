@@ -53,9 +53,9 @@ def fetch_files(source: FileSource, table: Table, out: Path) -> dict[str, object
         facts[f"{split}_sha256"] = file_digest(target)
         try:
             facts[f"{split}_puzzles"] = _keep_wanted(source, table.layout, target, split == "train")
-        except DataError as error:
+        except UserError as error:
             # The staging folder is about to vanish: name the file that the user can look at.
-            raise DataError(str(error).replace(str(target), str(getattr(source, split)), 1)) from None
+            raise type(error)(str(error).replace(str(target), str(getattr(source, split)), 1)) from None
     return facts
 
 

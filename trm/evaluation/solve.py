@@ -123,17 +123,22 @@ def parse_puzzle(text: str, meta: DatasetMeta) -> np.ndarray:
             values |= {alias: values[blank] for alias in "._0" if alias not in values}
     if "/" not in values:
         text = text.replace("/", "\n")
-    lines: list[list[str]] = [_cells_of(line, values) for line in text.strip("\r\n").splitlines()]
+    if "." not in values:
+        text = text.rstrip().rstrip(".")  # the places of a sum that are to be filled
+    lines = [line for line in (_cells_of(line, values) for line in text.strip("\r\n").splitlines()) if line]
     cells = [symbol for line in lines for symbol in line]
-    if len(cells) == meta.seq_len:
-        height, width = meta.height, meta.width
-    else:
-        height, width = len(lines), len(cells) // max(len(lines), 1)
-        if kind.FILLS_CANVAS or any(len(line) != width for line in lines) or not 0 < width <= meta.width:
-            most = "" if kind.FILLS_CANVAS else "at most "
-            raise DataError(
-                f"the puzzle must have {most}{meta.seq_len} cells ({meta.height} x {meta.width}). Got {len(cells)}"
-            )
+    widths = {len(line) for line in lines}
+    if len(lines) > 1 and len(widths) > 1:
+        raise DataError(
+            f"the rows of the puzzle must be of one length. Got {', '.join(map(str, sorted(widths)))} cells"
+        )
+    fits = len(cells) == meta.seq_len if len(lines) < 2 or kind.FILLS_CANVAS else False
+    height, width = (meta.height, meta.width) if fits else (len(lines), max(widths, default=0))
+    if not cells or height > meta.height or width > meta.width or (kind.FILLS_CANVAS and not fits):
+        most = "" if kind.FILLS_CANVAS else "at most "
+        raise DataError(
+            f"the puzzle must have {most}{meta.seq_len} cells ({meta.height} x {meta.width}). Got {len(cells)}"
+        )
     for place, symbol in enumerate(cells):
         if symbol not in values:
             raise DataError(f"cell {place + 1} of the puzzle must be one of {' '.join(symbols)}. Got {symbol!r}")

@@ -80,6 +80,30 @@ def test_there_are_only_so_many_sums() -> None:
         arithmetic.draw_sums(1, 56, 0)
 
 
+def test_sums_are_numbered_exactly() -> None:
+    assert [tuple(map(int, pair)) for pair in zip(*arithmetic.numbered(np.arange(6)), strict=True)] == [
+        (0, 0),
+        (0, 1),
+        (1, 1),
+        (0, 2),
+        (1, 2),
+        (2, 2),
+    ]
+    large = 10**9 - np.arange(1, 200_000, dtype=np.int64)
+    for small in (np.zeros_like(large), large):  # where the number of the greater one is about to change
+        found = arithmetic.numbered(large * (large + 1) // 2 + small)
+        assert np.array_equal(found[0], small)
+        assert np.array_equal(found[1], large)
+
+
+def test_a_turned_sum_is_the_same_sum(tmp_path: Path) -> None:
+    header = "source,question,answer,rating\n"
+    (tmp_path / "train.csv").write_text(f"{header}g,34+12=...,34+12=046,0\n")
+    (tmp_path / "test.csv").write_text(f"{header}g,00+00=...,00+00=000,0\ng,12+34=...,12+34=046,0\n")
+    with pytest.raises(DataError, match=r"test.csv, line 3: .*train.csv, line 2;"):
+        arithmetic.prepare(settings_of(2, 1, 2), NONE, tmp_path)
+
+
 @pytest.mark.parametrize("digits", [2, 5, 9])
 def test_draws(digits: int) -> None:
     first, second = arithmetic.draw_sums(digits, 3000, 1)

@@ -204,3 +204,10 @@ def test_valid_takes_any_shortest_path_and_no_padding() -> None:
     unanswered = maze.versions(meta, np.zeros(16, np.uint8), np.random.default_rng(0), 1).undo(np.zeros((1, 16), "u1"))
     answers = [one, other, longer, question, *unanswered]
     assert list(maze.valid(meta, [question] * 5, answers)) == [True, True, False, False, False]
+    # Padding where the question has a wall is no wall.
+    question[1, 1], one[1, 1] = 0, 0
+    tokens = (one + np.uint8(1)).reshape(1, 16)
+    assert maze.valid(meta, [question], [maze.cells(tokens[0], 4)])[0]
+    tokens[0, 5] = 0
+    padded = maze.versions(meta, tokens[0], np.random.default_rng(0), 1).undo(tokens)
+    assert not maze.valid(meta, [question], padded)[0]

@@ -89,8 +89,8 @@ def test_found_by_its_name() -> None:
             "source.file: must end in .csv or .jsonl. Got a",
         ),
         ({"alphabet": "112"}, "alphabet: names a symbol twice"),
-        ({"alphabet": ""}, "alphabet must be"),
-        ({"alphabet": 12}, "alphabet must be"),
+        ({"alphabet": ""}, "alphabet has too few items"),
+        ({"alphabet": 12}, "alphabet must be a valid tuple"),
         ({"alphabet": ["1", "ab"]}, "alphabet: a symbol must be one character or a whole number. Got 'ab'"),
         ({"alphabet": [1, True]}, "alphabet: a symbol must be one character or a whole number. Got True"),
         ({"alphabet": list(range(255))}, "alphabet: must have at most 254 symbols. Got 255"),
@@ -245,6 +245,21 @@ def test_puzzles_whose_draws_run_out_keep_fewer(tmp_path: Path) -> None:
     every = np.array([[1, 2], [3, 3]], np.uint8)
     assert len(draw_distinct(space, rng, every, every, 7)) == 8
     assert len(draw_distinct(space, rng, every, every, 0)) == 1
+    assert len(draw_distinct(space, rng, same, every, 7)) == 8  # equal questions with other answers are other puzzles
+
+
+def test_each_row_has_draws_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("input,output\n" + "12345/67890,12345/67890\n" * 4)
+    data = settings_of(path, test_groups=1, symmetries=["permute_symbols"], allow_equivalent=True)
+
+    def versions(seed: int) -> np.ndarray:
+        params = AugmentParams(num_aug=3, validation_groups=0, seed=seed)
+        return made(data, tmp_path / str(seed), params)["train"].inputs[:].reshape(3, 4, 10)
+
+    first, other = versions(0), versions(1)
+    assert len(np.unique(first.reshape(12, 10), axis=0)) == 1 + 3 * 3
+    assert not np.array_equal(first, other)
 
 
 def test_a_rectangle_keeps_its_shape() -> None:
@@ -380,6 +395,12 @@ def test_canonical_forms_tell_puzzles_apart(space: Space, seed: int) -> None:
         same |= bijective and all(a == b or {a, b} <= set(space.free.tolist()) for a, b in image)
     forms = canonical_forms(space, [one, other])
     assert (forms[0] == forms[1]) == same
+
+
+def test_grids_of_other_shapes_are_other_puzzles() -> None:
+    space = space_of(meta_of(4, 4, "abcd", []))
+    grid = np.arange(1, 5, dtype=np.uint8)
+    assert len(set(canonical_forms(space, [grid.reshape(shape) for shape in ((1, 4), (2, 2), (4, 1))]))) == 3
 
 
 @given(seed=st.integers(0, 2**32), k=st.integers(1, 8), place=st.booleans())

@@ -49,6 +49,10 @@ class Settings(DataSection):
     """Digits of each number (k), with zeros in front."""
     source: GenerateSource
 
+    def most_versions(self) -> int:
+        """The sum itself."""
+        return 1
+
 
 def source_digest(data: Settings) -> dict[str, str]:
     """Nothing: the sums are made here."""
@@ -157,13 +161,18 @@ def draw_sums(digits: int, count: int, seed: int) -> tuple[Numbers, Numbers]:
         )
     rng = np.random.default_rng(np.random.SeedSequence([seed, digits]))
     index = rng.choice(there_are, count, replace=False)
-    # Sum number i is a + b with a <= b and i = b (b + 1) / 2 + a; the root of a large i may be one off.
-    large = ((np.sqrt(8.0 * index + 1) - 1) / 2).astype(np.int64)
-    large -= large * (large + 1) // 2 > index
-    large += (large + 1) * (large + 2) // 2 <= index
-    small = index - large * (large + 1) // 2
+    small, large = numbered(index)
     swapped = rng.random(count) < 0.5
     return np.where(swapped, large, small), np.where(swapped, small, large)
+
+
+def numbered(index: Numbers) -> tuple[Numbers, Numbers]:
+    """The two numbers of sum number i = b (b + 1) / 2 + a, where a <= b: a and b, both int64 [N]."""
+    large = ((np.sqrt(8.0 * index + 1) - 1) / 2).astype(np.int64)
+    # The root of a large number may be one off.
+    large -= large * (large + 1) // 2 > index
+    large += (large + 1) * (large + 2) // 2 <= index
+    return index - large * (large + 1) // 2, large
 
 
 def carries(first: Numbers, second: Numbers, digits: int) -> npt.NDArray[np.int32]:

@@ -46,6 +46,10 @@ class Settings(DataSection):
     allow_equivalent: bool
     """False: no test maze may be a training maze turned or mirrored."""
 
+    def most_versions(self) -> int:
+        """The symmetries of a square."""
+        return SYMMETRIES
+
 
 def source_digest(data: Settings) -> dict[str, str]:
     """The sha256 of the two files, as far as they are known; none for generated mazes."""

@@ -101,6 +101,10 @@ class Settings(DataSection):
     """False: no input of a test puzzle may be that of another puzzle under the symmetries."""
     seed: Natural
 
+    def most_versions(self) -> int | None:
+        """Without symmetries the puzzle itself."""
+        return None if self.symmetries else 1
+
 
 def source_digest(data: Settings) -> dict[str, str]:
     """The sha256 of the file, as far as it is known."""
