@@ -113,5 +113,6 @@ def dataset(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _own_state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRM_STATE_DIR", str(tmp_path / "states"))
+    monkeypatch.setenv("TRM_CACHE_DIR", str(tmp_path / "cache"))

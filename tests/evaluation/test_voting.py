@@ -56,6 +56,22 @@ def test_full_ties_go_to_the_one_seen_first(order: tuple[np.ndarray, ...]) -> No
     assert grids(ballots.ranked("p")) == [grid.tolist() for grid in order]
 
 
+def test_two_ranks_vote_one_after_the_other() -> None:
+    """The versions 0 to 3 were dealt to two processes in slices: rank 0 answered 0 and 2, rank 1 answered 1 and 3."""
+    ranks = [[(B, 0.5), (C, 0.5)], [(A, 0.5), (C, 0.25)]]
+    ballots = Ballots()
+    for rank in ranks:
+        for grid, logit in rank:
+            ballots.add("p", grid, logit)
+    # C has two votes. A and B tie in votes and in halt logit: B came from rank 0, so it was seen first.
+    assert grids(ballots.ranked("p")) == [C.tolist(), B.tolist(), A.tolist()]
+    ballots = Ballots()
+    for rank in reversed(ranks):
+        for grid, logit in rank:
+            ballots.add("p", grid, logit)
+    assert grids(ballots.ranked("p")) == [C.tolist(), A.tolist(), B.tolist()]
+
+
 def test_puzzles_do_not_share_votes() -> None:
     ballots = Ballots()
     ballots.add(("task", b"1"), A, 0.0)
