@@ -17,7 +17,17 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from trm.data.store import EXAMPLES, NAMES, Split, read_counts, read_lineage, read_meta, read_names, read_split
+from trm.data.store import (
+    EXAMPLES,
+    NAMES,
+    Split,
+    read_counts,
+    read_lineage,
+    read_meta,
+    read_names,
+    read_rows,
+    read_split,
+)
 from trm.data.sudoku import BOXES
 from trm.errors import DataError
 from trm.meta import DatasetMeta
@@ -166,9 +176,8 @@ def _drawn(name: str, meta: DatasetMeta, split: Split, dataset: Path, count: int
         called = f", {names[int(split.identifiers[first]) - 1]}" if names is not None else ""
         title = f"{name}{called}: source {split.source_names[split.source_codes[first]]}, rating {split.ratings[first]}"
         shown.append(Text(f"\n{title}", style="bold"))
-        for row in range(first, min(end, first + PAIRS)):
-            pair = [_tokens_drawn(meta, split.inputs[row]), _tokens_drawn(meta, split.labels[row])]
-            shown.append(Columns(pair, padding=(0, 4)))
+        for pair in zip(*read_rows(dataset / name, range(first, min(end, first + PAIRS))), strict=True):
+            shown.append(Columns([_tokens_drawn(meta, tokens) for tokens in pair], padding=(0, 4)))
     return Group(*shown)
 
 

@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from pydantic import ValidationError
 
 from trm.data.stored import Decoded, StoredRows, stored_rows
 from trm.errors import DataError
-from trm.files import file_digest
 from trm.meta import DatasetMeta
 
 SCHEMA_VERSION = "1"
@@ -169,15 +168,13 @@ def read_split(folder: str | Path) -> Split:
             if 2 * metadata.num_rows * length <= IN_MEMORY:
                 inputs, labels = _tokens(file.read(["inputs"])), _tokens(file.read(["labels"]))
             else:
-                digest = file_digest(path)
-                inputs, labels = stored_rows(digest, metadata.num_rows, length, _decoded(file))
+                inputs, labels = stored_rows(path, metadata.num_rows, length, partial(_decoded, path))
             numbers = {name: _int32s(file, name) for name in ("group", "puzzle", "identifier", "rating")}
             source = file.read(["source"]).column("source").unify_dictionaries().combine_chunks()
     except FileNotFoundError:
         raise DataError(f"{path}: no such split; check the path, or {_AGAIN}") from None
     except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{path}: not a whole Parquet file ({reason}); delete it and {_AGAIN}") from None
+        raise _damaged(path, error) from None
     source = source.chunk(0) if isinstance(source, pa.ChunkedArray) else source
     return Split(
         inputs=inputs,
@@ -195,10 +192,43 @@ def _int32s(file: pq.ParquetFile, name: str) -> Int32s:
     return file.read([name]).column(name).to_numpy().astype(np.int32, copy=False)
 
 
-def _decoded(file: pq.ParquetFile) -> Decoded:
-    for group in range(file.num_row_groups):
-        table = file.read_row_group(group, ["inputs", "labels"])
-        yield _tokens(table.select(["inputs"])), _tokens(table.select(["labels"]))
+def _decoded(path: Path) -> Decoded:
+    """Inputs and labels of a split, a row group at a time. Raises `DataError` for a damaged file."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            for group in range(file.num_row_groups):
+                yield _row_group_tokens(file, group)
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(path, error) from None
+
+
+def read_rows(folder: str | Path, rows: Sequence[int]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Inputs and labels of a few examples, uint8 [k, L], without decoding the others. Raises `DataError`."""
+    path = Path(folder) / EXAMPLES
+    found = []
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            ends = np.cumsum(sizes)
+            groups = np.searchsorted(ends, rows, side="right").tolist()
+            read = {group: _row_group_tokens(file, group) for group in sorted(set(groups))}
+        for row, group in zip(rows, groups, strict=True):
+            inside = row - int(ends[group]) + sizes[group]
+            found.append([tokens[inside] for tokens in read[group]])
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(path, error) from None
+    inputs, labels = zip(*found, strict=True)
+    return np.stack(inputs), np.stack(labels)
+
+
+def _row_group_tokens(file: pq.ParquetFile, group: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    table = file.read_row_group(group, ["inputs", "labels"])
+    return _tokens(table.select(["inputs"])), _tokens(table.select(["labels"]))
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    reason = str(error).splitlines()[0]
+    return DataError(f"{path}: not a whole Parquet file ({reason}); delete it and {_AGAIN}")
 
 
 def _check_schema(path: Path, schema: pa.Schema, metadata: Mapping[bytes, bytes]) -> None:

@@ -8,7 +8,7 @@ often.
 import os
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from filelock import FileLock
 
 from trm.errors import UserError
-from trm.files import cache_folder, is_disk_full
+from trm.files import cache_folder, file_digest, is_disk_full
 from trm.progress import progress
 
 UNUSED_DAYS = 30
@@ -24,11 +24,13 @@ UNUSED_DAYS = 30
 
 
 class StoredRows:
-    """Rows of `length` bytes in an open file, `stride` bytes apart: read like an array uint8 [N, length]."""
+    """Rows of `length` bytes in a file, `stride` bytes apart: read like an array uint8 [N, length].
 
-    def __init__(self, path: Path, count: int, length: int, stride: int, start: int) -> None:
-        self._file = os.open(path, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._file)
+    `open_file` gives the file's descriptor; it is called when the first row is asked for.
+    """
+
+    def __init__(self, open_file: Callable[[], int], count: int, length: int, stride: int, start: int) -> None:
+        self._open_file = open_file
         self._count, self._length, self._stride, self._start = count, length, stride, start
 
     def __len__(self) -> int:
@@ -43,7 +45,7 @@ class StoredRows:
         if rows.size and not (-self._count <= rows.min() and rows.max() < self._count):
             raise IndexError(f"rows must be below {self._count}. Got {rows.min()}..{rows.max()}")
         places = self._start + self._stride * np.where(rows < 0, rows + self._count, rows).astype(np.int64)
-        file, length, read = self._file, self._length, os.pread
+        file, length, read = self._open_file(), self._length, os.pread
         joined = b"".join([read(file, length, place) for place in places.tolist()])
         return np.frombuffer(joined, np.uint8).reshape(len(rows), length)
 
@@ -51,23 +53,39 @@ class StoredRows:
 Decoded = Iterable[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]
 
 
-def stored_rows(digest: str, count: int, length: int, decoded: Decoded) -> tuple[StoredRows, StoredRows]:
-    """Inputs and labels, each like uint8 [count, length]; `decoded` gives them in parts where they are not stored yet.
+class _File:
+    """The file of rows: made, if it must be, and opened at the first call; closed when nobody has it any more."""
 
-    `digest` names what they are decoded from. Raises `UserError` where the disk is full.
+    def __init__(self, source: Path, count: int, length: int, decode: Callable[[], Decoded]) -> None:
+        self.source, self.count, self.length, self.decode = source, count, length, decode
+        self.descriptor: int | None = None
+
+    def __call__(self) -> int:
+        if self.descriptor is None:
+            self.descriptor = os.open(self.path(), os.O_RDONLY)
+            weakref.finalize(self, os.close, self.descriptor)
+        return self.descriptor
+
+    def path(self) -> Path:
+        folder, digest = cache_folder() / "rows", file_digest(self.source)
+        path = folder / f"{digest}.rows"
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f"{digest}.lock"):
+            if not path.is_file() or path.stat().st_size != 2 * self.count * self.length:
+                _delete_unused(folder)
+                _decode(path, self.count, self.decode())
+            os.utime(path)
+        return path
+
+
+def stored_rows(source: Path, count: int, length: int, decode: Callable[[], Decoded]) -> tuple[StoredRows, StoredRows]:
+    """Inputs and labels, each like uint8 [count, length], of the file `source`.
+
+    `decode` gives them in parts; it is called when the first row is asked for, unless they are stored already. Raises
+    `UserError`, then, where the disk is full.
     """
-    folder = cache_folder() / "rows"
-    path = folder / f"{digest}.rows"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"{digest}.lock"):
-        if not path.is_file() or path.stat().st_size != 2 * count * length:
-            _delete_unused(folder)
-            _decode(path, count, decoded)
-        os.utime(path)
-    return (
-        StoredRows(path, count, length, 2 * length, 0),
-        StoredRows(path, count, length, 2 * length, length),
-    )
+    file = _File(source, count, length, decode)
+    return StoredRows(file, count, length, 2 * length, 0), StoredRows(file, count, length, 2 * length, length)
 
 
 def _decode(path: Path, count: int, decoded: Decoded) -> None:
