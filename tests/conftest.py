@@ -1,5 +1,6 @@
 """What several tests share: the small experiment, and the folders of the workplace that may be absent."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,12 @@ import pytest
 from tests.sudokus import of_digits, sudoku, write
 from trm.config import AugmentParams, ModelParams, TrainParams
 from trm.data.augment import augment
+from trm.data.compiled import CODE_FOLDER
 from trm.data.sudoku import draw_shuffles
 from trm.meta import DatasetMeta
 
+# Tests have cache folders of their own, but compile once.
+os.environ["NUMBA_CACHE_DIR"] = CODE_FOLDER
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 

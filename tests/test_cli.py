@@ -321,6 +321,33 @@ def test_solve_mistakes(run: Run, finished: Path, puzzle: str, words: tuple[str,
     _mistake(run("solve", puzzle, "--model", finished / "outputs/model"), *words)
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("arc", "an ARC task cannot be asked outside its data set"),
+        ("tokens", "trm: the model's data set is not known, for it was imported without one; import it again with"),
+    ],
+)
+def test_a_model_that_cannot_be_asked(
+    run: Run, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, words: str
+) -> None:
+    from safetensors.torch import load_file
+
+    from trm.training.checkpoint import read_header, write_tensors
+
+    trained, file = finished / "outputs/model/checkpoint.safetensors", tmp_path / "other.safetensors"
+    header = read_header(trained)
+    write_tensors(file, load_file(trained), header | {"meta": header["meta"] | {"kind": kind}})
+    monkeypatch.setattr(sys, "stdin", None)  # nothing is read
+    for puzzle in ("000", "-", "nosuch.txt"):
+        _mistake(run("solve", puzzle, "--model", file), words)
+
+
+def test_inspect_of_a_file_in_another_encoding(run: Run, here: Path) -> None:
+    (here / "mine.csv").write_bytes("input,output\né,b\n".encode("latin-1"))
+    _mistake(run("inspect", "mine.csv"), "mine.csv: not text in UTF-8; save the file as UTF-8")
+
+
 def test_solve_without_a_model(run: Run, here: Path) -> None:
     _mistake(run("solve", "." * 16), "outputs/model", "train a model first")
 

@@ -106,10 +106,11 @@ def solve_(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Answer one puzzle with a trained model."""
-    from trm.evaluation.solve import parse_puzzle, solve
+    from trm.evaluation.solve import find_askable, parse_puzzle, solve
     from trm.training.checkpoint import load_checkpoint
 
     net, meta = load_checkpoint(model)
+    find_askable(meta)  # before stdin is read
     text = _puzzle_text(puzzle)
     try:
         question = parse_puzzle(text, meta)
@@ -195,7 +196,7 @@ def recipe_use(
 def checkpoint_import(
     file: Annotated[Path, typer.Argument(help="A published checkpoint, beside its all_config.yaml.")],
     dataset: Annotated[
-        Path | None, typer.Option(help="The data set it was trained on, where all_config.yaml lacks its sizes.")
+        Path | None, typer.Option(help="The data set it was trained on, where all_config.yaml does not tell it.")
     ] = None,
     model: Annotated[Path, typer.Option(help="The model folder to write.")] = OUTPUTS / "imported",
 ) -> None:

@@ -68,7 +68,7 @@ class AugmentParams(Section):
     """What is made of the raw puzzles: shuffled versions, and groups held out for validation."""
 
     num_aug: Natural
-    """Shuffled versions of each training puzzle, besides the puzzle as it is."""
+    """Versions of each training puzzle (in ARC: of each task), besides the puzzle as it is."""
     validation_groups: Natural
     """Training groups held out, as they are, to choose the best checkpoint; 0: the last checkpoint is the result."""
     seed: Natural
@@ -163,7 +163,7 @@ class EvaluateParams(Section):
     """Versions of each puzzle that vote on its answer: the puzzle as it is and `votes - 1` shuffles."""
     pass_at: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)]
     max_puzzles: Positive | None
-    """Score a seeded sample of so many test puzzles; null: all of them."""
+    """Score a seeded sample of so many test puzzles (groups: in ARC tasks); null: all of them."""
     batch_size: Positive
     precision: Precision
     device: Device

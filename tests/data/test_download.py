@@ -91,7 +91,7 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def left_behind() -> list[str]:
-    return [file.name for file in cache_folder().iterdir() if file.suffix != ".lock"]
+    return [file.name for file in (cache_folder() / "downloads").iterdir() if file.suffix != ".lock"]
 
 
 def test_a_whole_file(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,9 +239,10 @@ def test_a_full_disk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 def test_a_really_full_disk(server: Server, tmp_path: Path) -> None:
-    cache_folder().mkdir(parents=True)
+    folder = cache_folder() / "downloads"
+    folder.mkdir(parents=True)
     name = hashlib.sha256(server.url.encode()).hexdigest()
-    (cache_folder() / f"{name}.partial").symlink_to("/dev/full")
+    (folder / f"{name}.partial").symlink_to("/dev/full")
     with pytest.raises(UserError, match=r"the disk is full; free space"):
         download(server.url, tmp_path / "out/a", None)
     assert list((tmp_path / "out").iterdir()) == []

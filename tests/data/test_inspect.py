@@ -1,9 +1,12 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from tests.conftest import ROOT
 from tests.sudokus import sudoku, write
 from trm.config import AugmentParams
 from trm.data.augment import augment
@@ -69,6 +72,70 @@ def test_anything_else_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(DataError, match=r"holds neither a data set .* give the path of one"):
             describe(path)
+
+
+HEADER = "source,question,answer,rating\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "input,output\né,b\n".encode("latin-1"), "not text in UTF-8; save the file as UTF-8"),
+        ("a.csv", f"{HEADER}é,1,2,3\n".encode("latin-1"), "not text in UTF-8; save the file as UTF-8"),
+        ("a.csv", f"input,output\n{'a' * 200_000},b\n".encode(), "not a readable CSV .*; fetch or write"),
+        ("a.json", '{"é": 1}'.encode("latin-1"), "not text in UTF-8; save the file as UTF-8"),
+        ("a.jsonl", '{"é": 1}\n'.encode("latin-1"), "not text in UTF-8; save the file as UTF-8"),
+        ("a.json", b"[1, 2", "not readable JSON; fetch or write"),
+        ("a.json", b"3", "not readable JSON; fetch or write"),
+        ("a.json", b"[" * 200_000, "not readable JSON; fetch or write"),
+    ],
+)
+def test_unreadable_files(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    for path in (tmp_path, tmp_path / name):
+        with pytest.raises(DataError, match=f"{name}: {message}") as refused:
+            describe(path)
+        assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "row"),
+    [
+        ("a.csv", HEADER, ["a.csv", "0"]),
+        ("a.csv", "", ["a.csv", "0"]),
+        ("a.csv", "input,output\n", ["a.csv", "0"]),
+        ("a.csv", 'input,output\n"a\nb",c\n\nd,e\n', ["a.csv", "2"]),
+        ("a.csv", f"{HEADER}me,01.,012,hard\nme,1,2,3\n", ["a.csv", "2", "not", "all", "numbers"]),
+        ("a.csv", f"{HEADER}me,01.,012,\n", ["a.csv", "1", "not", "all", "numbers"]),
+        ("a.csv", f"{HEADER}me,01.,012,2\nme,1,2,5\n", ["a.csv", "2", "2..5,", "mean", "3.5"]),
+        ("a.csv", f"{HEADER}me,01.,012,2\nme,1,2,0.5\n", ["a.csv", "2", "0.5..2.0,", "mean", "1.2"]),
+        ("a.json", '\ufeff{"a": 1, "b": 2}', ["a.json", "2"]),
+        ("a.jsonl", '{"a": 1}\n\n{"a": 2}', ["a.jsonl", "2"]),
+    ],
+)
+def test_odd_files_are_shown(tmp_path: Path, name: str, content: str, row: list[str]) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    (tmp_path / "folder.csv").mkdir()
+    lines = printed(tmp_path).splitlines()
+    assert [line.split()[:-2] for line in lines if line.startswith(name) and "source" not in line] == [row]
+    if "me,01." in content:
+        assert f"{name}: source me, rating {content.splitlines()[1].split(',')[3]}".rstrip() in "\n".join(lines)
+        assert any(line.split() == ["01.", "012"] for line in lines)
+
+
+def test_large_files_are_read_in_parts(tmp_path: Path) -> None:
+    """Ratings that become fractions late, and memory: a few MB for a file of 24."""
+    count, cells = 100_000, "0" * 110
+    rows = (f"me,{cells},{cells},{number if number < count - 1 else '-0.5'}\n" for number in range(count))
+    (tmp_path / "a.csv").write_text(HEADER + "".join(rows))
+    text = printed(tmp_path, 2)
+    assert ["a.csv", "100,000", "-0.5..99998.0,", "mean", "49998.5"] in [line.split()[:5] for line in text.splitlines()]
+    assert text.count("source me, rating") == 2
+    code = "import sys, pyarrow; from pathlib import Path; from trm.data.inspect import describe\n"
+    code += "describe(Path(sys.argv[1])); print(pyarrow.default_memory_pool().max_memory())"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    most = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert 0 < int(most) < 8 << 20
 
 
 def test_drawing() -> None:

@@ -31,6 +31,7 @@ def test_csv(tmp_path: Path) -> None:
     assert puzzles.labels.tolist() == [[[3, 2, 0], [2, 1, 0]], [[1, 3, 1], [0, 0, 0]], [[3, 0, 0], [0, 0, 0]]]
     assert puzzles.shapes.tolist() == [[2, 2], [1, 3], [1, 1]]
     assert puzzles.groups.tolist() == [0, 1, 0]
+    assert puzzles.group_names == ("a", "b")
     assert puzzles.lines.tolist() == [2, 3, 4]
     assert len(puzzles) == 3
 
@@ -41,6 +42,7 @@ def test_csv_with_line_breaks_in_the_grids(tmp_path: Path) -> None:
     assert puzzles.inputs[0].tolist() == [[2, 3], [1, 2]]
     assert puzzles.labels[0].tolist() == [[3, 2], [2, 1]]
     assert puzzles.groups.tolist() == [0, 1]
+    assert puzzles.group_names == ("line 2", "line 7")
     assert puzzles.lines.tolist() == [2, 7]  # as an editor counts them
 
 
@@ -61,6 +63,7 @@ def test_jsonl(tmp_path: Path) -> None:
     for name in ("inputs", "labels", "shapes", "groups"):
         assert np.array_equal(getattr(puzzles, name), getattr(same, name))
     assert puzzles.alphabet == same.alphabet
+    assert puzzles.group_names == ("a", "7")
     assert puzzles.lines.tolist() == [1, 3, 5]
 
 
@@ -132,7 +135,14 @@ BROKEN_JSONL = {
     GOOD + '{"input": ["1"], "output": ["1"], "group": "a"}': "line 2: key group is new; all lines",
     '{"input": ["1"], "output": ["1"], "group": "a"}\n' + GOOD: "line 2: key group is missing; all lines",
     GOOD[:-2] + ', "group": [1]}': "line 1: group is neither a word nor a whole number",
-    GOOD + "[" * 100_000: "line 2: not readable JSON",
+    GOOD + "[" * 100_000: r"line 2: not readable JSON \(lists too deep in lists\); each",
+    GOOD + '{"input": [[' + "1" * 5000 + ']], "output": ["1"]}': "line 2: a number has too many digits; write a short",
+    GOOD
+    + '{"input": [['
+    + "[" * 900
+    + "]" * 900
+    + ']], "output": ["1"]}': r"line 2: input holds the cell \[...\]; a cell must",
+    GOOD[:-2] + ', "group": "\\ud83d"}': "line 1: group holds half a character: .*; write",
 }
 
 

@@ -10,6 +10,7 @@ from trm.data import store
 from trm.data.batches import collate, test_batches, training_batches
 from trm.data.store import Split, read_rows, read_split, write_split
 from trm.data.stored import UNUSED_DAYS, StoredRows, stored_rows
+from trm.errors import UserError
 
 RNG = np.random.default_rng(0)
 INPUTS, LABELS = RNG.integers(0, 9, (2, 500, 12), dtype=np.uint8)
@@ -114,3 +115,13 @@ def test_a_large_split_gives_the_same_batches(tmp_path: Path, monkeypatch: pytes
     for (one, real), (other, _) in zip(test_batches(small, 64), test_batches(large, 64), strict=True):
         assert real in (64, 500 % 64)
         assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_a_cache_folder_that_cannot_be_is_a_mistake(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", Path("/dev/null/nowhere")):
+        monkeypatch.setenv("TRM_CACHE_DIR", str(place))
+        with pytest.raises(UserError, match=r"cannot be written \(.*\); mend it or set TRM_CACHE_DIR"):
+            stored_rows(source, 500, 12, parts)[0][0]

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from trm.data.symmetries import INVERSE, KEEP_SHAPE, apply_symmetry
+from trm.data.symmetries import INVERSE, KEEP_SHAPE, SWAP_SIDES, apply_symmetry
 
 BY_HAND = {
     0: [[1, 2, 3], [4, 5, 6]],
@@ -25,6 +25,7 @@ def test_each_symmetry_by_hand(symmetry: int) -> None:
     assert turned.tolist() == BY_HAND[symmetry]
     assert turned.dtype == np.uint8
     assert (turned.shape == grid.shape) == (symmetry in KEEP_SHAPE)
+    assert (turned.shape == grid.shape[::-1]) == (symmetry in SWAP_SIDES)
 
 
 @pytest.mark.parametrize("symmetry", [-1, 8])

@@ -11,8 +11,9 @@ from ruamel.yaml import YAML
 
 from trm import DataError, ParamsError, export_published, import_published
 from trm.config import ModelParams
+from trm.data.kinds import arc, maze
 from trm.meta import DatasetMeta
-from trm.model.published import _published_names, read_published
+from trm.model.published import _published_names, read_published, settings_from_arch
 from trm.model.supervision import TRM, build_model
 from trm.training.loss import LOSSES, METRICS, step_metrics, supervision_loss
 
@@ -165,6 +166,22 @@ def test_sizes_come_from_the_data_set_where_the_config_lacks_them(
     assert model.puzzle_table.shape == (3, 20)
     with pytest.raises(ParamsError, match="arch.vocab_size must be 6, as in the data set. Got 7"):
         import_published(published, ARCH | {"vocab_size": 7}, meta.model_copy(update={"num_identifiers": 3}))
+
+
+def test_the_sizes_tell_the_kind_of_data() -> None:
+    def found(L: int, V: int, identifiers: int = 1) -> DatasetMeta:
+        sizes = {"seq_len": L, "vocab_size": V, "num_puzzle_identifiers": identifiers}
+        return settings_from_arch(ARCH | sizes, None)[1]
+
+    for side in (5, 6, 30):
+        assert found(side * side, 6) == maze.maze_meta(side)
+    words = {"height": 30, "width": 30, "vocabulary": arc.VOCABULARY, "num_identifiers": 876406}
+    assert found(900, 12, 876406) == DatasetMeta(kind="arc", **words)
+    for side in (4, 6, 9):
+        assert found(side * side, side + 2).kind == "sudoku"
+    for L, V in ((899, 6), (899, 12), (36, 12), (900, 11), (81, 10), (49, 9)):
+        meta = found(L, V)
+        assert (meta.kind, meta.height, meta.width, meta.vocab_size) == ("tokens", 1, L, V)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from tests.model.test_published import ARCH
 from trm import export_published, load_checkpoint
 from trm.artifacts import MANIFEST
 from trm.config import ModelParams
-from trm.errors import DataError, ParamsError
+from trm.errors import DataError, ParamsError, UserError
+from trm.evaluation.solve import parse_puzzle, solve
 from trm.meta import DatasetMeta
 from trm.model.supervision import build_model
 from trm.training.checkpoint import FILE, read_settings, save_checkpoint, write_tensors
@@ -77,3 +78,29 @@ def test_a_published_checkpoint_becomes_a_model_folder(
     with pytest.raises(ParamsError, match="arch: hidden_size must be a multiple"):
         import_checkpoint(file, None, tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "L", "kind"), [("p# SGo", 36, "maze"), ("pe0123456789", 900, "arc"), ("pabcd", 36, "tokens")]
+)
+def test_an_imported_model_knows_what_it_can_be_asked(
+    model_params: ModelParams, tmp_path: Path, vocabulary: str, L: int, kind: str
+) -> None:
+    """Without a data set: mazes are solved; ARC tasks, and what the sizes do not tell, are refused in one line."""
+    params = model_params.model_copy(update={"mlp_t": False, "pos_encodings": "rope"})
+    flat = DatasetMeta(kind="any", height=1, width=L, vocabulary=tuple(vocabulary), num_identifiers=1)
+    file = tmp_path / "step_100"
+    torch.save(export_published(build_model(params, flat, seed=5)), file)
+    sizes = {"seq_len": L, "vocab_size": len(vocabulary), "num_puzzle_identifiers": 1, "puzzle_emb_ndim": 0}
+    YAML().dump({"arch": ARCH | sizes}, tmp_path / "all_config.yaml")
+    import_checkpoint(file, None, tmp_path / "imported")
+    model, meta = load_checkpoint(tmp_path / "imported")
+    assert meta.kind == kind
+    if kind == "maze":
+        question = parse_puzzle("S" + "." * 34 + "G", meta)
+        assert solve(model, meta, [question], steps=1)[0].grid.shape == (6, 6)
+        return
+    said = {"arc": "an ARC task cannot be asked", "tokens": "the model's data set is not known, .*--dataset"}[kind]
+    for ask in (lambda: parse_puzzle("000", meta), lambda: solve(model, meta, [[[77]]], steps=1)):
+        with pytest.raises(UserError, match=f"^{said}"):
+            ask()

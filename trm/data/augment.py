@@ -16,6 +16,9 @@ from trm.errors import UserError
 from trm.files import file_digest
 from trm.progress import Progress, progress
 
+MOST_WAITING = 4
+"""Blocks that are made ahead of the one that is written: writing takes longer than making."""
+
 
 def augment(data: DataSection, augment: AugmentParams, raw: Path, out: Path, key: str) -> dict[str, object]:
     """Make the data set `out` (an empty folder) of the files in `raw`; return its counts by split.
@@ -58,7 +61,7 @@ def _made(calls: Iterable[Callable[[], Split]], workers: int) -> Iterator[Split]
         try:
             for call in calls:
                 waiting.append(pool.submit(call))
-                if len(waiting) > workers:  # never more than these in memory
+                if len(waiting) > min(workers, MOST_WAITING):  # never more than these in memory
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
@@ -75,6 +78,6 @@ def _shown(blocks: Iterable[Split], shown: Progress) -> Iterator[Split]:
 
 def _workers() -> int:
     asked = os.environ.get("TRM_WORKERS") or str(os.cpu_count() or 1)
-    if not asked.isdigit() or asked == "0":
+    if not asked.isdecimal() or int(asked) == 0:
         raise UserError(f"TRM_WORKERS must be a number of threads, 1 or more. Got {asked!r}")
     return int(asked)

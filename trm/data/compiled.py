@@ -1,14 +1,21 @@
 """What the functions compiled with numba share.
 
 Numba keeps machine code from one process to the next and notices a change of the file that a function stands in, not
-of what it imports: after changing this file, delete the `__pycache__` folders.
+of what it imports. Only this file is imported so, and so its digest names the folder where the code is kept.
 """
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
+
+from trm.files import cache_folder, file_digest
+
+CODE_FOLDER = os.environ.get("NUMBA_CACHE_DIR") or str(cache_folder() / "numba" / file_digest(Path(__file__))[:16])
+numba.config.CACHE_DIR = CODE_FOLDER  # pyright: ignore[reportPrivateImportUsage, reportAttributeAccessIssue]
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from trm.data.puzzle_csv import COLUMNS
 from trm.data.store import (
     EXAMPLES,
     NAMES,
@@ -34,6 +36,8 @@ from trm.meta import DatasetMeta
 
 COLOURS = ("#000000", "#0074d9", "#ff4136", "#2ecc40", "#ffdc00", "#aaaaaa", "#f012be", "#ff851b", "#7fdbff", "#870c25")
 """The ten colours in which ARC is shown everywhere."""
+SOURCES = 6
+"""Sources of a split that are named."""
 PAIRS = 4
 """Examples of a puzzle that are drawn."""
 
@@ -50,7 +54,8 @@ def describe(dataset: str | Path, puzzles: int = 3) -> RenderableType:
         return _dataset(path, list(read_counts(path)), puzzles)
     if (path / EXAMPLES).is_file():
         return _dataset(path.parent, [path.name], puzzles)
-    files = sorted(file for file in path.glob("*") if file.suffix in RAW and file.name != "manifest.json")
+    found = (file for file in path.glob("*") if file.suffix in RAW and file.is_file())
+    files = sorted(file for file in found if file.name != "manifest.json")
     if files:
         return _raw(files, puzzles)
     raise DataError(
@@ -112,7 +117,8 @@ def _dataset(path: Path, names: list[str], puzzles: int) -> RenderableType:
     for name, split in splits.items():
         counts = [f"{count:,}" for count in split.counts().values()]
         size = (path / name / EXAMPLES).stat().st_size
-        table.add_row(name, *counts, _ratings(split.ratings), _size(size))
+        ratings = split.ratings
+        table.add_row(name, *counts, _range(ratings.min(), ratings.max(), ratings.mean()), _size(size))
     shown: list[RenderableType] = [table, _facts("tokens", _tokens(meta)), _facts("sources", _sources(splits))]
     shown.append(_facts(f"lineage ({names[0]})", _flat(read_lineage(path / names[0]))))
     shown += [_drawn(name, meta, split, path, puzzles) for name, split in splits.items() if puzzles]
@@ -127,35 +133,104 @@ def _raw(files: list[Path], puzzles: int) -> RenderableType:
         if file.suffix != ".csv":
             table.add_row(file.name, _entries(file), "", size)
             continue
-        try:
-            texts = dict.fromkeys(("source", "question", "answer"), pa.string())  # 0012 is no number
-            rows = pa_csv.read_csv(file, convert_options=pa_csv.ConvertOptions(column_types=texts))
-            ratings, lines = rows.column("rating").to_numpy(), rows.slice(0, puzzles)
-            pairs = list(zip(lines["question"].to_pylist(), lines["answer"].to_pylist(), strict=True))
-        except (ArrowException, KeyError):
+        rows = _rows(file, puzzles)
+        if rows is None:
             table.add_row(file.name, _records(file), "", size)
             continue
-        table.add_row(file.name, f"{len(rows):,}", _ratings(ratings), size)
-        for number, (question, answer) in enumerate(pairs):
-            title = f"{file.name}: source {lines['source'][number]}, rating {lines['rating'][number]}"
-            pair = [Text(_squared(str(question))), Text(_squared(str(answer)))]
+        table.add_row(file.name, f"{rows.count:,}", rows.ratings(), size)
+        for source, question, answer, rating in rows.first:
+            title = f"{file.name}: source {source}, rating {rating}"
+            pair = [Text(_squared(question)), Text(_squared(answer))]
             shown += [Text(f"\n{title}", style="bold"), Columns(pair, padding=(0, 4))]
     return Group(*shown)
 
 
+@dataclass
+class _Rows:
+    """What is kept of a CSV of puzzles that is read in parts."""
+
+    first: list[tuple[str, ...]] = field(default_factory=list)
+    """The first rows: source, question, answer and rating."""
+    count: int = 0
+    low: float = math.inf
+    high: float = -math.inf
+    total: float = 0
+    numbers: bool = True
+    """Whether all ratings are numbers."""
+
+    def add(self, batch: pa.RecordBatch, most: int) -> None:
+        """Count the rows of a part, and keep those that are among the first `most` of all."""
+        head = batch.slice(0, max(most - self.count, 0))
+        self.first += zip(*(head.column(name).to_pylist() for name in COLUMNS), strict=True)
+        self.count += batch.num_rows
+        ratings = _numbers(batch.column("rating"))
+        self.numbers = self.numbers and ratings is not None
+        if ratings is not None and len(ratings):
+            self.low, self.high = min(self.low, ratings.min()), max(self.high, ratings.max())
+            self.total += float(ratings.sum(dtype=np.float64))
+
+    def ratings(self) -> str:
+        if not self.numbers:
+            return "not all numbers"
+        return _range(self.low, self.high, self.total / self.count) if self.count else ""
+
+
+def _rows(file: Path, most: int) -> _Rows | None:
+    """A CSV of puzzles, read in parts, with its first `most` rows; None where it is no such CSV."""
+    rows = _Rows()
+    texts = dict.fromkeys(COLUMNS, pa.string())  # 0012 is no number
+    try:
+        batches = pa_csv.open_csv(
+            file,
+            # pyarrow reads some dozens of blocks ahead: small ones, each still of several rows.
+            read_options=pa_csv.ReadOptions(use_threads=False, block_size=1 << 16),
+            convert_options=pa_csv.ConvertOptions(column_types=texts, include_columns=list(COLUMNS)),
+        )
+        for batch in batches:
+            rows.add(batch, most)
+    except (ArrowException, KeyError):
+        return None
+    except OSError as error:
+        raise _unreadable(file, error) from None
+    return rows
+
+
+def _numbers(texts: pa.Array) -> np.ndarray | None:
+    """Texts as whole numbers or, where some are not, as fractions; None where some are no numbers at all."""
+    for kind in (pa.int64(), pa.float64()):
+        try:
+            return texts.cast(kind).to_numpy(zero_copy_only=False)
+        except ArrowException:
+            continue
+    return None
+
+
 def _records(file: Path) -> str:
     """How many records a CSV without ratings holds."""
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        return f"{sum(bool(record) for record in csv.reader(lines)) - 1:,}"
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            return f"{max(sum(bool(record) for record in csv.reader(lines)) - 1, 0):,}"
+    except csv.Error as error:
+        raise DataError(f"{file}: not a readable CSV ({error}); fetch or write the file again") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(file, error) from None
 
 
 def _entries(file: Path) -> str:
     """How many things a JSON file holds."""
-    text = file.read_text(encoding="utf-8")
     try:
-        return f"{text.count(chr(10)) if file.suffix == '.jsonl' else len(json.loads(text)):,}"
-    except (ValueError, TypeError):
+        with file.open(encoding="utf-8-sig") as text:
+            return f"{sum(bool(line.strip()) for line in text) if file.suffix == '.jsonl' else len(json.load(text)):,}"
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(file, error) from None
+    except (ValueError, TypeError, RecursionError):
         raise DataError(f"{file}: not readable JSON; fetch or write the file again") from None
+
+
+def _unreadable(file: Path, error: OSError | UnicodeDecodeError) -> DataError:
+    if isinstance(error, UnicodeDecodeError):
+        return DataError(f"{file}: not text in UTF-8; save the file as UTF-8")
+    return DataError(f"{file}: cannot be read ({error.strerror or error}); check the path")
 
 
 def _squared(cells: str) -> str:
@@ -204,11 +279,15 @@ def _tokens(meta: DatasetMeta) -> dict[str, str]:
 
 
 def _sources(splits: dict[str, Split]) -> dict[str, str]:
+    """Groups of each source, the largest first."""
     facts = {}
     for name, split in splits.items():
         firsts = split.source_codes[split.puzzle_starts[split.group_starts[:-1]]]
         counts = np.bincount(firsts, minlength=len(split.source_names))
-        facts[name] = ", ".join(f"{source} {count:,}" for source, count in zip(split.source_names, counts, strict=True))
+        there = np.flatnonzero(counts)
+        shown = there[np.argsort(-counts[there], kind="stable")][:SOURCES].tolist()
+        words = [f"{split.source_names[code]} {counts[code]:,}" for code in shown]
+        facts[name] = ", ".join(words) + (f" and {len(there) - len(shown):,} more" if len(there) > len(shown) else "")
     return facts
 
 
@@ -222,8 +301,8 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _ratings(ratings: np.ndarray) -> str:
-    return f"{ratings.min()}..{ratings.max()}, mean {ratings.mean():.1f}"
+def _range(low: float, high: float, mean: float) -> str:
+    return f"{low}..{high}, mean {mean:.1f}"
 
 
 def _size(size: float) -> str:

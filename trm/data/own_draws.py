@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from trm.data.symmetries import INVERSE, KEEP_SHAPE, apply_symmetry
+from trm.data.symmetries import INVERSE, KEEP_SHAPE, SWAP_SIDES, apply_symmetry
 from trm.meta import DatasetMeta
 
 DRAWS_PER_VERSION = 5
 """So many draws are made at most for each version that is wanted; repeats do not count."""
-_SWAP_SIDES = tuple(symmetry for symmetry in range(len(INVERSE)) if symmetry not in KEEP_SHAPE)
 
 Tokens = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
@@ -48,10 +47,6 @@ class Draws:
     def __len__(self) -> int:
         return len(self.symmetries)
 
-    def select(self, which: npt.NDArray[np.integer] | slice) -> "Draws":
-        """Some of the draws."""
-        return Draws(self.symmetries[which], self.symbols[which], self.rows[which], self.columns[which])
-
 
 def space_of(meta: DatasetMeta) -> Space:
     """The versions that the symmetries in `meta` allow; a canvas that is no square is never turned."""
@@ -79,32 +74,34 @@ def draw(space: Space, rng: np.random.Generator, shape: tuple[int, int], k: int)
         symbols[:, space.free] = rng.permuted(np.tile(space.free, (k, 1)), axis=1)
     rows, columns = np.zeros((2, k), np.int64)
     if space.translate:
-        swapped = np.isin(symmetries, _SWAP_SIDES)
+        swapped = np.isin(symmetries, SWAP_SIDES)
         rows = rng.integers(0, space.height - np.where(swapped, shape[1], shape[0]), endpoint=True)
         columns = rng.integers(0, space.width - np.where(swapped, shape[0], shape[1]), endpoint=True)
     return Draws(symmetries, symbols, rows, columns)
 
 
-def draw_distinct(space: Space, rng: np.random.Generator, question: Tokens, answer: Tokens, k: int) -> Draws:
+def draw_distinct(space: Space, rng: np.random.Generator, question: Tokens, answer: Tokens, k: int) -> Tokens:
     """The puzzle as it is, and k versions of it, or fewer where the draws run out; no two are the same pair.
 
-    question, answer: uint8 [h, w] of tokens.
+    question, answer: uint8 [h, w] of tokens. Returns both on canvases, the answer's beside the question's:
+    uint8 [1 + k or fewer, 2 L].
     """
-    kept = [as_it_is(space)]
-    seen = set(_pairs(space, kept[0], question, answer))
+    kept = [_pairs(space, as_it_is(space), question, answer)]
+    seen = {kept[0].tobytes()}
     wanted = k
     for _ in range(DRAWS_PER_VERSION):
         if not wanted:
             break
         drawn = draw(space, rng, (question.shape[0], question.shape[1]), k)
         new = []
-        for index, pair in enumerate(_pairs(space, drawn, question, answer)):
+        pairs = _pairs(space, drawn, question, answer)
+        for index, pair in enumerate(map(bytes, pairs)):
             if pair not in seen and len(new) < wanted:
                 seen.add(pair)
                 new.append(index)
-        kept.append(drawn.select(np.array(new, np.int64)))
+        kept.append(pairs[np.array(new, np.int64)])
         wanted -= len(new)
-    return join(kept)
+    return np.concatenate(kept)
 
 
 def join(parts: list[Draws]) -> Draws:
@@ -134,7 +131,7 @@ def undo(space: Space, draws: Draws, canvases: Tokens, shape: tuple[int, int]) -
     grids = []
     for index, canvas in enumerate(canvases.reshape(-1, space.height, space.width)):
         symmetry, row, column = int(draws.symmetries[index]), draws.rows[index], draws.columns[index]
-        height, width = shape[::-1] if symmetry in _SWAP_SIDES else shape
+        height, width = shape[::-1] if symmetry in SWAP_SIDES else shape
         cut = canvas[row : row + height, column : column + width]
         original = np.argsort(draws.symbols[index]).astype(np.uint8)
         grids.append(apply_symmetry(original[cut], INVERSE[symmetry]))
@@ -181,6 +178,5 @@ def _renamed(space: Space, grids: Tokens) -> Tokens:
     return renamed
 
 
-def _pairs(space: Space, draws: Draws, question: Tokens, answer: Tokens) -> list[bytes]:
-    both = np.hstack([apply(space, draws, question), apply(space, draws, answer)])
-    return [pair.tobytes() for pair in both]
+def _pairs(space: Space, draws: Draws, question: Tokens, answer: Tokens) -> Tokens:
+    return np.hstack([apply(space, draws, question), apply(space, draws, answer)])

@@ -8,6 +8,7 @@ whole numbers or characters. Spaces count: they may be symbols.
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,8 @@ class OwnPuzzles:
     """Rows and columns of each example, int64 [N, 2]."""
     groups: Ints
     """int64 [N], numbered by first appearance."""
+    group_names: tuple[str, ...]
+    """What the file calls each group; without groups `line <n>`."""
     lines: Ints
     """The line of the file on which each example begins, int64 [N]."""
     alphabet: tuple[str, ...]
@@ -89,7 +92,7 @@ def read_own(path: Path, alphabet: tuple[str, ...] | None, height: int | None, w
     for index, pair in enumerate(pairs):
         for side, grid in enumerate(pair):
             both[side, index, : grid.shape[0], : grid.shape[1]] = tokens[grid]
-    return OwnPuzzles(both[0], both[1], shapes, np.array(names), np.array(lines), symbols)
+    return OwnPuzzles(both[0], both[1], shapes, np.array(names), tuple(groups), np.array(lines), symbols)
 
 
 def refuse(path: Path, line: int | None, problem: str, remedy: str) -> NoReturn:
@@ -160,8 +163,12 @@ def _json_rows(path: Path, text: str) -> Iterator[_Row]:
             continue
         try:
             value = json.loads(record)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except json.JSONDecodeError as error:
             refuse(path, line, f"not readable JSON ({error})", "each line must be one JSON object")
+        except RecursionError:
+            refuse(path, line, "not readable JSON (lists too deep in lists)", "each line must be one JSON object")
+        except ValueError:  # Python reads no whole number of more than some thousand digits
+            refuse(path, line, "a number has too many digits", "write a shorter one")
         if not isinstance(value, dict):
             refuse(path, line, "not a JSON object", 'write {"input": [...], "output": [...]}')
         for name in ("input", "output"):
@@ -182,7 +189,9 @@ def _json_grid(path: Path, line: int, name: str, grid: object) -> Rows:
     for row in grid:
         for cell in row:
             if isinstance(cell, bool) or not isinstance(cell, int | str) or (isinstance(cell, str) and len(cell) != 1):
-                problem = f"{name} holds the cell {json.dumps(cell, ensure_ascii=False)}"
+                # A list may be too deep to be written out.
+                word = "[...]" if isinstance(cell, list | dict) else json.dumps(cell, ensure_ascii=False)
+                problem = f"{name} holds the cell {word}"
                 refuse(path, line, problem, "a cell must be a whole number or one character")
         rows.append(row if isinstance(row, str) else [str(cell) for cell in row])
     return rows
@@ -193,7 +202,10 @@ def _group(path: Path, line: int, group: object) -> str | None:
         return None
     if isinstance(group, bool) or not isinstance(group, int | str) or group == "":
         refuse(path, line, "group is neither a word nor a whole number", "name the group that the puzzle belongs to")
-    return str(group)
+    name = str(group)
+    if re.search("[\ud800-\udfff]", name):  # as JSON may hold, but no text in UTF-8
+        refuse(path, line, f"group holds half a character: {json.dumps(name)}", "write the whole character")
+    return name
 
 
 def _check_shape(path: Path, line: int, name: str, grid: Rows, height: int | None, width: int | None) -> None:

@@ -1,6 +1,7 @@
 """CSV files of puzzles, columns source,question,answer,rating: streamed with every row checked, written to the byte."""
 
 import csv
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -16,6 +17,8 @@ from trm.errors import DataError
 
 COLUMNS = ("source", "question", "answer", "rating")
 _AGAIN = "fetch or write the file again"
+_BAD_ROW = re.compile(r"Row #(\d+): Expected (\d+) columns, got (\d+)")
+"""What pyarrow says of a row that it cannot split."""
 BATCH_BYTES = 4 << 20
 """Bytes of a file that are read at a time."""
 Tokens = npt.NDArray[np.uint8]
@@ -121,7 +124,6 @@ class _Reader:
     def __init__(self, path: Path, layout: Layout) -> None:
         self.path, self.layout = path, layout
         self.rows_read = 0
-        self.bad_row: pa_csv.InvalidRow | None = None
 
     def error(self, line: int | None, problem: str, remedy: str) -> DataError:
         where = f"{self.path}, line {line}" if line is not None else str(self.path)
@@ -140,15 +142,13 @@ class _Reader:
                 raise self.error(1, problem, f"the header must name {','.join(COLUMNS)}")
 
     def read(self, file: pa.NativeFile) -> Iterator[Puzzles]:
-        def remember(row: pa_csv.InvalidRow) -> str:
-            self.bad_row = row
-            return "error"
-
+        # No handler for bad rows: it would be a Python object in pyarrow's hands, and a thread of pyarrow that lets go
+        # of it while the interpreter ends aborts the process.
         table = pa_csv.open_csv(
             file,
             # One thread: only then does pyarrow know the number of a row it cannot split.
             read_options=pa_csv.ReadOptions(use_threads=False, block_size=BATCH_BYTES),
-            parse_options=pa_csv.ParseOptions(ignore_empty_lines=False, invalid_row_handler=remember),
+            parse_options=pa_csv.ParseOptions(ignore_empty_lines=False),
             convert_options=pa_csv.ConvertOptions(
                 column_types=dict.fromkeys(COLUMNS, pa.binary()),
                 include_columns=list(COLUMNS),
@@ -164,11 +164,12 @@ class _Reader:
             raise self.error(None, "the file holds no puzzles", _AGAIN)
 
     def explain(self, error: pa.ArrowInvalid) -> DataError:
-        if self.bad_row is None:
+        bad_row = _BAD_ROW.search(str(error))
+        if bad_row is None:
             return self.error(None, f"not a readable CSV ({str(error).splitlines()[0]})", _AGAIN)
-        row = self.bad_row
-        problem = f"expected {row.expected_columns} columns. Got {row.actual_columns}"
-        return self.error(row.number, problem, f"the row may be cut off: {_AGAIN}")
+        number, expected, actual = bad_row.groups()
+        problem = f"expected {expected} columns. Got {actual}"
+        return self.error(int(number), problem, f"the row may be cut off: {_AGAIN}")
 
     def check(self, batch: pa.RecordBatch) -> Puzzles:
         layout = self.layout

@@ -103,7 +103,12 @@ def _from_hugging_face(source: HuggingFaceSource, split: TableSplit) -> Path:
     """The file in huggingface_hub's cache, brought there where it is not there yet."""
     import httpx
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
     from huggingface_hub.utils import logging
 
     name = getattr(source, split)
@@ -111,7 +116,7 @@ def _from_hugging_face(source: HuggingFaceSource, split: TableSplit) -> Path:
     where = f"data.source: {name} of {source.repo} at {source.revision}"
     try:
         return Path(hf_hub_download(source.repo, name, repo_type="dataset", revision=source.revision))
-    except RepositoryNotFoundError:
+    except (RepositoryNotFoundError, HFValidationError):
         raise UserError(f"{where}: no such data set, or one that wants a login (HF_TOKEN); correct repo") from None
     except (LocalEntryNotFoundError, httpx.TransportError, RuntimeError) as error:
         # RuntimeError: after a refused connection huggingface_hub 1.16 tries again with the client that it has closed.

@@ -1,9 +1,10 @@
 """Data sets on disk: one folder a split, holding examples.parquet, and meta.json beside the splits.
 
-`inputs` and `labels` are fixed_size_binary(L), one byte a token (a label of 0 is padding); `group` int32 is the row of
-the raw CSV (counted from 0), `puzzle` int32 counts through the split, `identifier` int32 is the puzzle's embedding row,
-`source` a string and `rating` int32 tell how hard it is. Schema version and lineage stand in the file's metadata.
-Where puzzles have identifiers of their own, identifiers.parquet holds their names in order.
+`inputs` and `labels` are fixed_size_binary(L), one byte a token (a label of 0 is padding); `group` int32 numbers
+what is never split (in a CSV of puzzles the row, from 0), `puzzle` int32 counts through the split, `identifier` int32
+is the puzzle's embedding row, `source` a string that says where the puzzle is from, `rating` int32 how hard it is.
+Schema version and lineage stand in the file's metadata. Where puzzles have identifiers of their own,
+identifiers.parquet holds their names in order.
 """
 
 import json

@@ -9,6 +9,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -69,12 +70,16 @@ class _File:
     def path(self) -> Path:
         folder, digest = cache_folder() / "rows", file_digest(self.source)
         path = folder / f"{digest}.rows"
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{digest}.lock"):
-            if not path.is_file() or path.stat().st_size != 2 * self.count * self.length:
-                _delete_unused(folder)
-                _decode(path, self.count, self.decode())
-            os.utime(path)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / f"{digest}.lock"):
+                if not path.is_file() or path.stat().st_size != 2 * self.count * self.length:
+                    _delete_unused(folder)
+                    _decode(path, self.count, self.decode())
+                os.utime(path)
+        except OSError as error:
+            problem = "the disk is full" if is_disk_full(error) else f"cannot be written ({error.strerror})"
+            raise UserError(f"{error.filename or folder}: {problem}; mend it or set TRM_CACHE_DIR") from None
         return path
 
 
@@ -95,15 +100,16 @@ def _decode(path: Path, count: int, decoded: Decoded) -> None:
             for inputs, labels in decoded:
                 file.write(np.stack([inputs, labels], axis=1).tobytes())
                 shown.advance(len(inputs))
+            file.flush()
+            os.fsync(file.fileno())  # the name must not reach the disk before the rows
         beside.replace(path)
-    except BaseException as error:
+    except BaseException:
         beside.unlink(missing_ok=True)
-        if is_disk_full(error):
-            raise UserError(f"{path.parent}: the disk is full; free space or set TRM_CACHE_DIR") from None
         raise
 
 
 def _delete_unused(folder: Path) -> None:
-    for file in folder.glob("*.rows"):
-        if time.time() - file.stat().st_mtime > UNUSED_DAYS * 86400:
-            file.unlink(missing_ok=True)
+    for file in folder.iterdir():
+        with suppress(FileNotFoundError):  # another process may be tidying up, too
+            if time.time() - file.stat().st_mtime > UNUSED_DAYS * 86400:
+                file.unlink()

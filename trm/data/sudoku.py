@@ -68,11 +68,6 @@ class Shuffles:
         which = np.arange(len(self), dtype=np.intp)[:, None, None] * (size + 1)
         return digits.ravel()[which + _gather(grids, cells)]
 
-    def select(self, start: int, stop: int) -> "Shuffles":
-        """Shuffles start .. stop - 1."""
-        part = slice(start, stop)
-        return Shuffles(self.digits[part], self.rows[part], self.columns[part], self.transposed[part])
-
 
 def _gather(grids: Grids, cells: npt.NDArray[np.intp]) -> Grids:
     if grids.ndim == 2:

@@ -11,6 +11,8 @@ INVERSE = (0, 3, 2, 1, 4, 5, 6, 7)
 """`INVERSE[s]` undoes symmetry s."""
 KEEP_SHAPE = (0, 2, 4, 5)
 """The symmetries that leave a rectangle as wide and as high as it is."""
+SWAP_SIDES = (1, 3, 6, 7)
+"""Those that make a rectangle as wide as it was high, and as high as it was wide."""
 
 _SYMMETRIES: tuple[Callable[[Grids], Grids], ...] = (
     lambda grids: grids,
@@ -25,7 +27,7 @@ _SYMMETRIES: tuple[Callable[[Grids], Grids], ...] = (
 
 
 def apply_symmetry(grids: Grids, symmetry: int) -> Grids:
-    """Turn or mirror grids uint8 [..., h, w]; the result is contiguous, its sides swapped by symmetries 1, 3, 6, 7.
+    """Turn or mirror grids uint8 [..., h, w]; the result is contiguous, its sides swapped by `SWAP_SIDES`.
 
     0 nothing; 1, 2, 3 rotate counter-clockwise by 90, 180, 270 degrees; 4 mirror left-right; 5 mirror up-down;
     6 transpose; 7 rotate by 90 degrees, then mirror left-right. Raises `ValueError` for any other number.

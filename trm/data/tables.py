@@ -3,7 +3,7 @@
 Neither file is ever whole in memory: each pass reads it in parts.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -56,6 +56,19 @@ def fetch_files(source: FileSource, table: Table, out: Path) -> dict[str, object
         except UserError as error:
             # The staging folder is about to vanish: name the file that the user can look at.
             raise type(error)(str(error).replace(str(target), str(getattr(source, split)), 1)) from None
+    return facts
+
+
+def write_files(puzzles: Puzzles, train_puzzles: int, table: Table, out: Path) -> dict[str, object]:
+    """Write the first `train_puzzles` puzzles to `out`/train.csv and the others to `out`/test.csv.
+
+    Returns sha256 and number of puzzles of each file.
+    """
+    facts: dict[str, object] = {}
+    for split, part in zip(SPLITS, (slice(train_puzzles), slice(train_puzzles, None)), strict=True):
+        path = out / f"{split}.csv"
+        facts[f"{split}_puzzles"] = write_puzzles(path, [puzzles.select(part)], table.layout)
+        facts[f"{split}_sha256"] = file_digest(path)
     return facts
 
 
@@ -171,22 +184,29 @@ def _blocks(
 ) -> Iterator[Callable[[], Split]]:
     """The calls that make the examples of these rows of a file, about `BLOCK` at a time."""
     step = max(BLOCK // (1 + num_aug), 1)
+    codes = {name: code for code, name in enumerate(names)}
     start, first_puzzle = 0, 0
     for part in read_puzzles(path, table.layout):
         inside = groups[np.searchsorted(groups, start) : np.searchsorted(groups, start + len(part))]
         for at in range(0, len(inside), step):
             rows = inside[at : at + step]
-            yield partial(_block, table, part.select(rows - start), rows, first_puzzle, num_aug, seed, names)
+            yield partial(_block, table, part.select(rows - start), rows, first_puzzle, num_aug, seed, names, codes)
             first_puzzle += len(rows) * (1 + num_aug)
         start += len(part)
 
 
 def _block(
-    table: Table, puzzles: Puzzles, groups: Rows, first_puzzle: int, num_aug: int, seed: int, names: tuple[str, ...]
+    table: Table,
+    puzzles: Puzzles,
+    groups: Rows,
+    first_puzzle: int,
+    num_aug: int,
+    seed: int,
+    names: tuple[str, ...],
+    codes: Mapping[str, int],
 ) -> Split:
     versions = 1 + num_aug
     inputs, labels = table.augment(puzzles, groups, num_aug, seed)
-    codes = {name: code for code, name in enumerate(names)}
     return Split(
         inputs=inputs,
         labels=labels,

@@ -7,10 +7,13 @@ import numpy as np
 import torch
 
 from trm.data.kind import Kind, find_kind
-from trm.errors import DataError
+from trm.errors import DataError, UserError
 from trm.evaluation.voting import Ballots
 from trm.meta import DatasetMeta
 from trm.model.supervision import TRM
+
+BLANKS = {"sudoku": ".", "maze": " "}
+"""The symbol of a puzzle for which a person may type `.`, `_` or `0`."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,12 @@ def solve(
     """Answer each of `grids` ([height, width] of cell values; in a Sudoku 0 is blank) with `steps` supervision steps.
 
     With `votes` above 1, so many versions of the puzzle, drawn by `seed`, vote on the answer. Raises `DataError` for
-    a grid of another shape or with values that are not cells, `UserError` for data that has no such versions.
+    a grid of another shape or with values that are not cells, `UserError` for data that has no such versions or
+    cannot be asked.
     """
     if steps < 1 or votes < 1:
         raise DataError(f"steps and votes must be at least 1. Got {steps} and {votes}")
-    kind = find_kind(meta.kind)
+    kind = find_askable(meta)
     answers = []
     for number, given in enumerate(grids):
         question = _checked(meta, kind, np.asarray(given))
@@ -97,6 +101,19 @@ def solve(
     return answers
 
 
+def find_askable(meta: DatasetMeta) -> Kind:
+    """The kind of the model's data. Raises `UserError` where no puzzle from outside the data set can be asked."""
+    if meta.kind == "tokens":  # as `trm.model.published` calls what it cannot tell
+        raise UserError(
+            "the model's data set is not known, for it was imported without one; import it again with "
+            "`trm checkpoint import … --dataset` and the data set it was trained on"
+        )
+    kind = find_kind(meta.kind)
+    if hasattr(kind, "recall"):  # its puzzles have names, and it may know no others
+        kind.versions(meta, np.zeros(meta.seq_len, np.uint8), np.random.default_rng(0), 1)
+    return kind
+
+
 def _checked(meta: DatasetMeta, kind: Kind, grid: np.ndarray) -> np.ndarray:
     """A grid of cells as uint8. Raises `DataError` where it does not fit the canvas or the alphabet."""
     fits = grid.ndim == 2 and 0 < grid.shape[0] <= meta.height and 0 < grid.shape[1] <= meta.width
@@ -111,19 +128,19 @@ def _checked(meta: DatasetMeta, kind: Kind, grid: np.ndarray) -> np.ndarray:
 def parse_puzzle(text: str, meta: DatasetMeta) -> np.ndarray:
     """A puzzle typed as characters, row by row, as uint8 [height, width] of cells.
 
-    White space does not count, unless it is a symbol of the puzzle (a maze): then line breaks alone do not. `.` and
-    `_` are the blank of a Sudoku (so is `0`) and the open cell of a maze. Symbols of several characters (numbers) are
-    told apart by spaces. Rows may be told apart by line breaks or `/`, and must be where the puzzle is smaller than the
-    canvas and has more than one. Raises `DataError` for another length or symbol.
+    White space does not count, unless it is a symbol of the puzzle (a maze): then line breaks alone do not. `.`, `_`
+    and `0` are the blank of a Sudoku and the open cell of a maze. Symbols of several characters (numbers) are told
+    apart by spaces. Rows may be told apart by line breaks or `/`, and must be where the puzzle is smaller than the
+    canvas and has more than one. Raises `DataError` for another length, shape or symbol, `UserError` for data that
+    cannot be asked.
     """
-    kind, symbols = find_kind(meta.kind), meta.vocabulary[1:]
+    kind, symbols = find_askable(meta), meta.vocabulary[1:]
     values = {symbol: cell for cell, symbol in enumerate(symbols)}
-    for blank in (".", " "):
-        if blank in values:
-            values |= {alias: values[blank] for alias in "._0" if alias not in values}
+    if meta.kind in BLANKS:
+        values |= dict.fromkeys("._0", values[BLANKS[meta.kind]])
     if "/" not in values:
         text = text.replace("/", "\n")
-    if "." not in values:
+    if meta.kind == "arithmetic":
         text = text.rstrip().rstrip(".")  # the places of a sum that are to be filled
     lines = [line for line in (_cells_of(line, values) for line in text.strip("\r\n").splitlines()) if line]
     cells = [symbol for line in lines for symbol in line]
@@ -132,17 +149,17 @@ def parse_puzzle(text: str, meta: DatasetMeta) -> np.ndarray:
         raise DataError(
             f"the rows of the puzzle must be of one length. Got {', '.join(map(str, sorted(widths)))} cells"
         )
-    fits = len(cells) == meta.seq_len if len(lines) < 2 or kind.FILLS_CANVAS else False
-    height, width = (meta.height, meta.width) if fits else (len(lines), max(widths, default=0))
-    if not cells or height > meta.height or width > meta.width or (kind.FILLS_CANVAS and not fits):
+    canvas, shape = (meta.height, meta.width), (len(lines), max(widths, default=0))
+    if len(lines) == 1 and len(cells) == meta.seq_len:
+        shape = canvas
+    if not cells or shape[0] > canvas[0] or shape[1] > canvas[1] or (kind.FILLS_CANVAS and shape != canvas):
         most = "" if kind.FILLS_CANVAS else "at most "
-        raise DataError(
-            f"the puzzle must have {most}{meta.seq_len} cells ({meta.height} x {meta.width}). Got {len(cells)}"
-        )
+        got = f"{shape[0]} rows of {shape[1]}" if len(lines) > 1 else str(len(cells))
+        raise DataError(f"the puzzle must have {most}{meta.seq_len} cells ({meta.height} x {meta.width}). Got {got}")
     for place, symbol in enumerate(cells):
         if symbol not in values:
             raise DataError(f"cell {place + 1} of the puzzle must be one of {' '.join(symbols)}. Got {symbol!r}")
-    return np.array([values[symbol] for symbol in cells], dtype=np.uint8).reshape(height, width)
+    return np.array([values[symbol] for symbol in cells], dtype=np.uint8).reshape(shape)
 
 
 def _cells_of(line: str, values: Mapping[str, int]) -> list[str]:

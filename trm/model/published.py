@@ -14,6 +14,10 @@ from trm.errors import DataError, ParamsError
 from trm.meta import DatasetMeta
 from trm.model.supervision import TRM, build_model
 
+UNKNOWN_KIND = "tokens"
+"""The kind of data of a model whose sizes do not tell it; no data set has it."""
+_MAZE = ("pad", *"# SGo")
+_ARC = ("pad", "end", *"0123456789")
 MEMBERS = {"trm": "trm"}
 """The word in the published `name` (between its last dot before `@` and `@`), and our family."""
 
@@ -152,17 +156,18 @@ def _meta_from_arch(arch: Mapping[str, Any], meta: DatasetMeta | None) -> Datase
     if meta is not None:
         return meta
     L, V, identifiers = arch["seq_len"], arch["vocab_size"], arch["num_puzzle_identifiers"]
-    if L == (V - 2) ** 2 and V - 2 in (4, 6, 9):  # the sizes of a Sudoku fit nothing else
-        size = V - 2
-        return DatasetMeta(
-            kind="sudoku",
-            height=size,
-            width=size,
-            vocabulary=("pad", ".", *(str(digit) for digit in range(1, size + 1))),
-            num_identifiers=identifiers,
-        )
-    vocabulary = tuple(str(token) for token in range(V))
-    return DatasetMeta(kind="tokens", height=1, width=L, vocabulary=vocabulary, num_identifiers=identifiers)
+    kind, height, width, vocabulary = UNKNOWN_KIND, 1, L, tuple(str(token) for token in range(V))
+    side = math.isqrt(L)
+    if side * side == L:
+        if side == V - 2 and side in (4, 6, 9):  # before the maze: nobody published one of 4 x 4
+            kind, vocabulary = "sudoku", ("pad", ".", *(str(digit) for digit in range(1, side + 1)))
+        elif len(_MAZE) == V:
+            kind, vocabulary = "maze", _MAZE
+        elif (len(_ARC), 30) == (V, side):
+            kind, vocabulary = "arc", _ARC
+        if kind != UNKNOWN_KIND:
+            height = width = side
+    return DatasetMeta(kind=kind, height=height, width=width, vocabulary=vocabulary, num_identifiers=identifiers)
 
 
 def _dtype(arch: Mapping[str, Any]) -> torch.dtype:

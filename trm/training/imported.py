@@ -16,7 +16,7 @@ def import_checkpoint(file: Path, dataset: Path | None, out: Path) -> None:
     """Read the published checkpoint `file` and write the model folder `out`. Raises `DataError`, `ParamsError`.
 
     The published file holds averaged weights alone: they stand for the raw ones too. `dataset` is a folder of the
-    augment stage, for the sizes that all_config.yaml may lack.
+    augment stage, for the sizes that all_config.yaml may lack and for a kind of data that they do not tell.
     """
     state_dict, arch = read_published(file)
     with torch.no_grad():

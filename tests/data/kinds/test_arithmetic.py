@@ -145,11 +145,21 @@ def test_sums_have_no_versions(tmp_path: Path) -> None:
 
 
 def test_undo_gives_cells() -> None:
-    tokens = np.array([2, 3, 11, 4, 5, 12, 1, 5, 0], np.uint8)  # 12+34=04 and padding
+    tokens = np.array([2, 3, 11, 4, 5, 12, 0, 0, 0], np.uint8)  # 12+34=
     versions = arithmetic.versions(arithmetic.arithmetic_meta(2), tokens, np.random.default_rng(0), 1)
     assert np.array_equal(versions.tokens, tokens[None])
-    (grid,) = versions.undo(versions.tokens)
+    (grid,) = versions.undo(np.array([[2, 3, 11, 4, 5, 12, 1, 5, 0]], np.uint8))  # 12+34=04 and padding
     assert grid.tolist() == [[1, 2, 10, 3, 4, 11, 0, 4, 255]]
+
+
+@pytest.mark.parametrize(
+    "question", ["1+2=", "12+34", "99", "12+34=046", "12=34+", "1+234=", "12.34=", "12+34=..6", ""]
+)
+def test_what_is_no_question(question: str) -> None:
+    tokens = np.array([".0123456789+=".index(c) for c in question.ljust(9, ".")], np.uint8)
+    with pytest.raises(UserError) as refused:
+        arithmetic.versions(arithmetic.arithmetic_meta(2), tokens, np.random.default_rng(0), 1)
+    assert str(refused.value) == f"the question must be of the form 11+22=... (2 digits each). Got {question}"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import time
+import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from trm.config import AugmentParams, parse
 from trm.data.augment import augment
-from trm.data.kind import find_kind
+from trm.data.kind import Prepared, find_kind
 from trm.data.kinds import own
 from trm.data.own_draws import Space, apply, as_it_is, canonical_forms, draw, draw_distinct, space_of, undo
 from trm.data.store import Split, read_meta, read_split
@@ -77,6 +78,12 @@ def made(data: own.Settings, folder: Path, params: AugmentParams = NONE) -> dict
     return {name: read_split(folder / name) for name in names}
 
 
+def planned(data: own.Settings, folder: Path, params: AugmentParams = NONE) -> Prepared:
+    folder.mkdir()
+    own.fetch(data, folder)
+    return own.prepare(data, params, folder)
+
+
 def test_found_by_its_name() -> None:
     assert find_kind("own") is own
 
@@ -123,6 +130,25 @@ def test_fetch_keeps_the_bytes(file: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "puzzles.csv").read_bytes() == file.read_bytes()
 
 
+@pytest.mark.parametrize("name", ["my#1.csv", "my?1.csv"])
+def test_a_path_is_no_address(file: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "out").mkdir()
+    own.fetch(settings_of(file.rename(tmp_path / name)), tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["puzzles.csv"]
+    with pytest.raises(UserError, match=r"source.file: must end in .csv or .jsonl. Got a.csv\?raw=1"):
+        settings_of("a.csv?raw=1")
+
+
+def test_an_address_may_go_on_after_the_suffix(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own, "bring_url", lambda url, target, sha256: target.write_bytes(file.read_bytes()))
+    url = {"type": "url", "file": "https://example.org/a.csv?raw=1#top", "sha256": None}
+    (tmp_path / "out").mkdir()
+    own.fetch(settings_of("", source=url), tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["puzzles.csv"]
+    with pytest.raises(UserError, match=r"source.file: must end in .csv or .jsonl. Got https://example.org/a"):
+        settings_of("", source={**url, "file": "https://example.org/a?b.csv"})
+
+
 def test_fetch_names_the_file_that_the_user_knows(file: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     wrong = {"type": "path", "file": str(file), "sha256": "0" * 64}
@@ -147,7 +173,7 @@ def test_groups_stay_together(file: Path, tmp_path: Path) -> None:
             1 + group % 3 if group in split.groups else 0 for group in range(12)
         ]
         assert (np.diff(split.groups) >= 0).all()
-        assert split.source_names == ("own",)
+        assert split.sources.tolist() == [f"g{group}" for group in split.groups]
         assert not split.ratings.any()
         assert not split.identifiers.any()
     assert np.array_equal(splits["train"].puzzles, np.arange(len(splits["train"])))
@@ -262,6 +288,58 @@ def test_each_row_has_draws_of_its_own(tmp_path: Path) -> None:
     assert not np.array_equal(first, other)
 
 
+@pytest.mark.parametrize("block", [1, 50])
+def test_blocks_of_any_size_hold_the_same(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    data = settings_of(file, symmetries=ALL, height=4, width=4, allow_equivalent=True)
+    params = AugmentParams(num_aug=20, validation_groups=2, seed=3)
+    whole = planned(data, tmp_path / "whole", params).splits
+    ones = {name: [call() for call in plan.blocks] for name, plan in whole.items()}
+    monkeypatch.setattr(own, "BLOCK", block)
+    for name, plan in planned(data, tmp_path / "parts", params).splits.items():
+        (one,) = ones[name]
+        parts = [call() for call in plan.blocks]
+        assert len(parts) > 1 or (name, block) != ("train", 50)
+        assert all(len(part) <= max(block, 21) for part in parts)
+        assert all(part.source_names is parts[0].source_names for part in parts)
+        assert plan.examples == whole[name].examples == len(one)
+        for field in ("inputs", "labels", "groups", "puzzles", "identifiers", "sources", "ratings"):
+            assert np.array_equal(np.concatenate([getattr(part, field) for part in parts]), getattr(one, field))
+
+
+def test_versions_are_counted_and_not_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    symbols = [chr(0x4E00 + number) for number in range(250)]
+    rows = ["".join(rng.choice(symbols, 9)) for _ in range(101)]
+    path = tmp_path / "mine.csv"
+    path.write_text("input,output\n" + "".join(f"{row},{row}\n" for row in rows))
+    data = settings_of(path, symmetries=["permute_symbols"], alphabet=symbols, test_groups=1, allow_equivalent=True)
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    own.fetch(data, folder)
+    tracemalloc.start()
+    plan = own.prepare(data, AugmentParams(num_aug=200, validation_groups=0, seed=0), folder).splits["train"]
+    kept = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert plan.examples == 100 * 201
+    assert kept < 1_000_000  # the draws are 250 bytes each
+    assert "count versions: 100 done" in capsys.readouterr().err
+
+
+def test_sources_are_the_names_of_the_groups(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("input,output,group\n1,1,monday\n2,2,7\n3,3,monday\n4,4,sunday\n")
+    splits = made(settings_of(path, test_groups=1), tmp_path / "data")
+    named = {
+        (row[0], name) for split in splits.values() for row, name in zip(split.inputs[:], split.sources, strict=True)
+    }
+    assert named == {(1, "monday"), (2, "7"), (3, "monday"), (4, "sunday")}
+    path.write_text("input,output\n1,1\n\n2,2\n")
+    splits = made(settings_of(path, test_groups=1), tmp_path / "lines")
+    assert {str(name) for split in splits.values() for name in split.sources} == {"line 2", "line 4"}
+
+
 def test_a_rectangle_keeps_its_shape() -> None:
     space = space_of(meta_of(2, 3, "123456", ["dihedral"]))
     assert space.symmetries == (0, 2, 4, 5)
@@ -333,9 +411,62 @@ def test_a_test_input_is_no_training_input(
     made(settings_of(path, **changes), tmp_path / "grouped")
 
 
+def test_a_validation_puzzle_is_no_training_puzzle(tmp_path: Path) -> None:
+    """30 puzzles, and each turned by 180 degrees in a group of its own; 5 others to test."""
+    rng = np.random.default_rng(0)
+    grids = rng.integers(0, 10, (35, 3, 3))
+    both = [*grids, *(np.rot90(grid, 2) for grid in grids[:30])]
+    rows = ["/".join("".join(map(str, line)) for line in grid) for grid in both]
+    path = tmp_path / "mine.csv"
+    tested = range(30, 35)
+    params = AugmentParams(num_aug=0, validation_groups=20, seed=0)
+    space = space_of(meta_of(3, 3, "0123456789", ["dihedral"]))
+
+    def shared(allow_equivalent: bool) -> int:
+        data = settings_of(path, test_groups=5, symmetries=["dihedral"], seed=seed, allow_equivalent=allow_equivalent)
+        splits = made(data, tmp_path / str(allow_equivalent), params)
+        assert len(set(splits["validation"].groups.tolist())) == 20
+        forms = [canonical_forms(space, list(splits[n].inputs[:].reshape(-1, 3, 3))) for n in ("train", "validation")]
+        return len({*forms[0]} & {*forms[1]})
+
+    # The groups drawn for testing do not depend on the puzzles: lay those without a twin there.
+    seed = 3
+    drawn = np.random.default_rng(np.random.SeedSequence(seed)).permutation(65)[:5].tolist()
+    for puzzle, place in zip(tested, drawn, strict=True):
+        rows[puzzle], rows[place] = rows[place], rows[puzzle]
+    path.write_text("input,output\n" + "".join(f"{row},{row}\n" for row in rows))
+    assert shared(allow_equivalent=True) > 5
+    assert shared(allow_equivalent=False) == 0
+
+
+def test_groups_that_a_chain_of_equal_inputs_joins_stay_together(tmp_path: Path) -> None:
+    """Groups a and b share 11, b and c share 22; d and e stand alone, one of them tested."""
+    path = tmp_path / "mine.csv"
+    lines = ["31,31,c", "11,12,a", "22,22,b", "11,11,b", "22,21,c", "13,13,d", "23,23,e"]
+    path.write_text("input,output,group\n" + "\n".join(lines) + "\n")
+    data = next(
+        settings_of(path, test_groups=1, seed=seed)
+        for seed in range(99)
+        if np.random.default_rng(np.random.SeedSequence(seed)).permutation(5)[0] > 2
+    )
+    held = set()
+    for seed in range(12):
+        params = AugmentParams(num_aug=0, validation_groups=3, seed=seed)
+        try:
+            splits = made(data, tmp_path / str(seed), params)
+        except UserError as error:  # the one that stands alone was drawn first
+            assert "3 groups cannot be held out, because equivalent training puzzles" in str(error)
+            continue
+        held.add("".join(sorted({str(name) for name in splits["validation"].sources})))
+    assert held == {"abc"}
+    params = AugmentParams(num_aug=0, validation_groups=2, seed=0)
+    with pytest.raises(UserError, match=r"^augment.validation_groups: 2 groups cannot be held out, .* ask for 1, or"):
+        made(data, tmp_path / "two", params)
+
+
 def test_a_validation_puzzle_is_no_test_puzzle_either(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
-    path.write_text("input,output\n12,21\n12,21\n11,22\n")
+    path.write_text("input,output\n12,21\n12,21\n11,22\n13,31\n")
     found = 0
     for seed in range(6):
         data = settings_of(path, test_groups=1, seed=seed)

@@ -31,7 +31,7 @@ from trm.data.kind import Grid, Plan, Prepared, Versions
 from trm.data.sources import Url, bring_url, copy_checked, existing
 from trm.data.store import Split
 from trm.data.symmetries import INVERSE, apply_symmetry
-from trm.errors import UserError
+from trm.errors import DataError, UserError
 from trm.files import file_digest
 from trm.meta import DatasetMeta
 
@@ -147,6 +147,7 @@ def fetch(data: Settings, out: Path) -> dict[str, object]:
         parts[subset] = parse_kaggle(
             texts["challenges"] or b"", texts["solutions"], subset, files.challenges, str(files.solutions)
         )
+        _refuse_some_outputs(parts[subset], files.challenges)
     refuse_twice(task for tasks in parts.values() for task in tasks)
     for subset, tasks in parts.items():
         write_tasks(out / f"{subset}.json", tasks)
@@ -155,6 +156,17 @@ def fetch(data: Settings, out: Path) -> dict[str, object]:
         facts[f"{subset}_pairs"] = sum(len(task.pairs) for task in tasks)
         facts[f"{subset}_test_pairs"] = sum(len(task.tests) for task in tasks)
     return facts
+
+
+def _refuse_some_outputs(tasks: Sequence[Task], place: str) -> None:
+    """Where some outputs of test pairs are known and some are not, a score would mean nothing."""
+    known = {task.name: output is not None for task in tasks for _, output in task.tests}
+    if len({output is not None for task in tasks for _, output in task.tests}) > 1:
+        with_some = next(name for name, is_known in known.items() if is_known)
+        raise DataError(
+            f"{place}: task {with_some!r} has an output of a test pair and others have none; give a file of solutions, "
+            "or leave out all the outputs"
+        )
 
 
 def _files(data: Settings) -> list[tuple[str, str, PathFiles]]:

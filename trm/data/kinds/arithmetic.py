@@ -82,10 +82,14 @@ def prepare(data: Settings, augment: AugmentParams, raw: Path) -> Prepared:
 
 
 def versions(meta: DatasetMeta, tokens: npt.NDArray[np.uint8], rng: np.random.Generator, k: int) -> Versions:
-    """The sum itself. Raises `UserError` for any more."""
-    del meta, rng
+    """The sum itself. Raises `UserError` for any more, and for what is no question of a sum."""
+    del rng
     if k != 1:
         raise UserError(f"evaluate.votes must be 1: a sum has no versions that could vote. Got {k}")
+    digits = meta.width // 3 - 1
+    if _malformed(tokens[None], digits)[0]:
+        asked = "".join(VOCABULARY[token] if token else UNKNOWN for token in tokens.tolist()).rstrip(UNKNOWN)
+        raise UserError(f"the question must be of the form {_form(digits)} ({digits} digits each). Got {asked}")
 
     def undo(answers: npt.NDArray[np.uint8]) -> list[Grid]:
         return [answer[None] - np.uint8(1) for answer in answers]  # padding, which no answer holds, becomes 255
@@ -132,19 +136,15 @@ def table(digits: int) -> Table:
 
 def layout(digits: int) -> Layout:
     """How sums of k digits are written: `12+34=...` and `12+34=046`."""
-    length, places = 3 * digits + 3, slice(2 * digits + 2, None)
 
     def check(questions: Tokens, answers: Tokens) -> Iterator[tuple[Bad, str, str]]:
         remedy = "correct or remove the row"
-        form = np.full(length, _ZERO, np.uint8)
-        form[digits], form[2 * digits + 1], form[places] = _PLUS, _EQUALS, 0
-        seen = np.where((questions >= _ZERO) & (questions < _ZERO + 10), np.uint8(_ZERO), questions)
-        yield (seen != form).any(axis=1), f"the question is not of the form {_form(digits)}", remedy
+        yield _malformed(questions, digits), f"the question is not of the form {_form(digits)}", remedy
         expected = _puzzles(*_operands(questions, digits), digits).answers
         yield (answers != expected).any(axis=1), "the answer is not the question's sum", remedy
 
     words = (f"0 to 9, +, = and {UNKNOWN} for a place of the sum", "0 to 9, + and =")
-    return Layout(length, f"data.digits is {digits}", {UNKNOWN: 0, **_TOKENS}, _TOKENS, words, check)
+    return Layout(3 * digits + 3, f"data.digits is {digits}", {UNKNOWN: 0, **_TOKENS}, _TOKENS, words, check)
 
 
 def draw_sums(digits: int, count: int, seed: int) -> tuple[Numbers, Numbers]:
@@ -209,6 +209,14 @@ def _operands(questions: Tokens, digits: int) -> tuple[Numbers, Numbers]:
     powers = 10 ** np.arange(digits - 1, -1, -1)
     values = questions.astype(np.int64) - _ZERO
     return values[:, :digits] @ powers, values[:, digits + 1 : 2 * digits + 1] @ powers
+
+
+def _malformed(questions: Tokens, digits: int) -> Bad:
+    """Which questions uint8 [N, L] are not two numbers of k digits, a plus, an equals sign and empty places."""
+    form = np.full(3 * digits + 3, _ZERO, np.uint8)
+    form[digits], form[2 * digits + 1], form[2 * digits + 2 :] = _PLUS, _EQUALS, 0
+    seen = np.where((questions >= _ZERO) & (questions < _ZERO + 10), np.uint8(_ZERO), questions)
+    return (seen != form).any(axis=1)
 
 
 def _form(digits: int) -> str:

@@ -12,13 +12,12 @@ from trm.config import AugmentParams, BelowOne, DataSection, Natural, Positive, 
 from trm.data.kind import Grid, Prepared, Versions
 from trm.data.maze import CHARACTERS, Mazes, check, fingerprints, same
 from trm.data.maze_rules import maze_valid
-from trm.data.puzzle_csv import Bad, Layout, Puzzles, Tokens, write_puzzles
-from trm.data.sources import SPLITS, HuggingFaceSource, PathSource, UrlSource, known_digests
+from trm.data.puzzle_csv import Bad, Layout, Puzzles, Tokens
+from trm.data.sources import HuggingFaceSource, PathSource, UrlSource, known_digests
 from trm.data.symmetries import INVERSE, apply_symmetry
-from trm.data.tables import Rows, Table, fetch_files, prepare_table
+from trm.data.tables import Rows, Table, fetch_files, prepare_table, write_files
 from trm.data.twins import Sameness
 from trm.errors import UserError
-from trm.files import file_digest
 from trm.meta import DatasetMeta
 
 FILLS_CANVAS = True
@@ -58,21 +57,16 @@ def source_digest(data: Settings) -> dict[str, str]:
 
 def fetch(data: Settings, out: Path) -> dict[str, object]:
     """Write `out`/train.csv and `out`/test.csv, every row checked. Files that are taken whole keep their bytes."""
-    if not isinstance(data.source, GenerateSource):
-        return fetch_files(data.source, table(data.size, data.allow_equivalent), out)
+    source, files = data.source, table(data.size, data.allow_equivalent)
+    if not isinstance(source, GenerateSource):
+        return fetch_files(source, files, out)
     from trm.data.maze_generate import generate_mazes
 
-    source, facts = data.source, {}
     count = source.train_puzzles + source.test_puzzles
     questions, answers, moves = generate_mazes(data.size, count, source.wall_density, source.min_path, source.seed)
     questions, answers = ((mazes + np.uint8(1)).reshape(count, -1) for mazes in (questions, answers))
     puzzles = Puzzles(questions, answers, ["generated"] * count, moves)
-    parts = (slice(source.train_puzzles), slice(source.train_puzzles, None))
-    for split, part in zip(SPLITS, parts, strict=True):
-        path = out / f"{split}.csv"
-        facts[f"{split}_puzzles"] = write_puzzles(path, [puzzles.select(part)], layout(data.size))
-        facts[f"{split}_sha256"] = file_digest(path)
-    return facts
+    return write_files(puzzles, source.train_puzzles, files, out)
 
 
 def prepare(data: Settings, augment: AugmentParams, raw: Path) -> Prepared:

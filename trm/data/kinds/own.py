@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -28,9 +29,11 @@ from trm.data.own_draws import (
 from trm.data.own_files import MOST_CELLS, MOST_SYMBOLS, SUFFIXES, OwnPuzzles, read_own, refuse
 from trm.data.sources import Url, bring_url, copy_checked, existing
 from trm.data.store import Split
+from trm.data.tables import hold_out
 from trm.errors import DataError, UserError
 from trm.files import file_digest
 from trm.meta import DatasetMeta
+from trm.progress import progress
 
 FILLS_CANVAS = False
 SYMMETRIES = ("dihedral", "permute_symbols", "translate")
@@ -39,8 +42,16 @@ BLOCK = 8192
 Rows = npt.NDArray[np.int64]
 
 
-def _with_suffix(file: str) -> str:
-    if Path(urlsplit(file).path).suffix not in SUFFIXES:
+def _file_with_suffix(file: str) -> str:
+    return _check_suffix(file, file)
+
+
+def _url_with_suffix(url: str) -> str:
+    return _check_suffix(url, urlsplit(url).path)
+
+
+def _check_suffix(file: str, path: str) -> str:
+    if Path(path).suffix not in SUFFIXES:
         raise ValueError(f"must end in {' or '.join(SUFFIXES)}. Got {file}")
     return file
 
@@ -64,7 +75,7 @@ class PathSource(Section):
     """A file on this machine."""
 
     type: Literal["path"]
-    file: Annotated[str, AfterValidator(_with_suffix)]
+    file: Annotated[str, AfterValidator(_file_with_suffix)]
     sha256: Sha256 | None
 
 
@@ -72,7 +83,7 @@ class UrlSource(Section):
     """The same file behind an http(s) address."""
 
     type: Literal["url"]
-    file: Annotated[Url, AfterValidator(_with_suffix)]
+    file: Annotated[Url, AfterValidator(_url_with_suffix)]
     sha256: Sha256 | None
 
 
@@ -98,7 +109,8 @@ class Settings(DataSection):
     fixed_symbols: Symbols
     """Symbols, a string or a list, that `permute_symbols` leaves as they are."""
     allow_equivalent: bool
-    """False: no input of a test puzzle may be that of another puzzle under the symmetries."""
+    """False: no input of a test puzzle may be that of another puzzle under the symmetries, and groups with such inputs
+    stay together when some are held out for validation."""
     seed: Natural
 
     def most_versions(self) -> int | None:
@@ -119,8 +131,9 @@ def fetch(data: Settings, out: Path) -> dict[str, object]:
     Raises `UserError` or `DataError`, naming the file that the user knows.
     """
     source = data.source
-    target = out / f"puzzles{Path(urlsplit(source.file).path).suffix}"
-    if isinstance(source, UrlSource):
+    is_url = isinstance(source, UrlSource)
+    target = out / f"puzzles{Path(urlsplit(source.file).path if is_url else source.file).suffix}"
+    if is_url:
         bring_url(source.file, target, source.sha256)
     else:
         copy_checked(existing(source.file, "data.source.file"), target, None, "data.source")
@@ -144,7 +157,7 @@ def prepare(data: Settings, augment: AugmentParams, raw: Path) -> Prepared:
     Groups are drawn for testing by `data.seed` and held out for validation by `augment.seed`. Each row is a puzzle with
     one example, but in the test split the rows of a group are the examples of one puzzle, so that each is asked.
     Raises `DataError` for too few groups or a test puzzle that is another puzzle too, and `UserError` for versions that
-    the settings do not allow.
+    the settings do not allow or groups that cannot be held out.
     """
     files = [raw / f"puzzles{suffix}" for suffix in SUFFIXES]
     path = next((file for file in files if file.is_file()), files[0])
@@ -152,15 +165,13 @@ def prepare(data: Settings, augment: AugmentParams, raw: Path) -> Prepared:
     meta = _meta(data, puzzles)
     space = space_of(meta)
     _check_symmetries(data, augment, puzzles, space)
-    splits = _split(data, augment, puzzles, path)
-    if not data.allow_equivalent:
-        _refuse_leak(space, puzzles, splits["test"], path)
     plans = {}
-    for name, rows in splits.items():
+    for name, rows in _split(data, augment, puzzles, space, path).items():
         num_aug = augment.num_aug if name == "train" else 0
-        draws = [_draws(space, puzzles, row, num_aug, augment.seed) for row in rows.tolist()]
-        numbers = puzzles.groups[rows] if name == "test" else None
-        plans[name] = Plan(sum(map(len, draws)), _blocks(space, puzzles, rows, draws, numbers))
+        drawn = _Versions(space, puzzles, num_aug, augment.seed)
+        counts = drawn.count(rows)
+        ends = np.unique(puzzles.groups[rows], return_inverse=True)[1] + 1 if name == "test" else np.cumsum(counts)
+        plans[name] = Plan(int(counts.sum()), _blocks(drawn, rows, counts, ends))
     return Prepared(meta, plans)
 
 
@@ -223,9 +234,9 @@ def _check_symmetries(data: Settings, augment: AugmentParams, puzzles: OwnPuzzle
         )
 
 
-def _split(data: Settings, augment: AugmentParams, puzzles: OwnPuzzles, path: Path) -> dict[str, Rows]:
+def _split(data: Settings, augment: AugmentParams, puzzles: OwnPuzzles, space: Space, path: Path) -> dict[str, Rows]:
     """The rows of each split, the rows of a group together."""
-    groups = np.unique(puzzles.groups)
+    groups = np.arange(len(puzzles.group_names))
     wanted = data.test_groups + augment.validation_groups
     if wanted >= len(groups):
         refuse(
@@ -237,8 +248,14 @@ def _split(data: Settings, augment: AugmentParams, puzzles: OwnPuzzles, path: Pa
         )
     drawn = np.random.default_rng(np.random.SeedSequence(data.seed)).permutation(groups)
     test, rest = drawn[: data.test_groups], np.sort(drawn[data.test_groups :])
-    held = np.random.default_rng(np.random.SeedSequence(augment.seed)).permutation(rest)[: augment.validation_groups]
-    parts = {"train": np.setdiff1d(rest, held), "validation": held, "test": test}
+    which = groups
+    if not data.allow_equivalent:
+        grids = [puzzles.inputs[row, :height, :width] for row, (height, width) in enumerate(puzzles.shapes.tolist())]
+        forms = canonical_forms(space, grids)
+        _refuse_leak(puzzles, forms, np.isin(puzzles.groups, test), path)
+        which = _classes(puzzles, forms)
+    held = hold_out(which[rest], augment.validation_groups, augment.seed)
+    parts = {"train": rest[~held], "validation": rest[held], "test": test}
     order = np.argsort(puzzles.groups, kind="stable")
     return {
         name: order[np.isin(puzzles.groups[order], part)]
@@ -247,15 +264,27 @@ def _split(data: Settings, augment: AugmentParams, puzzles: OwnPuzzles, path: Pa
     }
 
 
-def _refuse_leak(space: Space, puzzles: OwnPuzzles, test: Rows, path: Path) -> None:
-    grids = [puzzles.inputs[row, :height, :width] for row, (height, width) in enumerate(puzzles.shapes.tolist())]
-    forms = canonical_forms(space, grids)
-    in_test = np.zeros(len(puzzles), np.bool_)
-    in_test[test] = True
+def _classes(puzzles: OwnPuzzles, forms: Sequence[bytes]) -> Rows:
+    """The class of each group, int64 [groups]: groups are in one where a chain of equal inputs joins them."""
+    parents = list(range(len(puzzles.group_names)))
+
+    def root(group: int) -> int:
+        while parents[group] != group:
+            parents[group] = group = parents[parents[group]]
+        return group
+
+    first: dict[bytes, int] = {}
+    for group, form in zip(puzzles.groups.tolist(), forms, strict=True):
+        one, other = root(group), root(first.setdefault(form, group))
+        parents[max(one, other)] = min(one, other)
+    return np.array([root(group) for group in range(len(parents))])
+
+
+def _refuse_leak(puzzles: OwnPuzzles, forms: Sequence[bytes], in_test: npt.NDArray[np.bool_], path: Path) -> None:
     others: dict[bytes, int] = {}
     for row in np.flatnonzero(~in_test).tolist():
         others.setdefault(forms[row], row)
-    leaks = [(row, others[forms[row]]) for row in np.sort(test).tolist() if forms[row] in others]
+    leaks = [(row, others[forms[row]]) for row in np.flatnonzero(in_test).tolist() if forms[row] in others]
     if leaks:
         row, other = leaks[0]
         more = f" (and {len(leaks) - 1} more test puzzles are like this)" if len(leaks) > 1 else ""
@@ -268,51 +297,63 @@ def _refuse_leak(space: Space, puzzles: OwnPuzzles, test: Rows, path: Path) -> N
         )
 
 
-def _draws(space: Space, puzzles: OwnPuzzles, row: int, num_aug: int, seed: int) -> Draws:
-    """The puzzle as it is and its versions, drawn from (seed, row) alone."""
-    if not num_aug:
-        return as_it_is(space)
-    height, width = puzzles.shapes[row]
-    rng = np.random.default_rng(np.random.SeedSequence([seed, row]))
-    pair = (puzzles.inputs[row, :height, :width], puzzles.labels[row, :height, :width])
-    return draw_distinct(space, rng, *pair, num_aug)
+@dataclass(frozen=True)
+class _Versions:
+    """The versions of puzzles, drawn from (seed, row) alone: counted first, and drawn again when they are written, for
+    the draws of all of them would fill the memory."""
+
+    space: Space
+    puzzles: OwnPuzzles
+    num_aug: int
+    seed: int
+
+    def of(self, row: int) -> npt.NDArray[np.uint8]:
+        """The puzzle as it is and its versions, uint8 [1 + num_aug or fewer, 2 L]: inputs beside labels."""
+        height, width = self.puzzles.shapes[row]
+        pair = (self.puzzles.inputs[row, :height, :width], self.puzzles.labels[row, :height, :width])
+        rng = np.random.default_rng(np.random.SeedSequence([self.seed, row]))
+        return draw_distinct(self.space, rng, *pair, self.num_aug)
+
+    def count(self, rows: Rows) -> Rows:
+        """The number of versions of each row."""
+        if not self.num_aug:
+            return np.ones(len(rows), np.int64)
+        counts = np.empty(len(rows), np.int64)
+        with progress("count versions", len(rows)) as shown:
+            for index, row in enumerate(rows.tolist()):
+                counts[index] = len(self.of(row))
+                shown.advance()
+        return counts
 
 
-def _blocks(
-    space: Space, puzzles: OwnPuzzles, rows: Rows, draws: list[Draws], numbers: Rows | None
-) -> Iterator[Callable[[], Split]]:
-    """The calls that make the examples of these rows, about `BLOCK` at a time.
-
-    Each version is a puzzle, unless `numbers` gives the puzzle of each row.
-    """
-    counts = np.array([len(drawn) for drawn in draws])
-    ends = np.cumsum(counts) if numbers is None else np.unique(numbers, return_inverse=True)[1] + 1
+def _blocks(versions: _Versions, rows: Rows, counts: Rows, ends: Rows) -> Iterator[Callable[[], Split]]:
+    """The calls that make the examples of these rows, about `BLOCK` at a time."""
+    made = np.concatenate([[0], np.cumsum(counts)])
     start = 0
     while start < len(rows):
-        end = start + max(int(np.searchsorted(np.cumsum(counts[start:]), BLOCK, side="right")), 1)
-        part = slice(start, end)
-        yield partial(_block, space, puzzles, rows[part], draws[part], ends[part])
+        end = max(int(np.searchsorted(made, made[start] + BLOCK, side="right")) - 1, start + 1)
+        yield partial(_block, versions, rows[start:end], ends[start:end])
         start = end
 
 
-def _block(space: Space, puzzles: OwnPuzzles, rows: Rows, draws: list[Draws], ends: Rows) -> Split:
+def _block(versions: _Versions, rows: Rows, ends: Rows) -> Split:
     """The versions of some rows; `ends` int64 [rows] is one more than the number of each row's last puzzle."""
-    sides: list[list[npt.NDArray[np.uint8]]] = [[], []]
-    for row, drawn in zip(rows.tolist(), draws, strict=True):
-        height, width = puzzles.shapes[row]
-        for side, grids in zip(sides, (puzzles.inputs, puzzles.labels), strict=True):
-            side.append(apply(space, drawn, grids[row, :height, :width]))
-    counts = [len(drawn) for drawn in draws]
+    puzzles = versions.puzzles
+    pairs = [versions.of(row) for row in rows.tolist()]
+    counts = [len(pair) for pair in pairs]
     numbers = [np.arange(end - count, end) for end, count in zip(ends.tolist(), counts, strict=True)]
-    nothing = np.zeros(sum(counts), np.int32)
+    both = np.concatenate(pairs)
+    groups = np.repeat(puzzles.groups[rows], counts).astype(np.int32)
+    nothing = np.zeros(len(both), np.int32)
+    inputs, labels = np.hsplit(both, 2)
     return Split(
-        inputs=np.concatenate(sides[0]),
-        labels=np.concatenate(sides[1]),
-        groups=np.repeat(puzzles.groups[rows], counts).astype(np.int32),
+        inputs=inputs,
+        labels=labels,
+        groups=groups,
         puzzles=np.concatenate(numbers).astype(np.int32),
         identifiers=nothing,
-        source_codes=nothing,
-        source_names=("own",),
+        source_codes=groups,
+        source_names=puzzles.group_names,
         ratings=nothing,
     )
 

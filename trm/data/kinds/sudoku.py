@@ -12,13 +12,12 @@ from trm.config import AugmentParams, DataSection, Natural, Positive, Section, w
 from trm.data.compiled import random_state
 from trm.data.equivalence import equivalent, fingerprints
 from trm.data.kind import Grid, Prepared, Versions
-from trm.data.puzzle_csv import Bad, Layout, Puzzles, Tokens, write_puzzles
-from trm.data.sources import SPLITS, HuggingFaceSource, PathSource, UrlSource, known_digests
+from trm.data.puzzle_csv import Bad, Layout, Puzzles, Tokens
+from trm.data.sources import HuggingFaceSource, PathSource, UrlSource, known_digests
 from trm.data.sudoku import Grids, Shuffles, breaks_rule, concatenate, draw_shuffles, identity_shuffle, shuffle_puzzles
 from trm.data.sudoku_rules import BOX_SHAPES, sudoku_valid
-from trm.data.tables import Rows, Table, fetch_files, prepare_table
+from trm.data.tables import Rows, Table, fetch_files, prepare_table, write_files
 from trm.data.twins import Sameness
-from trm.files import file_digest
 from trm.meta import DatasetMeta
 
 
@@ -59,19 +58,14 @@ def source_digest(data: Settings) -> dict[str, str]:
 
 def fetch(data: Settings, out: Path) -> dict[str, object]:
     """Write `out`/train.csv and `out`/test.csv, every row checked. Files that are taken whole keep their bytes."""
-    if not isinstance(data.source, GenerateSource):
-        return fetch_files(data.source, table(data.size, data.allow_equivalent), out)
+    source, files = data.source, table(data.size, data.allow_equivalent)
+    if not isinstance(source, GenerateSource):
+        return fetch_files(source, files, out)
     from trm.data.generate import generate_puzzles
 
-    source, facts = data.source, {}
     count = source.train_puzzles + source.test_puzzles
     puzzles = generate_puzzles(data.size, count, source.clues, source.seed, data.allow_equivalent)
-    parts = (slice(source.train_puzzles), slice(source.train_puzzles, None))
-    for split, part in zip(SPLITS, parts, strict=True):
-        path = out / f"{split}.csv"
-        facts[f"{split}_puzzles"] = write_puzzles(path, [puzzles.select(part)], layout(data.size))
-        facts[f"{split}_sha256"] = file_digest(path)
-    return facts
+    return write_files(puzzles, source.train_puzzles, files, out)
 
 
 def prepare(data: Settings, augment: AugmentParams, raw: Path) -> Prepared:
