@@ -17,7 +17,16 @@ from tests.test_cli import TINY
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 # Typed elsewhere or by nobody: the clone itself, a foreign index, another folder for the remote, the whole test suite.
-NOT_HERE = ("git clone", "PIP_EXTRA_INDEX_URL", "source .venv", "dvc remote add", "dvc push", "make test", "make unit")
+NOT_HERE = (
+    "git clone",
+    "python -m benchmarks",
+    "PIP_EXTRA_INDEX_URL",
+    "source .venv",
+    "dvc remote add",
+    "dvc push",
+    "make test",
+    "make unit",
+)
 
 
 class Clone:
