@@ -231,7 +231,10 @@ def kind_module(name: object) -> ModuleType:
     known = kinds()
     if name not in known:
         raise ParamsError(f"data.kind must be one of {', '.join(known)}. Got {name!r}")
-    return importlib.import_module(f"{KINDS}.{name}")
+    module = importlib.import_module(f"{KINDS}.{name}")
+    if not hasattr(module, "Settings"):
+        raise ParamsError(f"data.kind {name}: its module has no class Settings; trm/data/kind.py says what it needs")
+    return module
 
 
 SectionT = TypeVar("SectionT", bound=BaseModel)

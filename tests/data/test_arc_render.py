@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trm.data.arc_render import render, turn
+from trm.data.arc_render import cut_grids, render, turn
 from trm.data.kind import Grid
-from trm.data.kinds import arc
 
 
 def _grid(*rows: str) -> Grid:
@@ -83,7 +82,7 @@ def _tokens(*rows: str) -> np.ndarray:
     ],
 )
 def test_cut_by_hand(tokens: np.ndarray, answer: object) -> None:
-    grid = arc.cut(tokens)
+    grid = cut_grids(tokens[None])[0]
     assert grid.dtype == np.uint8
     assert np.array_equal(grid, np.array(answer))
 
@@ -99,4 +98,4 @@ def test_cut_is_the_first_greatest_rectangle(seed: int, holes: float) -> None:
         while width < 30 and (canvas[:height, width] >= 2).all():
             width += 1
         best = (height, width) if height * width > best[0] * best[1] else best
-    assert np.array_equal(arc.cut(canvas.ravel()), canvas[: best[0], : best[1]] - 2)
+    assert np.array_equal(cut_grids(canvas.reshape(1, -1))[0], canvas[: best[0], : best[1]] - 2)

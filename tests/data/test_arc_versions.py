@@ -61,7 +61,8 @@ def test_the_draws_run_out() -> None:
 def test_names_there_and_back() -> None:
     names = ["a", "a|", "a|||t0|||0213456789", "a|||t5|||0123456789", "|||||t7|||0987654321"]
     for name in names:
-        assert name_of(*parse_name(name)) == name
+        task, symmetry, permutation = parse_name(name)
+        assert name_of(task, symmetry, "".join(map(str, permutation.tolist()))) == name
     task, symmetry, permutation = parse_name("a||||t3|||0213456789")
     assert (task, symmetry, permutation.tolist()) == ("a|", 3, [0, 2, 1, 3, 4, 5, 6, 7, 8, 9])
     assert permutation.dtype == np.uint8

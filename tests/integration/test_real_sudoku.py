@@ -33,8 +33,10 @@ SMALL = {
 @pytest.mark.slow
 def test_real_puzzles_end_to_end(shared_data: Path, tmp_path: Path) -> None:
     text = recipe_text("sudoku-extreme-att")
-    text = text.replace("data/train.csv", str(shared_data / "sudoku-extreme/train.csv"))
-    text = text.replace("data/test.csv", str(shared_data / "sudoku-tdoku-hard/test.csv"))
+    text, count = re.subn(r"    type: huggingface\n    repo: .*\n    revision: .*\n", "    type: path\n", text)
+    assert count == 1
+    text = text.replace("train: train.csv", f"train: {shared_data / 'sudoku-extreme/train.csv'}")
+    text = text.replace("test: test.csv", f"test: {shared_data / 'sudoku-tdoku-hard/test.csv'}")
     for old, new in SMALL.items():
         text, count = re.subn(old, new, text)
         assert count, old

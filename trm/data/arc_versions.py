@@ -73,7 +73,9 @@ class Names:
         for task, drawn in self.tasks:
             digits = (drawn.permutations + np.uint8(ord("0"))).tobytes().decode()
             parts = [digits[at : at + COLOURS] for at in range(0, len(digits), COLOURS)]
-            yield [_name(task, symmetry, part) for symmetry, part in zip(drawn.symmetries.tolist(), parts, strict=True)]
+            yield [
+                name_of(task, symmetry, part) for symmetry, part in zip(drawn.symmetries.tolist(), parts, strict=True)
+            ]
 
     def digest(self) -> str:
         """The sha256 of the names, a line break between each two."""
@@ -83,12 +85,8 @@ class Names:
         return digest.hexdigest()
 
 
-def name_of(task: str, symmetry: int, permutation: Permutations) -> str:
-    """The name of a version of `task`; where nothing is turned or recoloured, the task's own."""
-    return _name(task, symmetry, "".join(map(str, permutation.tolist())))
-
-
-def _name(task: str, symmetry: int, digits: str) -> str:
+def name_of(task: str, symmetry: int, digits: str) -> str:
+    """The name of a version of `task`; `digits` are the images of the colours 0 to 9. Without a change: its own."""
     return f"{task}{SEPARATOR}t{symmetry}{SEPARATOR}{digits}" if symmetry or digits != _SAME else task
 
 

@@ -145,7 +145,7 @@ def test_augmented_then_undone_is_the_grid(given: Grid, wanted: Grid, symmetry: 
     key = np.uint64(0)
     symmetries = np.array([symmetry], np.uint8)
     render(turn([(given, wanted)]), np.arange(1), symmetries, permutation[None], 0, key, False, inputs, labels)
-    names = [name_of("a", symmetry, permutation)]
+    names = [name_of("a", symmetry, "".join(map(str, permutation.tolist())))]
     asked = arc.recall(_META, inputs, names)
     assert asked.tokens is inputs and asked.draws == names
     assert np.array_equal(asked.undo(inputs)[0], given)

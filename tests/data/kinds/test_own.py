@@ -8,46 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.own_puzzles import ALL, cut, made, meta_of, planned, settings_of
 from trm.config import AugmentParams, parse
-from trm.data.augment import augment
-from trm.data.kind import Prepared, find_kind
+from trm.data.kind import find_kind
 from trm.data.kinds import own
-from trm.data.own_draws import Space, apply, as_it_is, canonical_forms, draw, draw_distinct, space_of, undo
-from trm.data.store import Split, read_meta, read_split
+from trm.data.own_draws import canonical_forms, draw_distinct, space_of
+from trm.data.store import read_meta
 from trm.errors import DataError, UserError
 from trm.files import file_digest
-from trm.meta import DatasetMeta
-
-ALL = ["dihedral", "permute_symbols", "translate"]
-NONE = AugmentParams(num_aug=0, validation_groups=0, seed=0)
-
-
-def settings_of(file: str | Path, **changes: object) -> own.Settings:
-    values = {
-        "kind": "own",
-        "source": {"type": "path", "file": str(file), "sha256": None},
-        "alphabet": None,
-        "height": None,
-        "width": None,
-        "test_groups": 2,
-        "symmetries": [],
-        "fixed_symbols": [],
-        "allow_equivalent": False,
-        "seed": 0,
-    }
-    return parse(own.Settings, values | changes, "params.yaml")
-
-
-def meta_of(height: int, width: int, symbols: str, symmetries: list[str], fixed: str = "") -> DatasetMeta:
-    return DatasetMeta(
-        kind="own",
-        height=height,
-        width=width,
-        vocabulary=("pad", *symbols),
-        num_identifiers=1,
-        symmetries=tuple(symmetries),
-        fixed_symbols=tuple(fixed),
-    )
 
 
 @pytest.fixture
@@ -67,21 +35,6 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "mine.csv"
     path.write_text("\n".join(lines) + "\n")
     return path
-
-
-def made(data: own.Settings, folder: Path, params: AugmentParams = NONE) -> dict[str, Split]:
-    raw = folder / "raw"
-    raw.mkdir(parents=True)
-    own.fetch(data, raw)
-    augment(data, params, raw, folder, "key")
-    names = ["train", "validation", "test"] if params.validation_groups else ["train", "test"]
-    return {name: read_split(folder / name) for name in names}
-
-
-def planned(data: own.Settings, folder: Path, params: AugmentParams = NONE) -> Prepared:
-    folder.mkdir()
-    own.fetch(data, folder)
-    return own.prepare(data, params, folder)
 
 
 def test_found_by_its_name() -> None:
@@ -235,11 +188,6 @@ def test_versions_of_the_training_puzzles(file: Path, tmp_path: Path) -> None:
     )
 
 
-def cut(canvas: np.ndarray) -> np.ndarray:
-    rows, columns = np.nonzero(canvas)
-    return canvas[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
-
-
 def test_input_and_output_get_the_same_draw(file: Path, tmp_path: Path) -> None:
     data = settings_of(file, symmetries=ALL, height=5, width=5, allow_equivalent=True)
     train = made(data, tmp_path / "data", AugmentParams(num_aug=30, validation_groups=0, seed=0))["train"]
@@ -372,166 +320,6 @@ def test_wishes_that_cannot_be_met(file: Path, tmp_path: Path) -> None:
     own.prepare(settings_of(full, symmetries=["translate"], test_groups=1, width=3), one, tmp_path / "other")
     with pytest.raises(DataError, match=r"puzzles.csv: no such file"):
         own.prepare(settings_of(full), one, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("twin", "symmetries", "leaks"),
-    [
-        ("ab/..", [], True),
-        ("a./b.", [], False),
-        ("a./b.", ["dihedral"], True),
-        ("b./a.", ["dihedral"], True),
-        ("xy/..", ["dihedral"], False),
-        ("xy/..", ["permute_symbols"], True),
-        (".x/.y", ["dihedral", "permute_symbols"], True),
-        ("ab/xx", ["permute_symbols"], False),  # the dot is fixed
-        ("ab", ["translate"], False),
-    ],
-)
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_test_input_is_no_training_input(
-    tmp_path: Path, twin: str, symmetries: list[str], leaks: bool, seed: int
-) -> None:
-    other = "/".join("." * len(row) for row in twin.split("/"))  # the output may differ
-    path = tmp_path / "mine.csv"
-    rows = f"ab/..,ab/..\n{twin},{other}\n"
-    path.write_text(f"input,output\n{rows}")
-    changes: dict[str, object] = {"symmetries": symmetries, "fixed_symbols": ".", "test_groups": 1, "seed": seed}
-    changes |= {"alphabet": "abxy.", "height": 3, "width": 3}
-    if not leaks:
-        made(settings_of(path, **changes), tmp_path / "data")
-        return
-    with pytest.raises(
-        DataError, match=r"line [23]: .* on line [23], .*; give them one group, .*allow_equivalent"
-    ) as e:
-        made(settings_of(path, **changes), tmp_path / "data")
-    assert ("line 2: " in str(e.value)) == ("on line 3," in str(e.value))
-    made(settings_of(path, **changes, allow_equivalent=True), tmp_path / "allowed")
-    path.write_text("input,output,group\n" + rows.replace("\n", ",one\n") + "yy,yy,two\n")
-    made(settings_of(path, **changes), tmp_path / "grouped")
-
-
-def test_a_validation_puzzle_is_no_training_puzzle(tmp_path: Path) -> None:
-    """30 puzzles, and each turned by 180 degrees in a group of its own; 5 others to test."""
-    rng = np.random.default_rng(0)
-    grids = rng.integers(0, 10, (35, 3, 3))
-    both = [*grids, *(np.rot90(grid, 2) for grid in grids[:30])]
-    rows = ["/".join("".join(map(str, line)) for line in grid) for grid in both]
-    path = tmp_path / "mine.csv"
-    tested = range(30, 35)
-    params = AugmentParams(num_aug=0, validation_groups=20, seed=0)
-    space = space_of(meta_of(3, 3, "0123456789", ["dihedral"]))
-
-    def shared(allow_equivalent: bool) -> int:
-        data = settings_of(path, test_groups=5, symmetries=["dihedral"], seed=seed, allow_equivalent=allow_equivalent)
-        splits = made(data, tmp_path / str(allow_equivalent), params)
-        assert len(set(splits["validation"].groups.tolist())) == 20
-        forms = [canonical_forms(space, list(splits[n].inputs[:].reshape(-1, 3, 3))) for n in ("train", "validation")]
-        return len({*forms[0]} & {*forms[1]})
-
-    # The groups drawn for testing do not depend on the puzzles: lay those without a twin there.
-    seed = 3
-    drawn = np.random.default_rng(np.random.SeedSequence(seed)).permutation(65)[:5].tolist()
-    for puzzle, place in zip(tested, drawn, strict=True):
-        rows[puzzle], rows[place] = rows[place], rows[puzzle]
-    path.write_text("input,output\n" + "".join(f"{row},{row}\n" for row in rows))
-    assert shared(allow_equivalent=True) > 5
-    assert shared(allow_equivalent=False) == 0
-
-
-def test_groups_that_a_chain_of_equal_inputs_joins_stay_together(tmp_path: Path) -> None:
-    """Groups a and b share 11, b and c share 22; d and e stand alone, one of them tested."""
-    path = tmp_path / "mine.csv"
-    lines = ["31,31,c", "11,12,a", "22,22,b", "11,11,b", "22,21,c", "13,13,d", "23,23,e"]
-    path.write_text("input,output,group\n" + "\n".join(lines) + "\n")
-    data = next(
-        settings_of(path, test_groups=1, seed=seed)
-        for seed in range(99)
-        if np.random.default_rng(np.random.SeedSequence(seed)).permutation(5)[0] > 2
-    )
-    held = set()
-    for seed in range(12):
-        params = AugmentParams(num_aug=0, validation_groups=3, seed=seed)
-        try:
-            splits = made(data, tmp_path / str(seed), params)
-        except UserError as error:  # the one that stands alone was drawn first
-            assert "3 groups cannot be held out, because equivalent training puzzles" in str(error)
-            continue
-        held.add("".join(sorted({str(name) for name in splits["validation"].sources})))
-    assert held == {"abc"}
-    params = AugmentParams(num_aug=0, validation_groups=2, seed=0)
-    with pytest.raises(UserError, match=r"^augment.validation_groups: 2 groups cannot be held out, .* ask for 1, or"):
-        made(data, tmp_path / "two", params)
-
-
-def test_a_validation_puzzle_is_no_test_puzzle_either(tmp_path: Path) -> None:
-    path = tmp_path / "mine.csv"
-    path.write_text("input,output\n12,21\n12,21\n11,22\n13,31\n")
-    found = 0
-    for seed in range(6):
-        data = settings_of(path, test_groups=1, seed=seed)
-        try:
-            made(data, tmp_path / str(seed), AugmentParams(num_aug=0, validation_groups=1, seed=seed))
-        except DataError:
-            found += 1
-    assert 0 < found < 6
-
-
-def spaces() -> st.SearchStrategy[Space]:
-    return st.builds(
-        lambda height, width, names, fixed: space_of(meta_of(height, width, "abcdef", names, fixed)),
-        st.integers(1, 6),
-        st.integers(1, 6),
-        st.lists(st.sampled_from(ALL), unique=True),
-        st.sampled_from(["", "a", "bdf", "abcdef"]),
-    )
-
-
-@given(space=spaces(), seed=st.integers(0, 2**32), k=st.integers(0, 9))
-@settings(deadline=None, max_examples=200)
-def test_apply_then_undo_is_the_identity(space: Space, seed: int, k: int) -> None:
-    rng = np.random.default_rng(seed)
-    shape = (int(rng.integers(1, space.height + 1)), int(rng.integers(1, space.width + 1)))
-    grid = rng.integers(1, 7, shape, dtype=np.uint8)
-    draws = draw(space, rng, shape, k)
-    canvases = apply(space, draws, grid)
-    assert canvases.shape == (k, space.height * space.width)
-    assert ((canvases != 0).sum(axis=1) == grid.size).all()
-    assert all(np.array_equal(back, grid) for back in undo(space, draws, canvases, shape))
-    fixed = sorted({*range(1, 7)} - set(space.free.tolist()))
-    for canvas in canvases:
-        assert [(canvas == token).sum() for token in fixed] == [(grid == token).sum() for token in fixed]
-    # All versions, and they alone, have the puzzle's canonical form.
-    forms = canonical_forms(space, [grid, *(cut(canvas.reshape(space.height, -1)) for canvas in canvases)])
-    assert len(set(forms)) == 1
-
-
-@given(space=spaces(), seed=st.integers(0, 2**32))
-@settings(deadline=None, max_examples=200)
-def test_canonical_forms_tell_puzzles_apart(space: Space, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    shape = (int(rng.integers(1, space.height + 1)), int(rng.integers(1, space.width + 1)))
-    one, other = rng.integers(1, 4, (2, *shape), dtype=np.uint8)
-    # By brute force: all turns of the one, and whether a permutation of the free tokens leads to the other.
-    still = Space(space.height, space.width, space.symmetries, space.vocab_size, space.free[:0], False)
-    same = False
-    for symmetry in space.symmetries:
-        at = as_it_is(still)
-        turned = cut(apply(still, type(at)(at.symmetries + symmetry, at.symbols, at.rows, at.columns), one)
-                     .reshape(space.height, -1))  # fmt: skip
-        if turned.shape != other.shape:
-            continue
-        image = set(zip(turned.ravel().tolist(), other.ravel().tolist(), strict=True))
-        bijective = len({a for a, _ in image}) == len(image) == len({b for _, b in image})
-        same |= bijective and all(a == b or {a, b} <= set(space.free.tolist()) for a, b in image)
-    forms = canonical_forms(space, [one, other])
-    assert (forms[0] == forms[1]) == same
-
-
-def test_grids_of_other_shapes_are_other_puzzles() -> None:
-    space = space_of(meta_of(4, 4, "abcd", []))
-    grid = np.arange(1, 5, dtype=np.uint8)
-    assert len(set(canonical_forms(space, [grid.reshape(shape) for shape in ((1, 4), (2, 2), (4, 1))]))) == 3
 
 
 @given(seed=st.integers(0, 2**32), k=st.integers(1, 8), place=st.booleans())

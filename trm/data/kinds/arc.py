@@ -308,11 +308,6 @@ def _block(pieces: Sequence[_Piece], first_puzzle: int, subsets: tuple[str, ...]
     )
 
 
-def cut(tokens: npt.NDArray[np.uint8]) -> Grid:
-    """The answer on one canvas, tokens uint8 [900]; see `cut_grids`."""
-    return cut_grids(tokens[None])[0]
-
-
 def recall(meta: DatasetMeta, tokens: npt.NDArray[np.uint8], names: Sequence[str]) -> Versions:
     """The versions `tokens` (uint8 [k, 900]) of a pair, from puzzles of these `names`; `undo` cuts the answers out."""
     del meta

@@ -1,0 +1,114 @@
+"""Puzzles of one's own on the sides of a split: no twin on two of them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.own_puzzles import made, meta_of, settings_of
+from trm.config import AugmentParams
+from trm.data.own_draws import canonical_forms, space_of
+from trm.errors import DataError, UserError
+
+
+@pytest.mark.parametrize(
+    ("twin", "symmetries", "leaks"),
+    [
+        ("ab/..", [], True),
+        ("a./b.", [], False),
+        ("a./b.", ["dihedral"], True),
+        ("b./a.", ["dihedral"], True),
+        ("xy/..", ["dihedral"], False),
+        ("xy/..", ["permute_symbols"], True),
+        (".x/.y", ["dihedral", "permute_symbols"], True),
+        ("ab/xx", ["permute_symbols"], False),  # the dot is fixed
+        ("ab", ["translate"], False),
+    ],
+)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_test_input_is_no_training_input(
+    tmp_path: Path, twin: str, symmetries: list[str], leaks: bool, seed: int
+) -> None:
+    other = "/".join("." * len(row) for row in twin.split("/"))  # the output may differ
+    path = tmp_path / "mine.csv"
+    rows = f"ab/..,ab/..\n{twin},{other}\n"
+    path.write_text(f"input,output\n{rows}")
+    changes: dict[str, object] = {"symmetries": symmetries, "fixed_symbols": ".", "test_groups": 1, "seed": seed}
+    changes |= {"alphabet": "abxy.", "height": 3, "width": 3}
+    if not leaks:
+        made(settings_of(path, **changes), tmp_path / "data")
+        return
+    with pytest.raises(
+        DataError, match=r"line [23]: .* on line [23], .*; give them one group, .*allow_equivalent"
+    ) as e:
+        made(settings_of(path, **changes), tmp_path / "data")
+    assert ("line 2: " in str(e.value)) == ("on line 3," in str(e.value))
+    made(settings_of(path, **changes, allow_equivalent=True), tmp_path / "allowed")
+    path.write_text("input,output,group\n" + rows.replace("\n", ",one\n") + "yy,yy,two\n")
+    made(settings_of(path, **changes), tmp_path / "grouped")
+
+
+def test_a_validation_puzzle_is_no_training_puzzle(tmp_path: Path) -> None:
+    """30 puzzles, and each turned by 180 degrees in a group of its own; 5 others to test."""
+    rng = np.random.default_rng(0)
+    grids = rng.integers(0, 10, (35, 3, 3))
+    both = [*grids, *(np.rot90(grid, 2) for grid in grids[:30])]
+    rows = ["/".join("".join(map(str, line)) for line in grid) for grid in both]
+    path = tmp_path / "mine.csv"
+    tested = range(30, 35)
+    params = AugmentParams(num_aug=0, validation_groups=20, seed=0)
+    space = space_of(meta_of(3, 3, "0123456789", ["dihedral"]))
+
+    def shared(allow_equivalent: bool) -> int:
+        data = settings_of(path, test_groups=5, symmetries=["dihedral"], seed=seed, allow_equivalent=allow_equivalent)
+        splits = made(data, tmp_path / str(allow_equivalent), params)
+        assert len(set(splits["validation"].groups.tolist())) == 20
+        forms = [canonical_forms(space, list(splits[n].inputs[:].reshape(-1, 3, 3))) for n in ("train", "validation")]
+        return len({*forms[0]} & {*forms[1]})
+
+    # The groups drawn for testing do not depend on the puzzles: lay those without a twin there.
+    seed = 3
+    drawn = np.random.default_rng(np.random.SeedSequence(seed)).permutation(65)[:5].tolist()
+    for puzzle, place in zip(tested, drawn, strict=True):
+        rows[puzzle], rows[place] = rows[place], rows[puzzle]
+    path.write_text("input,output\n" + "".join(f"{row},{row}\n" for row in rows))
+    assert shared(allow_equivalent=True) > 5
+    assert shared(allow_equivalent=False) == 0
+
+
+def test_groups_that_a_chain_of_equal_inputs_joins_stay_together(tmp_path: Path) -> None:
+    """Groups a and b share 11, b and c share 22; d and e stand alone, one of them tested."""
+    path = tmp_path / "mine.csv"
+    lines = ["31,31,c", "11,12,a", "22,22,b", "11,11,b", "22,21,c", "13,13,d", "23,23,e"]
+    path.write_text("input,output,group\n" + "\n".join(lines) + "\n")
+    data = next(
+        settings_of(path, test_groups=1, seed=seed)
+        for seed in range(99)
+        if np.random.default_rng(np.random.SeedSequence(seed)).permutation(5)[0] > 2
+    )
+    held = set()
+    for seed in range(12):
+        params = AugmentParams(num_aug=0, validation_groups=3, seed=seed)
+        try:
+            splits = made(data, tmp_path / str(seed), params)
+        except UserError as error:  # the one that stands alone was drawn first
+            assert "3 groups cannot be held out, because equivalent training puzzles" in str(error)
+            continue
+        held.add("".join(sorted({str(name) for name in splits["validation"].sources})))
+    assert held == {"abc"}
+    params = AugmentParams(num_aug=0, validation_groups=2, seed=0)
+    with pytest.raises(UserError, match=r"^augment.validation_groups: 2 groups cannot be held out, .* ask for 1, or"):
+        made(data, tmp_path / "two", params)
+
+
+def test_a_validation_puzzle_is_no_test_puzzle_either(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("input,output\n12,21\n12,21\n11,22\n13,31\n")
+    found = 0
+    for seed in range(6):
+        data = settings_of(path, test_groups=1, seed=seed)
+        try:
+            made(data, tmp_path / str(seed), AugmentParams(num_aug=0, validation_groups=1, seed=seed))
+        except DataError:
+            found += 1
+    assert 0 < found < 6
