@@ -6,11 +6,11 @@ import pytest
 
 from tests.sudokus import digits, grid_classes, of_digits, sudoku, write
 from trm.config import AugmentParams
-from trm.data import tables
+from trm.data import puzzle_csv, tables
 from trm.data.augment import augment
 from trm.data.equivalence import equivalent
 from trm.data.generate import generate_puzzles
-from trm.data.kinds.sudoku import sudoku_meta
+from trm.data.kinds.sudoku import layout, sudoku_meta
 from trm.data.puzzle_csv import Puzzles
 from trm.data.store import read_counts, read_lineage, read_meta, read_split
 from trm.data.sudoku import breaks_rule, draw_shuffles
@@ -87,6 +87,10 @@ def test_same_bytes_whatever_the_workers(tmp_path: Path, raw: Path, monkeypatch:
     monkeypatch.undo()  # other blocks, too
     augment(sudoku(9), params(12, 2), raw, new(tmp_path / "whole"), "k")
     assert content(tmp_path / "1") == content(tmp_path / "whole")
+    monkeypatch.setattr(puzzle_csv, "BATCH_BYTES", 1000)  # the files in parts of five puzzles or so
+    assert len(list(puzzle_csv.read_puzzles(raw / "train.csv", layout(9)))) > 3
+    augment(sudoku(9), params(12, 2), raw, new(tmp_path / "parts"), "k")
+    assert content(tmp_path / "1") == content(tmp_path / "parts")
     augment(sudoku(9), params(12, 2, seed=1), raw, new(tmp_path / "other"), "k")
     assert not np.array_equal(
         read_split(tmp_path / "1/train").inputs[1::13], read_split(tmp_path / "other/train").inputs[1::13]
