@@ -204,4 +204,4 @@ def checkpoint_import(
     from trm.training.imported import import_checkpoint
 
     import_checkpoint(file, dataset, model)
-    print(f"{model} holds the model; `trm inspect {model}` shows it, `trm solve … --model {model}` asks it")
+    print(f"{model} holds the model; `trm inspect {model}` shows what it is")
