@@ -224,13 +224,18 @@ def test_mazes(run: Run, here: Path, row: tuple[str, str], words: tuple[str, ...
     refused(run, here, "fetch", "train.csv, line 3: ", "correct", *words)
 
 
-@pytest.mark.parametrize("data", [SUDOKU, MAZE])
-def test_min_rating_that_no_puzzle_has(run: Run, here: Path, data: Values) -> None:
-    table(here, *[(EMPTY, SOLUTION) if data is SUDOKU else (QUESTION, ANSWER)] * 2, rating="7")
-    write_params(here, {**data, "source": {**TABLE, "min_rating": 8}})
+def test_min_rating_that_no_puzzle_has(run: Run, here: Path) -> None:
+    table(here, (EMPTY, SOLUTION), (EMPTY, SOLUTION), rating="7")
+    write_params(here, {**SUDOKU, "source": {**TABLE, "min_rating": 8}})
     refused(run, here, "fetch", "data.source.min_rating: no puzzle of train.csv is rated 8 or more; lower it")
-    write_params(here, {**data, "source": {**TABLE, "min_rating": 7}})  # the one puzzle of test.csv is rated 0
+    write_params(here, {**SUDOKU, "source": {**TABLE, "min_rating": 7}})  # the one puzzle of test.csv is rated 0
     refused(run, here, "fetch", "data.source.min_rating: no puzzle of test.csv is rated 7 or more; lower it")
+
+
+def test_min_rating_that_no_maze_has(run: Run, here: Path) -> None:
+    table(here, (QUESTION, ANSWER), (QUESTION, ANSWER), rating="7")  # but the path has 4 moves
+    write_params(here, {**MAZE, "source": {**TABLE, "min_rating": 5}})
+    refused(run, here, "fetch", "data.source.min_rating: no puzzle of train.csv is rated 5 or more; lower it")
 
 
 def test_a_test_puzzle_that_is_a_training_puzzle(run: Run, here: Path) -> None:

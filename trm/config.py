@@ -34,7 +34,6 @@ def _real(value: object) -> object:
 
 Positive = Annotated[int, Field(ge=1), BeforeValidator(whole)]
 Natural = Annotated[int, Field(ge=0), BeforeValidator(whole)]
-Real = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_real)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_real)]
 Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(_real)]
 BelowOne = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_real)]

@@ -58,6 +58,8 @@ class Layout:
     """The same in words, for a message: of the question and of the answer."""
     check: Callable[[Tokens, Tokens], Iterable[tuple[Bad, str, str]]]
     """The rules: for questions and answers, both uint8 [N, L], (broken bool [N], what is wrong, remedy) for each."""
+    rate: Callable[[Tokens, Tokens], npt.NDArray[np.int32]] | None = None
+    """Where the puzzles themselves tell how hard they are: their ratings int32 [N], whatever the file says."""
 
 
 def join(parts: Iterable[Puzzles]) -> Puzzles:
@@ -178,7 +180,8 @@ class _Reader:
         answers = self.tokens(batch.column("answer"), "answer", layout.answer, layout.allowed[1])
         for wrong, problem, remedy in layout.check(questions, answers):
             self.refuse(wrong, problem, remedy)
-        return Puzzles(questions, answers, sources, self.ratings(batch.column("rating")))
+        ratings = layout.rate(questions, answers) if layout.rate else self.ratings(batch.column("rating"))
+        return Puzzles(questions, answers, sources, ratings)
 
     def refuse(self, wrong: Bad, problem: str, remedy: str = "correct or remove the row") -> None:
         if wrong.any():

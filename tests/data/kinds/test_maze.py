@@ -85,6 +85,21 @@ def test_spaces_at_the_ends_of_a_field_stay(tmp_path: Path) -> None:
     assert puzzles.answers.tolist() == [[2, 2, 3, 2, 2, 2, 5, 2, 2, 2, 4, 2, 2, 2, 2, 2]]
 
 
+@pytest.mark.parametrize("said", ["99", "hard", ""])
+def test_a_maze_is_rated_by_its_path_whatever_the_file_says(raw: Path, tmp_path: Path, said: str) -> None:
+    for name in ("train.csv", "test.csv"):
+        header, *lines = (raw / name).read_text().splitlines()
+        rated_anew = [line.rpartition(",")[0] + f",{said}" for line in lines]
+        (tmp_path / name).write_text("\n".join([header, *rated_anew]) + "\n")
+    known = join(read_puzzles(raw / "train.csv", maze.layout(6)))
+    moves = (known.answers == 5).sum(axis=1) + 1
+    assert np.array_equal(made(tmp_path, tmp_path / "out").ratings, moves)
+    lowest = int(moves.min()) + 1
+    (tmp_path / "kept").mkdir()
+    facts = maze.fetch(settings_of(source=files(tmp_path, min_rating=lowest)), tmp_path / "kept")
+    assert facts["train_puzzles"] == (moves >= lowest).sum() < 20
+
+
 def test_the_training_split_holds_the_mazes_and_all_their_symmetries(raw: Path, tmp_path: Path) -> None:
     train = made(raw, tmp_path, num_aug=7)
     assert train.counts() == {"groups": 20, "puzzles": 160, "examples": 160}

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 
 from trm.config import AugmentParams, BelowOne, DataSection, Natural, Positive, Section, whole
 from trm.data.kind import Grid, Prepared, Versions
-from trm.data.maze import CHARACTERS, Mazes, check, fingerprints, same
+from trm.data.maze import CHARACTERS, PATH, Mazes, check, fingerprints, same
 from trm.data.maze_rules import maze_valid
 from trm.data.puzzle_csv import Bad, Layout, Puzzles, Tokens
 from trm.data.sources import HuggingFaceSource, PathSource, UrlSource, known_digests
@@ -126,12 +126,18 @@ def layout(size: int) -> Layout:
         return check(cells(questions, size), cells(answers, size))
 
     words = ("# wall, space free, S start and G goal", "# wall, space free, S start, G goal and o path")
-    return Layout(size * size, f"data.size is {size}", question, answer, words, check_tokens)
+    return Layout(size * size, f"data.size is {size}", question, answer, words, check_tokens, _moves)
 
 
 def cells(tokens: npt.NDArray[np.uint8], size: int) -> Mazes:
     """Tokens uint8 [..., n * n] as cells uint8 [..., n, n]; padding, which no maze holds, becomes 255."""
     return (tokens - np.uint8(1)).reshape(*tokens.shape[:-1], size, size)
+
+
+def _moves(questions: Tokens, answers: Tokens) -> npt.NDArray[np.int32]:
+    """How hard a maze is: the moves of its path, which needs one more than it has cells between S and G."""
+    del questions
+    return ((answers == PATH + 1).sum(axis=1) + 1).astype(np.int32)
 
 
 def _augment(puzzles: Puzzles, groups: Rows, num_aug: int, seed: int) -> tuple[Tokens, Tokens]:
