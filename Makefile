@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 
-.PHONY: help repro test unit format
+.PHONY: help repro test unit format image
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -33,6 +33,22 @@ unit: $(READY) ## the tests that take a moment
 format: $(READY) ## mend the style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Docker, podman or buildah, and the image's name; the others are build arguments of the Dockerfile, explained there.
+DOCKER := docker
+IMAGE := trm
+BASE :=
+BUILD_BASE :=
+TORCH :=
+TORCH_INDEX :=
+image: ## the container image of every stage; TORCH=cuda BASE=… for GPUs, DOCKER=podman
+	@revision=$$(git rev-parse HEAD 2>/dev/null) && test -z "$$(git status --porcelain)" || revision=dev; \
+	tag=$$(printf %.7s "$$revision"); \
+	$(DOCKER) build --tag "$(IMAGE):$$tag" --tag "$(IMAGE):latest" \
+		$(foreach name,BASE BUILD_BASE TORCH TORCH_INDEX,$(if $($(name)),--build-arg '$(name)=$($(name))')) \
+		--build-arg "REVISION=$$revision" \
+		--build-arg "VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" . && \
+	$(DOCKER) images --no-trunc "$(IMAGE):$$tag"
 
 # What an interrupted installation leaves may look whole to pip, so it is thrown away. The stamp comes last.
 $(READY): pyproject.toml constraints.txt

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.seaweed import own_seaweed, root, seaweed  # noqa: F401 - fixtures
 from tests.sudokus import of_digits, sudoku, write
 from trm.config import AugmentParams, ModelParams, TrainParams
 from trm.data.augment import augment

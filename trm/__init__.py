@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from trm.config import load_params
     from trm.errors import DataError, ParamsError, UserError
     from trm.evaluation.solve import Answer, solve
+    from trm.mirror import load_checkpoint
     from trm.model.published import export_published, import_published
     from trm.model.supervision import build_model
-    from trm.training.checkpoint import load_checkpoint
 
 _HOMES = {
     "Answer": "trm.evaluation.solve",
@@ -22,7 +22,7 @@ _HOMES = {
     "build_model": "trm.model.supervision",
     "export_published": "trm.model.published",
     "import_published": "trm.model.published",
-    "load_checkpoint": "trm.training.checkpoint",
+    "load_checkpoint": "trm.mirror",
     "load_params": "trm.config",
     "solve": "trm.evaluation.solve",
 }

@@ -35,17 +35,22 @@ STAGES_PANEL = "Stages (`dvc repro` runs all of them)"
 
 
 def main() -> NoReturn:
-    """Run the command line; exit code 2 for a user's mistake, 1 for a fault, 128 + n after signal n."""
+    """Run the command line `trm`."""
+    run_app(app, "trm")
+
+
+def run_app(app: typer.Typer, name: str) -> NoReturn:
+    """Run a command line called `name`; exit code 2 for a user's mistake, 1 for a fault, 128 + n after signal n."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _raise_interrupted)
     try:
         app()
     except UserError as error:
-        _exit(2, f"trm: {error}")
+        _exit(2, f"{name}: {error}")
     except Fault as error:
-        _exit(1, f"trm: {error}")
+        _exit(1, f"{name}: {error}")
     except Interrupted as error:
-        _exit(128 + error.signal, f"trm: {error}")
+        _exit(128 + error.signal, f"{name}: {error}")
     except BrokenPipeError:
         # Whoever read our output has seen enough (`trm inspect … | head`); leave nothing for the interpreter to flush.
         sys.stdout = None
@@ -65,18 +70,22 @@ def _exit(code: int, message: str) -> NoReturn:
 def _stage_command(stage: Stage) -> Callable[..., None]:
     """A command whose options are `--params`, the stage's inputs and its output."""
 
-    def command(params: Path, **folders: Path) -> None:
-        from trm.config import load_params
+    def command(params: str, **folders: str) -> None:
+        from trm.config import load_sections
 
-        run_stage(stage, load_params(params), {name: folders[name] for name in stage.inputs}, folders[stage.output])
+        sections = load_sections(params, stage.sections)
+        run_stage(stage, sections, {name: folders[name] for name in stage.inputs}, folders[stage.output])
 
-    def option(name: str, default: Path, text: str) -> inspect.Parameter:
-        annotation = Annotated[Path, typer.Option(help=text)]
+    def option(name: str, default: str, text: str) -> inspect.Parameter:
+        annotation = Annotated[str, typer.Option(help=text)]
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
-    options = [option("params", Path("params.yaml"), "The experiment's settings.")]
-    options += [option(name, OUTPUTS / name, f"Output of `trm {producer(name).name}`.") for name in stage.inputs]
-    options.append(option(stage.output, OUTPUTS / stage.output, "The folder to write."))
+    options = [option("params", "params.yaml", "The experiment's settings: a file, or the stage's sections as JSON.")]
+    options += [
+        option(name, f"{OUTPUTS / name}", f"Output of `trm {producer(name).name}`: folder or s3:// address.")
+        for name in stage.inputs
+    ]
+    options.append(option(stage.output, f"{OUTPUTS / stage.output}", "The folder to write, or s3://<root>."))
     command.__signature__ = inspect.Signature(options)  # pyright: ignore[reportFunctionMemberAccess]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in options}
     return command
@@ -88,26 +97,29 @@ for _stage in STAGES:
 
 @app.command("inspect")
 def inspect_(
-    path: Annotated[Path, typer.Argument(help="A folder that a stage wrote: raw, dataset, model or evaluation.")],
+    path: Annotated[str, typer.Argument(help="What a stage wrote: a folder, or its s3:// address.")],
     puzzles: Annotated[int, typer.Option(min=0, help="Puzzles to draw.")] = 3,
 ) -> None:
     """Show what an artifact holds: counts, shapes, lineage and a few puzzles."""
     from trm.inspection import inspect_artifact
+    from trm.mirror import local_copy
 
-    inspect_artifact(path, puzzles)
+    inspect_artifact(local_copy(path), puzzles)
 
 
 @app.command("solve")
 def solve_(
     puzzle: Annotated[str, typer.Argument(help="The puzzle row by row, '.' for a blank; a file of it; '-' for stdin.")],
-    model: Annotated[Path, typer.Option(help="A model folder or checkpoint file.")] = OUTPUTS / "model",
+    model: Annotated[str, typer.Option(help="A model folder, its s3:// address, or a checkpoint file.")] = str(
+        OUTPUTS / "model"
+    ),
     steps: Annotated[int, typer.Option(min=1, help="Supervision steps to think.")] = 16,
     votes: Annotated[int, typer.Option(min=1, help="Shuffled versions that vote on the answer.")] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Answer one puzzle with a trained model."""
     from trm.evaluation.solve import find_askable, parse_puzzle, solve
-    from trm.training.checkpoint import load_checkpoint
+    from trm.mirror import load_checkpoint
 
     net, meta = load_checkpoint(model)
     find_askable(meta)  # before stdin is read

@@ -9,10 +9,10 @@ import difflib
 import importlib
 import json
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model, model_validator
 from pydantic_core import ErrorDetails
@@ -42,6 +42,8 @@ Precision = Literal["auto", "float32", "bfloat16"]
 Device = Literal["auto", "cpu", "mps", "cuda"]
 
 
+SectionT = TypeVar("SectionT", bound=BaseModel)
+
 KINDS = "trm.data.kinds"
 """The package that holds a module for each kind of data."""
 
@@ -50,6 +52,9 @@ class Section(BaseModel):
     """One section of `params.yaml`: frozen, strictly typed, refusing unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    on_this_machine: ClassVar[bool] = False
+    """True: the section names files by path, which no pod of a cluster sees."""
 
 
 class DataSection(Section):
@@ -169,14 +174,62 @@ class EvaluateParams(Section):
     seed: Natural
 
 
+class Toleration(Section):
+    """A taint of nodes that a stage's pod may run on."""
+
+    key: str
+    value: str | None = None
+    """Null: any value."""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """Null: every effect."""
+
+
+class Resources(Section):
+    """What a stage's pod asks for; null: what the cluster gives by itself."""
+
+    cpu: Annotated[str | None, Field(pattern=r"^\d+(\.\d+)?m?$")] = None
+    memory: Annotated[str | None, Field(pattern=r"^\d+(\.\d+)?([KMGTPE]i?)?$")] = None
+    gpus: Natural = 0
+    gpu_resource: str = "nvidia.com/gpu"
+    """The name by which Kubernetes counts its GPUs."""
+    node_selector: dict[str, str] = {}
+    tolerations: Annotated[tuple[Toleration, ...], Field(strict=False)] = ()
+
+
+class ClusterParams(Section):
+    """Where `python -m pipeline` runs the experiment. No result depends on it, so it has defaults and enters no key."""
+
+    host: Annotated[str | None, Field(pattern=r"^https?://")] = None
+    """Address of Kubeflow Pipelines."""
+    namespace: str | None = None
+    """Of the runs, where Kubeflow has users; null: where it has none."""
+    service_account: str | None = None
+    """Of the stages' pods; null: Kubeflow's own."""
+    root: Annotated[str, Field(pattern=r"^s3://[^/]+(/[^/]+)*$")] = "s3://trm/artifacts"
+    """Where the artifacts lie: `<root>/<stage>/<content key>/`."""
+    s3_endpoint: Annotated[str | None, Field(pattern=r"^https?://")] = None
+    """Address of S3 as pods reach it; null: AWS."""
+    s3_region: str | None = None
+    s3_secret: str | None = None
+    """Kubernetes secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; null: the service account's IAM role."""
+    image: str = "trm:latest"
+    """What `make image` built, as `name@sha256:...`; a tag is only good enough on this machine."""
+    image_pull_secret: str | None = None
+    cache_claim: str | None = None
+    """PersistentVolumeClaim for the pods' folder /cache; null: a folder that ends with the pod."""
+    stages: dict[str, Resources] = {}
+    """Stage name -> what its pod asks for."""
+
+
 class Params(Section):
-    """A whole experiment: one section for each stage's concern."""
+    """A whole experiment: one section for each stage's concern, and the cluster that may run it."""
 
     data: DataSection
     augment: AugmentParams
     model: ModelParams
     train: TrainParams
     evaluate: EvaluateParams
+    cluster: ClusterParams = ClusterParams()
 
     @model_validator(mode="after")
     def _versions_exist(self) -> Self:
@@ -210,14 +263,37 @@ def load_params(path: str | Path) -> Params:
         where = f", line {mark.line + 1}" if mark else ""
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
         raise ParamsError(f"{path}{where}: not valid YAML ({problem})") from None
+    return parse(_of_kind(Params, values, str(path)), values, str(path))
+
+
+def load_sections(source: str, names: Sequence[str]) -> dict[str, Any]:
+    """The named sections of a params file; or of a JSON text, which holds these sections and no other.
+
+    A container gets its params as such a text. Raises `ParamsError`.
+    """
+    if not source.lstrip().startswith("{"):
+        params = load_params(source)
+        return {name: getattr(params, name) for name in names}
+    where = "--params"
+    try:
+        values = json.loads(source)
+    except ValueError as error:
+        raise ParamsError(f"{where}: not valid JSON ({error}); give a file, or one JSON object of sections") from None
+    fields: dict[str, Any] = {name: (Params.model_fields[name].annotation, ...) for name in names}
+    sections = create_model("Sections", __base__=Section, **fields)
+    return dict(parse(_of_kind(sections, values, where), values, where))
+
+
+def _of_kind(cls: type[SectionT], values: object, where: str) -> type[SectionT]:
+    """`cls` with the settings of the kind of data that `values` name, if they have a section `data`."""
     data = values.get("data") if isinstance(values, Mapping) else None
-    if not isinstance(data, Mapping) or "kind" not in data:
-        return parse(Params, values, str(path))
+    if not isinstance(data, Mapping) or "kind" not in data or "data" not in cls.model_fields:
+        return cls
     try:
         settings = kind_module(data["kind"]).Settings
     except ParamsError as error:
-        raise ParamsError(f"{path}: {error}") from None
-    return parse(create_model("Params", __base__=Params, data=(settings, ...)), values, str(path))
+        raise ParamsError(f"{where}: {error}") from None
+    return create_model(cls.__name__, __base__=cls, data=(settings, ...))
 
 
 def kinds() -> list[str]:
@@ -234,9 +310,6 @@ def kind_module(name: object) -> ModuleType:
     if not hasattr(module, "Settings"):
         raise ParamsError(f"data.kind {name}: its module has no class Settings; trm/data/kind.py says what it needs")
     return module
-
-
-SectionT = TypeVar("SectionT", bound=BaseModel)
 
 
 def parse(cls: type[SectionT], values: object, where: str) -> SectionT:

@@ -1,6 +1,7 @@
 """The recipes: whole params files that ship with the project."""
 
 import difflib
+import re
 from pathlib import Path
 
 from trm.errors import UserError
@@ -29,10 +30,19 @@ def summary(path: Path) -> str:
 
 
 def use_recipe(name: str, params: Path, force: bool) -> None:
-    """Write the recipe to `params`; a file there that is no recipe's text is overwritten only by `force`."""
-    text = recipe_text(name)
-    if params.exists() and not force:
-        untouched = {path.read_text(encoding="utf-8") for path in recipes().values()}
-        if params.read_text(encoding="utf-8") not in untouched:
+    """Write the recipe to `params`, whose section `cluster` stays as it is.
+
+    A file there that is no recipe's text is overwritten only by `force`; else `UserError`.
+    """
+    text, cluster = recipe_text(name), ""
+    if params.exists():
+        own, cluster = without_cluster(params.read_text(encoding="utf-8"))
+        if not force and own not in {path.read_text(encoding="utf-8") for path in recipes().values()}:
             raise UserError(f"{params}: has changes of your own; save it elsewhere, or overwrite it with --force")
-    params.write_text(text, encoding="utf-8")
+    params.write_text(text + cluster, encoding="utf-8")
+
+
+def without_cluster(text: str) -> tuple[str, str]:
+    """A params file without its section `cluster`, and that section with the comment and empty line in front of it."""
+    section = re.search(r"^\n?(#[^\n]*\n)*cluster:.*?(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
+    return (text[: section.start()] + text[section.end() :], section[0]) if section else (text, "")

@@ -8,6 +8,7 @@ import ast
 import hashlib
 import importlib
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trm.artifacts import MANIFEST
+
 if TYPE_CHECKING:
-    from trm.config import Params
+    from trm.config import Params, Section
 
 PACKAGE = Path(__file__).parent
 # These cannot change a result: params.yaml is complete, and the rest only calls the stages.
@@ -25,6 +28,8 @@ NOT_DEPS = ("trm", "trm.config", "trm.stages", "trm.cli")
 FINDS_KINDS = "trm/data/kind.py"
 """A stage that imports this file uses the module of a kind of data too."""
 LIBRARIES = ("torch", "numpy", "pyarrow")
+TIMING = "timing.json"
+"""Beside an artifact in S3, and as `<folder>.timing.json` beside a folder: wall times and host, no part of it."""
 
 
 @dataclass(frozen=True)
@@ -87,58 +92,122 @@ def producer(output: str) -> Stage:
     return next(stage for stage in STAGES if stage.output == output)
 
 
-def run_stage(stage: Stage, params: "Params", inputs: Mapping[str, Path], out: Path) -> None:
-    """Run `stage` on the folders `inputs` and publish its output at `out`, its times beside it."""
-    from trm.artifacts import staged, verified_manifest, write_json, write_manifest
+def run_stage(stage: Stage, sections: Mapping[str, Any], inputs: Mapping[str, str], out: str) -> None:
+    """Run `stage` on the folders `inputs` and publish its output at `out`, its times beside it.
 
-    keys = {name: verified_manifest(inputs[name], producer(name).name)["key"] for name in stage.inputs}
-    request = key_request(stage, params, keys)
+    Folders are paths, or `s3://<root>/<stage>/<key>` URIs; `out` may also be a bare `s3://<root>`. What lies in S3
+    under the content key already is not made again, and its inputs are not even brought.
+    """
+    from trm import mirror, s3
+    from trm.artifacts import read_manifest
+
+    manifests = {name: _manifest_at(inputs[name], producer(name).name) for name in stage.inputs}
+    kind = sections["data"].kind if "data" in sections else manifests["dataset"]["params"]["data"]["kind"]
+    request = key_request(stage, sections, kind, {name: manifest["key"] for name, manifest in manifests.items()})
+    key = digest_of(request)
+    if not s3.is_uri(out):
+        _run_here(stage, sections, inputs, request, Path(out))
+        return
+    uri = mirror.output_uri(out, stage.name, key)
+    if s3.read_manifest(uri) is not None:
+        print(f"{uri} is there already: nothing to do", file=sys.stderr)
+        return
+    folder = mirror.folder_of(uri)
+    if not (folder / MANIFEST).is_file() or read_manifest(folder, stage.name)["key"] != key:
+        _run_here(stage, sections, inputs, request, folder)
+    if s3.publish(folder, uri) == read_manifest(folder) and timing_file(folder).is_file():
+        s3.put_json(f"{uri}/{TIMING}", json.loads(timing_file(folder).read_text(encoding="utf-8")))
+    print(f"published {uri}", file=sys.stderr)
+
+
+def _manifest_at(location: str, stage: str) -> dict[str, Any]:
+    """The manifest of an input, before anything of it is brought here."""
+    from trm import mirror, s3
+    from trm.artifacts import read_manifest
+    from trm.errors import DataError
+
+    if not s3.is_uri(location):
+        return read_manifest(Path(location), stage)
+    uri = mirror.artifact_uri(location)
+    manifest = s3.read_manifest(uri)
+    if manifest is None:
+        raise DataError(f"{uri}: there is no such artifact; run `trm {stage}` with this root first")
+    if manifest["stage"] != stage:
+        raise DataError(f"{uri}: was written by stage {manifest['stage']}; name what `trm {stage}` wrote")
+    return manifest
+
+
+def _run_here(
+    stage: Stage, sections: Mapping[str, Any], inputs: Mapping[str, str], request: Mapping[str, Any], out: Path
+) -> None:
+    from trm.artifacts import staged, verified_manifest, write_json, write_manifest
+    from trm.mirror import local_copy
+
+    folders = {name: local_copy(inputs[name]) for name in stage.inputs}
+    for name, folder in folders.items():
+        verified_manifest(folder, producer(name).name)
     key = digest_of(request)
     started, clock = datetime.now(UTC), time.monotonic()
-    with staged(out) as folder:
-        sections = {name: getattr(params, name) for name in stage.sections}
-        facts = stage.function()(**sections, **inputs, out=folder, key=key)
+    with staged(out) as staging:
+        facts = stage.function()(**sections, **folders, out=staging, key=key)
         timing = {"stage": stage.name, "key": key, "started": started.isoformat(timespec="seconds")}
         timing |= {"seconds": round(time.monotonic() - clock, 3), **_machine(), **facts.pop("timing", {})}
-        write_manifest(folder, {**request, "key": key, "facts": facts})
-    write_json(out.with_name(f"{out.name}.timing.json"), timing)
+        write_manifest(staging, {**request, "key": key, "facts": facts})
+    write_json(timing_file(out), timing)
+
+
+def timing_file(folder: Path) -> Path:
+    """Where the times of the stage that wrote `folder` stand."""
+    return folder.with_name(f"{folder.name}.{TIMING}")
+
+
+def requests(params: "Params") -> dict[str, dict[str, Any]]:
+    """The request of every stage of an experiment, from its params alone; each holds its content key too."""
+    made: dict[str, dict[str, Any]] = {}
+    for stage in STAGES:
+        sections = {name: getattr(params, name) for name in stage.sections}
+        inputs = {name: made[producer(name).name]["key"] for name in stage.inputs}
+        request = key_request(stage, sections, params.data.kind, inputs)
+        made[stage.name] = {**request, "key": digest_of(request)}
+    return made
 
 
 def content_keys(params: "Params") -> dict[str, str]:
     """The content key of every stage of an experiment, from its params alone."""
-    keys: dict[str, str] = {}
-    for stage in STAGES:
-        inputs = {name: keys[producer(name).name] for name in stage.inputs}
-        keys[stage.name] = digest_of(key_request(stage, params, inputs))
-    return keys
+    return {name: request["key"] for name, request in requests(params).items()}
 
 
-def key_request(stage: Stage, params: "Params", input_keys: Mapping[str, str]) -> dict[str, Any]:
-    """Everything that the result of `stage` depends on; `input_keys` are the content keys of its inputs."""
+def key_request(
+    stage: Stage, sections: Mapping[str, "Section"], kind: str, input_keys: Mapping[str, str]
+) -> dict[str, Any]:
+    """Everything that the result of `stage` depends on.
+
+    `kind` is the kind of data, whose modules count; `input_keys` are the content keys of the stage's inputs.
+    """
     from importlib.metadata import version
 
     from trm.config import kind_module
 
     request: dict[str, Any] = {
         "stage": stage.name,
-        "params": {name: getattr(params, name).model_dump(mode="json") for name in stage.sections},
+        "params": {name: sections[name].model_dump(mode="json") for name in stage.sections},
         "inputs": dict(input_keys),
-        "modules": _modules(stage, params),
+        "modules": _modules(stage, kind),
         # The CPU and the CUDA build of one release are one version.
         "versions": {name: version(name).partition("+")[0] for name in LIBRARIES},
     }
     if stage.name == "fetch":
-        request["source"] = kind_module(params.data.kind).source_digest(params.data)
+        request["source"] = kind_module(kind).source_digest(sections["data"])
     return request
 
 
-def _modules(stage: Stage, params: "Params") -> dict[str, str]:
+def _modules(stage: Stage, kind: str) -> dict[str, str]:
     """The files that the result depends on: those that the stage imports, with its own kind of data and no other."""
     from trm.config import KINDS
 
     modules = module_digests(stage.module)
     if FINDS_KINDS in modules:
-        modules = modules | module_digests(f"{KINDS}.{params.data.kind}")
+        modules = modules | module_digests(f"{KINDS}.{kind}")
     return dict(sorted(modules.items()))
 
 

@@ -33,6 +33,8 @@ class TableSource(Section):
 class PathSource(TableSource):
     """CSV files on this machine, columns source,question,answer,rating."""
 
+    on_this_machine = True
+
     type: Literal["path"]
 
 

@@ -72,11 +72,13 @@ def evaluate(evaluate: EvaluateParams, dataset: Path, model: Path, out: Path, ke
             writer.write_table(_answer(net, tests, questions, bar.advance))
     predictions = pq.read_table(file)
     asked = {tests.name(task): tests.pairs(task) for task in sample}
-    _write(out / "metrics.json", scores(predictions, asked, settings.votes, settings.pass_at), indent=2)
+    metrics = scores(predictions, asked, settings.votes, settings.pass_at)
+    _write(out / "metrics.json", metrics, indent=2)
     if tests.names is not None:
         everything = {tests.name(task): tests.pairs(task) for task in range(len(tests.split.group_starts) - 1)}
         _write(out / "submission.json", submission(predictions, everything), indent=None)
-    return {"device": device.type, "precision": str(dtype).removeprefix("torch."), "processes": 1}
+    facts = {"device": device.type, "precision": str(dtype).removeprefix("torch."), "processes": 1}
+    return {**facts, "metrics": {name: value for name, value in metrics.items() if not isinstance(value, dict)}}
 
 
 def _write(path: Path, value: dict[str, object], indent: int | None) -> None:

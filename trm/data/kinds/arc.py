@@ -50,6 +50,8 @@ BLOCK = 4096
 class PathFiles(Section):
     """Kaggle's two files of a subset, on this machine."""
 
+    on_this_machine = True
+
     challenges: str
     solutions: str | None
     """null, for `evaluation` alone: the outputs of the test pairs are not known, so there is no score."""
@@ -65,6 +67,8 @@ class PathFiles(Section):
 
 class UrlFiles(PathFiles):
     """The same two files behind http(s) addresses."""
+
+    on_this_machine = False
 
     challenges: Url
     solutions: Url | None

@@ -74,6 +74,8 @@ def _symbols(value: object) -> object:
 class PathSource(Section):
     """A file on this machine."""
 
+    on_this_machine = True
+
     type: Literal["path"]
     file: Annotated[str, AfterValidator(_file_with_suffix)]
     sha256: Sha256 | None

@@ -1,0 +1,1 @@
+"""The stages as components of a Kubeflow pipeline, and what runs inside their containers."""

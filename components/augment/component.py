@@ -1,0 +1,18 @@
+"""Stage `augment` as a container component."""
+
+from kfp import dsl
+
+from components.kfp_stage import container
+
+
+@dsl.container_component
+def augment(
+    data_params: dict,
+    augment_params: dict,
+    root: str,
+    key: str,
+    raw: dsl.Input[dsl.Dataset],
+    dataset: dsl.Output[dsl.Dataset],
+) -> dsl.ContainerSpec:
+    """Check the puzzles, split, shuffle and store them as Parquet."""
+    return container("augment", {"data": data_params, "augment": augment_params}, {"raw": raw}, root, key)

@@ -1,0 +1,18 @@
+"""Stage `evaluate` as a container component."""
+
+from kfp import dsl
+
+from components.kfp_stage import container
+
+
+@dsl.container_component
+def evaluate(
+    evaluate_params: dict,
+    root: str,
+    key: str,
+    dataset: dsl.Input[dsl.Dataset],
+    model: dsl.Input[dsl.Model],
+    evaluation: dsl.Output[dsl.Metrics],
+) -> dsl.ContainerSpec:
+    """Score the averaged weights on the test puzzles, with voting."""
+    return container("evaluate", {"evaluate": evaluate_params}, {"dataset": dataset, "model": model}, root, key)

@@ -1,0 +1,88 @@
+"""Bringing a run's outputs home, so that the next `dvc repro` has nothing left to do."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.definition import key_parameter
+from pipeline.kubeflow import Run
+from trm import s3
+from trm.artifacts import MANIFEST, read_manifest, write_json
+from trm.config import Params
+from trm.errors import Fault, UserError
+from trm.stages import STAGES, Stage, requests, timing_file
+
+OUTPUTS = Path("outputs")
+
+
+def collect(params: Params, run: Run | None) -> dict[str, str]:
+    """Bring every stage's output to `outputs/` and commit it to DVC; returns stage -> URI.
+
+    `run` None: what lies below `cluster.root` under the workspace's own keys. Before anything is written, every key
+    is made again from the workspace: raises `UserError`, naming the param or module, where one differs, and where an
+    output is not there; `Fault` where DVC fails.
+    """
+    if not Path("dvc.yaml").is_file():
+        raise UserError("dvc.yaml is not here; run this in the folder that holds params.yaml and dvc.yaml")
+    wanted = requests(params)
+    root = str(run.arguments["root"]) if run else params.cluster.root
+    uris: dict[str, str] = {}
+    for stage in STAGES:
+        key = str(run.arguments.get(key_parameter(stage))) if run else wanted[stage.name]["key"]
+        uris[stage.name] = f"{root}/{stage.name}/{key}"
+        manifest = s3.read_manifest(uris[stage.name])
+        if key != wanted[stage.name]["key"]:
+            raise UserError(f"{_difference(stage, manifest, run, wanted[stage.name])}; nothing was written")
+        if manifest is None:
+            state = f" (the run: {run.state.lower()})" if run else ""
+            raise UserError(f"{uris[stage.name]}: there is no such artifact{state}; nothing was written")
+    for stage in STAGES:
+        _bring(stage, uris[stage.name])
+    _dvc("commit", "--force", *(stage.name for stage in STAGES))
+    _dvc("status", "--quiet")
+    return uris
+
+
+def _difference(stage: Stage, manifest: Mapping[str, Any] | None, run: Run | None, wanted: Mapping[str, Any]) -> str:
+    """What keeps a run's key from being the workspace's, in words."""
+    theirs: Mapping[str, Any] = manifest or {}
+    if not theirs and run:
+        theirs = {"params": {section: run.arguments.get(section) for section in stage.sections}}
+    for part in ("params", "source", "modules", "versions"):
+        for name, here, there in _unlike(wanted.get(part, {}), theirs.get(part, wanted.get(part, {}))):
+            if part == "modules":
+                return f"{name} differs from the file that stage {stage.name} of the run used; check out its commit"
+            remedy = "correct params.yaml" if part == "params" else "make it the same here"
+            return f"{name} is {here!r} here and was {there!r} in the run; {remedy}, or collect another run"
+    return f"stage {stage.name} of the run has another key; its code or libraries are not those of this workspace"
+
+
+def _unlike(here: Any, there: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    """Where two JSON values differ: name, value here, value there."""
+    if isinstance(here, Mapping) and isinstance(there, Mapping):
+        keys = dict.fromkeys((*here, *there))
+        return [d for key in keys for d in _unlike(here.get(key), there.get(key), f"{name}.{key}" if name else key)]
+    return [] if here == there else [(name, here, there)]
+
+
+def _bring(stage: Stage, uri: str) -> None:
+    folder = OUTPUTS / stage.output
+    if not ((folder / MANIFEST).is_file() and read_manifest(folder) == s3.read_manifest(uri)):
+        s3.bring(uri, folder)
+    timing = s3.get_json(f"{uri}/timing.json")
+    if timing is not None:
+        write_json(timing_file(folder), timing)
+
+
+def _dvc(*arguments: str) -> None:
+    """Run DVC; its output is shown where it fails."""
+    program = shutil.which("dvc", path=str(Path(sys.executable).parent)) or shutil.which("dvc")
+    if program is None:
+        raise Fault("dvc is not installed here; `make repro` installs it")
+    ended = subprocess.run([program, *arguments], check=False, capture_output=True, text=True)
+    if ended.returncode:
+        said = " ".join((ended.stderr or ended.stdout).split())
+        raise Fault(f"dvc {arguments[0]} failed ({said or 'the outputs are not what dvc.yaml says'})")

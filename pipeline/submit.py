@@ -1,0 +1,67 @@
+"""Submitting the experiment of `params.yaml` as a run of the pipeline."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pydantic import BaseModel
+from ruamel.yaml import YAML
+
+from pipeline.definition import NAME, arguments, compile_to
+from pipeline.kubeflow import Kubeflow, Run
+from trm.config import ClusterParams, Params, Section
+from trm.errors import UserError
+from trm.stages import STAGES, content_keys
+
+
+def submit(params: Params, again: bool) -> tuple[Run, bool]:
+    """The run of this experiment, and whether it is new. Raises `UserError` for what a cluster could not run."""
+    cluster = params.cluster
+    if "@sha256:" not in cluster.image:
+        raise UserError(
+            f"cluster.image must name an image by its digest, as name@sha256:... Got {cluster.image}; push what "
+            "`make image` built and take the digest that the registry prints"
+        )
+    refuse_what_pods_cannot_reach(params.data)
+    keys = content_keys(params)
+    return Kubeflow(cluster).submit(
+        experiment=NAME,
+        name=f"{NAME}-{keys[STAGES[-1].name][:12]}",
+        spec=pipeline_spec(cluster),
+        arguments=arguments(params, keys, cluster.root),
+        service_account=cluster.service_account,
+        again=again,
+    )
+
+
+def pipeline_spec(cluster: ClusterParams) -> dict[str, Any]:
+    """The compiled pipeline as the run API takes it: the pipeline, and beside it what is Kubernetes' alone."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "pipeline.yaml"
+        compile_to(file, cluster)
+        pipeline, *platform = YAML(typ="safe", pure=True).load_all(file)
+    return {"pipeline_spec": pipeline, "platform_spec": platform[0]} if platform else pipeline
+
+
+def refuse_what_pods_cannot_reach(data: BaseModel) -> None:
+    """Raise `UserError` for a source that names files of this machine, or files without their sha256."""
+    for where, section in _sections(data, "data"):
+        if isinstance(section, Section) and section.on_this_machine:
+            raise UserError(
+                f"{where}: names files of this machine, which pods do not see; put them behind an address and use "
+                "type: url"
+            )
+        for name, value in section:
+            if not name.endswith("sha256") or value is not None:
+                continue
+            file = name.removesuffix("sha256").rstrip("_")
+            if not file or getattr(section, file) is not None:
+                raise UserError(f"{where}.{name} is null; on a cluster the files of a source need their sha256")
+
+
+def _sections(section: BaseModel, where: str) -> Iterator[tuple[str, BaseModel]]:
+    yield where, section
+    for name, value in section:
+        if isinstance(value, BaseModel):
+            yield from _sections(value, f"{where}.{name}")

@@ -1,0 +1,96 @@
+"""What a component tells Kubeflow of its command, and what it keeps to itself when the command failed."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from components import run
+from tests.conftest import ROOT
+from trm import cli, s3
+from trm.artifacts import write_json
+from trm.errors import Fault, Interrupted, UserError
+from trm.files import file_digest
+
+URI = "s3://bucket/artifacts/train/abc"
+COMMAND = ("train", "--params", "{}", "--dataset", "s3://bucket/artifacts/augment/def/manifest.json", "--model", URI)
+FACTS = {"device": "cpu", "steps": 7, "metrics": {"exact": 0.5, "fair": True, "by_size": {"6": 1}}, "curve": [1, 2]}
+MANIFEST = {"stage": "train", "key": "abc", "inputs": {"dataset": "def"}, "facts": FACTS, "files": {}}
+MODEL = {"name": "model", "type": {"schemaTitle": "system.Model"}, "uri": "s3://bucket/run/model", "metadata": {}}
+Container = Callable[..., tuple[int, Any]]
+
+
+@pytest.fixture
+def container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Container:
+    """Run a component whose command ends with `code` and leaves `manifest`: the exit code and the executor output."""
+
+    def component(code: int = 0, manifest: dict[str, Any] | BaseException | None = None) -> tuple[int, Any]:
+        output = tmp_path / "not/yet/there/executor_output.json"
+        outputs = {"artifacts": {"model": {"artifacts": [MODEL]}}, "outputFile": str(output)}
+        executor_input = {"inputs": {"parameterValues": {"key": "abc"}}, "outputs": outputs}
+
+        def command() -> NoReturn:
+            assert sys.argv == ["trm", *COMMAND]
+            sys.exit(code)
+
+        def read(uri: str) -> dict[str, Any] | None:
+            assert uri == URI
+            if isinstance(manifest, BaseException):
+                raise manifest
+            return manifest
+
+        monkeypatch.setattr(cli, "main", command)
+        monkeypatch.setattr(s3, "read_manifest", read)
+        monkeypatch.setattr(sys, "argv", ["run.py", json.dumps(executor_input), *COMMAND])
+        with pytest.raises(SystemExit) as stop:
+            run.main()
+        assert isinstance(stop.value.code, int)
+        return stop.value.code, json.loads(output.read_text()) if output.exists() else None
+
+    return component
+
+
+def test_a_pointer_and_what_the_manifest_says(container: Container, tmp_path: Path) -> None:
+    write_json(tmp_path / "manifest.json", MANIFEST)
+    metadata = {"key": "abc", "digest": file_digest(tmp_path / "manifest.json")}
+    metadata |= {"device": "cpu", "steps": 7, "metrics.exact": 0.5, "metrics.fair": True}
+    artifact = MODEL | {"uri": f"{URI}/manifest.json", "metadata": metadata}
+    assert container(manifest=MANIFEST) == (0, {"artifacts": {"model": {"artifacts": [artifact]}}})
+
+
+@pytest.mark.parametrize("code", [1, 2, 137, 143])
+def test_a_failed_command_fails_the_component(container: Container, code: int) -> None:
+    """Even where an earlier run left a manifest."""
+    assert container(code, MANIFEST) == (code, None)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "code"),
+    [(None, 1), (Fault("the server is gone"), 1), (UserError("wrong keys"), 2), (Interrupted(15), 143)],
+    ids=["no manifest", "fault", "mistake", "signal"],
+)
+def test_no_manifest_no_success(
+    container: Container, capsys: pytest.CaptureFixture[str], manifest: BaseException | None, code: int
+) -> None:
+    assert container(0, manifest) == (code, None)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith("trm: ")
+    assert manifest is not None or f"{URI}: holds no manifest.json" in said
+
+
+def test_a_real_command(tmp_path: Path) -> None:
+    """A mistake is one line and exit code 2; neither kfp nor torch is needed to say so."""
+    output = tmp_path / "executor_output.json"
+    outputs = {"artifacts": {"raw": {"artifacts": [{"name": "raw"}]}}, "outputFile": str(output)}
+    program = "import sys; sys.modules.update(kfp=None, torch=None); from components import run; run.main()"
+    argv = [json.dumps({"outputs": outputs}), "fetch", "--params", str(tmp_path / "no.yaml"), "--raw", "s3://a/b"]
+    done = subprocess.run([sys.executable, "-c", program, *argv], check=False, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"trm: {tmp_path / 'no.yaml'}")
+    assert done.stderr.count("\n") == 1
+    assert not output.exists()

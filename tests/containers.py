@@ -1,0 +1,211 @@
+"""A Docker engine and the project's image, for the tests that need them; they skip where there can be none.
+
+tests/integration/conftest.py hands the fixtures to the tests beside it.
+"""
+
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from platformdirs import user_cache_path
+
+from tests.conftest import ROOT
+
+PULLED = "python:3.11.14-slim-bookworm"
+"""The Dockerfile's own base."""
+BOOTSTRAP = ("debootstrap", "--variant=minbase", "--include=python3,python3-venv,ca-certificates", "bookworm")
+"""What makes a base of its like where no registry can be reached."""
+FRESH_DAYS = 30
+"""So long a base made here is used again: Debian's security updates reach it no later."""
+INSTALL = "install docker.io and debootstrap and run as root, or start a Docker engine"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A Docker engine that answers."""
+
+    host: str
+    """What DOCKER_HOST holds to reach it."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of a process that talks to it."""
+        return {**os.environ, "DOCKER_HOST": self.host}
+
+    def run(self, *arguments: str, code: int = 0, stdin: str = "", timeout: float = 900) -> str:
+        """`docker …`: its stdout where it ends with `code` 0, else all that it said."""
+        done = subprocess.run(
+            ["docker", *arguments],
+            check=False,
+            env=self.environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        said = f"{done.stdout}\n{done.stderr}"
+        assert done.returncode == code, f"docker {' '.join(arguments)}: {done.returncode}\n{said[-5000:]}"
+        return said if code else done.stdout
+
+    def has(self, image: str) -> bool:
+        """Whether the image is there."""
+        command = ["docker", "image", "inspect", image]
+        return subprocess.run(command, check=False, env=self.environment, capture_output=True).returncode == 0
+
+
+@dataclass(frozen=True)
+class Image:
+    """The project's image, built from the working tree."""
+
+    engine: Engine
+    name: str
+    build_args: tuple[str, ...]
+    """The options of `docker build` that made it."""
+    offline: bool
+    """Whether it was built from wheels that this machine's pip found, without a network."""
+
+    def run(self, *command: str, options: tuple[str, ...] = (), code: int = 0, stdin: str = "") -> str:
+        """Run a command in a new container, as `Engine.run`."""
+        return self.engine.run("run", "--rm", "-i", *options, self.name, *command, code=code, stdin=stdin)
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    """The engine that `docker` reaches, else one of our own, which leaves nothing behind."""
+    if shutil.which("docker") is None:
+        pytest.skip(f"docker is not on this machine; {INSTALL}")
+    if subprocess.run(["docker", "info"], check=False, capture_output=True, timeout=60).returncode == 0:
+        command = ["docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"]
+        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        yield Engine(os.environ.get("DOCKER_HOST") or told)
+    elif shutil.which("dockerd") is None or os.geteuid() != 0:
+        pytest.skip(f"no Docker engine answers, and none can be started; {INSTALL}")
+    else:
+        folder = Path(tempfile.mkdtemp(prefix="trm-docker-"))
+        try:
+            yield from _own_engine(folder)
+        finally:
+            _remove(folder)
+
+
+def _own_engine(folder: Path) -> Iterator[Engine]:
+    """A daemon that keeps everything in `folder`, beside any other, and touches no rule of the machine's firewall: its
+    containers reach the world by the host's network alone.
+    """
+    own = Engine(f"unix://{folder}/socket")
+    options = {"host": own.host, "data-root": f"{folder}/data", "exec-root": f"{folder}/exec"}
+    options |= {"pidfile": f"{folder}/pid", "iptables": "false", "ip-forward": "false"}
+    command = ["dockerd", *(f"--{name}={value}" for name, value in options.items())]
+    with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as daemon:
+        try:
+            deadline = time.monotonic() + 60
+            while subprocess.run(["docker", "info"], check=False, env=own.environment, capture_output=True).returncode:
+                if daemon.poll() is not None or time.monotonic() > deadline:
+                    pytest.skip(f"dockerd does not run here: {(folder / 'log').read_text()[-1000:]}")
+                time.sleep(0.2)
+            yield own
+        finally:
+            daemon.terminate()
+
+
+def _remove(folder: Path) -> None:
+    mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+    for mount in sorted((mount for mount in mounts if mount.startswith(f"{folder}/")), reverse=True):
+        subprocess.run(["umount", "--lazy", mount], check=False)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def base(engine: Engine) -> str:
+    """An image with Python 3.11: the Dockerfile's own, else Debian's from its packages."""
+    pull = ["docker", "pull", "--quiet", PULLED]
+    if (
+        engine.has(PULLED)
+        or not subprocess.run(pull, check=False, env=engine.environment, capture_output=True).returncode
+    ):
+        return PULLED
+    if shutil.which("debootstrap") is None or os.geteuid() != 0:
+        pytest.skip(f"{PULLED} cannot be pulled, and no base can be made; {INSTALL}")
+    system = _bootstrapped()
+    name = f"trm-base:{system.stem}-{int(system.stat().st_mtime)}"
+    if not engine.has(name):
+        engine.run("import", str(system), name)
+    return name
+
+
+def _bootstrapped() -> Path:
+    """The tar file of a small Debian, made anew once a month and whenever the way of making it changes."""
+    made_by = hashlib.sha256(" ".join((*BOOTSTRAP, platform.machine())).encode()).hexdigest()[:16]
+    system = user_cache_path("trm") / "tests" / f"debian-{made_by}.tar"
+    if system.exists() and time.time() - system.stat().st_mtime < FRESH_DAYS * 24 * 3600:
+        return system
+    system.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="trm-debian-") as folder:
+        made = subprocess.run([*BOOTSTRAP, folder], check=False, capture_output=True, text=True)
+        if made.returncode:
+            pytest.skip(f"debootstrap: {made.stdout[-500:]}{made.stderr[-500:]}; check the way to Debian's mirror")
+        partial = Path(folder).with_suffix(".tar")
+        try:
+            leave = ("--exclude=./var/lib/apt/lists/*", "--exclude=./var/cache/apt/*", "--exclude=./var/log/*")
+            subprocess.run(["tar", "-C", folder, *leave, "-cf", partial, "."], check=True)
+            shutil.move(partial, system)
+        finally:
+            partial.unlink(missing_ok=True)
+    return system
+
+
+@pytest.fixture(scope="session")
+def image(engine: Engine, base: str, tmp_path_factory: pytest.TempPathFactory) -> Image:
+    """The project's image for the CPU.
+
+    What this machine's pip can find is what the image is built from, without a network, whatever indexes, folders and
+    certificates pip is configured with. Where it finds no CPU build of torch, the build asks PyPI and PyTorch's index.
+    """
+    wheels = tmp_path_factory.mktemp("wheels")
+    problem = _collect_wheels(
+        wheels / "wheels", engine.run("run", "--rm", "--network", "none", base, "python3", "-c", ABI)
+    )
+    args = {"BASE": base, "REVISION": "a-revision", "VERSION": "a-version"}
+    if not problem:
+        (wheels / "pip.conf").write_text("[global]\nno-index = true\nfind-links = /wheels\n")
+        (wheels / "Dockerfile").write_text(f"FROM {base}\nCOPY pip.conf /etc/pip.conf\nCOPY wheels /wheels\n")
+        engine.run("build", "--tag", "trm-build-base:test", str(wheels))
+        args["BUILD_BASE"] = "trm-build-base:test"
+    options = tuple(part for name, value in args.items() for part in ("--build-arg", f"{name}={value}"))
+    options += ("--network", "host" if problem else "none")
+    built = Image(engine, "trm:test", options, offline=not problem)
+    try:
+        engine.run("build", "--tag", built.name, *options, str(ROOT))
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{problem}") from None
+    return built
+
+
+ABI = "import platform, sys; print(*sys.version_info[:2], platform.machine(), platform.libc_ver()[1])"
+
+
+def _collect_wheels(folder: Path, abi: str) -> str:
+    """Download what the Dockerfile installs for a Python of such a kind; what pip says where that fails."""
+    major, minor, machine, libc = abi.split()
+    glibc = range(5, int(libc.split(".")[1]) + 1)
+    platforms = [f"manylinux{name}_{machine}" for name in ("2014", "2010", "1", *(f"_2_{n}" for n in glibc))]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    torch = re.search(r"^torch==\S+", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE)
+    assert torch is not None
+    command = [sys.executable, "-m", "pip", "download", "--dest", folder, "--constraint", ROOT / "constraints.txt"]
+    command += ["--only-binary=:all:", f"--python-version={major}.{minor}"]
+    command += [f"--platform={name}" for name in platforms]
+    command += [f"{torch[0]}+cpu", *project["project"]["dependencies"], *project["build-system"]["requires"]]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    return done.stderr[-2000:] if done.returncode else ""

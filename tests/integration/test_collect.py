@@ -1,0 +1,170 @@
+"""Bringing a run home: stages that wrote to a real S3, a run that Kubeflow's API tells of, and DVC."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.dev import SeaweedFS
+from tests.clones import Clone, make_clone
+from tests.pipeline.kfp_server import KfpServer, kfp_server
+from trm.artifacts import read_manifest
+from trm.stages import STAGES
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+ROOT_URI = "s3://trm/artifacts"
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
+    server = SeaweedFS(tmp_path_factory.mktemp("s3"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory: pytest.TempPathFactory, storage: SeaweedFS) -> dict[str, str]:
+    """An experiment whose stages wrote to S3, from a clone that nobody uses again: stage -> URI."""
+    elsewhere = make_clone(tmp_path_factory.mktemp("elsewhere"))
+    elsewhere.environment |= storage.environment() | {"TRM_CACHE_DIR": str(elsewhere.folder / "cache")}
+    uris: dict[str, str] = {}
+    for stage in STAGES:
+        inputs = "".join(f" --{name} {uris[next(s.name for s in STAGES if s.output == name)]}" for name in stage.inputs)
+        done = elsewhere.start(f"trm {stage.name}{inputs} --{stage.output} {ROOT_URI}")
+        assert done.returncode == 0, done.stderr
+        uris[stage.name] = re.findall(r"^published (s3://\S+)$", done.stderr, re.MULTILINE)[0]
+    return uris
+
+
+@pytest.fixture
+def server() -> Iterator[KfpServer]:
+    with kfp_server() as server:
+        yield server
+
+
+@pytest.fixture
+def clone(tmp_path: Path, storage: SeaweedFS, server: KfpServer) -> Clone:
+    """A fresh workspace of somebody who watched that run."""
+    clone = make_clone(tmp_path)
+    clone.environment |= storage.environment() | {"TRM_CACHE_DIR": str(tmp_path / "cache")}
+    params = clone.folder / "params.yaml"
+    params.write_text(params.read_text().replace("http://localhost:8080", server.host))
+    return clone
+
+
+@pytest.fixture
+def run(server: KfpServer, computed: dict[str, str]) -> str:
+    """The run, as Kubeflow tells of it; its id."""
+    parameters = {f"{stage}_key": uri.rpartition("/")[2] for stage, uri in computed.items()}
+    config = {"parameters": {**parameters, "root": ROOT_URI}}
+    return server.add_run("trm-x", "SUCCEEDED", runtime_config=_config(config)).run_id
+
+
+def _config(config: dict) -> object:
+    import kfp_server_api
+
+    return kfp_server_api.V2beta1RuntimeConfig(**config)
+
+
+def test_collect_leaves_nothing_to_do(clone: Clone, run: str, computed: dict[str, str]) -> None:
+    printed = clone.run(f"python -m pipeline collect {run}")
+    assert printed.splitlines() == [f"{stage}: {uri}" for stage, uri in computed.items()]
+    assert clone.ran("dvc repro") == []
+    assert "up to date" in clone.run("dvc status")
+    for stage in STAGES:
+        assert read_manifest(clone.folder / "outputs" / stage.output)["key"] == computed[stage.name].rpartition("/")[2]
+        timing = json.loads((clone.folder / f"outputs/{stage.output}.timing.json").read_text())
+        assert timing["stage"] == stage.name
+    assert clone.run("git status --porcelain").split() == ["M", "params.yaml", "??", "dvc.lock"]
+    # What is here already is not brought again.
+    checkpoint = clone.folder / "outputs/model/checkpoint.safetensors"
+    before = checkpoint.stat().st_mtime_ns
+    clone.run(f"python -m pipeline collect {run}")
+    assert checkpoint.stat().st_mtime_ns == before
+
+
+def test_collect_without_a_run_takes_what_lies_under_the_workspaces_keys(
+    clone: Clone, computed: dict[str, str]
+) -> None:
+    clone.run("python -m pipeline collect")
+    assert clone.ran("dvc repro") == []
+
+
+def _refused(clone: Clone, command: str, *said: str) -> None:
+    done = clone.start(command)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("pipeline: ")
+    assert done.stderr.rstrip().endswith("nothing was written")
+    for words in said:
+        assert words in done.stderr
+    assert not (clone.folder / "outputs").exists()
+    assert not (clone.folder / "dvc.lock").exists()
+
+
+def test_another_param_is_named(clone: Clone, run: str) -> None:
+    params = clone.folder / "params.yaml"
+    text = params.read_text()
+    params.write_text(re.sub(r"  lr: .*", "  lr: 0.5", text))
+    _refused(clone, f"python -m pipeline collect {run}", "train.lr is 0.5 here and was 0.002 in the run")
+    params.write_text(re.sub(r"num_aug: .*", "num_aug: 3", text))
+    _refused(clone, f"python -m pipeline collect {run}", "augment.num_aug is 3 here and was 2 in the run")
+    params.write_text(re.sub(r"pass_at: .*", "pass_at: [1, 3]", text))
+    _refused(clone, f"python -m pipeline collect {run}", "evaluate.pass_at is [1, 3] here and was [1, 2] in the run")
+
+
+def test_another_module_is_named(clone: Clone, run: str) -> None:
+    module = clone.folder / "trm/training/loss.py"
+    module.write_text(module.read_text() + "\n# another thought\n")
+    _refused(clone, f"python -m pipeline collect {run}", "trm/training/loss.py differs from the file that stage train")
+
+
+def test_a_stage_that_is_not_done(clone: Clone, server: KfpServer, run: str, storage: SeaweedFS) -> None:
+    parameters = server.runs[run].runtime_config.parameters
+    server.runs[run].state = "RUNNING"
+    parameters["root"] = "s3://trm/elsewhere"
+    _refused(
+        clone, f"python -m pipeline collect {run}", "s3://trm/elsewhere/fetch/", "no such artifact (the run: running)"
+    )
+    # Other params are told apart from the run's own arguments where no manifest is there yet.
+    parameters |= {"train_key": "0" * 64, "evaluate_key": "1" * 64, "root": ROOT_URI}
+    params = json.loads(
+        clone.run(
+            'python -c "import json; from trm import load_params; '
+            "print(load_params('params.yaml').model_dump_json())\""
+        )
+    )
+    parameters |= {"model": params["model"], "train": {**params["train"], "lr": 0.25}}
+    _refused(clone, f"python -m pipeline collect {run}", "train.lr is 0.002 here and was 0.25 in the run")
+
+
+def test_a_broken_object_leaves_what_was_here(
+    clone: Clone, run: str, computed: dict[str, str], storage: SeaweedFS
+) -> None:
+    stage, uri = list(computed.items())[-1]
+    assert stage == "evaluate"
+    client, prefix = storage.client(), uri.removeprefix("s3://trm/")
+    listed = client.list_objects_v2(Bucket="trm", Prefix=prefix)["Contents"]
+    name = next(item["Key"] for item in listed if item["Key"].endswith("metrics.json"))
+    whole = client.get_object(Bucket="trm", Key=name)["Body"].read()
+    client.put_object(Bucket="trm", Key=name, Body=whole.replace(b"0", b"1"))
+    done = clone.start(f"python -m pipeline collect {run}")
+    client.put_object(Bucket="trm", Key=name, Body=whole)
+    assert done.returncode in (1, 2)
+    assert "metrics.json" in done.stderr.splitlines()[-1]
+    assert not (clone.folder / "outputs/evaluation").exists()
+    assert not (clone.folder / "dvc.lock").exists()
+
+
+def test_outside_a_workspace(tmp_path: Path, clone: Clone, run: str) -> None:
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(clone.folder / "params.yaml", alone)
+    done = clone.start(f"cd {alone} && PYTHONPATH={clone.folder} python -m pipeline collect {run}")
+    assert done.returncode == 2
+    assert "dvc.yaml is not here" in done.stderr
+    assert [path.name for path in alone.iterdir()] == ["params.yaml"]

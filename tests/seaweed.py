@@ -1,0 +1,67 @@
+"""A real S3 server for the tests of a session."""
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.dev import BUCKET, SeaweedFS
+from trm.artifacts import write_manifest
+
+NOT_OURS = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_REGION")
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
+    """One server for all tests that leave it as it is."""
+    server = SeaweedFS(tmp_path_factory.mktemp("seaweed"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def own_seaweed(tmp_path: Path) -> Iterator[SeaweedFS]:
+    """A server to be killed."""
+    server = SeaweedFS(tmp_path / "seaweed")
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def root(seaweed: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty place on the session's server, which the environment leads to."""
+    speak_to(seaweed, monkeypatch)
+    return f"s3://{BUCKET}/{secrets.token_hex(8)}"
+
+
+def speak_to(server: SeaweedFS, monkeypatch: pytest.MonkeyPatch, identity: str = "owner") -> None:
+    """Lead boto3 to `server` and to nothing else that this machine may know of."""
+    for name in NOT_OURS:
+        monkeypatch.delenv(name, raising=False)
+    nothing = server.folder / "nothing"
+    nothing.touch()
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(nothing))
+    for name, value in {**server.environment(identity), "AWS_EC2_METADATA_DISABLED": "true"}.items():
+        monkeypatch.setenv(name, value)
+
+
+def artifact(folder: Path, files: dict[str, bytes], **facts: object) -> Path:
+    """A folder as a stage writes it."""
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    write_manifest(folder, {"stage": "train", "key": "0" * 64, **facts})
+    return folder
+
+
+def objects(server: SeaweedFS, uri: str) -> dict[str, int]:
+    """What lies below `uri` on the server: sizes by name, unfinished uploads as -1."""
+    client, prefix = server.client(), uri.removeprefix(f"s3://{BUCKET}/") + "/"
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+    found = {item["Key"].removeprefix(prefix): item["Size"] for page in pages for item in page.get("Contents", ())}
+    unfinished = client.list_multipart_uploads(Bucket=BUCKET, Prefix=prefix).get("Uploads", ())
+    return found | {f"{item['Key'].removeprefix(prefix)}?{item['UploadId']}": -1 for item in unfinished}

@@ -1,0 +1,265 @@
+"""Artifacts in S3: whole or absent for every reader, whoever writes and whatever is killed.
+
+`s3://<root>/<stage>/<content key>/` holds
+
+    manifest.json          the truth: there is an artifact if and only if it is there
+    <version>/<file>       its files; `version` is the sha256 of the manifest's bytes, all 64 digits of it: nobody types
+                           them, and nobody then has to think of chance
+    timing.json            times and hosts, outside the bytes that are compared
+
+The manifest is written last and only where there is none: the first complete one wins, for good. Two writers with
+different bytes never touch each other's files, as these are named after the bytes; two writers with the same bytes
+write the same objects. Whoever finds a manifest removes the versions that lost: nobody can win with them any more.
+"""
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+from trm.artifacts import MANIFEST, staged
+from trm.artifacts import read_manifest as read_local_manifest
+from trm.errors import DataError, Fault, UserError
+from trm.progress import progress
+from trm.s3_client import GoneError, LostError, Store
+from trm.s3_threads import in_order, soon
+
+PART = 8 << 20
+"""Bytes that travel in one request; larger files go in parts, which are tried again one by one."""
+FRESH_STARTS = 5
+"""How often an upload is begun again where the server has lost parts of it."""
+
+
+def is_uri(location: object) -> bool:
+    """Whether `location` is an address in S3 and no local path."""
+    return isinstance(location, str) and location.startswith("s3://")
+
+
+def read_manifest(uri: str) -> dict[str, Any] | None:
+    """The manifest of the artifact at `uri`, None where there is none (yet)."""
+    found = _published(Store(uri))
+    return None if found is None else _parsed(found, uri)
+
+
+def put_json(uri: str, value: Mapping[str, Any]) -> None:
+    """Write a small JSON object, over an earlier one where there is one."""
+    folder, _, name = uri.rpartition("/")
+    Store(folder).put(name, (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+def get_json(uri: str) -> dict[str, Any] | None:
+    """The JSON object at `uri`, None where there is none."""
+    folder, _, name = uri.rpartition("/")
+    try:
+        found = Store(folder).get(name)
+    except GoneError:
+        return None
+    try:
+        return dict(json.loads(found))
+    except (ValueError, TypeError):
+        raise DataError(f"{uri}: is not a JSON object; delete it") from None
+
+
+def publish(folder: Path, uri: str) -> dict[str, Any]:
+    """Upload the artifact `folder` unless there is one at `uri`; the manifest that is there in the end.
+
+    Raises `DataError` where a file of the folder is not the manifest's, `UserError` where the server refuses, `Fault`
+    where it cannot be reached. An upload that broke off goes on with the files that are missing.
+    """
+    read_local_manifest(folder)
+    own = (folder / MANIFEST).read_bytes()
+    store = Store(uri)
+    winner = _published(store)
+    if winner is None:
+        _upload(store, folder, _parsed(own, str(folder))["files"], _version(own))
+        winner = _win(store, own)
+    _sweep(store, _version(winner))
+    return _parsed(winner, uri)
+
+
+def bring(uri: str, folder: Path) -> dict[str, Any]:
+    """Download the artifact at `uri` to `folder`, which appears whole or not at all; its manifest.
+
+    Raises `DataError` where there is none or where it is broken, `UserError` where the server refuses or the disk is
+    full, `Fault` where the server cannot be reached.
+    """
+    store = Store(uri)
+    found = _published(store)
+    if found is None:
+        raise DataError(f"{uri}: holds no artifact (yet); correct the address, or run the stage that writes it")
+    manifest = _parsed(found, uri)
+    with staged(folder) as staging:
+        _download(store, staging, manifest["files"], _version(found))
+        (staging / MANIFEST).write_bytes(found)
+    return manifest
+
+
+def _version(manifest: bytes) -> str:
+    return hashlib.sha256(manifest).hexdigest()
+
+
+def _published(store: Store) -> bytes | None:
+    try:
+        return store.get(MANIFEST)
+    except GoneError:
+        return None
+
+
+def _parsed(text: bytes, where: str) -> dict[str, Any]:
+    """The manifest, whose file names must stay inside a folder: others than us may write to a bucket."""
+    try:
+        manifest = json.loads(text)
+        for name, facts in manifest["files"].items():
+            path = PurePosixPath(name)
+            safe = not path.is_absolute() and ".." not in path.parts and str(path) == name and name != MANIFEST
+            if not safe or not re.fullmatch("[0-9a-f]{64}", facts["sha256"]) or int(facts["bytes"]) < 0:
+                raise ValueError(name)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DataError(f"{where}: its {MANIFEST} is not a manifest; delete it and run the stage again") from None
+    return manifest
+
+
+def _win(store: Store, own: bytes) -> bytes:
+    """Write the manifest, and return the one that is there. Where the answer to our own was lost and the put was tried
+    again, it is refused as ours is there already: what counts is what can be read.
+    """
+    while True:
+        try:
+            store.put_new(MANIFEST, own)
+            return own
+        except LostError:
+            winner = _published(store)
+            if winner is not None:
+                return winner
+
+
+def _sweep(store: Store, version: str) -> None:
+    """Remove what can never be read: other versions than the published one, and files that nobody completed."""
+    try:
+        for name in store.sizes(""):
+            folder = name.partition("/")[0]
+            if folder != version and re.fullmatch("[0-9a-f]{64}", folder):
+                store.delete(name)
+        for upload, name in store.uploads().items():
+            _abort(store, name, upload)
+    except (UserError, Fault) as error:  # the artifact is there; some identities may write but not delete
+        print(f"{store.uri}: is published, but older tries could not be removed ({error})", file=sys.stderr)
+
+
+def _abort(store: Store, name: str, upload: str) -> None:
+    with suppress(GoneError):  # another one was quicker
+        store.abort(name, upload)
+
+
+def _upload(store: Store, folder: Path, files: Mapping[str, Any], version: str) -> None:
+    """Bring what is not there yet, until it is there or another writer has published."""
+    for _ in range(FRESH_STARTS):
+        there = store.sizes(f"{version}/")
+        missing = [name for name in _large_first(files) if there.get(f"{version}/{name}") != files[name]["bytes"]]
+        try:
+            if missing:
+                _upload_files(store, folder, {name: files[name] for name in missing}, version)
+            return
+        except GoneError:  # the winner removed it, or the server lost it
+            if _published(store) is not None:
+                return
+    raise Fault(f"{store.uri}: the server lost parts of the upload {FRESH_STARTS} times; mend it, then start again")
+
+
+def _upload_files(store: Store, folder: Path, files: Mapping[str, Any], version: str) -> None:
+    begun: dict[str, str] = {}
+
+    def outgoing() -> Iterator[tuple[str, str | None, int, bytes]]:
+        for name, facts in files.items():
+            target, count, digest = f"{version}/{name}", _parts(facts), hashlib.sha256()
+            if count > 1:
+                begun[target] = store.begin(target)
+            with _readable(folder / name) as file:
+                for number in range(1, count + 1):
+                    data = file.read(PART)
+                    digest.update(data)
+                    if number == count and digest.hexdigest() != facts["sha256"]:
+                        raise DataError(f"{folder / name}: is not what {MANIFEST} says; run the stage again")
+                    yield target, begun.get(target), number, data
+
+    def send(target: str, upload: str | None, number: int, data: bytes) -> dict[str, Any] | None:
+        return store.put_part(target, upload, number, data) if upload else store.put(target, data)
+
+    try:
+        with (
+            progress(f"upload {_short(store.uri)}", _bytes(files), unit="bytes") as shown,
+            closing(in_order(store, send, outgoing())) as sent,
+        ):
+            for name, facts in files.items():
+                parts = []
+                for part in islice(sent, _parts(facts)):
+                    parts.append(part)
+                    shown.advance(min(PART, facts["bytes"] - PART * (len(parts) - 1)))
+                if upload := begun.get(target := f"{version}/{name}"):
+                    store.complete(target, upload, parts, facts["bytes"])
+                    del begun[target]
+    except BaseException:
+        soon(lambda: [_abort(store, *unfinished) for unfinished in begun.items()])
+        raise
+
+
+def _download(store: Store, folder: Path, files: Mapping[str, Any], version: str) -> None:
+    names = _large_first(files)
+
+    def wanted() -> Iterator[tuple[str, int | None, int]]:
+        for name in names:
+            count = _parts(files[name])
+            for number in range(count):
+                yield f"{version}/{name}", PART * number if count > 1 else None, PART
+
+    with (
+        progress(f"download {_short(store.uri)}", _bytes(files), unit="bytes") as shown,
+        closing(in_order(store, store.get, wanted())) as arrived,
+    ):
+        for name in names:
+            path, digest = folder / name, hashlib.sha256()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with path.open("xb") as file:
+                    for data in islice(arrived, _parts(files[name])):
+                        file.write(data)
+                        digest.update(data)
+                        shown.advance(len(data))
+            except GoneError:
+                raise _broken(store, name, "is missing or too short") from None
+            if digest.hexdigest() != files[name]["sha256"]:
+                raise _broken(store, name, "is broken, its sha256 is not the manifest's")
+
+
+def _broken(store: Store, name: str, problem: str) -> DataError:
+    return DataError(f"{store.uri}: {name} {problem}; delete {store.uri} and run its stage again")
+
+
+def _readable(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); run the stage again") from None
+
+
+def _large_first(files: Mapping[str, Any]) -> list[str]:
+    """The order in which most of the connections have work until the end."""
+    return sorted(files, key=lambda name: (-files[name]["bytes"], name))
+
+
+def _parts(facts: Mapping[str, Any]) -> int:
+    return max(1, -(-facts["bytes"] // PART))
+
+
+def _bytes(files: Mapping[str, Any]) -> int:
+    return sum(facts["bytes"] for facts in files.values())
+
+
+def _short(uri: str) -> str:
+    """An address for a progress line: twelve digits of its key are enough."""
+    return re.sub("([0-9a-f]{12})[0-9a-f]{52}$", r"\1", uri)
