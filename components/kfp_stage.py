@@ -21,7 +21,7 @@ def container(
     """
     stage = next(stage for stage in STAGES if stage.name == name)
     sections = ", ".join(f'"{section}": {params[section]}' for section in stage.sections)
-    arguments = ["{{$}}", name, "--params", f"{{{sections}}}"]
+    arguments: list[Any] = ["{{$}}", name, "--params", f"{{{sections}}}"]
     for given in stage.inputs:
         arguments += [f"--{given}", inputs[given].uri]
     arguments += [f"--{stage.output}", f"{root}/{name}/{key}"]
