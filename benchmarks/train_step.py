@@ -16,7 +16,8 @@ from trm.config import load_params
 from trm.data.batches import START, collate
 from trm.data.store import read_meta, read_split
 from trm.device import resolve_device, resolve_precision
-from trm.training.loop import new_state, train_step
+from trm.distributed import ALONE
+from trm.training.loop import network_of, new_state, train_step
 from trm.training.validation import to_tensors
 
 
@@ -38,10 +39,12 @@ def main() -> None:
     rows = np.random.default_rng(0).integers(0, len(split), settings.global_batch_size)
     batch = to_tensors(collate(split, rows), device)
     state = new_state(params.model, meta, settings, batch, dtype)
+    network = network_of(state.model, settings, ALONE)
     seconds = []
     for _ in range(3 + options.steps):
         started = time.perf_counter()
-        train_step(state, batch, START, settings, 10**9)  # reads the loss: nothing is left running on a GPU
+        # It reads the loss: nothing is left running on a GPU.
+        train_step(state, network, batch, START, settings, 10**9)
         seconds.append(time.perf_counter() - started)
     seconds = seconds[3:]
     print(

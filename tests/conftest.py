@@ -72,6 +72,8 @@ def train_params() -> TrainParams:
     return TrainParams(
         epochs=8,
         global_batch_size=4,
+        micro_batch_size=None,
+        compile=False,
         lr=3e-3,
         lr_min_ratio=1.0,
         lr_warmup_steps=0,

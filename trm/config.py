@@ -136,6 +136,11 @@ class TrainParams(Section):
     epochs: Positive
     """Passes over the groups; one puzzle of each group a pass."""
     global_batch_size: Positive
+    """Sequences of an update, over all processes."""
+    micro_batch_size: Positive | None
+    """Sequences that a process computes at a time, adding up gradients, where memory is short; null: all it has."""
+    compile: bool
+    """True: torch.compile makes the network faster, after a while; checkpoints are the same."""
     lr: Rate
     lr_min_ratio: Fraction
     lr_warmup_steps: Natural

@@ -1,5 +1,7 @@
 """Which device and which precision `auto` means on this machine."""
 
+import os
+
 import torch
 
 from trm.config import Device, Precision
@@ -8,12 +10,25 @@ from trm.errors import UserError
 
 def resolve_device(device: Device) -> torch.device:
     """`auto`: CUDA, then MPS, then CPU. A device that is not there raises `UserError`."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    there: dict[Device, bool] = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     if device == "auto":
-        return torch.device(next(name for name, usable in there.items() if usable))
+        device = next(name for name, usable in there.items() if usable)
     if not there[device]:
         raise UserError(f"device {device} is not available on this machine; set train.device, evaluate.device to auto")
-    return torch.device(device)
+    if device != "cuda":
+        return torch.device(device)
+    # torchrun starts a process for each GPU of a machine and tells it which one is its own.
+    number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= count:
+        raise UserError(
+            f"more processes than GPUs on this machine: {count}; start torchrun with --nproc-per-node {count}"
+        )
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:

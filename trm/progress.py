@@ -40,6 +40,11 @@ class _PlainLines:
         print(text + (f", {note}" if note else ""), file=sys.stderr, flush=True)
 
 
+class _Silence:
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        pass
+
+
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -47,11 +52,17 @@ def _duration(seconds: float) -> str:
 
 
 @contextmanager
-def progress(description: str, total: int | None, done: int = 0, unit: str = "") -> Iterator[Progress]:
+def progress(
+    description: str, total: int | None, done: int = 0, unit: str = "", silent: bool = False
+) -> Iterator[Progress]:
     """Show the progress of the work inside the `with` block, of which `done` out of `total` was done before.
 
+    `silent` shows nothing: of several processes that work together one speaks.
     `unit="bytes"` shows sizes and the transfer's pace. An unknown `total` shows what is done alone.
     """
+    if silent:
+        yield _Silence()
+        return
     if not sys.stderr.isatty():
         lines = _PlainLines(description, total, done)
         yield lines

@@ -34,7 +34,7 @@ def test_a_batch_can_be_overfitted(dataset: Path, model_params: ModelParams, tra
     split, meta = read_split(dataset / "train"), read_meta(dataset)
     batch = to_tensors(collate(split, np.array([0, 4, 8, 12])), torch.device("cpu"))
     state = new_state(model_params, meta, settings, batch, torch.float32)
-    losses = [train_step(state, batch, START, settings, 400) for _ in range(400)]
+    losses = [train_step(state, state.model, batch, START, settings, 400) for _ in range(400)]
     assert losses[0] > 1
     assert np.mean(losses[-4:]) < 0.05
     tokens, halt_logit, _ = state.average.answer(batch, 4)
@@ -51,7 +51,7 @@ def test_only_rows_of_the_batch_change_in_the_puzzle_table(
     batch["puzzle_identifiers"] = torch.tensor([3, 1, 3, 3], dtype=torch.int32)
     settings = _changed(train_params, lr_warmup_steps=4)
     state = new_state(params, meta, settings, batch, torch.float32)
-    train_step(state, batch, START, settings, 10)
+    train_step(state, state.model, batch, START, settings, 10)
     moved = state.model.puzzle_table
     assert moved[[0, 2, 4]].abs().max() == 0
     # Step 1 of 4 warm-up steps; the first step has no rate of its own: sign(g) times a quarter of 1e-2.

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from trm.config import EvaluateParams
 from trm.data.kind import Grid
 from trm.data.store import read_meta
 from trm.device import resolve_device, resolve_precision
+from trm.distributed import World, world
 from trm.errors import UserError
 from trm.evaluation.metrics import scores
 from trm.evaluation.questions import Question, TestSet
@@ -53,6 +55,7 @@ def evaluate(evaluate: EvaluateParams, dataset: Path, model: Path, out: Path, ke
     """Score the averaged weights in `model` on the test split; write predictions.parquet and metrics.json to `out`,
     and submission.json in Kaggle's form where the puzzles are named tasks.
 
+    Started by torchrun, the processes share the test puzzles and the leader writes.
     Raises `UserError` where the model was trained on other data, `DataError` for a broken checkpoint or data set.
     """
     settings = evaluate
@@ -64,12 +67,16 @@ def evaluate(evaluate: EvaluateParams, dataset: Path, model: Path, out: Path, ke
     tests = TestSet(dataset, meta, settings)
     sample = tests.sample()
     file = out / "predictions.parquet"
+    total = sum(tests.sequences(task) for task in sample)
     with (
+        world(device) as processes,
         pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer,
-        progress("evaluate", sum(tests.sequences(task) for task in sample)) as bar,
+        progress("evaluate", total, silent=not processes.leads) as bar,
     ):
-        for questions in _chunks(tests, sample):
-            writer.write_table(_answer(net, tests, questions, bar.advance))
+        for answered in _answers(net, tests, sample, processes, bar.advance):
+            writer.write_table(answered)
+    if not processes.leads:
+        return {}
     predictions = pq.read_table(file)
     asked = {tests.name(task): tests.pairs(task) for task in sample}
     metrics = scores(predictions, asked, settings.votes, settings.pass_at)
@@ -77,7 +84,7 @@ def evaluate(evaluate: EvaluateParams, dataset: Path, model: Path, out: Path, ke
     if tests.names is not None:
         everything = {tests.name(task): tests.pairs(task) for task in range(len(tests.split.group_starts) - 1)}
         _write(out / "submission.json", submission(predictions, everything), indent=None)
-    facts = {"device": device.type, "precision": str(dtype).removeprefix("torch."), "processes": 1}
+    facts = {"device": device.type, "precision": str(dtype).removeprefix("torch."), "processes": processes.size}
     return {**facts, "metrics": {name: value for name, value in metrics.items() if not isinstance(value, dict)}}
 
 
@@ -106,22 +113,40 @@ def _described(meta: DatasetMeta) -> str:
     return f"{meta.edition or meta.kind} {meta.height} x {meta.width} of {meta.vocab_size} tokens"
 
 
-def _chunks(tests: TestSet, sample: np.ndarray) -> Iterator[list[Question]]:
-    """The questions of whole tasks, about `SEQUENCES_AT_ONCE` sequences together."""
-    waiting: list[Question] = []
+def _answers(
+    model: TRM, tests: TestSet, sample: np.ndarray, processes: World, advance: Callable[[int], None]
+) -> Iterator[pa.Table]:
+    """The lines of all tasks in order, made in turns by all processes, for the leader; nothing for the others."""
+    chunks = _chunks(tests, sample, processes.size)
+    while turn := list(islice(chunks, processes.size)):
+        own = turn[processes.rank] if processes.rank < len(turn) else []
+        answered = _answer(model, tests, own, lambda done: advance(done * len(turn))) if own else SCHEMA.empty_table()
+        if processes.size == 1:
+            yield answered
+            continue
+        with pa.BufferOutputStream() as stream, pa.ipc.new_stream(stream, SCHEMA) as writer:
+            writer.write_table(answered)
+        yield from (pa.ipc.open_stream(part).read_all() for part in processes.collect(stream.getvalue().to_pybytes()))
+
+
+def _chunks(tests: TestSet, sample: np.ndarray, processes: int) -> Iterator[list[int]]:
+    """Tasks of about `SEQUENCES_AT_ONCE` sequences together, or of fewer, so that every process has some."""
+    most = min(SEQUENCES_AT_ONCE, -(-sum(tests.sequences(task) for task in sample) // processes))
+    waiting: list[int] = []
     sequences = 0
     for task in sample:
-        waiting += tests.questions(task)
+        waiting.append(task)
         sequences += tests.sequences(task)
-        if sequences >= SEQUENCES_AT_ONCE:
+        if sequences >= most:
             yield waiting
             waiting, sequences = [], 0
     if waiting:
         yield waiting
 
 
-def _answer(model: TRM, tests: TestSet, questions: Sequence[Question], advance: Callable[[int], None]) -> pa.Table:
-    """Answer the questions in all their versions and vote: a line for each version, in order."""
+def _answer(model: TRM, tests: TestSet, tasks: Sequence[int], advance: Callable[[int], None]) -> pa.Table:
+    """Answer the tasks' questions in all their versions and vote: a line for each version, in order."""
+    questions = [question for task in tasks for question in tests.questions(task)]
     settings, split = tests.settings, tests.split
     tokens = np.concatenate([question.versions.tokens for question in questions])
     identifiers = np.concatenate([question.identifiers for question in questions])

@@ -1,7 +1,7 @@
 """Adaptive computation: a carry per slot of the batch, refilled where it halted (spec section 3; TRM section 4.1)."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -29,6 +29,17 @@ class Carry:
     inputs: Tensor
     labels: Tensor
     puzzle_identifiers: Tensor
+
+    def part(self, slots: slice) -> "Carry":
+        """Some of the slots."""
+        return Carry(**{field.name: getattr(self, field.name)[slots] for field in fields(self)})
+
+    @staticmethod
+    def joined(parts: "Sequence[Carry]") -> "Carry":
+        """The slots of all parts in order."""
+        if len(parts) == 1:
+            return parts[0]
+        return Carry(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Carry)})
 
 
 @dataclass(frozen=True)
@@ -100,6 +111,9 @@ class TRM(RecursiveNetwork):
                     continue_target = torch.sigmoid(best)
         carry = Carry(y, z, steps, halted, inputs, labels, identifiers)
         return carry, Output(logits, halt_logit, continue_logit, puzzle_rows, continue_target)
+
+    # Called as a module the model does one supervision step: what wraps modules (DistributedDataParallel) needs that.
+    forward = supervision_step
 
     def gather_puzzle_rows(self, identifiers: Tensor) -> Tensor:
         """Rows of the puzzle table, float32 [B, puzzle_emb_dim]; a leaf that asks for a gradient where one is taken."""

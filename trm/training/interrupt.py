@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 from trm.errors import Interrupted
 
@@ -14,6 +15,20 @@ class Interrupts:
     def __init__(self) -> None:
         self._holding = False
         self._pending: int | None = None
+        self._agreed = False
+
+    @property
+    def pending(self) -> bool:
+        """Whether a signal has arrived that nothing was raised for yet."""
+        return self._pending is not None
+
+    def wait_for_agreement(self) -> None:
+        """From now on a signal only shows in `pending`: several processes must stop at the same step."""
+        self._agreed = self._holding = True
+
+    def stop(self) -> NoReturn:
+        """Raise for the signal that arrived, here or in another process."""
+        raise Interrupted(self._pending or signal.SIGTERM)
 
     def _arrived(self, number: int, _frame: FrameType | None) -> None:
         if self._holding:
@@ -29,8 +44,8 @@ class Interrupts:
         try:
             yield
         finally:
-            self._holding = False
-        if self._pending is not None:
+            self._holding = self._agreed
+        if self._pending is not None and not self._agreed:
             number, self._pending = self._pending, None
             raise Interrupted(number)
 

@@ -6,17 +6,21 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from trm.config import ModelParams, TrainParams
 from trm.data.batches import START, Place, collate, total_steps, training_batches
 from trm.data.store import Split, read_meta, read_split
 from trm.device import resolve_device, resolve_precision
+from trm.distributed import ALONE, World, world
 from trm.errors import Fault, Interrupted, UserError
 from trm.meta import DatasetMeta
-from trm.model.supervision import Batch, build_model, draw_min_steps
+from trm.model.supervision import TRM, Batch, Carry, build_model, draw_min_steps
 from trm.progress import Progress, progress
 from trm.training.checkpoint import FILE, save_checkpoint
 from trm.training.ema import averaged_copy, update_average
@@ -33,28 +37,32 @@ SCORES = ("exact_accuracy", "cell_accuracy", "halt_accuracy")
 def train(model: ModelParams, train: TrainParams, dataset: Path, out: Path, key: str) -> dict[str, object]:
     """Train on the data set in `dataset`; write the checkpoint and the training log to `out`.
 
-    State lies in the folder of the run's content `key`. Raises `UserError` for settings that do not fit the data,
+    Started by torchrun, all processes train together and the leader writes. State lies in the folder of the run's
+    content `key`. Raises `UserError` for settings that do not fit the data,
     `Fault` at the first loss that is not finite, `Interrupted` after SIGTERM or SIGINT, with the state saved.
     """
-    run = _Run(model, train, dataset)
-    with run_folder(key) as folder, interruptible() as interrupts:
-        run.open(folder)
-        try:
-            with progress("train", run.total, done=run.state.step) as bar:
-                run.to_the_end(bar, interrupts)
-        except Interrupted:
-            with interrupts.held():
-                run.save()
-            raise
-        shutil.copyfile(folder / FILE, out / FILE)
-        for log in run.logs:
-            shutil.copyfile(log.path, out / log.path.name)
+    with world(resolve_device(train.device)) as processes, interruptible() as interrupts:
+        run = _Run(model, train, dataset, processes)
+        with run_folder(key) if processes.leads else nullcontext(out) as folder:
+            if processes.size > 1:
+                interrupts.wait_for_agreement()
+            run.open(folder)
+            try:
+                with progress("train", run.total, run.state.step, silent=not processes.leads) as bar:
+                    run.to_the_end(bar, interrupts)
+            except Interrupted:
+                with interrupts.held():
+                    run.save()
+                raise
+            if processes.leads:
+                for file in (folder / FILE, *(log.path for log in run.logs)):
+                    shutil.copyfile(file, out / file.name)
     state = run.state
     return {
         "device": run.device.type,
         "precision": str(run.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
-        "processes": 1,
+        "processes": processes.size,
         "steps": state.step,
         "parameters": sum(weight.numel() for weight in state.model.parameters()),
         "chosen_step": state.best_step or state.step,
@@ -65,7 +73,7 @@ def train(model: ModelParams, train: TrainParams, dataset: Path, out: Path, key:
 def new_state(
     config: ModelParams, meta: DatasetMeta, settings: TrainParams, batch: Batch, dtype: torch.dtype
 ) -> TrainState:
-    """A run before its first step, on the device of `batch`."""
+    """A run before its first step, on the device of `batch`, which holds this process's share of the slots."""
     device = batch["inputs"].device
     model = build_model(config, meta, seed=settings.seed, dtype=dtype).to(device).train()
     betas = (settings.beta1, settings.beta2)
@@ -79,47 +87,80 @@ def new_state(
     )
 
 
+def network_of(model: TRM, settings: TrainParams, processes: World) -> torch.nn.Module:
+    """What does the supervision steps of training: the model, compiled if asked for, its gradients summed if shared.
+
+    With several processes DistributedDataParallel sums the gradients in buckets while the backward pass goes on.
+    """
+    if settings.compile:
+        model.deep_recursion = torch.compile(model.deep_recursion)  # an attribute: the names of the weights stay
+    if processes.size == 1:
+        return model
+    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
 def train_step(
     state: TrainState,
+    network: torch.nn.Module,
     batch: Batch,
     place: Place,
     settings: TrainParams,
     total: int,
+    processes: World = ALONE,
     held: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> float:
-    """One supervision step, one loss, one backward pass, one update; returns the loss.
+    """One supervision step, one loss, one backward pass, one update; returns the loss of the global batch.
 
-    `place` is where the data goes on after `batch`; `total` the schedule's length in steps. The state changes inside
-    one `held` block, so that an interruption finds it before the step or after it. Raises `Fault` for a loss that is
-    not finite, before anything changed.
+    `network` is `network_of` the state's model, `batch` this process's share; `place` is where the data goes on after
+    the batch; `total` the schedule's length in steps. The state changes inside one `held` block, so that an
+    interruption finds it before the step or after it. Raises `Fault` for a loss that is not finite, in every process
+    and before anything changed.
     """
     step = state.step + 1
-    config, slots = state.model.config, settings.global_batch_size
-    min_steps = draw_min_steps(config, slots, _step_generator(settings.seed, step)).to(state.model.device)
-    carry, out = state.model.supervision_step(state.carry, batch, min_steps)
-    losses = supervision_loss(carry, out, settings.loss, slots)
-    loss = losses.total.item()
-    if not math.isfinite(loss):
-        raise Fault(f"step {step}: the loss is {loss}; try a lower train.lr or a longer train.lr_warmup_steps")
+    slots = settings.global_batch_size
+    generator = _step_generator(settings.seed, step)
+    min_steps = draw_min_steps(state.model.config, slots, generator)[processes.share(slots)].to(state.model.device)
     state.optimizer.zero_grad()
-    losses.total.backward()
+    parts = _parts(len(min_steps), settings.micro_batch_size or slots)
+    carries: list[Carry] = []
+    rows: list[tuple[Tensor, Tensor]] = []
+    sums = torch.zeros(len(LOSSES) + len(METRICS) + 1, dtype=torch.float64)
+    for part in parts:
+        with nullcontext() if part is parts[-1] else _summing_later(network):
+            given = batch if len(parts) == 1 else {name: values[part] for name, values in batch.items()}
+            carry = state.carry if len(parts) == 1 else state.carry.part(part)
+            carry, out = network(carry, given, min_steps[part])
+            losses = supervision_loss(carry, out, settings.loss, slots)
+            # Gradients of the processes are averaged; the loss is already a part of the global batch's mean.
+            (losses.total * processes.size).backward()
+        carries.append(carry)
+        if out.puzzle_rows.grad is not None:
+            rows.append((carry.puzzle_identifiers, out.puzzle_rows.grad))
+        sums += torch.cat((losses.sums, step_metrics(carry, out), losses.total.detach()[None])).cpu()
+    *totals, loss = processes.sum(sums)
+    if not math.isfinite(loss):
+        raise Fault(f"step {step}: the loss is {loss.item()}; try a lower train.lr or a longer train.lr_warmup_steps")
     with held():
         for group in state.optimizer.param_groups:
             group["lr"] = _learning_rate(settings, settings.lr, step, total)
         state.optimizer.step()
-        if out.puzzle_rows.grad is not None:
-            sign_sgd_rows(
-                state.model.puzzle_table,
-                carry.puzzle_identifiers,
-                out.puzzle_rows.grad,
-                _learning_rate(settings, settings.puzzle_emb_lr, step, total),
-                settings.puzzle_emb_weight_decay,
-            )
+        if rows:
+            identifiers, gradients = (processes.join(torch.cat(values)) for values in zip(*rows, strict=True))
+            rate = _learning_rate(settings, settings.puzzle_emb_lr, step, total)
+            sign_sgd_rows(state.model.puzzle_table, identifiers, gradients, rate, settings.puzzle_emb_weight_decay)
         update_average(state.average, state.model, settings.ema_rate)
-        state.window += torch.cat((losses.sums, step_metrics(carry, out))).cpu()
+        state.window += torch.stack(totals)
         state.window_steps += 1
-        state.carry, state.place, state.step = carry, place, step
-    return loss
+        state.carry, state.place, state.step = Carry.joined(carries), place, step
+    return loss.item()
+
+
+def _parts(slots: int, most: int) -> list[slice]:
+    return [slice(start, min(start + most, slots)) for start in range(0, slots, most)]
+
+
+def _summing_later(network: Any) -> AbstractContextManager[None]:  # noqa: ANN401 - a module, wrapped or not
+    return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
 
 def _learning_rate(settings: TrainParams, base: float, step: int, total: int) -> float:
@@ -135,8 +176,9 @@ def _step_generator(seed: int, step: int) -> torch.Generator:
 class _Run:
     """The data, the state and the files of one call of `train`."""
 
-    def __init__(self, config: ModelParams, settings: TrainParams, dataset: Path) -> None:
-        self.settings = settings
+    def __init__(self, config: ModelParams, settings: TrainParams, dataset: Path, processes: World) -> None:
+        self.settings, self.processes = settings, processes
+        self.slots = processes.share(settings.global_batch_size)
         self.meta = read_meta(dataset)
         self.split: Split = read_split(dataset / "train")
         self.validation = read_split(dataset / "validation") if (dataset / "validation").is_dir() else None
@@ -148,8 +190,9 @@ class _Run:
             )
         self.device = resolve_device(settings.device)
         self.dtype = resolve_precision(settings.precision, self.device)
-        first = collate(self.split, np.zeros(settings.global_batch_size, dtype=np.int64))
+        first = collate(self.split, np.zeros(self.slots.stop - self.slots.start, dtype=np.int64))
         self.state = new_state(config, self.meta, settings, to_tensors(first, self.device), self.dtype)
+        self.network = network_of(self.state.model, settings, processes)
 
     def open(self, folder: Path) -> None:
         """Take up the state that lies in `folder`, if one does."""
@@ -157,12 +200,12 @@ class _Run:
         self.log = TsvLog(folder / "train.tsv", ("step", "epoch", "lr", *LOSSES, *METRICS[1:]))
         self.scores = TsvLog(folder / "validation.tsv", ("step", "epoch", *SCORES))
         self.logs = [self.log, self.scores] if self.validation is not None else [self.log]
-        load_state(folder, self.state, self.logs)
+        load_state(folder, self.state, self.logs, self.processes)
         self.started = time.monotonic() - self.state.seconds
 
     def save(self) -> None:
         self.state.seconds = time.monotonic() - self.started
-        save_state(self.folder, self.state, self.logs)
+        save_state(self.folder, self.state, self.logs, self.processes)
 
     def to_the_end(self, bar: Progress, interrupts: Interrupts) -> None:
         """Step, log, evaluate, save until the schedule or the data ends; the result lies in the folder then."""
@@ -174,14 +217,16 @@ class _Run:
         for rows, place in batches:
             if state.step >= self.total:
                 break
-            batch = to_tensors(collate(self.split, rows), self.device)
-            loss = train_step(state, batch, place, settings, self.total, interrupts.held)
+            batch = to_tensors(collate(self.split, rows[self.slots]), self.device)
+            loss = train_step(state, self.network, batch, place, settings, self.total, self.processes, interrupts.held)
             bar.advance(note=f"loss {loss:.4f}")
             self.log_when_due(interrupts)
             self.evaluate_when_due(interrupts)
             if state.step % settings.checkpoint_interval == 0:
                 with interrupts.held():
                     self.save()
+            if self.processes.any(interrupts.pending):
+                interrupts.stop()
         if self.validation is not None and state.scored_step < state.step:
             self.evaluate(self.validation, interrupts)
         with interrupts.held():
@@ -206,7 +251,8 @@ class _Run:
         }
         metrics = zip(METRICS[1:], sums[len(LOSSES) + 1 :], strict=True)
         row |= {name: value / count if count else None for name, value in metrics}
-        self.log.add(row)
+        if self.processes.leads:
+            self.log.add(row)
         state.window.zero_()
         state.window_steps = 0
 
@@ -218,9 +264,10 @@ class _Run:
 
     def evaluate(self, validation: Split, interrupts: Interrupts) -> None:
         state, steps = self.state, self.state.model.config.halt_max_steps
-        scores = validate(state.average, validation, self.settings.global_batch_size, steps)
+        scores = validate(state.average, validation, self.slots.stop - self.slots.start, steps, self.processes)
         with interrupts.held():
-            self.scores.add({"step": state.step, "epoch": state.place.epoch, **scores})
+            if self.processes.leads:
+                self.scores.add({"step": state.step, "epoch": state.place.epoch, **scores})
             score = (scores["exact_accuracy"], scores["cell_accuracy"])
             if score > state.best_score:
                 state.best_score, state.best_step = score, state.step
@@ -236,6 +283,8 @@ class _Run:
         self.save()
 
     def keep(self, facts: dict[str, object]) -> None:
+        if not self.processes.leads:
+            return
         beside = self.folder / f"{FILE}.new"
         save_checkpoint(beside, self.state.model, self.state.average, facts)
         replace_durably(beside, self.folder / FILE)

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from trm.data.batches import Place
+from trm.distributed import World
 from trm.errors import DataError, UserError
 from trm.model.supervision import TRM, Carry
 from trm.training.checkpoint import read_header, write_tensors
@@ -52,7 +53,7 @@ class TrainState:
     """Time spent in training, over all the processes that had a part in it."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor of the state by name; the optimiser's moments are made where they are not there yet."""
+        """What every process has alike: every tensor but the carry; the optimiser's moments are made if need be."""
         named = dict(self.model.named_parameters())
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"average.{name}": value for name, value in self.average.named_parameters()}
@@ -61,7 +62,6 @@ class TrainState:
             if not moments:
                 moments.update(fresh_moments(weight))
             tensors |= {f"optimizer.{name}.{moment}": value for moment, value in moments.items()}
-        tensors |= {f"carry.{name}": getattr(self.carry, name) for name in _CARRY}
         return tensors | {"window": self.window}
 
     def numbers(self) -> dict[str, object]:
@@ -78,39 +78,67 @@ class TrainState:
         }
 
 
-def save_state(folder: Path, state: TrainState, logs: Sequence["TsvLog"]) -> None:
-    """Write the state beside the old one, then put it in its place; a kill leaves the one or the other."""
+def save_state(folder: Path, state: TrainState, logs: Sequence["TsvLog"], world: World) -> None:
+    """Write the state beside the old one, then put it in its place; a kill leaves the one or the other.
+
+    The leader writes, and its file holds the slots of all processes: as many or as few others can go on from it.
+    """
+    carry = Carry(**{name: world.join(getattr(state.carry, name)) for name in _CARRY})
+    if not world.leads:
+        return
     # The logs first: a state never speaks of lines that are not on disk.
     sizes = {log.path.name: log.sync() for log in logs}
     beside = folder / f"{FILE}.new"
-    write_tensors(beside, state.tensors(), {**state.numbers(), "logs": sizes})
+    write_tensors(beside, {**state.tensors(), **_carry_tensors(carry)}, {**state.numbers(), "logs": sizes})
     replace_durably(beside, folder / FILE)
 
 
-def load_state(folder: Path, state: TrainState, logs: Sequence["TsvLog"]) -> bool:
-    """Bring a fresh `state` and the logs to where the saved state stood; False where there is none."""
+def load_state(folder: Path, state: TrainState, logs: Sequence["TsvLog"], world: World) -> bool:
+    """Bring a fresh `state` and the logs to where the saved state stood; False where there is none.
+
+    The leader reads `folder` and tells the others; each takes its share of the slots, however many wrote them.
+    """
     file = folder / FILE
-    if not file.exists():
-        for log in logs:
+    header, saved = (read_header(file), _read(file)) if world.leads and file.exists() else (None, {})
+    header = world.say(header)
+    if header is None:
+        for log in logs if world.leads else ():
             log.cut(0)
         return False
-    header = read_header(file)
-    try:
-        saved = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{file}: a broken state ({error}); delete {folder} to start again") from None
+    local = state.carry
+    mine = world.share(world.size * len(local.steps))
     with torch.no_grad():
-        state.carry = Carry(**{name: saved[f"carry.{name}"].to(state.model.device) for name in _CARRY})
+        carry: dict[str, Tensor] = {}
+        for name in _CARRY:
+            like = getattr(local, name)
+            whole = like.new_empty(world.size * len(like), *like.shape[1:])
+            if world.leads:
+                whole.copy_(saved[f"carry.{name}"])
+            world.copy_from_leader(whole)
+            carry[name] = whole[mine].clone()
+        state.carry = Carry(**carry)
         for name, tensor in state.tensors().items():
-            if not name.startswith("carry."):
+            if world.leads:
                 tensor.copy_(saved[name])
+            world.copy_from_leader(tensor)
     state.place = Place(*header["place"])
     state.best_score = tuple(header["best_score"])
     for name in ("step", "window_steps", "scored_step", "scored_epoch", "best_step", "seconds"):
         setattr(state, name, header[name])
-    for log in logs:
+    for log in logs if world.leads else ():
         log.cut(header["logs"][log.path.name])
     return True
+
+
+def _carry_tensors(carry: Carry) -> dict[str, Tensor]:
+    return {f"carry.{name}": getattr(carry, name) for name in _CARRY}
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{file}: a broken state ({error}); delete {file.parent} to start again") from None
 
 
 def replace_durably(beside: Path, target: Path) -> None:

@@ -6,6 +6,7 @@ import torch
 
 from trm.data.batches import test_batches
 from trm.data.store import Split
+from trm.distributed import ALONE, World
 from trm.model.supervision import TRM
 from trm.training.loss import IGNORED
 
@@ -16,10 +17,12 @@ def to_tensors(batch: Mapping[str, object], device: torch.device) -> dict[str, t
 
 
 @torch.no_grad()
-def validate(model: TRM, split: Split, batch_size: int, steps: int) -> dict[str, float]:
-    """Mean cell, exact and halt accuracy (fractions) of `model` over all examples of `split`."""
+def validate(model: TRM, split: Split, batch_size: int, steps: int, world: World = ALONE) -> dict[str, float]:
+    """Mean cell, exact and halt accuracy (fractions) of `model` over all examples of `split`, a turn each."""
     sums = torch.zeros(3, dtype=torch.float64)
-    for batch, real in test_batches(split, batch_size):
+    for number, (batch, real) in enumerate(test_batches(split, batch_size)):
+        if number % world.size != world.rank:
+            continue
         tensors = to_tensors(batch, model.device)
         tokens, halt_logit, _ = model.answer(tensors, steps)
         labelled = tensors["labels"] != IGNORED
@@ -28,5 +31,5 @@ def validate(model: TRM, split: Split, batch_size: int, steps: int) -> dict[str,
         exact = right.sum(-1) == labelled.sum(-1)
         halt = (halt_logit >= 0) == exact
         sums += torch.stack([value[:real].double().sum() for value in (cell, exact, halt)]).cpu()
-    cell, exact, halt = (sums / len(split)).tolist()
+    cell, exact, halt = (world.sum(sums) / len(split)).tolist()
     return {"cell_accuracy": cell, "exact_accuracy": exact, "halt_accuracy": halt}
