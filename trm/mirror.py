@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from filelock import FileLock
+
 from trm.errors import UserError
 from trm.files import cache_folder
 
@@ -59,8 +61,10 @@ def local_copy(location: str | Path) -> Path:
         return Path(location)
     uri = artifact_uri(str(location))
     folder = folder_of(uri)
-    if not (folder / MANIFEST).is_file() or read_manifest(folder) != s3.read_manifest(uri):
-        s3.bring(uri, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):  # several processes of a training want the same data set
+        if not (folder / MANIFEST).is_file() or read_manifest(folder) != s3.read_manifest(uri):
+            s3.bring(uri, folder)
     return folder
 
 

@@ -8,6 +8,7 @@ import ast
 import hashlib
 import importlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from trm.artifacts import MANIFEST
@@ -101,10 +103,16 @@ def run_stage(stage: Stage, sections: Mapping[str, Any], inputs: Mapping[str, st
     from trm import mirror, s3
     from trm.artifacts import read_manifest
 
+    leads = os.environ.get("RANK", "0") == "0"
     manifests = {name: _manifest_at(inputs[name], producer(name).name) for name in stage.inputs}
     kind = sections["data"].kind if "data" in sections else manifests["dataset"]["params"]["data"]["kind"]
     request = key_request(stage, sections, kind, {name: manifest["key"] for name, manifest in manifests.items()})
     key = digest_of(request)
+    if not leads:
+        # One of several processes that torchrun started: it helps, and the leader publishes.
+        with TemporaryDirectory() as scratch:
+            _call(stage, sections, _folders(stage, inputs), Path(scratch), key)
+        return
     if not s3.is_uri(out):
         _run_here(stage, sections, inputs, request, Path(out))
         return
@@ -140,20 +148,33 @@ def _manifest_at(location: str, stage: str) -> dict[str, Any]:
 def _run_here(
     stage: Stage, sections: Mapping[str, Any], inputs: Mapping[str, str], request: Mapping[str, Any], out: Path
 ) -> None:
-    from trm.artifacts import staged, verified_manifest, write_json, write_manifest
+    from trm.artifacts import staged, write_json, write_manifest
+
+    folders, key = _folders(stage, inputs), digest_of(request)
+    started, clock = datetime.now(UTC), time.monotonic()
+    with staged(out) as staging:
+        facts = _call(stage, sections, folders, staging, key)
+        timing = {"stage": stage.name, "key": key, "started": started.isoformat(timespec="seconds")}
+        timing |= {"seconds": round(time.monotonic() - clock, 3), **_machine(), **facts.pop("timing", {})}
+        write_manifest(staging, {**request, "key": key, "facts": facts})
+    write_json(timing_file(out), timing)
+
+
+def _folders(stage: Stage, inputs: Mapping[str, str]) -> dict[str, Path]:
+    """The inputs on this disk, every file's digest checked."""
+    from trm.artifacts import verified_manifest
     from trm.mirror import local_copy
 
     folders = {name: local_copy(inputs[name]) for name in stage.inputs}
     for name, folder in folders.items():
         verified_manifest(folder, producer(name).name)
-    key = digest_of(request)
-    started, clock = datetime.now(UTC), time.monotonic()
-    with staged(out) as staging:
-        facts = stage.function()(**sections, **folders, out=staging, key=key)
-        timing = {"stage": stage.name, "key": key, "started": started.isoformat(timespec="seconds")}
-        timing |= {"seconds": round(time.monotonic() - clock, 3), **_machine(), **facts.pop("timing", {})}
-        write_manifest(staging, {**request, "key": key, "facts": facts})
-    write_json(timing_file(out), timing)
+    return folders
+
+
+def _call(
+    stage: Stage, sections: Mapping[str, Any], folders: Mapping[str, Path], out: Path, key: str
+) -> dict[str, Any]:
+    return stage.function()(**sections, **folders, out=out, key=key)
 
 
 def timing_file(folder: Path) -> Path:
