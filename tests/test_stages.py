@@ -71,8 +71,10 @@ ARROWS = {
     "artifacts": {"errors", "files"},
     "data": {"config", "errors", "files", "meta", "progress"},
     "model": {"config", "errors", "meta"},
-    "training": {"config", "errors", "meta", "progress", "device", "distributed", "artifacts", "data", "files", "model"},
-    "evaluation": {"config", "errors", "meta", "progress", "device", "distributed", "data", "model", "training"},
+    "training": {
+        *("config", "errors", "meta", "progress", "device", "distributed", "artifacts", "data", "files", "model", "s3"),
+    },
+    "evaluation": {"config", "errors", "meta", "progress", "device", "distributed", *("data", "model", "training")},
     "inspection": {"artifacts", "data", "model", "training"},
     "s3_client": {"errors"},
     "s3_threads": {"errors", "s3_client"},

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from trm.errors import UserError
 
-
 CPU = torch.device("cpu")
 
 

@@ -99,6 +99,19 @@ def bring(uri: str, folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def published_below(uri: str) -> list[str]:
+    """The names of the artifacts directly below `uri`, sorted."""
+    names = (re.fullmatch(rf"([^/]+)/{MANIFEST}", name) for name in Store(uri).sizes(""))
+    return sorted(match[1] for match in names if match)
+
+
+def remove(uri: str) -> None:
+    """Delete the artifact at `uri`, its manifest first: what is half deleted is absent."""
+    store = Store(uri)
+    for name in sorted(store.sizes(""), key=lambda name: name != MANIFEST):
+        store.delete(name)
+
+
 def _version(manifest: bytes) -> str:
     return hashlib.sha256(manifest).hexdigest()
 

@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from trm.config import Params, Section
 
 PACKAGE = Path(__file__).parent
-# These cannot change a result: params.yaml is complete, and the rest only calls the stages.
-NOT_DEPS = ("trm", "trm.config", "trm.stages", "trm.cli")
+# These cannot change a result: params.yaml is complete, bytes that travel are checked, and the rest calls the stages.
+NOT_DEPS = (
+    *("trm", "trm.config", "trm.stages", "trm.cli"),
+    *("trm.artifacts", "trm.s3", "trm.s3_client", "trm.s3_threads"),
+)
 FINDS_KINDS = "trm/data/kind.py"
 """A stage that imports this file uses the module of a kind of data too."""
 LIBRARIES = ("torch", "numpy", "pyarrow")

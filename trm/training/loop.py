@@ -23,6 +23,7 @@ from trm.meta import DatasetMeta
 from trm.model.supervision import TRM, Batch, Carry, build_model, draw_min_steps
 from trm.progress import Progress, progress
 from trm.training.checkpoint import FILE, save_checkpoint
+from trm.training.copies import Copies, copies_of
 from trm.training.ema import averaged_copy, update_average
 from trm.training.interrupt import Interrupts, interruptible
 from trm.training.loss import LOSSES, METRICS, step_metrics, supervision_loss
@@ -46,14 +47,16 @@ def train(model: ModelParams, train: TrainParams, dataset: Path, out: Path, key:
         with run_folder(key) if processes.leads else nullcontext(out) as folder:
             if processes.size > 1:
                 interrupts.wait_for_agreement()
-            run.open(folder)
+            run.open(folder, copies_of(folder) if processes.leads else None)
             try:
                 with progress("train", run.total, run.state.step, silent=not processes.leads) as bar:
                     run.to_the_end(bar, interrupts)
             except Interrupted:
                 with interrupts.held():
                     run.save()
+                    run.finish_copies()
                 raise
+            run.finish_copies()
             if processes.leads:
                 for file in (folder / FILE, *(log.path for log in run.logs)):
                     shutil.copyfile(file, out / file.name)
@@ -194,9 +197,11 @@ class _Run:
         self.state = new_state(config, self.meta, settings, to_tensors(first, self.device), self.dtype)
         self.network = network_of(self.state.model, settings, processes)
 
-    def open(self, folder: Path) -> None:
-        """Take up the state that lies in `folder`, if one does."""
-        self.folder = folder
+    def open(self, folder: Path, copies: Copies | None) -> None:
+        """Take up the state that lies in `folder`, or its newest copy, if there is one."""
+        self.folder, self.copies = folder, copies
+        if copies is not None:
+            copies.bring()
         self.log = TsvLog(folder / "train.tsv", ("step", "epoch", "lr", *LOSSES, *METRICS[1:]))
         self.scores = TsvLog(folder / "validation.tsv", ("step", "epoch", *SCORES))
         self.logs = [self.log, self.scores] if self.validation is not None else [self.log]
@@ -206,6 +211,13 @@ class _Run:
     def save(self) -> None:
         self.state.seconds = time.monotonic() - self.started
         save_state(self.folder, self.state, self.logs, self.processes)
+        if self.copies is not None:
+            self.copies.save()
+
+    def finish_copies(self) -> None:
+        """Wait a moment for the last state's copy."""
+        if self.copies is not None:
+            self.copies.finish()
 
     def to_the_end(self, bar: Progress, interrupts: Interrupts) -> None:
         """Step, log, evaluate, save until the schedule or the data ends; the result lies in the folder then."""

@@ -1,0 +1,120 @@
+"""Training whose states are copied to a real S3: it goes on elsewhere, and it goes on without S3."""
+
+import json
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.dev import SeaweedFS
+from tests.integration.test_distributed import Experiment, published
+
+__all__ = ["published"]
+pytestmark = pytest.mark.slow
+STATES = "s3://trm/states"
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Iterator[SeaweedFS]:
+    server = SeaweedFS(tmp_path / "s3")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch, storage: SeaweedFS, tmp_path: Path) -> Path:
+    """The folder that is lost with a machine; states are copied to S3."""
+    for name, value in (storage.environment() | {"TRM_STATE_DIR": STATES}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TRM_CACHE_DIR", str(tmp_path / "machine"))
+    return tmp_path / "machine"
+
+
+def copies(storage: SeaweedFS) -> dict[int, dict]:
+    """Step -> manifest of the copies that are whole."""
+    client = storage.client()
+    listed = client.list_objects_v2(Bucket="trm", Prefix="states/").get("Contents", [])
+    names = [item["Key"] for item in listed if item["Key"].endswith("/manifest.json")]
+    return {int(n.split("/")[-2]): json.loads(client.get_object(Bucket="trm", Key=n)["Body"].read()) for n in names}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_another_machine_goes_on_to_the_same_bytes(
+    published: Path, tmp_path: Path, elsewhere: Path, storage: SeaweedFS, processes: int
+) -> None:
+    whole, moved = Experiment(tmp_path / "whole", published), Experiment(tmp_path / "moved", published)
+    whole.states = moved.states = STATES
+    whole.train(processes)
+    final = copies(storage)
+    assert list(final) == [50]  # the older ones are gone
+    assert {"state.safetensors", "checkpoint.safetensors", "train.tsv", "validation.tsv"} == set(final[50]["files"])
+    storage.client().delete_object(Bucket="trm", Key=f"states/{final[50]['key']}/000000000050/manifest.json")
+    shutil.rmtree(elsewhere)
+
+    process = moved.start(processes, "train", "--dataset", str(published), "--model", "model")
+    while not list(elsewhere.glob("states/*/train.tsv")) or moved.lines(elsewhere) < 20:
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    (step,) = copies(storage)
+    assert 20 <= step < 50  # what was saved when it was told to stop
+    shutil.rmtree(elsewhere)
+    out = moved.train(processes)
+    assert "train: 50 done" in out
+    for name in ("checkpoint.safetensors", "train.tsv", "validation.tsv"):
+        assert (moved.folder / "model" / name).read_bytes() == (whole.folder / "model" / name).read_bytes()
+
+
+def test_training_goes_on_while_s3_is_away_and_catches_up(
+    published: Path, tmp_path: Path, elsewhere: Path, storage: SeaweedFS
+) -> None:
+    experiment = Experiment(tmp_path / "run", published, epochs=400)
+    experiment.states = STATES
+    process = experiment.start(1, "train", "--dataset", str(published), "--model", "model")
+    while not copies(storage):
+        assert process.poll() is None
+        time.sleep(0.05)
+    storage.kill()
+    seen = experiment.lines(elsewhere)
+    while experiment.lines(elsewhere) < seen + 200:
+        assert process.poll() is None  # it trains on
+        time.sleep(0.01)
+    # One state, the one that waits to be copied, and the logs: however many were saved meanwhile.
+    assert len(list(elsewhere.glob("states/*/**/state.safetensors"))) <= 2
+    storage.start()
+    reached = experiment.lines(elsewhere)
+    while max(copies(storage), default=0) < reached:
+        assert process.poll() is None
+        time.sleep(0.05)
+    out, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, out
+    assert max(copies(storage)) == 1000
+
+
+def test_training_ends_without_s3(published: Path, tmp_path: Path, elsewhere: Path, storage: SeaweedFS) -> None:
+    experiment = Experiment(tmp_path / "run", published, epochs=100)
+    experiment.states = STATES
+    process = experiment.start(1, "train", "--dataset", str(published), "--model", "model")
+    while not copies(storage):
+        assert process.poll() is None
+        time.sleep(0.05)
+    storage.kill()
+    out, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, out
+    assert "the last state is not copied yet; it lies in" in out
+    assert (experiment.folder / "model/checkpoint.safetensors").exists()
+
+
+def test_wrong_credentials_are_said_at_once(
+    published: Path, tmp_path: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    experiment = Experiment(tmp_path / "run", published)
+    experiment.states = STATES
+    out = experiment.train(1, code=2)
+    assert "the secret key is wrong; correct AWS_SECRET_ACCESS_KEY" in out.splitlines()[-1]

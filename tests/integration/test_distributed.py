@@ -1,0 +1,211 @@
+"""Real processes under torchrun, over gloo: the same training as one process, and none left behind."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import ROOT
+from trm.artifacts import write_manifest
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = {
+    r"hidden_size: \d+": "hidden_size: 16",
+    r"num_heads: \d+": "num_heads: 2",
+    # Shallow enough for 50 steps: the deeper the recursion, the faster it blows up what rounding differs.
+    r"L_cycles: \d+": "L_cycles: 2",
+    r"halt_max_steps: \d+": "halt_max_steps: 4",
+    r"expansion: \d+": "expansion: 1",
+    r"puzzle_emb_dim: \d+": "puzzle_emb_dim: 24",
+    r"puzzle_emb_len: \d+": "puzzle_emb_len: 2",
+    r"puzzle_emb_lr: \S+": "puzzle_emb_lr: 1.0e-3",
+    r"halt_exploration_prob: \S+": "halt_exploration_prob: 0.5",
+    "continue_loss: false": "continue_loss: true",
+    r"epochs: \d+": "epochs: 20",
+    r"global_batch_size: \d+": "global_batch_size: 8",
+    r"eval_interval: \d+": "eval_interval: 5",
+    r"log_interval: \d+": "log_interval: 1",
+    r"checkpoint_interval: \d+": "checkpoint_interval: 7",
+    r"lr_warmup_steps: \d+": "lr_warmup_steps: 10",
+    r"\bsteps: \d+": "steps: 4",
+    r"precision: \w+": "precision: float32",
+    r"device: \w+": "device: cpu",
+}
+STEPS = 20 * 20 // 8
+
+
+class Experiment:
+    """A folder in which `trm` runs in several processes."""
+
+    def __init__(self, folder: Path, dataset: Path, **changes: object) -> None:
+        self.folder, self.dataset = folder, dataset
+        self.states = str(folder / "states")
+        """What TRM_STATE_DIR holds."""
+        folder.mkdir(parents=True)
+        text = (ROOT / "params.yaml").read_text()
+        for old, new in {
+            **SETTINGS,
+            **{rf"\b{name}: \S+": f"{name}: {value}" for name, value in changes.items()},
+        }.items():
+            text, count = re.subn(old, new, text)
+            assert count, old
+        (folder / "params.yaml").write_text(text)
+
+    def start(self, processes: int, *words: str) -> subprocess.Popen[str]:
+        """`trm`, by itself or under torchrun, in a process group of its own."""
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        environment = {**os.environ, "TRM_STATE_DIR": self.states, "PYTHONPATH": str(ROOT)}
+        environment |= {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error::FutureWarning:trm"}
+        return subprocess.Popen(
+            [sys.executable, *(torchrun if processes > 1 else []), "-m", "trm", *words],
+            cwd=self.folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, processes: int, *words: str, code: int = 0) -> str:
+        process = self.start(processes, *words)
+        out, _ = process.communicate(timeout=200)
+        assert process.returncode == code, out
+        return out
+
+    def train(self, processes: int, code: int = 0) -> str:
+        return self.run(processes, "train", "--dataset", str(self.dataset), "--model", "model", code=code)
+
+    def log(self) -> list[dict[str, str]]:
+        with (self.folder / "model/train.tsv").open() as file:
+            return list(csv.DictReader(file, delimiter="\t"))
+
+    def steps_done(self) -> int:
+        return self.lines(self.folder)
+
+    def lines(self, folder: Path) -> int:
+        """Of the log of the run whose states lie below `folder`."""
+        logs = list((folder / "states").glob("*/train.tsv"))
+        return logs[0].read_bytes().count(b"\n") - 1 if logs else 0
+
+    def stop_after(self, process: subprocess.Popen[str], steps: int, number: int) -> str:
+        """Send the signal when so many steps are logged; what the processes said."""
+        while self.steps_done() < steps and process.poll() is None:
+            time.sleep(0.002)
+        process.send_signal(number)
+        return process.communicate(timeout=100)[0]
+
+
+@pytest.fixture(scope="module")
+def published(dataset: Path) -> Path:
+    """The data set as the augment stage publishes it."""
+    write_manifest(dataset, {"stage": "augment", "key": "0" * 64, "params": {"data": {"kind": "sudoku"}}})
+    return dataset
+
+
+@pytest.fixture(scope="module")
+def alone(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    experiment = Experiment(tmp_path_factory.mktemp("alone") / "run", published)
+    experiment.train(1)
+    return experiment
+
+
+def assert_same_training(one: Experiment, other: Experiment) -> None:
+    """Every figure of every step, to 1e-4."""
+    lines, others = one.log(), other.log()
+    assert len(lines) == len(others) == STEPS
+    for line, its in zip(lines, others, strict=True):
+        for name, value in line.items():
+            assert (value == "") == (its[name] == ""), name
+            assert value == "" or float(its[name]) == pytest.approx(float(value), abs=1e-4), (line["step"], name)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_several_processes_train_as_one(alone: Experiment, published: Path, tmp_path: Path, processes: int) -> None:
+    several = Experiment(tmp_path / "run", published)
+    out = several.train(processes)
+    assert_same_training(alone, several)
+    manifest = json.loads((several.folder / "model/manifest.json").read_text())
+    assert manifest["facts"]["processes"] == processes
+    assert manifest["key"] == json.loads((alone.folder / "model/manifest.json").read_text())["key"]
+    assert out.count("train: 50 done") == 1  # one of them speaks
+
+
+def test_a_batch_in_parts_is_the_same_training(alone: Experiment, published: Path, tmp_path: Path) -> None:
+    for size, processes in ((3, 1), (2, 2)):
+        parts = Experiment(tmp_path / f"run{size}", published, micro_batch_size=size)
+        parts.train(processes)
+        assert_same_training(alone, parts)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_at_one_step_and_resumed_to_the_same_bytes(published: Path, tmp_path: Path, number: int) -> None:
+    whole, stopped = Experiment(tmp_path / "whole", published), Experiment(tmp_path / "stopped", published)
+    whole.train(2)
+    process = stopped.start(2, "train", "--dataset", str(published), "--model", "model")
+    stopped.stop_after(process, 20, number)
+    assert process.returncode != 0
+    assert not (stopped.folder / "model").exists()
+    seen = stopped.steps_done()
+    assert 20 <= seen < STEPS
+    stopped.train(2)
+    for name in ("checkpoint.safetensors", "train.tsv", "validation.tsv"):
+        assert (stopped.folder / "model" / name).read_bytes() == (whole.folder / "model" / name).read_bytes()
+
+
+def test_a_state_resumes_on_any_number_of_processes(alone: Experiment, published: Path, tmp_path: Path) -> None:
+    moved = Experiment(tmp_path / "run", published)
+    for processes, steps in ((4, 10), (2, 20), (1, 30)):
+        process = moved.start(processes, "train", "--dataset", str(published), "--model", "model")
+        moved.stop_after(process, steps, signal.SIGTERM)
+        assert moved.steps_done() >= steps
+    moved.train(4)
+    assert_same_training(alone, moved)
+
+
+def test_all_stop_when_one_is_killed(published: Path, tmp_path: Path) -> None:
+    experiment = Experiment(tmp_path / "run", published, epochs=2000)
+    process = experiment.start(2, "train", "--dataset", str(published), "--model", "model")
+    while experiment.steps_done() < 10:
+        time.sleep(0.01)
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], check=True, capture_output=True, text=True).stdout
+    workers = [int(pid) for pid, parent in map(str.split, listed.splitlines()) if int(parent) == process.pid]
+    assert len(workers) == 2
+    os.kill(workers[1], signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert not [pid for pid in workers if _runs(pid)]
+    assert not (experiment.folder / "model").exists()
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(published: Path, tmp_path: Path) -> None:
+    out = Experiment(tmp_path / "run", published).train(3, code=1)
+    assert "trm: train.global_batch_size must be a multiple of the number of processes. Got 8 and 3" in out
+
+
+def test_processes_share_the_evaluation(alone: Experiment, published: Path) -> None:
+    words = ("evaluate", "--dataset", str(published), "--model", "model", "--evaluation")
+    alone.run(1, *words, "one")
+    for processes in (2, 4):  # 6 puzzles: the last turn is not full
+        alone.run(processes, *words, "several")
+        one, several = (pq.read_table(alone.folder / name / "predictions.parquet") for name in ("one", "several"))
+        exact = [name for name in one.column_names if name != "halt_logit"]
+        assert several.select(exact).equals(one.select(exact))
+        assert several["halt_logit"].to_pylist() == pytest.approx(one["halt_logit"].to_pylist(), abs=1e-4)
+        metrics = [(alone.folder / name / "metrics.json").read_text() for name in ("one", "several")]
+        assert metrics[0] == metrics[1]
