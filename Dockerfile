@@ -36,7 +36,9 @@ RUN if [ "${TORCH}" != cpu ]; then TORCH_INDEX=; fi \
 COPY pyproject.toml .
 RUN /opt/pip/bin/python -c 'import pathlib, tomllib; \
         project = tomllib.loads(pathlib.Path("pyproject.toml").read_text()); \
-        pathlib.Path("packages.txt").write_text("\n".join(project["project"]["dependencies"])); \
+        own = project["project"]; \
+        packages = own["dependencies"] + own["optional-dependencies"]["launcher"]; \
+        pathlib.Path("packages.txt").write_text("\n".join(packages)); \
         pathlib.Path("builders.txt").write_text("\n".join(project["build-system"]["requires"]))' \
     && /opt/pip/bin/pip install -r builders.txt \
     && /opt/pip/bin/pip --python /opt/trm install -r packages.txt \
@@ -78,6 +80,7 @@ USER 10001:10001
 # Every module is there and finds what it imports.
 RUN trm --help > /dev/null \
     && TRM_CACHE_DIR=/tmp/check python -c 'import importlib, pkgutil, trm, components.report.report, components.run; \
+        import components.train.launcher, components.train.verdict, components.train.worker; \
         modules = (module.name for module in pkgutil.walk_packages(trm.__path__, "trm.")); \
         [importlib.import_module(name) for name in modules if name != "trm.__main__"]' \
     && rm -r /tmp/check

@@ -109,6 +109,25 @@ def _ended_run(params: Params, run_id: str) -> "Run":
     return Kubeflow(params.cluster).get(run_id)
 
 
+@app.command()
+def job(
+    params: ParamsFile = PARAMS,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the manifest as YAML, and start nothing.")] = False,
+) -> None:
+    """Train as a PyTorchJob on the kubeconfig's cluster, without Kubeflow Pipelines; the data set must be in S3."""
+    from pipeline.job import manifest, run_job
+
+    settings = load_params(params)
+    if not dry_run:
+        print(f"train: {run_job(settings)}")
+        return
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.width = 1 << 20  # a line of params stays one line
+    yaml.dump(manifest(settings), sys.stdout)
+
+
 @app.command("local")
 def local_(
     params: ParamsFile = PARAMS,

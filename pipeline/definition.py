@@ -9,6 +9,7 @@ from kfp import compiler, dsl, kubernetes
 from kfp.dsl.graph_component import GraphComponent
 
 from components.report.component import report
+from components.train.job import template
 from trm.config import ClusterParams, Params, Resources
 from trm.errors import ParamsError
 from trm.stages import STAGES, Stage
@@ -17,6 +18,13 @@ NAME = "trm"
 SECTIONS = tuple(name for name in Params.model_fields if any(name in stage.sections for stage in STAGES))
 CACHE = "/cache"
 """The one folder of the image that its processes write to (Dockerfile)."""
+
+TRAIN = "train"
+"""The stage that a PyTorchJob can run."""
+LAUNCHER = Resources(cpu="100m", memory="512Mi")
+"""What the pod that launches the job asks for; the job's workers ask for what `cluster.stages` says."""
+POD_FACTS = {"POD_NAME": "metadata.name", "POD_UID": "metadata.uid"}
+"""What it is told of itself: it owns the job."""
 
 
 def key_parameter(stage: Stage) -> str:
@@ -46,13 +54,20 @@ def build(cluster: ClusterParams) -> GraphComponent:
         outputs: dict[str, Any] = {}
         with dsl.ExitHandler(last):
             for stage in STAGES:
+                job = {"job": template(cluster)} if stage.name == TRAIN else {}
                 task = component(stage)(
                     **{f"{section}_params": given[section] for section in stage.sections},
                     **{name: outputs[name] for name in stage.inputs},
                     root=given["root"],
                     key=given[key_parameter(stage)],
+                    **job,
                 )
-                _place(task, cluster, cluster.stages.get(stage.name, Resources()))
+                if job.get("job"):
+                    _place(task, cluster, LAUNCHER)
+                    for name, field in POD_FACTS.items():
+                        kubernetes.use_field_path_as_env(task, name, field)
+                else:
+                    _place(task, cluster, cluster.stages.get(stage.name, Resources()))
                 outputs[stage.output] = task.outputs[stage.output]
 
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD

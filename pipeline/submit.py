@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from pipeline.definition import NAME, arguments, compile_to
+from pipeline.job import refuse_impossible_jobs
 from pipeline.kubeflow import Kubeflow, Run
 from trm.config import ClusterParams, Params, Section
 from trm.errors import UserError
@@ -24,6 +25,7 @@ def submit(params: Params, again: bool) -> tuple[Run, bool]:
             "`make image` built and take the digest that the registry prints"
         )
     refuse_what_pods_cannot_reach(params.data)
+    refuse_impossible_jobs(params)
     keys = content_keys(params)
     return Kubeflow(cluster).submit(
         experiment=NAME,

@@ -206,6 +206,7 @@ def _collect_wheels(folder: Path, abi: str) -> str:
     command = [sys.executable, "-m", "pip", "download", "--dest", folder, "--constraint", ROOT / "constraints.txt"]
     command += ["--only-binary=:all:", f"--python-version={major}.{minor}"]
     command += [f"--platform={name}" for name in platforms]
-    command += [f"{torch[0]}+cpu", *project["project"]["dependencies"], *project["build-system"]["requires"]]
+    wanted = project["project"]["dependencies"] + project["project"]["optional-dependencies"]["launcher"]
+    command += [f"{torch[0]}+cpu", *wanted, *project["build-system"]["requires"]]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     return done.stderr[-2000:] if done.returncode else ""

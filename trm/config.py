@@ -38,6 +38,8 @@ Rate = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_real)
 Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(_real)]
 BelowOne = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_real)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Quantity = Annotated[str, Field(pattern=r"^\d+(\.\d+)?([KMGTPE]i?)?$")]
+"""Bytes as Kubernetes writes them: 512Mi, 1.5G."""
 Precision = Literal["auto", "float32", "bfloat16"]
 Device = Literal["auto", "cpu", "mps", "cuda"]
 
@@ -193,12 +195,39 @@ class Resources(Section):
     """What a stage's pod asks for; null: what the cluster gives by itself."""
 
     cpu: Annotated[str | None, Field(pattern=r"^\d+(\.\d+)?m?$")] = None
-    memory: Annotated[str | None, Field(pattern=r"^\d+(\.\d+)?([KMGTPE]i?)?$")] = None
+    memory: Quantity | None = None
     gpus: Natural = 0
     gpu_resource: str = "nvidia.com/gpu"
     """The name by which Kubernetes counts its GPUs."""
     node_selector: dict[str, str] = {}
     tolerations: Annotated[tuple[Toleration, ...], Field(strict=False)] = ()
+
+
+class JobParams(Section):
+    """A training by several workers: a PyTorchJob, each of whose pods asks for what `cluster.stages.train` says."""
+
+    min_workers: Positive = 1
+    """The job trains as soon as so many are there; it goes on with so many when others are taken away."""
+    max_workers: Positive = 2
+    processes_per_worker: Positive | None = None
+    """Null: one for each GPU of a worker; one where it has none."""
+    max_restarts: Natural = 10
+    """How often a worker starts its processes again after one of them failed, and how often within an hour a worker may
+    be killed for want of memory."""
+    shared_memory: Quantity = "1Gi"
+    """Size of /dev/shm, through which the processes of a worker talk; it counts as their memory."""
+    ttl_seconds: Natural = 24 * 3600
+    """So long an ended job is kept to be looked at."""
+    deadline_seconds: Positive = 7 * 24 * 3600
+    """So long the job may run; what it has trained by then stays in S3."""
+    keep: bool = False
+    """True: the job goes on when the run that started it is stopped."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.min_workers > self.max_workers:
+            raise ValueError(f"min_workers must be at most max_workers. Got {self.min_workers} and {self.max_workers}")
+        return self
 
 
 class ClusterParams(Section):
@@ -224,6 +253,8 @@ class ClusterParams(Section):
     """PersistentVolumeClaim for the pods' folder /cache; null: a folder that ends with the pod."""
     stages: dict[str, Resources] = {}
     """Stage name -> what its pod asks for."""
+    job: JobParams | None = None
+    """Null: the pod of stage `train` trains by itself."""
 
 
 class Params(Section):

@@ -1,4 +1,4 @@
-"""Stage `train` as a container component."""
+"""Stage `train` as a container component; `job` is the template of the PyTorchJob that trains in its place, or {}."""
 
 from kfp import dsl
 
@@ -9,10 +9,12 @@ from components.kfp_stage import container
 def train(
     model_params: dict,
     train_params: dict,
+    job: dict,
     root: str,
     key: str,
     dataset: dsl.Input[dsl.Dataset],
     model: dsl.Output[dsl.Model],
 ) -> dsl.ContainerSpec:
     """Train a model; a run that was stopped goes on."""
-    return container("train", {"model": model_params, "train": train_params}, {"dataset": dataset}, root, key)
+    params = {"model": model_params, "train": train_params}
+    return container("train", params, {"dataset": dataset}, root, key, runner=("components.train.launcher", job))

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from tests.conftest import ROOT
 from trm.artifacts import write_manifest
+from trm.training.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -117,14 +119,14 @@ def alone(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Experime
     return experiment
 
 
-def assert_same_training(one: Experiment, other: Experiment) -> None:
-    """Every figure of every step, to 1e-4."""
+def assert_same_training(one: Experiment, other: Experiment, within: float = 1e-4) -> None:
+    """Every figure of every step."""
     lines, others = one.log(), other.log()
     assert len(lines) == len(others) == STEPS
     for line, its in zip(lines, others, strict=True):
         for name, value in line.items():
             assert (value == "") == (its[name] == ""), name
-            assert value == "" or float(its[name]) == pytest.approx(float(value), abs=1e-4), (line["step"], name)
+            assert value == "" or float(its[name]) == pytest.approx(float(value), abs=within), (line["step"], name)
 
 
 @pytest.mark.parametrize("processes", [2, 4])
@@ -209,3 +211,13 @@ def test_processes_share_the_evaluation(alone: Experiment, published: Path) -> N
         assert several["halt_logit"].to_pylist() == pytest.approx(one["halt_logit"].to_pylist(), abs=1e-4)
         metrics = [(alone.folder / name / "metrics.json").read_text() for name in ("one", "several")]
         assert metrics[0] == metrics[1]
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler for the CPU")
+def test_compiled_in_two_processes(alone: Experiment, published: Path, tmp_path: Path) -> None:
+    compiled = Experiment(tmp_path / "run", published, compile="true")
+    compiled.train(2)
+    assert_same_training(alone, compiled, within=1e-3)  # the compiler rounds in places of its own
+    model, _ = load_checkpoint(compiled.folder / "model")
+    plain, _ = load_checkpoint(alone.folder / "model")
+    assert list(model.state_dict()) == list(plain.state_dict())

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from components.train.job import template
 from pipeline.definition import SECTIONS, arguments, compile_to, component, key_parameter
 from tests.conftest import ROOT
-from trm.config import ClusterParams, Params, Resources, Toleration, load_params, load_sections
+from trm.config import ClusterParams, JobParams, Params, Resources, Toleration, load_params, load_sections
 from trm.errors import ParamsError
 from trm.recipes import recipes
 from trm.stages import STAGES, Stage, producer
@@ -70,7 +71,11 @@ def test_the_compiled_task_is_the_record(stage: Stage) -> None:
         for name, edge in task["inputs"].get("artifacts", {}).items()
     }
     assert edges == {name: (producer(name).name, name) for name in stage.inputs}
-    given = {name: value["componentInputParameter"] for name, value in task["inputs"]["parameters"].items()}
+    given = {
+        name: value["componentInputParameter"] if name != "job" else value["runtimeValue"]["constant"]
+        for name, value in task["inputs"]["parameters"].items()
+    }
+    assert given.pop("job", None) == (None if stage.name != "train" else {})
     assert given == {f"{section}_params": f"pipelinechannel--{section}" for section in stage.sections} | {
         "root": "pipelinechannel--root",
         "key": f"pipelinechannel--{key_parameter(stage)}",
@@ -85,9 +90,11 @@ def test_the_compiled_task_is_the_record(stage: Stage) -> None:
 def test_the_component_runs_the_command_of_the_record(stage: Stage) -> None:
     """The container's words are those of the command line, as tests/test_stages.py holds it to the record."""
     container = SPEC["deploymentSpec"]["executors"][f"exec-{stage.name}"]["container"]
-    assert container["command"] == ["python", "-m", "components.run"]
+    launcher = stage.name == "train"  # its container may have others do the work
+    assert container["command"] == ["python", "-m", "components.train.launcher" if launcher else "components.run"]
+    own = ["{{$.inputs.parameters['job']}}"] if launcher else []
     sections = ", ".join(f"\"{name}\": {{{{$.inputs.parameters['{name}_params']}}}}" for name in stage.sections)
-    words = ["{{$}}", stage.name, "--params", f"{{{sections}}}"]
+    words = ["{{$}}", *own, stage.name, "--params", f"{{{sections}}}"]
     for name in stage.inputs:
         words += [f"--{name}", f"{{{{$.inputs.artifacts['{name}'].uri}}}}"]
     words += [
@@ -158,6 +165,20 @@ def test_by_default_pods_have_a_cache_of_their_own_and_no_secret(tmp_path: Path)
     assert all([mount["mountPath"] for mount in pod["emptyDirMounts"]] == ["/cache"] for pod in pods.values())
     assert all(set(pod) == {"emptyDirMounts"} for pod in pods.values())
     assert all("env" not in executor["container"] for executor in spec["deploymentSpec"]["executors"].values())
+
+
+def test_a_job_trains_and_the_container_of_the_stage_launches_it(tmp_path: Path) -> None:
+    gpus = Resources(cpu="8", memory="32Gi", gpus=4, node_selector={"pool": "gpu"})
+    cluster = ClusterParams(stages={"train": gpus}, job=JobParams(max_workers=3))
+    spec, pods = compiled(cluster, tmp_path)
+    task = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]["train"]
+    assert task["inputs"]["parameters"]["job"]["runtimeValue"]["constant"] == template(cluster)
+    resources = spec["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]
+    assert (resources["resourceCpuLimit"], resources["resourceMemoryLimit"]) == ("100m", "512Mi")
+    assert "accelerator" not in resources
+    assert "nodeSelector" not in pods["exec-train"]
+    facts = {each["name"]: each["fieldPath"] for each in pods["exec-train"]["fieldPathAsEnv"]}
+    assert facts == {"POD_NAME": "metadata.name", "POD_UID": "metadata.uid"}
 
 
 def test_an_unknown_stage_of_the_cluster(tmp_path: Path) -> None:

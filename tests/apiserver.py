@@ -1,0 +1,193 @@
+"""A real Kubernetes API server, with etcd behind it and the definition of PyTorchJob in it; nobody acts on its objects.
+
+The folder $KUBEBUILDER_ASSETS holds its programs, as the Kubernetes world has it; here pytorchjobs-crd.yaml lies beside
+them (github.com/kubeflow/trainer, release 1.9).
+"""
+
+import json
+import os
+import secrets
+import signal
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from kubernetes import client, config
+
+PROGRAMS = ("etcd", "kube-apiserver", "pytorchjobs-crd.yaml")
+READY_WITHIN = 60.0
+USERS = ("admin", "launcher", "nobody")
+"""`admin` may do everything, the others nothing until they are given a role."""
+
+
+class ApiServer:
+    """One server, everything of which lies in `folder`."""
+
+    def __init__(self, folder: Path, assets: Path) -> None:
+        self.folder, self._assets = folder, assets
+        self._ports = dict(zip(("etcd", "peer", "api"), free_ports(3), strict=True))
+        self.url = f"https://127.0.0.1:{self._ports['api']}"
+        self.certificate, self.key = folder / "certs/apiserver.crt", folder / "certs/apiserver.key"
+        self._tokens = {name: secrets.token_hex(16) for name in USERS}
+        self.away = False
+        """Whether it was stopped on purpose."""
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        groups = {"admin": "system:masters"}
+        lines = [f'{self._tokens[name]},{name},{name},"{groups.get(name, "users")}"\n' for name in USERS]
+        (self.folder / "tokens.csv").write_text("".join(lines))
+        service_accounts = self.folder / "sa.key"
+        if not service_accounts.exists():
+            subprocess.run(["openssl", "genrsa", "-out", service_accounts, "2048"], check=True, capture_output=True)
+        etcd = f"http://127.0.0.1:{self._ports['etcd']}"
+        peers = f"http://127.0.0.1:{self._ports['peer']}"
+        addresses = {"listen-client-urls": etcd, "advertise-client-urls": etcd, "listen-peer-urls": peers}
+        self._run("etcd", {"data-dir": self.folder / "etcd", **addresses})
+        self.start_api()
+
+    def start_api(self) -> None:
+        """Start the API server alone."""
+        options = {
+            "etcd-servers": f"http://127.0.0.1:{self._ports['etcd']}",
+            "cert-dir": self.folder / "certs",
+            "bind-address": "127.0.0.1",
+            "secure-port": self._ports["api"],
+            "service-account-key-file": self.folder / "sa.key",
+            "service-account-signing-key-file": self.folder / "sa.key",
+            "service-account-issuer": "https://kubernetes.default.svc",
+            "token-auth-file": self.folder / "tokens.csv",
+            "authorization-mode": "RBAC",
+            "service-cluster-ip-range": "10.0.0.0/24",
+            "disable-admission-plugins": "ServiceAccount",  # its controller is not here
+            "allow-privileged": "false",
+        }
+        self._run("kube-apiserver", options)
+        deadline = time.monotonic() + READY_WITHIN
+        while not self._is_ready():
+            process = self._processes["kube-apiserver"]
+            assert process.poll() is None and time.monotonic() < deadline, (
+                self.folder / "kube-apiserver.log"
+            ).read_text()[-2000:]
+            time.sleep(0.1)
+        self.away = False
+
+    def stop_api(self) -> None:
+        """Stop the API server alone, at once."""
+        self.away = True
+        self._processes["kube-apiserver"].kill()
+        self._processes["kube-apiserver"].wait()
+
+    def stop(self) -> None:
+        """Stop everything."""
+        for process in reversed(self._processes.values()):
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+
+    def define_jobs(self) -> None:
+        """Install the definition of PyTorchJob, as a cluster with the training operator has it."""
+        path = "apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+        text = (self._assets / "pytorchjobs-crd.yaml").read_text()
+        definition = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - safe both
+        made = self.post(path, definition)
+        assert made.status_code == 201, made.text[:500]
+        deadline = time.monotonic() + READY_WITHIN
+        while self.http("GET", "apis/kubeflow.org/v1/pytorchjobs").status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    def http(self, method: str, path: str, **more: Any) -> httpx.Response:
+        """A request of the admin's."""
+        context = ssl.create_default_context(cafile=str(self.certificate))
+        headers = {"Authorization": f"Bearer {self._tokens['admin']}"}
+        return httpx.request(method, f"{self.url}/{path}", headers=headers, verify=context, timeout=30, **more)
+
+    def post(self, path: str, body: Any) -> httpx.Response:
+        return self.http("POST", path, json=body)
+
+    def kubeconfig(self, user: str = "admin", namespace: str = "default") -> Path:
+        """The file by which `user` logs in."""
+        file = self.folder / f"kubeconfig-{user}-{namespace}"
+        cluster = {"server": self.url, "certificate-authority": str(self.certificate)}
+        text = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "test", "cluster": cluster}],
+            "users": [{"name": user, "user": {"token": self._tokens[user]}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": user, "namespace": namespace}}],
+            "current-context": "test",
+        }
+        file.write_text(json.dumps(text))
+        return file
+
+    def client(self) -> Any:
+        """The admin's client."""
+        configuration: Any = client.Configuration()
+        config.load_kube_config(str(self.kubeconfig()), client_configuration=configuration)
+        return client.ApiClient(configuration)
+
+    def _is_ready(self) -> bool:
+        try:
+            return self.certificate.exists() and self.http("GET", "readyz").text == "ok"
+        except (httpx.HTTPError, ssl.SSLError):
+            return False
+
+    def _run(self, program: str, options: dict[str, Any]) -> None:
+        command = [str(self._assets / program), *(f"--{name}={value}" for name, value in options.items())]
+        with (self.folder / f"{program}.log").open("ab") as log:
+            self._processes[program] = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """The programs."""
+    folder = os.environ.get("KUBEBUILDER_ASSETS")
+    if not folder:
+        pytest.skip("KUBEBUILDER_ASSETS is unset; it names a folder with etcd, kube-apiserver, pytorchjobs-crd.yaml")
+    missing = [name for name in PROGRAMS if not (Path(folder) / name).exists()]
+    if missing:
+        pytest.skip(f"KUBEBUILDER_ASSETS={folder} lacks {', '.join(missing)}")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def bare_apiserver(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """A server that does not know PyTorchJobs."""
+    yield from _server(tmp_path_factory.mktemp("bare"), assets)
+
+
+@pytest.fixture(scope="session")
+def apiserver(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """A server that knows PyTorchJobs."""
+    for server in _server(tmp_path_factory.mktemp("apiserver"), assets):
+        server.define_jobs()
+        yield server
+
+
+def _server(folder: Path, assets: Path) -> Iterator[ApiServer]:
+    server = ApiServer(folder, assets)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens at."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
