@@ -69,8 +69,8 @@ def component(stage: Stage) -> Any:
 
 
 def arguments(params: Params, keys: dict[str, str], root: str) -> dict[str, Any]:
-    """The arguments of a run."""
-    sections = {name: getattr(params, name).model_dump(mode="json") for name in SECTIONS}
+    """The arguments of a run; keys that are null are left out, as Kubeflow's dicts hold no null."""
+    sections = {name: getattr(params, name).model_dump(mode="json", exclude_none=True) for name in SECTIONS}
     return {**sections, **{key_parameter(stage): keys[stage.name] for stage in STAGES}, "root": root}
 
 

@@ -11,15 +11,17 @@ from kfp import local
 from pipeline.definition import CACHE, arguments, build
 from trm import s3
 from trm.config import Params
-from trm.errors import Fault
+from trm.errors import Fault, UserError
 from trm.stages import STAGES, content_keys
 
 
 def run_local(params: Params, image: str) -> dict[str, str]:
     """Run every stage in a container of `image`; returns stage -> URI of its output.
 
-    S3 is the one that the AWS_* variables of this process name. Raises `Fault` where a container failed.
+    S3 is the one that the AWS_* variables of this process name. Raises `UserError` where Docker or the image is not
+    there, `Fault` where a container failed.
     """
+    _check_docker(image)
     cluster = params.cluster.model_copy(
         update={"image": image, "stages": {}, "s3_endpoint": None, "s3_region": None, "s3_secret": None}
     )
@@ -38,6 +40,19 @@ def run_local(params: Params, image: str) -> dict[str, str]:
         where = f"stage {missing[0]} left no artifact" if missing else "the run failed after its stages"
         raise Fault(f"{where}; its log stands above" + (f" ({problem})" if problem else ""))
     return uris
+
+
+def _check_docker(image: str) -> None:
+    import docker
+    from docker.errors import DockerException, ImageNotFound
+
+    try:
+        docker.from_env().images.get(image)
+    except ImageNotFound:
+        raise UserError(f"Docker has no image {image}; run `make image`, or name another with --image") from None
+    except DockerException as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"Docker does not answer ({reason}); start it, or set DOCKER_HOST") from None
 
 
 def _runner() -> local.DockerRunner:

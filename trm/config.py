@@ -12,9 +12,18 @@ import pkgutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    create_model,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from trm.errors import ParamsError
@@ -48,6 +57,10 @@ KINDS = "trm.data.kinds"
 """The package that holds a module for each kind of data."""
 
 
+ABSENT_IS_NULL = {"absent": "null"}
+"""Kubeflow's dicts hold no null, so params that come from there leave such keys out."""
+
+
 class Section(BaseModel):
     """One section of `params.yaml`: frozen, strictly typed, refusing unknown keys."""
 
@@ -55,6 +68,14 @@ class Section(BaseModel):
 
     on_this_machine: ClassVar[bool] = False
     """True: the section names files by path, which no pod of a cluster sees."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _absent_is_null(cls, values: object, info: ValidationInfo) -> object:
+        if info.context != ABSENT_IS_NULL or not isinstance(values, Mapping):
+            return values
+        nullable = [name for name, field in cls.model_fields.items() if type(None) in get_args(field.annotation)]
+        return {**dict.fromkeys(nullable), **values}
 
 
 class DataSection(Section):
@@ -269,7 +290,7 @@ def load_params(path: str | Path) -> Params:
 def load_sections(source: str, names: Sequence[str]) -> dict[str, Any]:
     """The named sections of a params file; or of a JSON text, which holds these sections and no other.
 
-    A container gets its params as such a text. Raises `ParamsError`.
+    A container gets its params as such a text, in which a key that is not given is null. Raises `ParamsError`.
     """
     if not source.lstrip().startswith("{"):
         params = load_params(source)
@@ -281,7 +302,7 @@ def load_sections(source: str, names: Sequence[str]) -> dict[str, Any]:
         raise ParamsError(f"{where}: not valid JSON ({error}); give a file, or one JSON object of sections") from None
     fields: dict[str, Any] = {name: (Params.model_fields[name].annotation, ...) for name in names}
     sections = create_model("Sections", __base__=Section, **fields)
-    return dict(parse(_of_kind(sections, values, where), values, where))
+    return dict(parse(_of_kind(sections, values, where), values, where, ABSENT_IS_NULL))
 
 
 def _of_kind(cls: type[SectionT], values: object, where: str) -> type[SectionT]:
@@ -312,12 +333,12 @@ def kind_module(name: object) -> ModuleType:
     return module
 
 
-def parse(cls: type[SectionT], values: object, where: str) -> SectionT:
+def parse(cls: type[SectionT], values: object, where: str, context: object = None) -> SectionT:
     """Check `values` against the settings class `cls`; `where` opens the message of the `ParamsError`."""
     if not isinstance(values, Mapping):
         raise ParamsError(f"{where}: expected sections with keys and values. Got {type(values).__name__}")
     try:
-        return cls.model_validate(values)
+        return cls.model_validate(values, context=context)
     except ValidationError as error:
         problems = error.errors(include_url=False)
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

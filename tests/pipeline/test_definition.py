@@ -168,8 +168,9 @@ def test_an_unknown_stage_of_the_cluster(tmp_path: Path) -> None:
 @each_stage
 @pytest.mark.parametrize("recipe", recipes())
 def test_what_kubeflow_makes_of_the_params_is_read_back_alike(recipe: str, stage: Stage) -> None:
-    """Kubeflow carries numbers as doubles; a container must read the sections of the file."""
+    """Kubeflow carries numbers as doubles and no null; a container must read the sections of the file."""
     params = load_params(recipes()[recipe])
     given = arguments(params, dict.fromkeys((stage.name for stage in STAGES), ""), "s3://trm/artifacts")
+    assert "null" not in json.dumps(given)
     text = json.dumps({name: json.loads(json.dumps(given[name]), parse_int=float) for name in stage.sections})
     assert load_sections(text, stage.sections) == {name: getattr(params, name) for name in stage.sections}
