@@ -24,8 +24,11 @@ def key_parameter(stage: Stage) -> str:
     return f"{stage.name}_key"
 
 
-def build(cluster: ClusterParams) -> GraphComponent:
+def build(cluster: ClusterParams, caching: bool = True) -> GraphComponent:
     """The pipeline for a cluster. Its parameters: the sections of `params.yaml`, the content keys, the root.
+
+    With `caching` Kubeflow does not even start a container for a stage whose parameters, its key among them, it has
+    seen; without, each container starts and looks for its result in S3.
 
     Raises `ParamsError` where `cluster.stages` names a stage that there is not.
     """
@@ -52,6 +55,7 @@ def build(cluster: ClusterParams) -> GraphComponent:
                     root=given["root"],
                     key=given[key_parameter(stage)],
                 )
+                task.set_caching_options(caching)
                 _place(task, cluster, cluster.stages.get(stage.name, Resources()))
                 outputs[stage.output] = task.outputs[stage.output]
 
@@ -74,9 +78,9 @@ def arguments(params: Params, keys: dict[str, str], root: str) -> dict[str, Any]
     return {**sections, **{key_parameter(stage): keys[stage.name] for stage in STAGES}, "root": root}
 
 
-def compile_to(path: Path, cluster: ClusterParams) -> None:
+def compile_to(path: Path, cluster: ClusterParams, caching: bool = True) -> None:
     """Write the compiled pipeline."""
-    compiler.Compiler().compile(build(cluster), str(path))
+    compiler.Compiler().compile(build(cluster, caching), str(path))
 
 
 def _place(task: dsl.PipelineTask, cluster: ClusterParams, resources: Resources) -> None:

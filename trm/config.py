@@ -47,6 +47,8 @@ Rate = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_real)
 Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(_real)]
 BelowOne = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_real)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Address = Annotated[str, Field(pattern=r"^https?://[^/@\s]+(/[^@\s]*)?$")]
+"""Of a server; no password belongs in it."""
 Precision = Literal["auto", "float32", "bfloat16"]
 Device = Literal["auto", "cpu", "mps", "cuda"]
 
@@ -220,15 +222,15 @@ class Resources(Section):
 class ClusterParams(Section):
     """Where `python -m pipeline` runs the experiment. No result depends on it, so it has defaults and enters no key."""
 
-    host: Annotated[str | None, Field(pattern=r"^https?://")] = None
+    host: Address | None = None
     """Address of Kubeflow Pipelines."""
     namespace: str | None = None
     """Of the runs, where Kubeflow has users; null: where it has none."""
     service_account: str | None = None
     """Of the stages' pods; null: Kubeflow's own."""
-    root: Annotated[str, Field(pattern=r"^s3://[^/]+(/[^/]+)*$")] = "s3://trm/artifacts"
+    root: Annotated[str, Field(pattern=r"^s3://[^/\s]+(/[^/\s]+)*$")] = "s3://trm/artifacts"
     """Where the artifacts lie: `<root>/<stage>/<content key>/`."""
-    s3_endpoint: Annotated[str | None, Field(pattern=r"^https?://")] = None
+    s3_endpoint: Address | None = None
     """Address of S3 as pods reach it; null: AWS."""
     s3_region: str | None = None
     s3_secret: str | None = None

@@ -31,8 +31,10 @@ from trm.progress import progress
 from trm.s3_client import BLOCK, GoneError, LostError, Moved, Piece, Store
 from trm.s3_threads import in_order, soon
 
-PART = 32 << 20
-"""Bytes that travel in one request; larger files go in parts, which are tried again one by one."""
+UPLOAD_PART, DOWNLOAD_PART = 16 << 20, 64 << 20
+"""Bytes that travel in one request; larger files go in parts. A part whose upload breaks off is sent again, a download
+goes on where it was: there fewer requests only save both sides work.
+"""
 FRESH_STARTS = 5
 """How often an upload is begun again where the server has lost parts of it."""
 
@@ -178,7 +180,7 @@ def _upload_files(store: Store, folder: Path, files: Mapping[str, Any], version:
 
     def outgoing() -> Iterator[tuple[str, Piece, int, Moved, dict[str, Any]]]:
         for name, facts in files.items():
-            target, pieces, digest = f"{version}/{name}", _pieces(folder / name, facts), hashlib.sha256()
+            target, pieces, digest = f"{version}/{name}", _pieces(folder / name, facts, UPLOAD_PART), hashlib.sha256()
             if len(pieces) > 1:
                 begun[target] = store.begin(target)
             for number, piece in enumerate(pieces, 1):
@@ -197,7 +199,7 @@ def _upload_files(store: Store, folder: Path, files: Mapping[str, Any], version:
             closing(in_order(store, store.send, outgoing())) as sent,
         ):
             for name, facts in files.items():
-                parts, target = list(islice(sent, len(_pieces(folder / name, facts)))), f"{version}/{name}"
+                parts, target = list(islice(sent, len(_pieces(folder / name, facts, UPLOAD_PART)))), f"{version}/{name}"
                 if target in begun:
                     store.complete(target, begun[target], parts, facts["bytes"])
                     del begun[target]
@@ -213,7 +215,7 @@ def _download(store: Store, folder: Path, files: Mapping[str, Any], version: str
         for name in names:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).touch()
-            for piece in _pieces(folder / name, files[name]):
+            for piece in _pieces(folder / name, files[name], DOWNLOAD_PART):
                 yield f"{version}/{name}", piece, moved
 
     with (
@@ -222,7 +224,7 @@ def _download(store: Store, folder: Path, files: Mapping[str, Any], version: str
     ):
         for name in names:
             digest = hashlib.sha256()
-            for piece in _pieces(folder / name, files[name]):
+            for piece in _pieces(folder / name, files[name], DOWNLOAD_PART):
                 try:
                     next(arrived)
                 except GoneError:
@@ -267,10 +269,10 @@ def _large_first(files: Mapping[str, Any]) -> list[str]:
     return sorted(files, key=lambda name: (-files[name]["bytes"], name))
 
 
-def _pieces(path: Path, facts: Mapping[str, Any]) -> list[Piece]:
+def _pieces(path: Path, facts: Mapping[str, Any], part: int) -> list[Piece]:
     """What a file travels in: at least one piece, be it empty."""
     size = facts["bytes"]
-    return [Piece(path, start, min(PART, size - start)) for start in range(0, max(size, 1), PART)]
+    return [Piece(path, start, min(part, size - start)) for start in range(0, max(size, 1), part)]
 
 
 def _short(uri: str) -> str:

@@ -136,28 +136,30 @@ class Store:
         self.put(name, data, IfNoneMatch="*")
 
     def load(self, name: str, piece: Piece, moved: Moved) -> None:
-        """Bring a piece of an object to its place in a file that exists. Raises `GoneError`."""
-        if not piece.size:  # a range of nothing cannot be asked for, and nothing is what there is
-            return
-        called_off = self._called_off
-        place = {**self._place(name), "Range": f"bytes={piece.start}-{piece.start + piece.size - 1}"}
+        """Bring a piece of an object to its place in a file that exists; where a connection breaks, the next one goes
+        on from there. Raises `GoneError`.
+        """
+        called_off, done = self._called_off, 0
 
-        def request() -> None:
-            arrived = 0
+        def request() -> int:
+            start, arrived = piece.start + done, 0
+            place = {**self._place(name), "Range": f"bytes={start}-{piece.start + piece.size - 1}"}
             try:
                 with closing(self.client.get_object(**place)["Body"]) as body, piece.path.open("r+b") as file:
-                    file.seek(piece.start)
+                    file.seek(start)
                     while block := body.read(BLOCK):
                         if called_off.is_set():
                             raise CalledOffError
                         file.write(block)
                         moved(len(block))
                         arrived += len(block)
-            except BaseException:
-                moved(-arrived)
-                raise
+            except Exception as error:
+                if not arrived or not _may_pass(error):
+                    raise
+            return arrived
 
-        self._patiently(f"read {name}", request)
+        while done < piece.size:
+            done += self._patiently(f"read {name}", request)
 
     def begin(self, name: str) -> str:
         """Begin an object in parts; its upload id."""

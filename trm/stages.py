@@ -8,6 +8,7 @@ import ast
 import hashlib
 import importlib
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,8 +17,6 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from trm.artifacts import MANIFEST
 
 if TYPE_CHECKING:
     from trm.config import Params, Section
@@ -100,11 +99,14 @@ def run_stage(stage: Stage, sections: Mapping[str, Any], inputs: Mapping[str, st
     """
     from trm import mirror, s3
     from trm.artifacts import read_manifest
+    from trm.errors import UserError
 
     manifests = {name: _manifest_at(inputs[name], producer(name).name) for name in stage.inputs}
     kind = sections["data"].kind if "data" in sections else manifests["dataset"]["params"]["data"]["kind"]
     request = key_request(stage, sections, kind, {name: manifest["key"] for name, manifest in manifests.items()})
     key = digest_of(request)
+    if not s3.is_uri(out) and re.match("s3:/", out, re.IGNORECASE):
+        raise UserError(f"{out}: not a path, nor an address; write it as s3://bucket/folder")
     if not s3.is_uri(out):
         _run_here(stage, sections, inputs, request, Path(out))
         return
@@ -113,11 +115,23 @@ def run_stage(stage: Stage, sections: Mapping[str, Any], inputs: Mapping[str, st
         print(f"{uri} is there already: nothing to do", file=sys.stderr)
         return
     folder = mirror.folder_of(uri)
-    if not (folder / MANIFEST).is_file() or read_manifest(folder, stage.name)["key"] != key:
-        _run_here(stage, sections, inputs, request, folder)
+    with mirror.locked(folder):
+        if not _is_whole(folder, stage, key):
+            _run_here(stage, sections, inputs, request, folder)
     if s3.publish(folder, uri) == read_manifest(folder) and timing_file(folder).is_file():
         s3.put_json(f"{uri}/{TIMING}", json.loads(timing_file(folder).read_text(encoding="utf-8")))
     print(f"published {uri}", file=sys.stderr)
+
+
+def _is_whole(folder: Path, stage: Stage, key: str) -> bool:
+    """Whether a result lies here already, of which only the upload failed."""
+    from trm.artifacts import verified_manifest
+    from trm.errors import DataError
+
+    try:
+        return verified_manifest(folder, stage.name)["key"] == key
+    except DataError:
+        return False
 
 
 def _manifest_at(location: str, stage: str) -> dict[str, Any]:

@@ -15,4 +15,5 @@ def train(
     model: dsl.Output[dsl.Model],
 ) -> dsl.ContainerSpec:
     """Train a model; a run that was stopped goes on."""
-    return container("train", {"model": model_params, "train": train_params}, {"dataset": dataset}, root, key)
+    params = {"model": model_params, "train": train_params}
+    return container("train", params, {"dataset": dataset, "model": model}, root, key)

@@ -87,9 +87,10 @@ def test_the_component_runs_the_command_of_the_record(stage: Stage) -> None:
     container = SPEC["deploymentSpec"]["executors"][f"exec-{stage.name}"]["container"]
     assert container["command"] == ["python", "-m", "components.run"]
     sections = ", ".join(f"\"{name}\": {{{{$.inputs.parameters['{name}_params']}}}}" for name in stage.sections)
-    words = ["{{$}}", stage.name, "--params", f"{{{sections}}}"]
+    pointer = f"{{{{$.outputs.artifacts['{stage.output}'].path}}}}"
+    words = ["{{$}}", pointer, stage.name, "--params", f"{{{sections}}}"]
     for name in stage.inputs:
-        words += [f"--{name}", f"{{{{$.inputs.artifacts['{name}'].uri}}}}"]
+        words += [f"--{name}", f"{{{{$.inputs.artifacts['{name}'].path}}}}"]
     words += [
         f"--{stage.output}",
         f"{{{{$.inputs.parameters['root']}}}}/{stage.name}/{{{{$.inputs.parameters['key']}}}}",
