@@ -12,11 +12,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 
-.PHONY: help repro test unit format image
+.PHONY: help repro test unit format image dev-up dev-down pipeline-local
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 repro: $(READY) .dvc/plots.html ## data, training and scores of params.yaml; only what has changed is done again
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
@@ -49,6 +49,16 @@ image: ## the container image of every stage; TORCH=cuda BASE=… for GPUs, DOCK
 		--build-arg "REVISION=$$revision" \
 		--build-arg "VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" . && \
 	$(DOCKER) images --no-trunc "$(IMAGE):$$tag"
+
+dev-up: $(READY) ## a real S3 server on this machine, in .dev
+	@$(BIN)/python -m pipeline.dev up
+
+dev-down: $(READY) ## stop it; what it holds stays
+	@$(BIN)/python -m pipeline.dev down
+
+pipeline-local: $(READY) ## the pipeline in Docker on this machine: image trm:latest, artifacts in the S3 of dev-up
+	@test -e .dev/env || { echo "no S3 server here; run make dev-up first" >&2; exit 2; }
+	@. ./.dev/env && $(BIN)/python -m pipeline local --image "$(IMAGE):latest"
 
 # What an interrupted installation leaves may look whole to pip, so it is thrown away. The stamp comes last.
 $(READY): pyproject.toml constraints.txt

@@ -1,10 +1,11 @@
-"""What the container of every component runs: a `trm` command, of whose output it then tells Kubeflow.
+"""What the container of every component runs: a `trm` command, between Kubeflow's pointers and the addresses in S3.
 
-    python -m components.run '{{$}}' train --params … --dataset … --model s3://…
+    python -m components.run '{{$}}' <pointer to write> train --params … --dataset <pointer> --model s3://…
 
-The first argument is Kubeflow's executor input (JSON), the rest is the command. Kubeflow gets a pointer to the output's
-manifest, since its launcher downloads what an artifact's URI names and must not move data; beside it, as metadata, the
-manifest's content key, its digest and its scalar facts.
+The first argument is Kubeflow's executor input (JSON), the rest from the third on is the command. What Kubeflow carries
+from stage to stage is a pointer, a small file that says where an artifact lies, its content key and its digest: its
+launcher brings and takes away what an artifact's own address names, and that must not be the data. As metadata it gets
+the same and the scalar facts of the manifest.
 """
 
 import hashlib
@@ -16,28 +17,42 @@ from typing import Any, NoReturn
 
 from trm import cli, s3
 from trm.artifacts import MANIFEST
-from trm.errors import Fault, Interrupted, UserError
+from trm.errors import Fault, Interrupted, UserError, exit_code
 
 
 def main() -> NoReturn:
-    """Run the command and report what it published; the exit codes are `trm`'s."""
-    executor_input, *command = sys.argv[1:]
-    sys.argv = ["trm", *command]
+    """Run the command and tell what it published; the exit codes are `trm`'s."""
+    executor_input, pointer, *command = sys.argv[1:]
+    kubeflow = json.loads(executor_input)
     try:
-        cli.main()
-    except SystemExit as ended:
-        if ended.code:
-            raise
-    try:
-        report(json.loads(executor_input)["outputs"], command)
+        command = resolved(command, kubeflow["inputs"].get("artifacts", {}))
+        sys.argv = ["trm", *command]
+        try:
+            cli.main()
+        except SystemExit as ended:
+            if ended.code:
+                raise
+        report(kubeflow["outputs"], Path(pointer), command)
     except (UserError, Fault, Interrupted) as error:
         print(f"trm: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UserError) else 1 if isinstance(error, Fault) else 128 + error.signal)
+        sys.exit(exit_code(error))
     sys.exit(0)
 
 
-def report(outputs: Mapping[str, Any], command: list[str]) -> None:
-    """Write the executor output: of the one output artifact, where the command put it and what it is.
+def resolved(command: list[str], inputs: Mapping[str, Any]) -> list[str]:
+    """The command with the addresses that the pointers of its `inputs` hold."""
+    command = list(command)
+    for name in inputs:
+        place = command.index(f"--{name}") + 1
+        try:
+            command[place] = json.loads(Path(command[place]).read_text(encoding="utf-8"))["uri"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise Fault(f"{command[place]}: is no pointer to the artifact {name}; run the stage before again") from None
+    return command
+
+
+def report(outputs: Mapping[str, Any], pointer: Path, command: list[str]) -> None:
+    """Write the pointer to the command's output, and the executor output with its metadata.
 
     Raises `Fault` where no manifest lies there, whatever the command's exit code was.
     """
@@ -46,11 +61,11 @@ def report(outputs: Mapping[str, Any], command: list[str]) -> None:
     manifest = s3.read_manifest(uri)
     if manifest is None:
         raise Fault(f"{uri}: holds no {MANIFEST} although the command ended well; run the stage again")
-    metadata = dict(scalars(manifest["facts"])) | {"key": manifest["key"], "digest": digest(manifest)}
-    artifact = listed["artifacts"][0] | {"uri": f"{uri}/{MANIFEST}", "metadata": metadata}
-    file = Path(outputs["outputFile"])
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"artifacts": {name: {"artifacts": [artifact]}}}), encoding="utf-8")
+    facts = {"uri": uri, "key": manifest["key"], "digest": digest(manifest)}
+    metadata = dict(scalars(manifest["facts"])) | facts
+    artifact = listed["artifacts"][0] | {"metadata": metadata}
+    _write(pointer, facts)
+    _write(Path(outputs["outputFile"]), {"artifacts": {name: {"artifacts": [artifact]}}})
 
 
 def digest(manifest: Mapping[str, Any]) -> str:
@@ -66,6 +81,11 @@ def scalars(facts: Mapping[str, Any]) -> Iterator[tuple[str, int | float | bool 
         for path, each in ((name, value), *((f"{name}.{key}", part) for key, part in inner)):
             if isinstance(each, int | float | bool | str):
                 yield path, each
+
+
+def _write(file: Path, value: Mapping[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(value), encoding="utf-8")
 
 
 if __name__ == "__main__":

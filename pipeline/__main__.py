@@ -42,7 +42,10 @@ def compile_(
         if check and (not output.is_file() or output.read_bytes() != made.read_bytes()):
             raise UserError(f"{output}: is stale; run `python -m pipeline compile` and commit it")
         if not check:
-            output.write_bytes(made.read_bytes())
+            try:
+                output.write_bytes(made.read_bytes())
+            except OSError as error:
+                raise UserError(f"{output}: cannot be written ({error.strerror}); name another with --output") from None
             print(f"{output} holds the pipeline")
 
 
@@ -98,12 +101,12 @@ def collect(
     from pipeline.collect import collect
 
     settings = load_params(params)
-    uris = collect(settings, _ended_run(settings, run) if run else None)
+    uris = collect(settings, _run(settings, run) if run else None)
     for stage, uri in uris.items():
         print(f"{stage}: {uri}")
 
 
-def _ended_run(params: Params, run_id: str) -> "Run":
+def _run(params: Params, run_id: str) -> "Run":
     from pipeline.kubeflow import Kubeflow
 
     return Kubeflow(params.cluster).get(run_id)

@@ -13,7 +13,7 @@ from trm import s3
 from trm.artifacts import MANIFEST, read_manifest, write_json
 from trm.config import Params
 from trm.errors import Fault, UserError
-from trm.stages import STAGES, Stage, requests, timing_file
+from trm.stages import STAGES, TIMING, Stage, requests, timing_file
 
 OUTPUTS = Path("outputs")
 
@@ -28,10 +28,13 @@ def collect(params: Params, run: Run | None) -> dict[str, str]:
     if not Path("dvc.yaml").is_file():
         raise UserError("dvc.yaml is not here; run this in the folder that holds params.yaml and dvc.yaml")
     wanted = requests(params)
+    names = [key_parameter(stage) for stage in STAGES]
+    if run and not all(isinstance(run.arguments.get(name), str) for name in ("root", *names)):
+        raise UserError(f"run {run.id} is no run of this pipeline; give an id that `submit` printed")
     root = str(run.arguments["root"]) if run else params.cluster.root
     uris: dict[str, str] = {}
     for stage in STAGES:
-        key = str(run.arguments.get(key_parameter(stage))) if run else wanted[stage.name]["key"]
+        key = str(run.arguments[key_parameter(stage)]) if run else wanted[stage.name]["key"]
         uris[stage.name] = f"{root}/{stage.name}/{key}"
         manifest = s3.read_manifest(uris[stage.name])
         if key != wanted[stage.name]["key"]:
@@ -39,10 +42,12 @@ def collect(params: Params, run: Run | None) -> dict[str, str]:
         if manifest is None:
             state = f" (the run: {run.state.lower()})" if run else ""
             raise UserError(f"{uris[stage.name]}: there is no such artifact{state}; nothing was written")
+    stages = [stage.name for stage in STAGES]
+    _dvc("stage", "list", *stages)  # a dvc.yaml that DVC cannot read is told before anything is brought
     for stage in STAGES:
         _bring(stage, uris[stage.name])
-    _dvc("commit", "--force", *(stage.name for stage in STAGES))
-    _dvc("status", "--quiet")
+    _dvc("commit", "--force", *stages)
+    _dvc("status", "--quiet", *stages)
     return uris
 
 
@@ -72,8 +77,10 @@ def _bring(stage: Stage, uri: str) -> None:
     folder = OUTPUTS / stage.output
     if not ((folder / MANIFEST).is_file() and read_manifest(folder) == s3.read_manifest(uri)):
         s3.bring(uri, folder)
-    timing = s3.get_json(f"{uri}/timing.json")
-    if timing is not None:
+    timing = s3.get_json(f"{uri}/{TIMING}")
+    if timing is None:
+        timing_file(folder).unlink(missing_ok=True)  # it would be another run's
+    else:
         write_json(timing_file(folder), timing)
 
 

@@ -10,7 +10,8 @@ from kfp.dsl.graph_component import GraphComponent
 
 from components.report.component import report
 from components.train.job import template
-from trm.config import ClusterParams, Params, Resources
+from trm.cluster import ClusterParams, Resources
+from trm.config import Params
 from trm.errors import ParamsError
 from trm.stages import STAGES, Stage
 
@@ -32,8 +33,11 @@ def key_parameter(stage: Stage) -> str:
     return f"{stage.name}_key"
 
 
-def build(cluster: ClusterParams) -> GraphComponent:
+def build(cluster: ClusterParams, caching: bool = True) -> GraphComponent:
     """The pipeline for a cluster. Its parameters: the sections of `params.yaml`, the content keys, the root.
+
+    With `caching` Kubeflow does not even start a container for a stage whose parameters, its key among them, it has
+    seen; without, each container starts and looks for its result in S3.
 
     Raises `ParamsError` where `cluster.stages` names a stage that there is not.
     """
@@ -62,6 +66,7 @@ def build(cluster: ClusterParams) -> GraphComponent:
                     key=given[key_parameter(stage)],
                     **job,
                 )
+                task.set_caching_options(caching)
                 if job.get("job"):
                     _place(task, cluster, LAUNCHER)
                     for name, field in POD_FACTS.items():
@@ -84,19 +89,20 @@ def component(stage: Stage) -> Any:
 
 
 def arguments(params: Params, keys: dict[str, str], root: str) -> dict[str, Any]:
-    """The arguments of a run."""
-    sections = {name: getattr(params, name).model_dump(mode="json") for name in SECTIONS}
+    """The arguments of a run; keys that are null are left out, as Kubeflow's dicts hold no null."""
+    sections = {name: getattr(params, name).model_dump(mode="json", exclude_none=True) for name in SECTIONS}
     return {**sections, **{key_parameter(stage): keys[stage.name] for stage in STAGES}, "root": root}
 
 
-def compile_to(path: Path, cluster: ClusterParams) -> None:
+def compile_to(path: Path, cluster: ClusterParams, caching: bool = True) -> None:
     """Write the compiled pipeline."""
-    compiler.Compiler().compile(build(cluster), str(path))
+    compiler.Compiler().compile(build(cluster, caching), str(path))
 
 
 def _place(task: dsl.PipelineTask, cluster: ClusterParams, resources: Resources) -> None:
     """Say where and with what a task's pod runs."""
     task.set_container_image(cluster.image)
+    kubernetes.set_security_context(task, run_as_non_root=True)  # restricted pod security asks for it
     if resources.cpu:
         task.set_cpu_request(resources.cpu)
         task.set_cpu_limit(resources.cpu)

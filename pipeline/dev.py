@@ -79,7 +79,7 @@ class SeaweedFS:
             ["ps", "-ww", "-o", "stat=,command=", "-p", pid], check=False, capture_output=True, text=True
         )
         state, _, command = shown.stdout.strip().partition(" ")
-        ours = f"-dir={self.folder / 'data'}" in command.split(" ") and not state.startswith("Z")
+        ours = f" -dir={self.folder / 'data'} " in f"{command} " and not state.startswith("Z")
         return int(pid) if ours else None
 
     def environment(self, identity: str = "owner") -> dict[str, str]:

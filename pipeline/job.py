@@ -3,7 +3,8 @@
 from components.train.job import fill, processes, template
 from components.train.launcher import launch
 from trm import s3
-from trm.config import Params, Resources, canonical_json
+from trm.cluster import Resources
+from trm.config import Params, canonical_json
 from trm.errors import UserError
 from trm.stages import STAGES, content_keys, producer
 

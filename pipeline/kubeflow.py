@@ -14,7 +14,7 @@ import urllib3
 from kfp_server_api import ApiException
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
-from trm.config import ClusterParams
+from trm.cluster import ClusterParams
 from trm.errors import Fault, UserError
 
 PATIENCE = 180.0
@@ -121,7 +121,7 @@ class Kubeflow:
         return self._ask("a new run", once)
 
     def stop(self, run_id: str) -> None:
-        """Stop the run; its pods get SIGTERM."""
+        """Stop the run."""
         self._ask(f"run {run_id}", lambda: self._runs.run_service_terminate_run(run_id, _request_timeout=TIMEOUT))
 
     def log(self, run: Run, pod: str) -> str:
@@ -158,7 +158,10 @@ class Kubeflow:
         for experiment in answer.experiments or []:
             return experiment.experiment_id
         new = kfp_server_api.V2beta1Experiment(display_name=name, namespace=self.namespace)
-        return self._experiments.experiment_service_create_experiment(new, _request_timeout=TIMEOUT).experiment_id
+        made = self._experiments.experiment_service_create_experiment(new, _request_timeout=TIMEOUT).experiment_id
+        if not made:
+            raise _not_kubeflow()
+        return made
 
     def _ask(self, what: str, question: Callable[[], ResultT]) -> ResultT:
         tries = Retrying(
@@ -194,6 +197,8 @@ class Kubeflow:
 
 
 def _run(answer: Any) -> Run:
+    if not answer.run_id:
+        raise _not_kubeflow()
     config, details = answer.runtime_config, answer.run_details
     return Run(
         id=answer.run_id,
@@ -203,6 +208,12 @@ def _run(answer: Any) -> Run:
         created=answer.created_at,
         problem=_problem(answer),
         tasks=tuple(_task(task, details.task_details) for task in (details.task_details if details else None) or ()),
+    )
+
+
+def _not_kubeflow() -> UserError:
+    return UserError(
+        f"cluster.host answers, but not as Kubeflow Pipelines does (a log-in page?); set ${TOKEN}, correct the address"
     )
 
 
@@ -244,7 +255,8 @@ def _authorize(configuration: Any) -> None:
 
 def _may_pass(error: BaseException) -> bool:
     if isinstance(error, ApiException):
-        return error.status in (0, 429) or (error.status is not None and error.status >= 500)
+        passes = error.status in (0, 429) or (error.status is not None and error.status >= 500)
+        return passes and "CERTIFICATE" not in str(error.reason).upper()
     return isinstance(error, urllib3.exceptions.HTTPError) and not isinstance(
         error, urllib3.exceptions.LocationValueError
     )

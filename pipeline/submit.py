@@ -11,8 +11,11 @@ from ruamel.yaml import YAML
 from pipeline.definition import NAME, arguments, compile_to
 from pipeline.job import refuse_impossible_jobs
 from pipeline.kubeflow import Kubeflow, Run
-from trm.config import ClusterParams, Params, Section
+from trm import s3
+from trm.cluster import ClusterParams
+from trm.config import Params
 from trm.errors import UserError
+from trm.section import Section
 from trm.stages import STAGES, content_keys
 
 
@@ -26,22 +29,34 @@ def submit(params: Params, again: bool) -> tuple[Run, bool]:
         )
     refuse_what_pods_cannot_reach(params.data)
     refuse_impossible_jobs(params)
-    keys = content_keys(params)
-    return Kubeflow(cluster).submit(
-        experiment=NAME,
-        name=f"{NAME}-{keys[STAGES[-1].name][:12]}",
-        spec=pipeline_spec(cluster),
-        arguments=arguments(params, keys, cluster.root),
-        service_account=cluster.service_account,
-        again=again,
-    )
+    keys, kubeflow = content_keys(params), Kubeflow(cluster)
+
+    def submit_(again: bool) -> tuple[Run, bool]:
+        return kubeflow.submit(
+            experiment=NAME,
+            name=f"{NAME}-{keys[STAGES[-1].name][:12]}",
+            # Kubeflow's cache knows nothing of what was deleted in S3: a run that is asked for again looks there.
+            spec=pipeline_spec(cluster, caching=not again),
+            arguments=arguments(params, keys, cluster.root),
+            service_account=cluster.service_account,
+            again=again,
+        )
+
+    run, new = submit_(again)
+    if not new and run.state == "SUCCEEDED" and not _results_are_there(cluster.root, keys):
+        return submit_(again=True)
+    return run, new
 
 
-def pipeline_spec(cluster: ClusterParams) -> dict[str, Any]:
+def _results_are_there(root: str, keys: dict[str, str]) -> bool:
+    return all(s3.read_manifest(f"{root}/{stage}/{key}") is not None for stage, key in keys.items())
+
+
+def pipeline_spec(cluster: ClusterParams, caching: bool) -> dict[str, Any]:
     """The compiled pipeline as the run API takes it: the pipeline, and beside it what is Kubernetes' alone."""
     with TemporaryDirectory() as folder:
         file = Path(folder) / "pipeline.yaml"
-        compile_to(file, cluster)
+        compile_to(file, cluster, caching)
         pipeline, *platform = YAML(typ="safe", pure=True).load_all(file)
     return {"pipeline_spec": pipeline, "platform_spec": platform[0]} if platform else pipeline
 

@@ -69,9 +69,11 @@ class _Shown:
     def print_news(self, run: Run) -> None:
         """Plain lines: changes of state, new log lines, new scores."""
         for name, task in stage_tasks(run).items():
-            for line in self._log(run, task)[self._lines.get(name, 0) :]:
-                print(f"{name} | {line}")
-                self._lines[name] = self._lines.get(name, 0) + 1
+            # While it runs, and once more when it has ended.
+            if task.state == "RUNNING" or self._states.get(name) == "RUNNING":
+                for line in self._log(run, task)[self._lines.get(name, 0) :]:
+                    print(f"{name} | {line}")
+                    self._lines[name] = self._lines.get(name, 0) + 1
             if self._states.get(name) != task.state:
                 self._states[name] = task.state
                 scores = self._scores(run, task)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from trm.config import ClusterParams, load_params, load_sections
+from trm.cluster import ClusterParams
+from trm.config import load_params, load_sections
 from trm.errors import ParamsError, UserError
 from trm.mirror import artifact_uri, folder_of, local_copy, output_uri
 

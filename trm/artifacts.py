@@ -8,11 +8,14 @@ gives the same bytes; those stand in `<folder>.timing.json` beside it.
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from trm.errors import DataError, UserError
 from trm.files import file_digest, is_disk_full
@@ -72,15 +75,20 @@ def staged(out: Path) -> Iterator[Path]:
     if out.exists() and not (out / MANIFEST).exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out}: exists and was not written by a stage; name another folder or move it away")
     created = [folder for folder in (out.parent, *out.parent.parents) if not folder.exists()]
-    staging = out.parent / f".{out.name}.partial-{os.getpid()}"
+    # A name of its own and a lock that ends with its process: pids are no names where containers share a disk.
+    token = secrets.token_hex(8)
+    staging = out.parent / f".{out.name}.partial-{token}"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         _sweep(out)
-        staging.mkdir()
-        yield staging
-        _take_place(staging, out)
+        with FileLock(_lock_of(staging)):
+            staging.mkdir()
+            yield staging
+            _take_place(staging, out)
+        _lock_of(staging).unlink(missing_ok=True)
     except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
+        _lock_of(staging).unlink(missing_ok=True)
         for folder in created:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
@@ -93,25 +101,26 @@ def _take_place(staging: Path, out: Path) -> None:
     if not out.exists():
         staging.rename(out)
         return
-    old = out.parent / f".{out.name}.old-{os.getpid()}"
+    old = staging.with_name(staging.name.replace(".partial-", ".old-"))
     out.rename(old)
     staging.rename(out)
     shutil.rmtree(old)
 
 
+def _lock_of(staging: Path) -> Path:
+    return staging.with_name(f"{staging.name}.lock".replace(".old-", ".partial-"))
+
+
 def _sweep(out: Path) -> None:
     """Remove what killed processes left of earlier tries."""
     for path in out.parent.glob(f".{out.name}.*-*"):
-        match = re.fullmatch(r"(partial|old)-(\d+)", path.name.removeprefix(f".{out.name}."))
-        if match and (int(match[2]) == os.getpid() or not _alive(int(match[2]))):
-            shutil.rmtree(path)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        if not re.fullmatch(r"(partial|old)-[0-9a-f]{16}", path.name.removeprefix(f".{out.name}.")):
+            continue
+        lock = FileLock(_lock_of(path))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:  # its process is at work
+            continue
+        shutil.rmtree(path, ignore_errors=True)
+        lock.release()
+        _lock_of(path).unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from trm.errors import DataError, Fault, Interrupted, UserError
+from trm.errors import DataError, Fault, Interrupted, UserError, exit_code
 from trm.stages import STAGES, Stage, producer, run_stage
 
 if TYPE_CHECKING:
@@ -45,12 +45,8 @@ def run_app(app: typer.Typer, name: str) -> NoReturn:
         signal.signal(number, _raise_interrupted)
     try:
         app()
-    except UserError as error:
-        _exit(2, f"{name}: {error}")
-    except Fault as error:
-        _exit(1, f"{name}: {error}")
-    except Interrupted as error:
-        _exit(128 + error.signal, f"{name}: {error}")
+    except (UserError, Fault, Interrupted) as error:
+        _exit(exit_code(error), f"{name}: {error}")
     except BrokenPipeError:
         # Whoever read our output has seen enough (`trm inspect … | head`); leave nothing for the interpreter to flush.
         sys.stdout = None

@@ -12,51 +12,30 @@ import pkgutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, create_model, model_validator
 from pydantic_core import ErrorDetails
 
+from trm.cluster import ClusterParams
 from trm.errors import ParamsError
-
-
-def whole(value: object) -> object:
-    """2.0 as 2, for a validator of whole numbers; anything else as it is."""
-    # Kubeflow carries every number as a double: 2.0 is 2. A string or a boolean is a mistake.
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
-
-
-def _real(value: object) -> object:
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-Positive = Annotated[int, Field(ge=1), BeforeValidator(whole)]
-Natural = Annotated[int, Field(ge=0), BeforeValidator(whole)]
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_real)]
-Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(_real)]
-BelowOne = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_real)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Quantity = Annotated[str, Field(pattern=r"^\d+(\.\d+)?([KMGTPE]i?)?$")]
-"""Bytes as Kubernetes writes them: 512Mi, 1.5G."""
-Precision = Literal["auto", "float32", "bfloat16"]
-Device = Literal["auto", "cpu", "mps", "cuda"]
-
+from trm.section import (
+    ABSENT_IS_NULL,
+    BelowOne,
+    Device,
+    Fraction,
+    Natural,
+    Positive,
+    Precision,
+    Rate,
+    Section,
+    real,
+)
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
 
 KINDS = "trm.data.kinds"
 """The package that holds a module for each kind of data."""
-
-
-class Section(BaseModel):
-    """One section of `params.yaml`: frozen, strictly typed, refusing unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    on_this_machine: ClassVar[bool] = False
-    """True: the section names files by path, which no pod of a cluster sees."""
 
 
 class DataSection(Section):
@@ -94,14 +73,14 @@ class ModelParams(Section):
     hidden_size: Positive
     num_heads: Positive
     L_layers: Positive
-    expansion: Annotated[float, Field(gt=0), BeforeValidator(_real)]
+    expansion: Annotated[float, Field(gt=0), BeforeValidator(real)]
     H_cycles: Positive
     L_cycles: Positive
     mlp_t: bool
     """True: tokens are mixed by an MLP over the positions; False: by attention."""
     pos_encodings: Literal["rope", "learned", "none"]
-    rope_theta: Annotated[float, Field(gt=0), BeforeValidator(_real)]
-    rms_norm_eps: Annotated[float, Field(gt=0), BeforeValidator(_real)]
+    rope_theta: Annotated[float, Field(gt=0), BeforeValidator(real)]
+    rms_norm_eps: Annotated[float, Field(gt=0), BeforeValidator(real)]
     puzzle_emb_dim: Natural
     """Width of a puzzle's embedding vector; 0: no puzzle tokens."""
     puzzle_emb_len: Natural
@@ -181,82 +160,6 @@ class EvaluateParams(Section):
     seed: Natural
 
 
-class Toleration(Section):
-    """A taint of nodes that a stage's pod may run on."""
-
-    key: str
-    value: str | None = None
-    """Null: any value."""
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    """Null: every effect."""
-
-
-class Resources(Section):
-    """What a stage's pod asks for; null: what the cluster gives by itself."""
-
-    cpu: Annotated[str | None, Field(pattern=r"^\d+(\.\d+)?m?$")] = None
-    memory: Quantity | None = None
-    gpus: Natural = 0
-    gpu_resource: str = "nvidia.com/gpu"
-    """The name by which Kubernetes counts its GPUs."""
-    node_selector: dict[str, str] = {}
-    tolerations: Annotated[tuple[Toleration, ...], Field(strict=False)] = ()
-
-
-class JobParams(Section):
-    """A training by several workers: a PyTorchJob, each of whose pods asks for what `cluster.stages.train` says."""
-
-    min_workers: Positive = 1
-    """The job trains as soon as so many are there; it goes on with so many when others are taken away."""
-    max_workers: Positive = 2
-    processes_per_worker: Positive | None = None
-    """Null: one for each GPU of a worker; one where it has none."""
-    max_restarts: Natural = 10
-    """How often a worker starts its processes again after one of them failed, and how often within an hour a worker may
-    be killed for want of memory."""
-    shared_memory: Quantity = "1Gi"
-    """Size of /dev/shm, through which the processes of a worker talk; it counts as their memory."""
-    ttl_seconds: Natural = 24 * 3600
-    """So long an ended job is kept to be looked at."""
-    deadline_seconds: Positive = 7 * 24 * 3600
-    """So long the job may run; what it has trained by then stays in S3."""
-    keep: bool = False
-    """True: the job goes on when the run that started it is stopped."""
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.min_workers > self.max_workers:
-            raise ValueError(f"min_workers must be at most max_workers. Got {self.min_workers} and {self.max_workers}")
-        return self
-
-
-class ClusterParams(Section):
-    """Where `python -m pipeline` runs the experiment. No result depends on it, so it has defaults and enters no key."""
-
-    host: Annotated[str | None, Field(pattern=r"^https?://")] = None
-    """Address of Kubeflow Pipelines."""
-    namespace: str | None = None
-    """Of the runs, where Kubeflow has users; null: where it has none."""
-    service_account: str | None = None
-    """Of the stages' pods; null: Kubeflow's own."""
-    root: Annotated[str, Field(pattern=r"^s3://[^/]+(/[^/]+)*$")] = "s3://trm/artifacts"
-    """Where the artifacts lie: `<root>/<stage>/<content key>/`."""
-    s3_endpoint: Annotated[str | None, Field(pattern=r"^https?://")] = None
-    """Address of S3 as pods reach it; null: AWS."""
-    s3_region: str | None = None
-    s3_secret: str | None = None
-    """Kubernetes secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; null: the service account's IAM role."""
-    image: str = "trm:latest"
-    """What `make image` built, as `name@sha256:...`; a tag is only good enough on this machine."""
-    image_pull_secret: str | None = None
-    cache_claim: str | None = None
-    """PersistentVolumeClaim for the pods' folder /cache; null: a folder that ends with the pod."""
-    stages: dict[str, Resources] = {}
-    """Stage name -> what its pod asks for."""
-    job: JobParams | None = None
-    """Null: the pod of stage `train` trains by itself."""
-
-
 class Params(Section):
     """A whole experiment: one section for each stage's concern, and the cluster that may run it."""
 
@@ -305,7 +208,7 @@ def load_params(path: str | Path) -> Params:
 def load_sections(source: str, names: Sequence[str]) -> dict[str, Any]:
     """The named sections of a params file; or of a JSON text, which holds these sections and no other.
 
-    A container gets its params as such a text. Raises `ParamsError`.
+    A container gets its params as such a text, in which a key that is not given is null. Raises `ParamsError`.
     """
     if not source.lstrip().startswith("{"):
         params = load_params(source)
@@ -317,7 +220,7 @@ def load_sections(source: str, names: Sequence[str]) -> dict[str, Any]:
         raise ParamsError(f"{where}: not valid JSON ({error}); give a file, or one JSON object of sections") from None
     fields: dict[str, Any] = {name: (Params.model_fields[name].annotation, ...) for name in names}
     sections = create_model("Sections", __base__=Section, **fields)
-    return dict(parse(_of_kind(sections, values, where), values, where))
+    return dict(parse(_of_kind(sections, values, where), values, where, ABSENT_IS_NULL))
 
 
 def _of_kind(cls: type[SectionT], values: object, where: str) -> type[SectionT]:
@@ -348,12 +251,12 @@ def kind_module(name: object) -> ModuleType:
     return module
 
 
-def parse(cls: type[SectionT], values: object, where: str) -> SectionT:
+def parse(cls: type[SectionT], values: object, where: str, context: object = None) -> SectionT:
     """Check `values` against the settings class `cls`; `where` opens the message of the `ParamsError`."""
     if not isinstance(values, Mapping):
         raise ParamsError(f"{where}: expected sections with keys and values. Got {type(values).__name__}")
     try:
-        return cls.model_validate(values)
+        return cls.model_validate(values, context=context)
     except ValidationError as error:
         problems = error.errors(include_url=False)
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

@@ -26,3 +26,10 @@ class Interrupted(BaseException):
     def __init__(self, signal: int) -> None:
         super().__init__(f"stopped by signal {signal}")
         self.signal = signal
+
+
+def exit_code(error: UserError | Fault | Interrupted) -> int:
+    """What a command ends with: 2 for a user's mistake, 1 for a fault, 128 + n after signal n."""
+    if isinstance(error, Interrupted):
+        return 128 + error.signal
+    return 2 if isinstance(error, UserError) else 1

@@ -4,6 +4,8 @@ A stage that writes to S3 writes into this folder first, so that a result whose 
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -61,11 +63,18 @@ def local_copy(location: str | Path) -> Path:
         return Path(location)
     uri = artifact_uri(str(location))
     folder = folder_of(uri)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):  # several processes of a training want the same data set
+    with locked(folder):
         if not (folder / MANIFEST).is_file() or read_manifest(folder) != s3.read_manifest(uri):
             s3.bring(uri, folder)
     return folder
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Only one process at a time makes or brings the folder; the others find it made."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        yield
 
 
 def load_checkpoint(

@@ -16,21 +16,25 @@ import hashlib
 import json
 import re
 import sys
+import threading
+import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 from trm.artifacts import MANIFEST, staged
 from trm.artifacts import read_manifest as read_local_manifest
 from trm.errors import DataError, Fault, UserError
 from trm.progress import progress
-from trm.s3_client import GoneError, LostError, Store
+from trm.s3_client import BLOCK, GoneError, LostError, Moved, Piece, Store
 from trm.s3_threads import in_order, soon
 
-PART = 8 << 20
-"""Bytes that travel in one request; larger files go in parts, which are tried again one by one."""
+UPLOAD_PART, DOWNLOAD_PART = 16 << 20, 64 << 20
+"""Bytes that travel in one request; larger files go in parts. A part whose upload breaks off is sent again, a download
+goes on where it was: there fewer requests only save both sides work.
+"""
 FRESH_STARTS = 5
 """How often an upload is begun again where the server has lost parts of it."""
 
@@ -187,34 +191,30 @@ def _upload(store: Store, folder: Path, files: Mapping[str, Any], version: str) 
 def _upload_files(store: Store, folder: Path, files: Mapping[str, Any], version: str) -> None:
     begun: dict[str, str] = {}
 
-    def outgoing() -> Iterator[tuple[str, str | None, int, bytes]]:
+    def outgoing() -> Iterator[tuple[str, Piece, int, Moved, dict[str, Any]]]:
         for name, facts in files.items():
-            target, count, digest = f"{version}/{name}", _parts(facts), hashlib.sha256()
-            if count > 1:
+            target, pieces, digest = f"{version}/{name}", _pieces(folder / name, facts, UPLOAD_PART), hashlib.sha256()
+            if len(pieces) > 1:
                 begun[target] = store.begin(target)
-            with _readable(folder / name) as file:
-                for number in range(1, count + 1):
-                    data = file.read(PART)
-                    digest.update(data)
-                    if number == count and digest.hexdigest() != facts["sha256"]:
-                        raise DataError(f"{folder / name}: is not what {MANIFEST} says; run the stage again")
-                    yield target, begun.get(target), number, data
-
-    def send(target: str, upload: str | None, number: int, data: bytes) -> dict[str, Any] | None:
-        return store.put_part(target, upload, number, data) if upload else store.put(target, data)
+            for number, piece in enumerate(pieces, 1):
+                crc = 0
+                for block in _blocks(piece):
+                    digest.update(block)
+                    crc = zlib.crc32(block, crc)
+                if piece is pieces[-1] and digest.hexdigest() != facts["sha256"]:
+                    raise DataError(f"{piece.path}: is not what {MANIFEST} says; run the stage again")
+                part = {"UploadId": begun[target], "PartNumber": number} if target in begun else {}
+                yield target, piece, crc, moved, part
 
     try:
         with (
-            progress(f"upload {_short(store.uri)}", _bytes(files), unit="bytes") as shown,
-            closing(in_order(store, send, outgoing())) as sent,
+            _progress(f"upload {_short(store.uri)}", files) as moved,
+            closing(in_order(store, store.send, outgoing())) as sent,
         ):
             for name, facts in files.items():
-                parts = []
-                for part in islice(sent, _parts(facts)):
-                    parts.append(part)
-                    shown.advance(min(PART, facts["bytes"] - PART * (len(parts) - 1)))
-                if upload := begun.get(target := f"{version}/{name}"):
-                    store.complete(target, upload, parts, facts["bytes"])
+                parts, target = list(islice(sent, len(_pieces(folder / name, facts, UPLOAD_PART)))), f"{version}/{name}"
+                if target in begun:
+                    store.complete(target, begun[target], parts, facts["bytes"])
                     del begun[target]
     except BaseException:
         soon(lambda: [_abort(store, *unfinished) for unfinished in begun.items()])
@@ -224,27 +224,26 @@ def _upload_files(store: Store, folder: Path, files: Mapping[str, Any], version:
 def _download(store: Store, folder: Path, files: Mapping[str, Any], version: str) -> None:
     names = _large_first(files)
 
-    def wanted() -> Iterator[tuple[str, int | None, int]]:
+    def wanted() -> Iterator[tuple[str, Piece, Moved]]:
         for name in names:
-            count = _parts(files[name])
-            for number in range(count):
-                yield f"{version}/{name}", PART * number if count > 1 else None, PART
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+            for piece in _pieces(folder / name, files[name], DOWNLOAD_PART):
+                yield f"{version}/{name}", piece, moved
 
     with (
-        progress(f"download {_short(store.uri)}", _bytes(files), unit="bytes") as shown,
-        closing(in_order(store, store.get, wanted())) as arrived,
+        _progress(f"download {_short(store.uri)}", files) as moved,
+        closing(in_order(store, store.load, wanted())) as arrived,
     ):
         for name in names:
-            path, digest = folder / name, hashlib.sha256()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with path.open("xb") as file:
-                    for data in islice(arrived, _parts(files[name])):
-                        file.write(data)
-                        digest.update(data)
-                        shown.advance(len(data))
-            except GoneError:
-                raise _broken(store, name, "is missing or too short") from None
+            digest = hashlib.sha256()
+            for piece in _pieces(folder / name, files[name], DOWNLOAD_PART):
+                try:
+                    next(arrived)
+                except GoneError:
+                    raise _broken(store, name, "is missing or too short") from None
+                for block in _blocks(piece):
+                    digest.update(block)
             if digest.hexdigest() != files[name]["sha256"]:
                 raise _broken(store, name, "is broken, its sha256 is not the manifest's")
 
@@ -253,11 +252,29 @@ def _broken(store: Store, name: str, problem: str) -> DataError:
     return DataError(f"{store.uri}: {name} {problem}; delete {store.uri} and run its stage again")
 
 
-def _readable(path: Path) -> BinaryIO:
+def _blocks(piece: Piece) -> Iterator[memoryview]:
+    """The bytes of a piece, block after block in the same memory."""
+    buffer = memoryview(bytearray(BLOCK))
     try:
-        return path.open("rb")
+        with piece.path.open("rb", buffering=0) as file:
+            file.seek(piece.start)
+            for start in range(0, piece.size, BLOCK):
+                yield buffer[: file.readinto(buffer[: piece.size - start])]
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); run the stage again") from None
+        raise DataError(f"{piece.path}: cannot be read ({error.strerror}); run the stage again") from None
+
+
+@contextmanager
+def _progress(description: str, files: Mapping[str, Any]) -> Iterator[Moved]:
+    """Progress in bytes that several threads may report."""
+    lock = threading.Lock()
+    with progress(description, sum(facts["bytes"] for facts in files.values()), unit="bytes") as shown:
+
+        def moved(count: int) -> None:
+            with lock:
+                shown.advance(count)
+
+        yield moved
 
 
 def _large_first(files: Mapping[str, Any]) -> list[str]:
@@ -265,12 +282,10 @@ def _large_first(files: Mapping[str, Any]) -> list[str]:
     return sorted(files, key=lambda name: (-files[name]["bytes"], name))
 
 
-def _parts(facts: Mapping[str, Any]) -> int:
-    return max(1, -(-facts["bytes"] // PART))
-
-
-def _bytes(files: Mapping[str, Any]) -> int:
-    return sum(facts["bytes"] for facts in files.values())
+def _pieces(path: Path, facts: Mapping[str, Any], part: int) -> list[Piece]:
+    """What a file travels in: at least one piece, be it empty."""
+    size = facts["bytes"]
+    return [Piece(path, start, min(part, size - start)) for start in range(0, max(size, 1), part)]
 
 
 def _short(uri: str) -> str:

@@ -6,12 +6,15 @@ failure where that may pass: no connection, no answer, an answer cut short, 5xx,
 """
 
 import base64
-import io
 import sys
 import threading
 import zlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, sleep_using_event, wait_random_exponential
@@ -21,6 +24,7 @@ from trm.errors import Fault, UserError
 if TYPE_CHECKING:
     from botocore.client import BaseClient
     from botocore.exceptions import ClientError
+    from botocore.loaders import Loader
 
 PATIENCE = 150.0
 """Seconds from a request's first failure to the last attempt."""
@@ -28,7 +32,8 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 10.0
 """Seconds: pauses are drawn from 0 to a bound that doubles from the first to the longest."""
 CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 60.0
 CONNECTIONS = 16
-SEND_BLOCK = 1 << 20
+BLOCK = 256 << 10
+"""Bytes that pass through memory at a time: small enough for a processor's cache."""
 
 PASSING = {"RequestTimeout", "SlowDown", "InternalError", "BadDigest", "ConditionalRequestConflict", "OperationAborted"}
 """What servers say, besides 5xx and 429, of a thing that the next attempt may not meet."""
@@ -55,12 +60,45 @@ class CalledOffError(Exception):
     """The request is not wanted any more."""
 
 
-class _Body(io.BytesIO):
-    """Bytes to send; they go out in large blocks, however few the HTTP client asks for (it asks for 16 kB)."""
+@dataclass(frozen=True)
+class Piece:
+    """Bytes of a local file, which travel in one request."""
 
-    def read(self, size: int | None = -1) -> bytes:
-        """The next block."""
-        return super().read(max(size, SEND_BLOCK) if size and size > 0 else size)
+    path: Path
+    start: int
+    size: int
+
+
+Moved = Callable[[int], None]
+"""Told how many bytes have passed, less than 0 where they have to pass again; from any thread."""
+
+
+class _Body:
+    """A piece as the body of a request, in blocks as large as it likes (the HTTP client would ask for 16 kB)."""
+
+    def __init__(self, file: BinaryIO, piece: Piece, moved: Moved, called_off: threading.Event) -> None:
+        self._file, self._piece, self._moved, self._called_off = file, piece, moved, called_off
+        self._position = 0
+        self.seek(0)
+
+    def __len__(self) -> int:
+        return self._piece.size
+
+    def read(self, _size: int | None = None) -> bytes:
+        if self._called_off.is_set():
+            raise CalledOffError
+        block = self._file.read(min(BLOCK, len(self) - self._position))
+        self._position += len(block)
+        self._moved(len(block))
+        return block
+
+    def seek(self, offset: int) -> None:
+        self._moved(offset - self._position)
+        self._position = offset
+        self._file.seek(self._piece.start + offset)
+
+    def tell(self) -> int:
+        return self._position
 
 
 class Store:
@@ -80,32 +118,76 @@ class Store:
         ended, self._called_off = self._called_off, threading.Event()
         ended.set()
 
-    def get(self, name: str, start: int | None = None, size: int = 0) -> bytes:
-        """The bytes of an object, or `size` of them from `start`. Raises `GoneError`."""
-        span = {} if start is None else {"Range": f"bytes={start}-{start + size - 1}"}
+    def get(self, name: str) -> bytes:
+        """The bytes of a small object. Raises `GoneError`."""
 
         def request() -> bytes:
-            return self.client.get_object(Bucket=self.bucket, Key=f"{self.key}/{name}", **span)["Body"].read()
+            with closing(self.client.get_object(**self._place(name))["Body"]) as body:
+                return body.read()
 
         return self._patiently(f"read {name}", request)
 
     def put(self, name: str, data: bytes, **options: object) -> None:
-        """Write an object; the server has checked that the bytes it holds are these."""
-        self._put(f"write {name}", self.client.put_object, data, Key=f"{self.key}/{name}", **options)
+        """Write a small object, over an earlier one."""
+        self._call("put_object", f"write {name}", name, Body=data, ChecksumCRC32=_stated(zlib.crc32(data)), **options)
 
     def put_new(self, name: str, data: bytes) -> None:
-        """Write an object that is not there yet. Raises `LostError` where it is."""
+        """Write a small object that is not there yet. Raises `LostError` where it is."""
         self.put(name, data, IfNoneMatch="*")
+
+    def load(self, name: str, piece: Piece, moved: Moved) -> None:
+        """Bring a piece of an object to its place in a file that exists; where a connection breaks, the next one goes
+        on from there. Raises `GoneError`.
+        """
+        called_off, done = self._called_off, 0
+
+        def request() -> int:
+            start, arrived = piece.start + done, 0
+            place = {**self._place(name), "Range": f"bytes={start}-{piece.start + piece.size - 1}"}
+            try:
+                with closing(self.client.get_object(**place)["Body"]) as body, piece.path.open("r+b") as file:
+                    file.seek(start)
+                    while block := body.read(BLOCK):
+                        if called_off.is_set():
+                            raise CalledOffError
+                        file.write(block)
+                        moved(len(block))
+                        arrived += len(block)
+            except Exception as error:
+                if not arrived or not _may_pass(error):
+                    raise
+            return arrived
+
+        while done < piece.size:
+            done += self._patiently(f"read {name}", request)
 
     def begin(self, name: str) -> str:
         """Begin an object in parts; its upload id."""
         return self._call("create_multipart_upload", f"write {name}", name, ChecksumAlgorithm="CRC32")["UploadId"]
 
-    def put_part(self, name: str, upload: str, number: int, data: bytes) -> dict[str, Any]:
-        """Write a part, checked as in `put`; what `complete` wants to know of it. Raises `GoneError`."""
-        place = {"Key": f"{self.key}/{name}", "UploadId": upload, "PartNumber": number}
-        answer = self._put(f"write {name}", self.client.upload_part, data, **place)
-        return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumCRC32": answer["ChecksumCRC32"]}
+    def send(self, name: str, piece: Piece, crc: int, moved: Moved, part: Mapping[str, Any]) -> dict[str, Any]:
+        """Write an object, or a `part` of it (UploadId, PartNumber); what `complete` wants to know of the part.
+
+        The server has checked that its bytes have this CRC32: AWS and SeaweedFS refuse others, and repeat it where they
+        have looked. It is the cheapest of the checksums that servers know; ETags are no digest where KMS encrypts.
+        Raises `GoneError` where the server has lost the upload.
+        """
+        called_off, stated = self._called_off, _stated(crc)
+        operation = self.client.upload_part if part else self.client.put_object
+
+        def request() -> dict[str, Any]:
+            with piece.path.open("rb", buffering=0) as file:
+                body = _Body(file, piece, moved, called_off)
+                try:
+                    return operation(**self._place(name), **part, Body=body, ChecksumCRC32=stated)
+                except BaseException:
+                    body.seek(0)
+                    raise
+
+        answer = self._patiently(f"write {name}", request)
+        if answer.get("ChecksumCRC32") != stated:
+            raise Fault(f"{self.uri}: {self._server()} does not check what it is sent (CRC32); use one that does")
+        return {"PartNumber": part.get("PartNumber"), "ETag": answer["ETag"], "ChecksumCRC32": stated}
 
     def complete(self, name: str, upload: str, parts: list[dict[str, Any]], size: int) -> None:
         """Make an object of its parts. Raises `GoneError` where the server has lost the upload."""
@@ -140,23 +222,12 @@ class Store:
         """Throw the parts of an upload away."""
         self._call("abort_multipart_upload", f"give up writing {name}", name, UploadId=upload)
 
-    def _call(self, operation: str, deed: str, name: str | None = None, **options: object) -> dict[str, Any]:
-        place = {"Bucket": self.bucket} | ({} if name is None else {"Key": f"{self.key}/{name}"})
-        return self._patiently(deed, lambda: getattr(self.client, operation)(**place, **options))
+    def _place(self, name: str) -> dict[str, str]:
+        return {"Bucket": self.bucket, "Key": f"{self.key}/{name}"}
 
-    def _put(
-        self, deed: str, operation: Callable[..., dict[str, Any]], data: bytes, **options: object
-    ) -> dict[str, Any]:
-        """Both AWS and SeaweedFS refuse bytes whose CRC32 is not the header's, and say so by repeating it. ETags say
-        less: with KMS they are no digest. Of the checksums that servers verify, this one costs least.
-        """
-        crc = base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
-        answer = self._patiently(
-            deed, lambda: operation(Bucket=self.bucket, Body=_Body(data), ChecksumCRC32=crc, **options)
-        )
-        if answer.get("ChecksumCRC32") != crc:
-            raise Fault(f"{self.uri}: {self._server()} does not check what it is sent (CRC32); use one that does")
-        return answer
+    def _call(self, operation: str, deed: str, name: str | None = None, **options: object) -> dict[str, Any]:
+        place = {"Bucket": self.bucket} if name is None else self._place(name)
+        return self._patiently(deed, lambda: getattr(self.client, operation)(**place, **options))
 
     def _patiently(self, deed: str, request: Callable[[], Result]) -> Result:
         called_off = self._called_off
@@ -229,20 +300,35 @@ class _OutOfPatience:
 
 
 def _client() -> "BaseClient":
-    from boto3.session import Session
     from botocore.config import Config
+    from botocore.session import Session
 
     config = Config(
         retries={"total_max_attempts": 1},
         connect_timeout=CONNECT_TIMEOUT,
         read_timeout=READ_TIMEOUT,
         max_pool_connections=CONNECTIONS,
-        # We send a checksum of our own with all bytes and check a digest of all that come back.
+        # We send a checksum with all bytes and check a digest of all that come back; neither is needed twice.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         s3={"payload_signing_enabled": False},
     )
-    return Session().client("s3", config=config)
+    session = Session()
+    session.register_component("data_loader", _descriptions())
+    return session.create_client("s3", config=config)
+
+
+@cache
+def _descriptions() -> "Loader":
+    """What boto3 knows of S3: reading that takes longer than all else that makes a client."""
+    from botocore.loaders import create_loader
+
+    return create_loader()
+
+
+def _stated(crc: int) -> str:
+    """A CRC32 as S3 writes it."""
+    return base64.b64encode(crc.to_bytes(4, "big")).decode()
 
 
 def _may_pass(error: BaseException) -> bool:

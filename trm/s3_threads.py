@@ -14,7 +14,7 @@ from trm.s3_client import Store
 
 THREADS = 8
 AHEAD = 16
-"""Requests that are under way or whose results wait for their turn; so many parts are in memory."""
+"""Requests that wait for a thread, are under way, or whose results wait for their turn."""
 LAST_WORDS = 2.0
 """Seconds that a transfer which ends before its time waits for the requests under way."""
 Result = TypeVar("Result")

@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,15 +20,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from trm.artifacts import MANIFEST
-
 if TYPE_CHECKING:
-    from trm.config import Params, Section
+    from trm.config import Params
+    from trm.section import Section
 
 PACKAGE = Path(__file__).parent
 # These cannot change a result: params.yaml is complete, bytes that travel are checked, and the rest calls the stages.
 NOT_DEPS = (
-    *("trm", "trm.config", "trm.stages", "trm.cli"),
+    *("trm", "trm.config", "trm.section", "trm.cluster", "trm.stages", "trm.cli"),
     *("trm.artifacts", "trm.s3", "trm.s3_client", "trm.s3_threads"),
 )
 FINDS_KINDS = "trm/data/kind.py"
@@ -105,12 +105,15 @@ def run_stage(stage: Stage, sections: Mapping[str, Any], inputs: Mapping[str, st
     """
     from trm import mirror, s3
     from trm.artifacts import read_manifest
+    from trm.errors import UserError
 
     leads = os.environ.get("RANK", "0") == "0"
     manifests = {name: _manifest_at(inputs[name], producer(name).name) for name in stage.inputs}
     kind = sections["data"].kind if "data" in sections else manifests["dataset"]["params"]["data"]["kind"]
     request = key_request(stage, sections, kind, {name: manifest["key"] for name, manifest in manifests.items()})
     key = digest_of(request)
+    if not s3.is_uri(out) and re.match("s3:/", out, re.IGNORECASE):
+        raise UserError(f"{out}: not a path, nor an address; write it as s3://bucket/folder")
     if not leads:
         # One of several processes that torchrun started: it helps, and the leader publishes.
         with TemporaryDirectory() as scratch:
@@ -124,11 +127,23 @@ def run_stage(stage: Stage, sections: Mapping[str, Any], inputs: Mapping[str, st
         print(f"{uri} is there already: nothing to do", file=sys.stderr)
         return
     folder = mirror.folder_of(uri)
-    if not (folder / MANIFEST).is_file() or read_manifest(folder, stage.name)["key"] != key:
-        _run_here(stage, sections, inputs, request, folder)
+    with mirror.locked(folder):
+        if not _is_whole(folder, stage, key):
+            _run_here(stage, sections, inputs, request, folder)
     if s3.publish(folder, uri) == read_manifest(folder) and timing_file(folder).is_file():
         s3.put_json(f"{uri}/{TIMING}", json.loads(timing_file(folder).read_text(encoding="utf-8")))
     print(f"published {uri}", file=sys.stderr)
+
+
+def _is_whole(folder: Path, stage: Stage, key: str) -> bool:
+    """Whether a result lies here already, of which only the upload failed."""
+    from trm.artifacts import verified_manifest
+    from trm.errors import DataError
+
+    try:
+        return verified_manifest(folder, stage.name)["key"] == key
+    except DataError:
+        return False
 
 
 def _manifest_at(location: str, stage: str) -> dict[str, Any]:

@@ -15,4 +15,5 @@ def augment(
     dataset: dsl.Output[dsl.Dataset],
 ) -> dsl.ContainerSpec:
     """Check the puzzles, split, shuffle and store them as Parquet."""
-    return container("augment", {"data": data_params, "augment": augment_params}, {"raw": raw}, root, key)
+    params = {"data": data_params, "augment": augment_params}
+    return container("augment", params, {"raw": raw, "dataset": dataset}, root, key)

@@ -15,4 +15,5 @@ def evaluate(
     evaluation: dsl.Output[dsl.Metrics],
 ) -> dsl.ContainerSpec:
     """Score the averaged weights on the test puzzles, with voting."""
-    return container("evaluate", {"evaluate": evaluate_params}, {"dataset": dataset, "model": model}, root, key)
+    artifacts = {"dataset": dataset, "model": model, "evaluation": evaluation}
+    return container("evaluate", {"evaluate": evaluate_params}, artifacts, root, key)

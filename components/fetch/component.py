@@ -8,4 +8,4 @@ from components.kfp_stage import container
 @dsl.container_component
 def fetch(data_params: dict, root: str, key: str, raw: dsl.Output[dsl.Dataset]) -> dsl.ContainerSpec:
     """Make or bring the raw puzzles."""
-    return container("fetch", {"data": data_params}, {}, root, key)
+    return container("fetch", {"data": data_params}, {"raw": raw}, root, key)

@@ -17,4 +17,5 @@ def train(
 ) -> dsl.ContainerSpec:
     """Train a model; a run that was stopped goes on."""
     params = {"model": model_params, "train": train_params}
-    return container("train", params, {"dataset": dataset}, root, key, runner=("components.train.launcher", job))
+    artifacts = {"dataset": dataset, "model": model}
+    return container("train", params, artifacts, root, key, runner=("components.train.launcher", job))

@@ -10,7 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from trm.config import ClusterParams, JobParams, Resources, whole
+from trm.cluster import ClusterParams, JobParams, Resources
+from trm.section import whole
 
 GROUP, VERSION, PLURAL, KIND = "kubeflow.org", "v1", "pytorchjobs", "PyTorchJob"
 CONTAINER = "pytorch"
@@ -142,7 +143,9 @@ def _pod(cluster: ClusterParams, job: JobParams, resources: Resources) -> Any:
         service_account_name=cluster.service_account,
         automount_service_account_token=False,  # a worker asks nothing of Kubernetes
         security_context=client.V1PodSecurityContext(
-            run_as_non_root=True, seccomp_profile=client.V1SeccompProfile(type="RuntimeDefault")
+            run_as_non_root=True,
+            fs_group=10001,  # the image's user may write to a claim
+            seccomp_profile=client.V1SeccompProfile(type="RuntimeDefault"),
         ),
         containers=[
             client.V1Container(

@@ -1,6 +1,6 @@
 """The container of stage `train` on a cluster: trains by itself, or has a PyTorchJob train and stays until it has.
 
-    python -m components.train.launcher '{{$}}' JOB train --params … --dataset … --model s3://…
+    python -m components.train.launcher '{{$}}' <pointer to write> JOB train --params … --dataset <pointer> --model s3://…
 
 JOB is the job's template as JSON (`components.train.job`); with {} the command is run here. The job's name comes from
 the content key, so that a launcher that was started again finds the job that runs. The exit codes are `trm`'s; the
@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from components import run
@@ -35,14 +36,16 @@ DRAIN = 30.0
 
 def main() -> NoReturn:
     """Run the container's command."""
-    executor_input, template, *command = sys.argv[1:]
+    executor_input, pointer, template, *given = sys.argv[1:]
     if not json.loads(template):
-        sys.argv = [sys.argv[0], executor_input, *command]
+        sys.argv = [sys.argv[0], executor_input, pointer, *given]
         run.main()
 
     def stage() -> None:
+        kubeflow = json.loads(executor_input)
+        command = run.resolved(given, kubeflow["inputs"].get("artifacts", {}))
         launch(json.loads(template), command)
-        run.report(json.loads(executor_input)["outputs"], command)
+        run.report(kubeflow["outputs"], Path(pointer), command)
 
     run_app(stage, "launcher")  # pyright: ignore[reportArgumentType] - anything that can be called
 

@@ -20,7 +20,8 @@ from tests.apiserver import ApiServer
 from tests.components.operator import Operator
 from tests.conftest import ROOT
 from trm import s3
-from trm.config import ClusterParams, JobParams, load_params
+from trm.cluster import ClusterParams, JobParams
+from trm.config import load_params
 from trm.stages import STAGES, content_keys, producer, run_stage
 
 SETTINGS = {
@@ -112,10 +113,13 @@ class Stage:
         """The container's words as Kubeflow fills them in: numbers are doubles."""
         sections = {name: getattr(self.params, name).model_dump(mode="json") for name in ("model", "train")}
         command = ["train", "--params", json.dumps(json.loads(json.dumps(sections), parse_int=float))]
-        command += ["--dataset", f"{self.root}/augment/{self.keys['augment']}/manifest.json", "--model", self.uri]
+        pointer = self.folder / "dataset.pointer"
+        pointer.write_text(json.dumps({"uri": f"{self.root}/augment/{self.keys['augment']}"}))
+        command += ["--dataset", str(pointer), "--model", self.uri]
         outputs = {"artifacts": {"model": {"artifacts": [{"name": "model"}]}}, "outputFile": str(self.output)}
         job = json.loads(json.dumps(template(self.cluster)), parse_int=float)
-        return [json.dumps({"outputs": outputs}), json.dumps(job), *command]
+        executor_input = {"inputs": {"artifacts": {"dataset": {}}}, "outputs": outputs}
+        return [json.dumps(executor_input), str(self.folder / "model.pointer"), json.dumps(job), *command]
 
     def start(self, user: str = "admin") -> "Launcher":
         """A launcher, as its container runs it."""

@@ -13,7 +13,8 @@ from components.train import launcher
 from components.train.job import HASH, fill, job_name, spec_hash, template
 from pipeline.job import manifest, refuse_impossible_jobs
 from tests.conftest import ROOT
-from trm.config import ClusterParams, JobParams, Params, Resources, Toleration, load_params
+from trm.cluster import ClusterParams, JobParams, Resources, Toleration
+from trm.config import Params, load_params
 from trm.errors import UserError
 from trm.stages import content_keys
 
@@ -219,7 +220,7 @@ def test_without_a_job_the_container_trains_by_itself(monkeypatch: pytest.Monkey
         sys.exit(0)
 
     monkeypatch.setattr(launcher.run, "main", run)
-    monkeypatch.setattr(sys, "argv", ["launcher", "{{$}}", "{}", "train", "--params", "{}"])
+    monkeypatch.setattr(sys, "argv", ["launcher", "{{$}}", "pointer", "{}", "train", "--params", "{}"])
     with pytest.raises(SystemExit):
         launcher.main()
     assert seen == [["{{$}}", "train", "--params", "{}"]]

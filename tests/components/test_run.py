@@ -17,7 +17,8 @@ from trm.errors import Fault, Interrupted, UserError
 from trm.files import file_digest
 
 URI = "s3://bucket/artifacts/train/abc"
-COMMAND = ("train", "--params", "{}", "--dataset", "s3://bucket/artifacts/augment/def/manifest.json", "--model", URI)
+DATASET = "s3://bucket/artifacts/augment/def"
+COMMAND = ("train", "--params", "{}", "--dataset", DATASET, "--model", URI)
 FACTS = {"device": "cpu", "steps": 7, "metrics": {"exact": 0.5, "fair": True, "by_size": {"6": 1}}, "curve": [1, 2]}
 MANIFEST = {"stage": "train", "key": "abc", "inputs": {"dataset": "def"}, "facts": FACTS, "files": {}}
 MODEL = {"name": "model", "type": {"schemaTitle": "system.Model"}, "uri": "s3://bucket/run/model", "metadata": {}}
@@ -29,9 +30,12 @@ def container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Container:
     """Run a component whose command ends with `code` and leaves `manifest`: the exit code and the executor output."""
 
     def component(code: int = 0, manifest: dict[str, Any] | BaseException | None = None) -> tuple[int, Any]:
-        output = tmp_path / "not/yet/there/executor_output.json"
+        output, pointer = tmp_path / "not/yet/there/executor_output.json", tmp_path / "nor/this/model"
         outputs = {"artifacts": {"model": {"artifacts": [MODEL]}}, "outputFile": str(output)}
-        executor_input = {"inputs": {"parameterValues": {"key": "abc"}}, "outputs": outputs}
+        inputs = {"parameterValues": {"key": "abc"}, "artifacts": {"dataset": {"artifacts": [{"name": "dataset"}]}}}
+        executor_input = {"inputs": inputs, "outputs": outputs}
+        given = [str(tmp_path / "dataset") if word == DATASET else word for word in COMMAND]
+        (tmp_path / "dataset").write_text(json.dumps({"uri": DATASET, "key": "def", "digest": "0"}))
 
         def command() -> NoReturn:
             assert sys.argv == ["trm", *COMMAND]
@@ -45,10 +49,11 @@ def container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Container:
 
         monkeypatch.setattr(cli, "main", command)
         monkeypatch.setattr(s3, "read_manifest", read)
-        monkeypatch.setattr(sys, "argv", ["run.py", json.dumps(executor_input), *COMMAND])
+        monkeypatch.setattr(sys, "argv", ["run.py", json.dumps(executor_input), str(pointer), *given])
         with pytest.raises(SystemExit) as stop:
             run.main()
         assert isinstance(stop.value.code, int)
+        assert output.exists() == pointer.exists() == (stop.value.code == 0)
         return stop.value.code, json.loads(output.read_text()) if output.exists() else None
 
     return component
@@ -56,10 +61,21 @@ def container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Container:
 
 def test_a_pointer_and_what_the_manifest_says(container: Container, tmp_path: Path) -> None:
     write_json(tmp_path / "manifest.json", MANIFEST)
-    metadata = {"key": "abc", "digest": file_digest(tmp_path / "manifest.json")}
-    metadata |= {"device": "cpu", "steps": 7, "metrics.exact": 0.5, "metrics.fair": True}
-    artifact = MODEL | {"uri": f"{URI}/manifest.json", "metadata": metadata}
+    pointer = {"uri": URI, "key": "abc", "digest": file_digest(tmp_path / "manifest.json")}
+    metadata = {**pointer, "device": "cpu", "steps": 7, "metrics.exact": 0.5, "metrics.fair": True}
+    # Kubeflow's own address stays: its launcher takes the pointer there, and refuses any place outside the run's.
+    artifact = MODEL | {"metadata": metadata}
     assert container(manifest=MANIFEST) == (0, {"artifacts": {"model": {"artifacts": [artifact]}}})
+    assert json.loads((tmp_path / "nor/this/model").read_text()) == pointer
+
+
+@pytest.mark.parametrize("text", [None, "", "{}", "[]"])
+def test_a_pointer_that_leads_nowhere(tmp_path: Path, text: str | None) -> None:
+    file = tmp_path / "dataset"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(Fault, match="is no pointer to the artifact dataset; run the stage before again"):
+        run.resolved(["train", "--dataset", str(file)], {"dataset": {}})
 
 
 @pytest.mark.parametrize("code", [1, 2, 137, 143])
@@ -88,7 +104,15 @@ def test_a_real_command(tmp_path: Path) -> None:
     output = tmp_path / "executor_output.json"
     outputs = {"artifacts": {"raw": {"artifacts": [{"name": "raw"}]}}, "outputFile": str(output)}
     program = "import sys; sys.modules.update(kfp=None, torch=None); from components import run; run.main()"
-    argv = [json.dumps({"outputs": outputs}), "fetch", "--params", str(tmp_path / "no.yaml"), "--raw", "s3://a/b"]
+    argv = [
+        json.dumps({"inputs": {}, "outputs": outputs}),
+        str(tmp_path / "raw"),
+        "fetch",
+        "--params",
+        str(tmp_path / "no.yaml"),
+        "--raw",
+        "s3://a/b",
+    ]
     done = subprocess.run([sys.executable, "-c", program, *argv], check=False, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(f"trm: {tmp_path / 'no.yaml'}")

@@ -18,7 +18,7 @@ from tests.components.stage import JOB, PUBLISH, Launcher, Stage, folders, opera
 from tests.conftest import ROOT
 from tests.seaweed import objects
 from trm import s3
-from trm.config import ClusterParams, JobParams
+from trm.cluster import ClusterParams, JobParams
 
 __all__ = ["apiserver", "assets", "bare_apiserver", "folders", "operator", "params_text", "stage"]
 pytestmark = pytest.mark.slow

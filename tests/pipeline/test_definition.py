@@ -12,7 +12,8 @@ from ruamel.yaml import YAML
 from components.train.job import template
 from pipeline.definition import SECTIONS, arguments, compile_to, component, key_parameter
 from tests.conftest import ROOT
-from trm.config import ClusterParams, JobParams, Params, Resources, Toleration, load_params, load_sections
+from trm.cluster import ClusterParams, JobParams, Resources, Toleration
+from trm.config import Params, load_params, load_sections
 from trm.errors import ParamsError
 from trm.recipes import recipes
 from trm.stages import STAGES, Stage, producer
@@ -94,9 +95,10 @@ def test_the_component_runs_the_command_of_the_record(stage: Stage) -> None:
     assert container["command"] == ["python", "-m", "components.train.launcher" if launcher else "components.run"]
     own = ["{{$.inputs.parameters['job']}}"] if launcher else []
     sections = ", ".join(f"\"{name}\": {{{{$.inputs.parameters['{name}_params']}}}}" for name in stage.sections)
-    words = ["{{$}}", *own, stage.name, "--params", f"{{{sections}}}"]
+    pointer = f"{{{{$.outputs.artifacts['{stage.output}'].path}}}}"
+    words = ["{{$}}", pointer, *own, stage.name, "--params", f"{{{sections}}}"]
     for name in stage.inputs:
-        words += [f"--{name}", f"{{{{$.inputs.artifacts['{name}'].uri}}}}"]
+        words += [f"--{name}", f"{{{{$.inputs.artifacts['{name}'].path}}}}"]
     words += [
         f"--{stage.output}",
         f"{{{{$.inputs.parameters['root']}}}}/{stage.name}/{{{{$.inputs.parameters['key']}}}}",
@@ -163,7 +165,8 @@ def test_the_cluster_section_places_the_pods(tmp_path: Path) -> None:
 def test_by_default_pods_have_a_cache_of_their_own_and_no_secret(tmp_path: Path) -> None:
     spec, pods = compiled(ClusterParams(), tmp_path)
     assert all([mount["mountPath"] for mount in pod["emptyDirMounts"]] == ["/cache"] for pod in pods.values())
-    assert all(set(pod) == {"emptyDirMounts"} for pod in pods.values())
+    assert all(set(pod) == {"emptyDirMounts", "securityContext"} for pod in pods.values())
+    assert all(pod["securityContext"] == {"runAsNonRoot": True} for pod in pods.values())
     assert all("env" not in executor["container"] for executor in spec["deploymentSpec"]["executors"].values())
 
 
@@ -189,8 +192,9 @@ def test_an_unknown_stage_of_the_cluster(tmp_path: Path) -> None:
 @each_stage
 @pytest.mark.parametrize("recipe", recipes())
 def test_what_kubeflow_makes_of_the_params_is_read_back_alike(recipe: str, stage: Stage) -> None:
-    """Kubeflow carries numbers as doubles; a container must read the sections of the file."""
+    """Kubeflow carries numbers as doubles and no null; a container must read the sections of the file."""
     params = load_params(recipes()[recipe])
     given = arguments(params, dict.fromkeys((stage.name for stage in STAGES), ""), "s3://trm/artifacts")
+    assert "null" not in json.dumps(given)
     text = json.dumps({name: json.loads(json.dumps(given[name]), parse_int=float) for name in stage.sections})
     assert load_sections(text, stage.sections) == {name: getattr(params, name) for name in stage.sections}

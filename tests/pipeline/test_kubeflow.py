@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import pipeline.kubeflow as kubeflow_module
+import pipeline.submit as submit_module
 import pipeline.watch as watch_module
 from pipeline.__main__ import main
 from pipeline.definition import arguments
@@ -172,6 +173,44 @@ def test_a_run_that_is_not_there(run: Run) -> None:
         assert (code, out) == (2, "")
         assert "has no run run-9 (404 Run run-9 not found)" in err
         assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["submit", "watch", "stop", "collect"])
+def test_a_log_in_page_is_no_answer(run: Run, server: KfpServer, command: str) -> None:
+    server.page = "<html>log in</html>"
+    code, out, err = run(command, *(["run-1"] if command != "submit" else []))
+    assert (code, out) == (2, "")
+    assert err.startswith("pipeline: cluster.host answers, but not as Kubeflow Pipelines does (a log-in page?)")
+    assert len(err.splitlines()) == 1
+
+
+def test_a_run_of_another_pipeline_is_not_collected(run: Run, server: KfpServer) -> None:
+    server.add_run("theirs", "SUCCEEDED")
+    code, out, err = run("collect", "run-1")
+    assert (code, out) == (2, "")
+    assert err == "pipeline: run run-1 is no run of this pipeline; give an id that `submit` printed\n"
+
+
+def test_a_run_whose_results_are_gone_is_done_again_without_kubeflows_cache(
+    run: Run, server: KfpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("submit")
+    server.runs["run-1"].state = "SUCCEEDED"
+    monkeypatch.setattr(submit_module.s3, "read_manifest", lambda uri: {"key": uri})
+    assert run("submit")[1] == "run-1\n"
+    monkeypatch.setattr(submit_module.s3, "read_manifest", lambda uri: None if "/train/" in uri else {"key": uri})
+    assert run("submit")[1] == "run-2\n"
+    caching = [
+        {
+            name: task["cachingOptions"]
+            for name, task in body["pipeline_spec"]["pipeline_spec"]["components"]["comp-exit-handler-1"]["dag"][
+                "tasks"
+            ].items()
+        }
+        for body in server.bodies
+    ]
+    names = ("fetch", "augment", "train", "evaluate")
+    assert caching == [dict.fromkeys(names, options) for options in ({"enableCache": True}, {})]
 
 
 def test_a_token_from_the_environment_or_a_service_account(

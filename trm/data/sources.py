@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from trm.config import Natural, Positive, Section, Sha256
+from trm.config import Natural, Positive
 from trm.errors import UserError
 from trm.files import file_digest
+from trm.section import Section, Sha256
 
 Url = Annotated[str, Field(pattern=r"^https?://")]
 TableSplit = Literal["train", "test"]

@@ -99,7 +99,7 @@ def network_of(model: TRM, settings: TrainParams, processes: World) -> torch.nn.
         model.deep_recursion = torch.compile(model.deep_recursion)  # an attribute: the names of the weights stay
     if processes.size == 1:
         return model
-    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 
 def train_step(

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from trm.config import AugmentParams, DataSection, Natural, Section, Sha256
+from trm.config import AugmentParams, DataSection, Natural
 from trm.data.arc_render import SIDE, cut_grids, render, turn
 from trm.data.arc_tasks import (
     Task,
@@ -34,6 +34,7 @@ from trm.data.symmetries import INVERSE, apply_symmetry
 from trm.errors import DataError, UserError
 from trm.files import file_digest
 from trm.meta import DatasetMeta
+from trm.section import Section, Sha256
 
 FILLS_CANVAS = False
 VOCABULARY = ("pad", "end", *"0123456789")

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BeforeValidator, Field
 
-from trm.config import AugmentParams, DataSection, Natural, Positive, Section, whole
+from trm.config import AugmentParams, DataSection, Natural, Positive
 from trm.data.kind import Grid, Prepared, Versions
 from trm.data.puzzle_csv import Bad, Layout, Puzzles, Tokens, write_puzzles
 from trm.data.sources import SPLITS
@@ -21,6 +21,7 @@ from trm.errors import UserError
 from trm.files import file_digest
 from trm.meta import DatasetMeta
 from trm.progress import Progress, progress
+from trm.section import Section, whole
 
 FILLS_CANVAS = False  # a question may be typed without the places of its sum
 VOCABULARY = ("pad", *"0123456789", "+", "=")

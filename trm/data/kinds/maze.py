@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BeforeValidator, Field
 
-from trm.config import AugmentParams, BelowOne, DataSection, Natural, Positive, Section, whole
+from trm.config import AugmentParams, BelowOne, DataSection, Natural, Positive
 from trm.data.kind import Grid, Prepared, Versions
 from trm.data.maze import CHARACTERS, PATH, Mazes, check, fingerprints, same
 from trm.data.maze_rules import maze_valid
@@ -19,6 +19,7 @@ from trm.data.tables import Rows, Table, fetch_files, prepare_table, write_files
 from trm.data.twins import Sameness
 from trm.errors import UserError
 from trm.meta import DatasetMeta
+from trm.section import Section, whole
 
 FILLS_CANVAS = True
 SYMMETRIES = len(INVERSE)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from trm.config import AugmentParams, DataSection, Natural, Positive, Section, Sha256, whole
+from trm.config import AugmentParams, DataSection, Natural, Positive
 from trm.data.kind import Grid, Plan, Prepared, Versions
 from trm.data.own_draws import (
     Draws,
@@ -34,6 +34,7 @@ from trm.errors import DataError, UserError
 from trm.files import file_digest
 from trm.meta import DatasetMeta
 from trm.progress import progress
+from trm.section import Section, Sha256, whole
 
 FILLS_CANVAS = False
 SYMMETRIES = ("dihedral", "permute_symbols", "translate")

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BeforeValidator, Field, model_validator
 
-from trm.config import AugmentParams, DataSection, Natural, Positive, Section, whole
+from trm.config import AugmentParams, DataSection, Natural, Positive
 from trm.data.compiled import random_state
 from trm.data.equivalence import equivalent, fingerprints
 from trm.data.kind import Grid, Prepared, Versions
@@ -19,6 +19,7 @@ from trm.data.sudoku_rules import BOX_SHAPES, sudoku_valid
 from trm.data.tables import Rows, Table, fetch_files, prepare_table, write_files
 from trm.data.twins import Sameness
 from trm.meta import DatasetMeta
+from trm.section import Section, whole
 
 
 class GenerateSource(Section):

