@@ -1,6 +1,8 @@
 """What several tests share: the small experiment, and the folders of the workplace that may be absent."""
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +119,15 @@ def dataset(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = sudoku(4, allow_equivalent=True)
     augment(data, AugmentParams(num_aug=3, validation_groups=4, seed=0), raw, out, "key")
     return out
+
+
+@pytest.fixture(autouse=True)
+def _own_signals() -> Iterator[None]:
+    """Command lines that run in the tests' process set handlers that a command never takes back."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

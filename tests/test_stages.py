@@ -82,7 +82,7 @@ ARROWS = {
     "s3_threads": {"errors", "s3_client"},
     "s3": {"artifacts", "errors", "progress", "s3_client", "s3_threads"},
     "mirror": {"artifacts", "errors", "files", "meta", "model", "s3", "training"},
-    "stages": {"config", "artifacts", "data", "errors", "mirror", "s3"},
+    "stages": {"section", "config", "artifacts", "data", "errors", "mirror", "s3"},
 }
 
 

@@ -223,13 +223,22 @@ def test_without_a_job_the_container_trains_by_itself(monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, "argv", ["launcher", "{{$}}", "pointer", "{}", "train", "--params", "{}"])
     with pytest.raises(SystemExit):
         launcher.main()
-    assert seen == [["{{$}}", "train", "--params", "{}"]]
+    assert seen == [["{{$}}", "pointer", "train", "--params", "{}"]]
 
 
 def test_a_container_without_a_job_needs_no_kubernetes() -> None:
     program = "import sys; sys.modules.update(kfp=None, torch=None, kubernetes=None); "
     program += "from components.train.launcher import main; main()"
-    words = [json.dumps({"outputs": {}}), "{}", "train", "--params", "no.yaml", "--model", "s3://a/b"]
+    words = [
+        json.dumps({"inputs": {}, "outputs": {}}),
+        "pointer",
+        "{}",
+        "train",
+        "--params",
+        "no.yaml",
+        "--model",
+        "s3://a/b",
+    ]
     done = subprocess.run(
         [sys.executable, "-c", program, *words], check=False, cwd=ROOT, capture_output=True, text=True
     )
