@@ -63,6 +63,6 @@ def _request(params: Params) -> tuple[dict[str, object], list[str], dict[str, st
     command = [TRAIN.name, "--params", canonical_json(sections)]
     for name in TRAIN.inputs:
         stage = producer(name).name
-        command += [f"--{name}", f"{root}/{stage}/{keys[stage]}/manifest.json"]
+        command += [f"--{name}", f"{root}/{stage}/{keys[stage]}"]
     command += [f"--{TRAIN.output}", f"{root}/{TRAIN.name}/{keys[TRAIN.name]}"]
     return template(params.cluster), command, keys

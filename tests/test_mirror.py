@@ -16,7 +16,7 @@ EVALUATE = load_params(ROOT / "params.yaml").evaluate.model_dump_json()
 URI = f"s3://bucket/some/root/train/{KEY}"
 
 
-@pytest.mark.parametrize("tail", ["", "/", "/manifest.json"])
+@pytest.mark.parametrize("tail", ["", "/"])
 def test_an_artifact_has_one_address(tail: str) -> None:
     assert artifact_uri(URI + tail) == URI
     assert output_uri(URI + tail, "train", KEY) == URI

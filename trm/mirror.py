@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from trm.meta import DatasetMeta
     from trm.model.supervision import TRM
 
-_ARTIFACT = re.compile(r"(?P<uri>s3://[^/]+/(?:.*/)?(?P<stage>[a-z]+)/(?P<key>[0-9a-f]{64}))(?:/(?:manifest\.json)?)?")
-"""An artifact's URI, with or without the name of its manifest, to which Kubeflow's pointers lead."""
+_ARTIFACT = re.compile(r"(?P<uri>s3://[^/]+/(?:.*/)?(?P<stage>[a-z]+)/(?P<key>[0-9a-f]{64}))/?")
 
 
 def artifact_uri(location: str) -> str:

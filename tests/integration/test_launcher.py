@@ -31,7 +31,7 @@ def test_two_workers_train_and_kubeflow_is_told(stage: Stage, operator: Operator
     assert manifest is not None
     assert manifest["facts"]["processes"] == 2
     told = json.loads(stage.output.read_text())["artifacts"]["model"]["artifacts"][0]
-    assert told["uri"] == f"{stage.uri}/manifest.json"
+    assert told["metadata"]["uri"] == stage.uri
     assert told["metadata"]["key"] == stage.keys["train"]
     assert f"published {stage.uri}" in launcher.out  # rank 0's own words
     assert sorted(operator.created) == [f"{stage.name}-worker-{index}" for index in range(2)]
