@@ -31,7 +31,7 @@ from trm.progress import progress
 from trm.s3_client import BLOCK, GoneError, LostError, Moved, Piece, Store
 from trm.s3_threads import in_order, soon
 
-UPLOAD_PART, DOWNLOAD_PART = 16 << 20, 64 << 20
+UPLOAD_PART, DOWNLOAD_PART = 16 << 20, 32 << 20
 """Bytes that travel in one request; larger files go in parts. A part whose upload breaks off is sent again, a download
 goes on where it was: there fewer requests only save both sides work.
 """

@@ -1,5 +1,6 @@
 """Requests side by side, and a transfer that ends at once when it is told to."""
 
+import os
 import queue
 import threading
 import time
@@ -12,8 +13,9 @@ from typing import Any, TypeVar
 from trm.errors import Fault, UserError
 from trm.s3_client import Store
 
-THREADS = 8
-AHEAD = 16
+THREADS = min(8, 2 * (os.cpu_count() or 1))
+"""More would only wait for each other."""
+AHEAD = 2 * THREADS
 """Requests that wait for a thread, are under way, or whose results wait for their turn."""
 LAST_WORDS = 2.0
 """Seconds that a transfer which ends before its time waits for the requests under way."""
