@@ -137,6 +137,23 @@ def test_an_upload_goes_on(model: Path, uri: str, requests: list[str], seaweed: 
     assert set(objects(seaweed, uri)) == {MANIFEST, *(f"{version(model)}/{name}" for name in FILES)}
 
 
+def test_long_lists_come_in_pages(model: Path, uri: str, monkeypatch: pytest.MonkeyPatch, seaweed: SeaweedFS) -> None:
+    make = s3_client._client
+
+    def short_pages(params: dict[str, object], **_: object) -> None:
+        params["MaxKeys"] = 2
+
+    def client() -> object:
+        made = make()
+        made.meta.events.register("provide-client-params.s3.ListObjectsV2", short_pages)
+        return made
+
+    monkeypatch.setattr(s3_client, "_client", client)
+    s3.publish(model, uri)
+    names = {MANIFEST, *(f"{version(model)}/{name}" for name in FILES)}
+    assert set(s3.Store(uri).sizes("")) == set(objects(seaweed, uri)) == names
+
+
 def test_the_first_one_wins(model: Path, uri: str, requests: list[str], seaweed: SeaweedFS, tmp_path: Path) -> None:
     first = s3.publish(model, uri)
     other = artifact(tmp_path / "other", {**FILES, "metrics.json": b"{1}\n"}, facts={"device": "cuda"})

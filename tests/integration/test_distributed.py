@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -17,6 +18,7 @@ import pytest
 from tests.conftest import ROOT
 from trm.artifacts import write_manifest
 from trm.training.checkpoint import load_checkpoint
+from trm.training.state import read_step
 
 pytestmark = pytest.mark.slow
 
@@ -62,9 +64,10 @@ class Experiment:
             assert count, old
         (folder / "params.yaml").write_text(text)
 
-    def start(self, processes: int, *words: str) -> subprocess.Popen[str]:
-        """`trm`, by itself or under torchrun, in a process group of its own."""
+    def start(self, processes: int, *words: str, restarts: int = 0) -> subprocess.Popen[str]:
+        """`trm`, by itself or under torchrun, which starts its processes again so many times."""
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        torchrun += [f"--max-restarts={restarts}"]
         environment = {**os.environ, "TRM_STATE_DIR": self.states, "PYTHONPATH": str(ROOT)}
         environment |= {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error::FutureWarning:trm"}
         return subprocess.Popen(
@@ -106,10 +109,12 @@ class Experiment:
 
 
 @pytest.fixture(scope="module")
-def published(dataset: Path) -> Path:
-    """The data set as the augment stage publishes it."""
-    write_manifest(dataset, {"stage": "augment", "key": "0" * 64, "params": {"data": {"kind": "sudoku"}}})
-    return dataset
+def published(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the data set as the augment stage publishes it."""
+    folder = tmp_path_factory.mktemp("published") / "dataset"
+    shutil.copytree(dataset, folder, ignore=shutil.ignore_patterns("manifest.json"))
+    write_manifest(folder, {"stage": "augment", "key": "0" * 64, "params": {"data": {"kind": "sudoku"}}})
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -176,15 +181,48 @@ def test_all_stop_when_one_is_killed(published: Path, tmp_path: Path) -> None:
     experiment = Experiment(tmp_path / "run", published, epochs=2000)
     process = experiment.start(2, "train", "--dataset", str(published), "--model", "model")
     while experiment.steps_done() < 10:
+        assert process.poll() is None
         time.sleep(0.01)
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], check=True, capture_output=True, text=True).stdout
-    workers = [int(pid) for pid, parent in map(str.split, listed.splitlines()) if int(parent) == process.pid]
+    workers = _workers(process)
     assert len(workers) == 2
     os.kill(workers[1], signal.SIGKILL)
     process.communicate(timeout=60)
     assert process.returncode == 1
     assert not [pid for pid in workers if _runs(pid)]
     assert not (experiment.folder / "model").exists()
+
+
+def _workers(process: subprocess.Popen[str]) -> list[int]:
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], check=True, capture_output=True, text=True).stdout
+    return [int(pid) for pid, parent in map(str.split, listed.splitlines()) if int(parent) == process.pid]
+
+
+def test_killed_twenty_times_it_ends_as_if_never_killed(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without it a group of processes that was started again hung in 2 of 5 tries; the PyTorchJob sets it too.
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    whole, killed = (Experiment(tmp_path / name, published, epochs=280) for name in ("whole", "killed"))
+    whole.train(2)
+    rng = random.Random(0)
+    process = killed.start(2, "train", "--dataset", str(published), "--model", "model", restarts=25)
+    for _ in range(20):
+        began, further = killed.steps_done(), rng.randrange(8, 30)
+        while killed.steps_done() < began + further:
+            assert process.poll() is None
+            time.sleep(0.001)
+        victims = _workers(process)
+        seen = killed.steps_done()
+        os.kill(rng.choice(victims), signal.SIGKILL)
+        while set(_workers(process)) & set(victims):
+            assert process.poll() is None
+            time.sleep(0.01)
+        (state,) = killed.folder.glob("states/*/state.safetensors")
+        assert read_step(state) >= seen - 7  # the steps between two states
+    out, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, out
+    for name in ("checkpoint.safetensors", "train.tsv", "validation.tsv"):
+        assert (killed.folder / "model" / name).read_bytes() == (whole.folder / "model" / name).read_bytes()
 
 
 def _runs(pid: int) -> bool:
