@@ -70,7 +70,7 @@ def _runner(label: str) -> local.DockerRunner:
     """Containers with a read-only root and the user's own number, that reach the S3 of this machine."""
     return local.DockerRunner(
         environment=_environment(sys.platform),
-        labels=[label],
+        labels=dict([label.split("=")]),
         network_mode="host",
         user=f"{os.getuid()}:{os.getgid()}",
         read_only=True,
