@@ -170,7 +170,7 @@ def test_the_dry_run_prints_the_job_of_the_params_file(tmp_path: Path) -> None:
     words = pod(printed)["containers"][0]["args"]
     assert words[-4:] == [
         "--dataset",
-        f"s3://trm/artifacts/augment/{keys['augment']}/manifest.json",
+        f"s3://trm/artifacts/augment/{keys['augment']}",
         "--model",
         f"s3://trm/artifacts/train/{keys['train']}",
     ]
