@@ -130,7 +130,7 @@ def test_make_image(image: Image, capsys: pytest.CaptureFixture[str]) -> None:
     """Its last line names the image, its id and its size; nothing is built twice."""
     given = [arg for arg in image.build_args if arg.startswith(("BASE=", "BUILD_BASE="))]
     done = subprocess.run(
-        ["make", "image", "IMAGE=trm-test", *given],
+        ["make", "--no-print-directory", "image", "IMAGE=trm-test", *given],
         check=False,
         cwd=ROOT,
         env=image.engine.environment,

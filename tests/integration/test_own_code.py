@@ -117,7 +117,7 @@ def test_the_stages_depend_on_the_module_by_key_and_not_by_name_in_dvc(checkout:
     assert deps == {stage.name: dvc_deps(stage) for stage in STAGES}  # so dvc.yaml is as it was
     assert "trm/data/kinds" in deps["augment"]
     code = "from trm.config import load_params; from trm.stages import *; import json; p = load_params('params.yaml'); "
-    code += "print(json.dumps([key_request(s, p, {})['modules'] for s in STAGES]))"
+    code += "print(json.dumps([key_request(s, dict(p), p.data.kind, {})['modules'] for s in STAGES]))"
     modules = json.loads(checkout.run("-c", code))
     uses = {stage.name for stage, files in zip(STAGES, modules, strict=True) if checkout.module in files}
     assert uses == {"fetch", "augment", "evaluate"}

@@ -71,7 +71,7 @@ def published_dataset(dataset: Path) -> Path:
     from trm.artifacts import MANIFEST, write_manifest
 
     if not (dataset / MANIFEST).exists():
-        write_manifest(dataset, {"stage": "augment", "key": "0" * 64})
+        write_manifest(dataset, {"stage": "augment", "key": "0" * 64, "params": {"data": {"kind": "sudoku"}}})
     return dataset
 
 
