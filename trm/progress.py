@@ -19,8 +19,8 @@ class Progress(Protocol):
 
 
 class _PlainLines:
-    def __init__(self, description: str, total: int | None, done: int) -> None:
-        self.description, self.total, self.done = description, total, done
+    def __init__(self, description: str, total: int | None, done: int, unit: str) -> None:
+        self.description, self.total, self.done, self.unit = description, total, done, unit
         self.first, self.started = done, time.monotonic()
         self.next_line = self.started + PLAIN_LINE_EVERY
 
@@ -32,12 +32,19 @@ class _PlainLines:
             self.line(now, note)
 
     def line(self, now: float, note: str = "") -> None:
-        text = f"{self.description}: {self.done}"
+        text = f"{self.description}: {self.amount(self.done)}"
         if self.total:
             pace = (now - self.started) / max(self.done - self.first, 1)
             left = max(self.total - self.done, 0) * pace
-            text += f"/{self.total} ({100 * self.done / self.total:.0f} %, {_duration(left)} left)"
+            text += f"/{self.amount(self.total)} ({100 * self.done / self.total:.0f} %, {_duration(left)} left)"
         print(text + (f", {note}" if note else ""), file=sys.stderr, flush=True)
+
+    def amount(self, number: int) -> str:
+        if self.unit != "bytes":
+            return str(number)
+        from rich.filesize import decimal
+
+        return decimal(number)
 
 
 class _Silence:
@@ -64,10 +71,10 @@ def progress(
         yield _Silence()
         return
     if not sys.stderr.isatty():
-        lines = _PlainLines(description, total, done)
+        lines = _PlainLines(description, total, done, unit)
         yield lines
         took = time.monotonic() - lines.started
-        print(f"{description}: {lines.done} done in {_duration(took)}", file=sys.stderr, flush=True)
+        print(f"{description}: {lines.amount(lines.done)} done in {_duration(took)}", file=sys.stderr, flush=True)
         return
 
     from rich.console import Console

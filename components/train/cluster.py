@@ -85,6 +85,18 @@ class Cluster:
         ).items
         return sorted(found, key=lambda event: event.last_timestamp or event.metadata.creation_timestamp)
 
+    def most_on_a_node(self, resource: str, labels: Mapping[str, str]) -> int | None:
+        """How many of `resource` (GPUs) the best node with these labels gives to pods.
+
+        None where no such node is there (one may be made yet), or where nodes may not be looked at.
+        """
+        selector = ",".join(f"{name}={value}" for name, value in labels.items())
+        try:
+            nodes = self._ask(lambda: self._core.list_node(label_selector=selector, **_TIMEOUT)).items
+        except UserError:
+            return None
+        return max((int((node.status.allocatable or {}).get(resource, 0)) for node in nodes), default=0) or None
+
     def tail(self, pod: str, previous: bool, lines: int) -> str:
         """The end of a pod's log; empty where there is none (any more)."""
         try:

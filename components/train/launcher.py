@@ -83,6 +83,7 @@ def _claim(cluster: "Cluster", job: Mapping[str, Any]) -> dict[str, Any]:
     while True:
         found = cluster.job(name)
         if found is None:
+            _refuse_what_no_node_has(cluster, job)
             if cluster.create(job):
                 say(f"created job {name} in namespace {where}; kubectl -n {where} get pytorchjob {name}")
             continue
@@ -102,6 +103,19 @@ def _claim(cluster: "Cluster", job: Mapping[str, Any]) -> dict[str, Any]:
             say(f"an earlier job {name} has ended without a model in S3; deleting it, to start again")
             cluster.delete(found)
             _wait_until_gone(cluster, found, None)
+
+
+def _refuse_what_no_node_has(cluster: "Cluster", job: Mapping[str, Any]) -> None:
+    """Workers that ask for more GPUs than any node has would wait for ever."""
+    pod = job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]
+    limits = pod["containers"][0].get("resources", {}).get("limits", {})
+    for resource in limits.keys() - {"cpu", "memory"}:
+        most = cluster.most_on_a_node(resource, pod.get("nodeSelector") or {})
+        if most is not None and int(limits[resource]) > most:
+            raise UserError(
+                f"a worker asks for {limits[resource]} {resource} and no node has more than {most}; lower "
+                "cluster.stages.train.gpus, or name a type of nodes in cluster.stages.train.node_selector"
+            )
 
 
 def _stay(cluster: "Cluster", held: Mapping[str, Any], uri: str) -> None:

@@ -31,6 +31,7 @@ from tests.conftest import ROOT
 JOBS = ("kubeflow.org", "v1", "default", "pytorchjobs")
 LABEL = "training.kubeflow.org"
 NODE = "node-1"
+GPU, GPUS = "nvidia.com/gpu", 4
 
 
 @dataclass
@@ -107,7 +108,9 @@ class Operator:
         self.core.create_node({"metadata": {"name": NODE}})
         address = [{"type": "InternalIP", "address": "127.0.0.1"}]
         ports = {"kubeletEndpoint": {"Port": self.kubelet.port}}
-        self.core.patch_node_status(NODE, {"status": {"addresses": address, "daemonEndpoints": ports}})
+        amounts = {"cpu": "8", "memory": "8Gi", GPU: str(GPUS)}
+        status = {"addresses": address, "daemonEndpoints": ports, "capacity": amounts, "allocatable": amounts}
+        self.core.patch_node_status(NODE, {"status": status})
 
     def _run(self) -> None:
         while not self._closed.wait(0.2):
@@ -230,8 +233,8 @@ class Operator:
         env["PET_RDZV_ENDPOINT"] = f"127.0.0.2:{port}"
         env["PET_RDZV_CONF"] += f",is_host={int(index == 0)}"
         env |= {"PET_LOCAL_ADDR": f"127.0.0.{index + 2}", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-        folder = self.folder / f"cache-{name}"
-        folder.mkdir(exist_ok=True)
+        folder = self.folder / f"cache-{pod.metadata.uid}"  # a pod made anew finds nothing of the one before
+        folder.mkdir()
         env |= {"TRM_CACHE_DIR": str(folder), "HOME": str(folder), "TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"}
         words = self.command([*container.command, *container.args], name)
         words = [sys.executable if word == "python" else word for word in words]

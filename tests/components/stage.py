@@ -20,7 +20,7 @@ from tests.apiserver import ApiServer
 from tests.components.operator import Operator
 from tests.conftest import ROOT
 from trm import s3
-from trm.cluster import ClusterParams, JobParams
+from trm.cluster import ClusterParams, JobParams, Resources
 from trm.config import load_params
 from trm.stages import STAGES, content_keys, producer, run_stage
 
@@ -37,6 +37,7 @@ SETTINGS = {
     r"checkpoint_interval: \d+": "checkpoint_interval: 10",
     r"device: \w+": "device: cpu",
 }
+NO_GPU = Resources()
 JOB = JobParams(min_workers=2, max_workers=2, max_restarts=3)
 LINES = """
 import sys, time
@@ -85,6 +86,7 @@ class Stage:
     seed: int = 0
     job: JobParams = JOB
     epochs: int = 4
+    resources: Resources = NO_GPU
     secret: str = "trm-s3"
     more: dict[str, str] = field(default_factory=dict)
     """Further variables of the launcher's environment."""
@@ -107,6 +109,7 @@ class Stage:
             s3_region="us-east-1",
             s3_secret=self.secret,
             job=self.job,
+            stages={"train": self.resources},
         )
 
     def words(self) -> list[str]:

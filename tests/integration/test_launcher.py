@@ -13,12 +13,12 @@ import pytest
 
 from components.train.job import HASH, fill, template
 from tests.apiserver import ApiServer, apiserver, assets, bare_apiserver
-from tests.components.operator import Operator, wait_for
+from tests.components.operator import GPU, GPUS, Operator, wait_for
 from tests.components.stage import JOB, PUBLISH, Launcher, Stage, folders, operator, params_text, stage, stand_in
 from tests.conftest import ROOT
 from tests.seaweed import objects
 from trm import s3
-from trm.cluster import ClusterParams, JobParams
+from trm.cluster import ClusterParams, JobParams, Resources
 
 __all__ = ["apiserver", "assets", "bare_apiserver", "folders", "operator", "params_text", "stage"]
 pytestmark = pytest.mark.slow
@@ -108,16 +108,21 @@ def test_a_job_that_ends_without_a_model_has_not_succeeded(stage: Stage, operato
     assert not stage.output.exists()
 
 
-def test_an_evicted_worker_comes_back(stage: Stage, operator: Operator) -> None:
+@pytest.mark.parametrize("worker", [0, 1])
+def test_an_evicted_worker_comes_back(stage: Stage, operator: Operator, worker: int) -> None:
+    """The first one, too, at which they meet and whose disk held the state: it comes back from S3."""
+    name = f"worker-{worker}"
     longer = stage.replace(seed=2, epochs=8)
     launcher = longer.start()
     states = f"{stage.root}/states/{longer.keys['train']}"
     wait_for(lambda: any(name.endswith("manifest.json") for name in objects(stage.seaweed, states)))
-    operator.evict(f"{longer.name}-worker-1")
+    operator.evict(f"{longer.name}-{name}")
     assert launcher.end() == 0, launcher.err + launcher.out
-    assert operator.created.count(f"{longer.name}-worker-1") == 2
+    assert operator.created.count(f"{longer.name}-{name}") == 2
     # By itself after SIGTERM, or killed where it took its time.
-    assert re.search(rf"{longer.name}-worker-1 exited with code (143|137)", launcher.err)
+    assert re.search(rf"{longer.name}-{name} exited with code (143|137)", launcher.err)
+    (told,) = re.findall(r"train: goes on from step (\d+) of (\d+)", launcher.out)
+    assert 10 <= int(told[0]) < int(told[1])  # a state is saved every 10 steps
     manifest = s3.read_manifest(longer.uri)
     assert manifest is not None
     assert manifest["facts"]["processes"] == 2
@@ -238,6 +243,24 @@ def test_workers_that_are_killed_again_and_again(stage: Stage, operator: Operato
         r"launcher: workers were killed [4-9] times within an hour \(exit code 137", launcher.err.splitlines()[-1]
     )
     assert operator.jobs() == []
+
+
+def test_more_gpus_than_any_node_has(stage: Stage, operator: Operator) -> None:
+    launcher = stage.replace(resources=Resources(gpus=GPUS + 1)).start()
+    assert launcher.end() == 2
+    assert launcher.err == (
+        f"launcher: a worker asks for {GPUS + 1} {GPU} and no node has more than {GPUS}; lower "
+        "cluster.stages.train.gpus, or name a type of nodes in cluster.stages.train.node_selector\n"
+    )
+    assert operator.jobs() == []
+
+
+def test_gpus_of_a_type_of_nodes_of_which_none_is_there(stage: Stage, operator: Operator) -> None:
+    """One may be made for the job, so it is created and waits."""
+    kind = Resources(gpus=GPUS + 1, node_selector={"type": "large"})
+    launcher = stage.replace(resources=kind).start()
+    wait_for(operator.jobs)
+    assert launcher.process.poll() is None
 
 
 def test_a_secret_that_is_not_there(stage: Stage, operator: Operator) -> None:

@@ -27,7 +27,12 @@ pytestmark = pytest.mark.slow
 Asked = tuple[str, str, str]
 """Verb, API group, resource."""
 ACCOUNT = "api/v1/namespaces/trm/serviceaccounts/trm-launcher"
-BOUND = (("kubeflow.org", "pytorchjobs"), ("argoproj.io", "workflowtaskresults"))
+BOUND = (
+    ("create", "kubeflow.org", "pytorchjobs"),
+    ("create", "argoproj.io", "workflowtaskresults"),
+    ("list", "", "nodes"),
+)
+"""One right of each role."""
 EVERYBODY = {"selfsubjectaccessreviews", "selfsubjectrulesreviews"}
 """Whoever has logged in may ask what he may do."""
 
@@ -39,15 +44,15 @@ def applied(apiserver: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> A
     assert (ran.returncode, ran.stderr) == (0, "")
     assert apiserver.post("api/v1/namespaces", {"metadata": {"name": "kubeflow"}}).status_code == 201
     deadline = time.monotonic() + 30
-    while not all(_is_bound(apiserver, group, kind) for group, kind in BOUND):
+    while not all(_is_bound(apiserver, asked) for asked in BOUND):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     return apiserver
 
 
-def _is_bound(server: ApiServer, group: str, resource: str) -> bool:
-    """Whether the authorizer has seen the binding of the role that lets the service account create `resource`."""
-    wish = {"namespace": "trm", "verb": "create", "group": group, "resource": resource}
+def _is_bound(server: ApiServer, asked: Asked) -> bool:
+    """Whether the authorizer has seen the binding of the role that lets the service account do so."""
+    wish = {"namespace": "trm"} | dict(zip(("verb", "group", "resource"), asked, strict=True))
     spec = {"user": "system:serviceaccount:trm:trm-launcher", "resourceAttributes": wish}
     return server.post("apis/authorization.k8s.io/v1/subjectaccessreviews", {"spec": spec}).json()["status"]["allowed"]
 
@@ -90,7 +95,7 @@ def answered(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Asked, int]]:
 def asked(method: str, url: str, query: list[tuple[str, str]] | None) -> Asked:
     """A request as the authorizer of Kubernetes sees it."""
     path = re.fullmatch(
-        r"https://[^/]+/apis?/(?:(?P<group>[^/]+\.[^/]+)/)?v1/namespaces/[^/]+/(?P<resource>[a-z]+)"
+        r"https://[^/]+/apis?/(?:(?P<group>[^/]+\.[^/]+)/)?v1/(?:namespaces/[^/]+/)?(?P<resource>[a-z]+)"
         r"(?:/(?P<name>[^/]+)(?P<below>/[a-z]+)?)?",
         url,
     )
@@ -113,6 +118,7 @@ def use_all(launcher: Cluster) -> None:
     calls: dict[str, Callable[[dict[str, Any]], object]] = {
         "job": lambda found: launcher.job(found["metadata"]["name"]),
         "create": lambda found: launcher.create(job()),
+        "most_on_a_node": lambda found: launcher.most_on_a_node("nvidia.com/gpu", {"a": "b"}),
         "pods": launcher.pods,
         "events": lambda found: launcher.events(found["metadata"]["uid"]),
         "tail": lambda found: launcher.tail("pod", True, 10),
@@ -134,9 +140,13 @@ def make_pod(server: ApiServer) -> None:
     assert server.post("api/v1/namespaces/trm/pods", pod).status_code in (201, 409)
 
 
-def role(name: str) -> set[Asked]:
+def role(name: str, kind: str = "Role") -> set[Asked]:
     """What a role of the manifests gives."""
-    return _flat(objects((ROOT / "k8s/base/access.yaml").read_text())["Role", name]["rules"])
+    return _flat(objects((ROOT / "k8s/base/access.yaml").read_text())[kind, name]["rules"])
+
+
+def launchers() -> set[Asked]:
+    return role("trm-launcher") | role("trm-launcher-nodes", "ClusterRole")
 
 
 def _flat(rules: list[dict[str, Any]]) -> set[Asked]:
@@ -165,7 +175,7 @@ def test_the_launcher_may_do_what_it_does_and_nothing_else(
     make_pod(applied)
     use_all(launcher)
     assert [each for each in answered if each[1] in (401, 403)] == []
-    assert {each for each, _ in answered} == role("trm-launcher")
+    assert {each for each, _ in answered} == launchers()
 
 
 def test_nobody_else_of_the_launcher_speaks_to_kubernetes() -> None:
@@ -182,9 +192,9 @@ def test_what_the_server_says_the_service_account_may_do(launcher: Cluster) -> N
     review: Any = api.create_self_subject_rules_review({"spec": {"namespace": "trm"}})
     rules: Any = client.ApiClient().sanitize_for_serialization(review.status.resource_rules)
     found = {each for each in _flat(rules) if each[2] not in EVERYBODY}
-    assert found == role("trm-launcher") | role("trm-kubeflow")
+    assert found == launchers() | role("trm-kubeflow")
     elsewhere: Any = api.create_self_subject_rules_review({"spec": {"namespace": "default"}})
-    assert {name for rule in elsewhere.status.resource_rules for name in rule.resources} <= EVERYBODY
+    assert {name for rule in elsewhere.status.resource_rules for name in rule.resources} <= {*EVERYBODY, "nodes"}
 
 
 @pytest.mark.parametrize(

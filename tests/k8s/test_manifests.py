@@ -82,7 +82,10 @@ def test_every_object_is_labelled_and_in_its_namespace(rendered: Objects, reques
         if kind == "Namespace":
             assert name == "trm" == namespace
             continue
-        assert each["metadata"]["namespace"] == namespace, name
+        if kind.startswith("Cluster"):
+            assert [which["namespace"] for which in each.get("subjects", ())] in ([], [namespace]), name
+        else:
+            assert each["metadata"]["namespace"] == namespace, name
         assert {"app.kubernetes.io/name", "app.kubernetes.io/component"} <= set(labels), name
 
 

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -205,7 +206,8 @@ class _Run:
         self.log = TsvLog(folder / "train.tsv", ("step", "epoch", "lr", *LOSSES, *METRICS[1:]))
         self.scores = TsvLog(folder / "validation.tsv", ("step", "epoch", *SCORES))
         self.logs = [self.log, self.scores] if self.validation is not None else [self.log]
-        load_state(folder, self.state, self.logs, self.processes)
+        if load_state(folder, self.state, self.logs, self.processes) and self.processes.leads:
+            print(f"train: goes on from step {self.state.step} of {self.total}", file=sys.stderr, flush=True)
         self.started = time.monotonic() - self.state.seconds
 
     def save(self) -> None:
