@@ -67,10 +67,10 @@ def _stage_command(stage: Stage) -> Callable[..., None]:
     """A command whose options are `--params`, the stage's inputs and its output."""
 
     def command(params: str, **folders: str) -> None:
-        from trm.config import load_sections
+        from trm.config import load_sections, load_tracking
 
-        sections = load_sections(params, stage.sections)
-        run_stage(stage, sections, {name: folders[name] for name in stage.inputs}, folders[stage.output])
+        sections, tracking = load_sections(params, stage.sections), load_tracking(params)
+        run_stage(stage, sections, {name: folders[name] for name in stage.inputs}, folders[stage.output], tracking)
 
     def option(name: str, default: str, text: str) -> inspect.Parameter:
         annotation = Annotated[str, typer.Option(help=text)]

@@ -8,6 +8,7 @@ section `data` stand in the module of each kind of data, which is looked up by i
 import difflib
 import importlib
 import json
+import os
 import pkgutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from trm.section import (
     Section,
     real,
 )
+from trm.tracking import VARIABLE, TrackingParams
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
 
@@ -168,6 +170,7 @@ class Params(Section):
     model: ModelParams
     train: TrainParams
     evaluate: EvaluateParams
+    tracking: TrackingParams = TrackingParams()
     cluster: ClusterParams = ClusterParams()
 
     @model_validator(mode="after")
@@ -221,6 +224,20 @@ def load_sections(source: str, names: Sequence[str]) -> dict[str, Any]:
     fields: dict[str, Any] = {name: (Params.model_fields[name].annotation, ...) for name in names}
     sections = create_model("Sections", __base__=Section, **fields)
     return dict(parse(_of_kind(sections, values, where), values, where, ABSENT_IS_NULL))
+
+
+def load_tracking(source: str) -> TrackingParams:
+    """The section `tracking`: of `$TRM_TRACKING` (JSON) where that is set, else of a params file. Raises
+    `ParamsError`.
+    """
+    if text := os.environ.get(VARIABLE):
+        try:
+            return parse(TrackingParams, json.loads(text), f"${VARIABLE}")
+        except ValueError as error:
+            if isinstance(error, ParamsError):
+                raise
+            raise ParamsError(f"${VARIABLE}: not valid JSON ({error})") from None
+    return TrackingParams() if source.lstrip().startswith("{") else load_params(source).tracking
 
 
 def _of_kind(cls: type[SectionT], values: object, where: str) -> type[SectionT]:

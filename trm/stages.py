@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trm.config import Params
     from trm.section import Section
+    from trm.tracking import TrackingParams
 
 PACKAGE = Path(__file__).parent
 # These cannot change a result: params.yaml is complete, bytes that travel are checked, and the rest calls the stages.
 NOT_DEPS = (
-    *("trm", "trm.config", "trm.section", "trm.cluster", "trm.stages", "trm.cli"),
+    *("trm", "trm.config", "trm.section", "trm.cluster", "trm.tracking", "trm.stages", "trm.cli"),
     *("trm.artifacts", "trm.s3", "trm.s3_client", "trm.s3_threads"),
 )
 FINDS_KINDS = "trm/data/kind.py"
@@ -97,15 +98,23 @@ def producer(output: str) -> Stage:
     return next(stage for stage in STAGES if stage.output == output)
 
 
-def run_stage(stage: Stage, sections: Mapping[str, Any], inputs: Mapping[str, str], out: str) -> None:
+def run_stage(
+    stage: Stage,
+    sections: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    out: str,
+    tracking: "TrackingParams | None" = None,
+) -> None:
     """Run `stage` on the folders `inputs` and publish its output at `out`, its times beside it.
 
     Folders are paths, or `s3://<root>/<stage>/<key>` URIs; `out` may also be a bare `s3://<root>`. What lies in S3
-    under the content key already is not made again, and its inputs are not even brought.
+    under the content key already is not made again, and its inputs are not even brought. `tracking` says what Weights &
+    Biases is told; None: nothing.
     """
     from trm import mirror, s3
     from trm.artifacts import read_manifest
     from trm.errors import UserError
+    from trm.tracking import tracked
 
     leads = os.environ.get("RANK", "0") == "0"
     manifests = {name: _manifest_at(inputs[name], producer(name).name) for name in stage.inputs}
@@ -119,8 +128,14 @@ def run_stage(stage: Stage, sections: Mapping[str, Any], inputs: Mapping[str, st
         with TemporaryDirectory() as scratch:
             _call(stage, sections, _folders(stage, inputs), Path(scratch), key)
         return
+
+    def run_here(folder: Path) -> None:
+        with tracked(tracking, stage.name, manifests, request, key) as tell:
+            brought = _run_here(stage, sections, inputs, request, folder)
+            tell(**brought, out=folder)
+
     if not s3.is_uri(out):
-        _run_here(stage, sections, inputs, request, Path(out))
+        run_here(Path(out))
         return
     uri = mirror.output_uri(out, stage.name, key)
     if s3.read_manifest(uri) is not None:
@@ -129,7 +144,7 @@ def run_stage(stage: Stage, sections: Mapping[str, Any], inputs: Mapping[str, st
     folder = mirror.folder_of(uri)
     with mirror.locked(folder):
         if not _is_whole(folder, stage, key):
-            _run_here(stage, sections, inputs, request, folder)
+            run_here(folder)
     if s3.publish(folder, uri) == read_manifest(folder) and timing_file(folder).is_file():
         s3.put_json(f"{uri}/{TIMING}", json.loads(timing_file(folder).read_text(encoding="utf-8")))
     print(f"published {uri}", file=sys.stderr)
@@ -165,7 +180,8 @@ def _manifest_at(location: str, stage: str) -> dict[str, Any]:
 
 def _run_here(
     stage: Stage, sections: Mapping[str, Any], inputs: Mapping[str, str], request: Mapping[str, Any], out: Path
-) -> None:
+) -> dict[str, Path]:
+    """Returns the inputs' folders on this disk."""
     from trm.artifacts import staged, write_json, write_manifest
 
     folders, key = _folders(stage, inputs), digest_of(request)
@@ -176,6 +192,7 @@ def _run_here(
         timing |= {"seconds": round(time.monotonic() - clock, 3), **_machine(), **facts.pop("timing", {})}
         write_manifest(staging, {**request, "key": key, "facts": facts})
     write_json(timing_file(out), timing)
+    return folders
 
 
 def _folders(stage: Stage, inputs: Mapping[str, str]) -> dict[str, Path]:
