@@ -218,6 +218,12 @@ class TrainParams(Section):
     device: Device
     seed: Natural
 
+    @model_validator(mode="after")
+    def _has_a_network_to_freeze(self) -> Self:
+        if self.freeze_network and self.start is None:
+            raise ValueError("start must name a trained model where freeze_network is true. Got null")
+        return self
+
 
 class EvaluateParams(Section):
     """How the test puzzles are answered and scored (spec section 6)."""
