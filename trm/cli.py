@@ -197,9 +197,9 @@ def model_(
 @recipe_app.command("list")
 def recipe_list() -> None:
     """The recipes, a line each."""
-    from trm.recipes import recipes, summary
+    from trm.recipes import ablations, recipes, summary
 
-    for name, path in recipes().items():
+    for name, path in (recipes() | ablations()).items():
         print(f"{name:22} {summary(path)}")
 
 

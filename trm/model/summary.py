@@ -27,10 +27,9 @@ def describe_model(config: ModelParams, meta: DatasetMeta) -> RenderableType:
     low, high = (blocks[name] for name in member.networks)
     depth = f"{rounds} x ({passes} + 1) x {low}" if low == high else f"{rounds} x ({passes} x {low} + {high})"
     forward, training = flops(config, meta)
-    table = f"{meta.num_identifiers:,} x {config.puzzle_emb_dim} (beside the parameters)"
     facts = {
         "parameters": f"{_count(weights):,}",
-        "puzzle table": table if config.puzzle_emb_dim else "none",
+        "puzzle table": f"{config.puzzle_emb_dim} more for each identifier" if config.puzzle_emb_dim else "none",
         "states": f"{', '.join(member.states)}: {model.positions} x {config.block_width} numbers each",
         "passes": f"{rounds} x ({passes} + 1) = {rounds * (passes + 1)} a supervision step",
         "effective depth": f"{depth} = {member.depth(config)} blocks",
@@ -44,7 +43,7 @@ def describe_model(config: ModelParams, meta: DatasetMeta) -> RenderableType:
     for name, value in facts.items():
         rows.add_row(name, value)
     tree = Tree(f"{config.family} for {meta.kind} {meta.height} x {meta.width}: {_count(weights):,}")
-    _grow(tree, weights)
+    _grow(tree, {name.removesuffix(".weight"): weight for name, weight in weights.items()})
     return Group(tree, "", rows)
 
 
