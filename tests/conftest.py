@@ -10,7 +10,7 @@ import pytest
 
 from tests.seaweed import own_seaweed, root, seaweed  # noqa: F401 - fixtures
 from tests.sudokus import of_digits, sudoku, write
-from trm.config import AugmentParams, ModelParams, TrainParams
+from trm.config import AugmentParams, LmaParams, ModelParams, TrainParams
 from trm.data.augment import augment
 from trm.data.compiled import CODE_FOLDER
 from trm.data.sudoku import draw_shuffles
@@ -50,12 +50,15 @@ def meta() -> DatasetMeta:
 def model_params() -> ModelParams:
     """A network small enough for a step to take milliseconds."""
     return ModelParams(
+        family="trm",
         hidden_size=16,
         num_heads=2,
         L_layers=1,
+        H_layers=1,
         expansion=1.0,
         H_cycles=2,
         L_cycles=2,
+        lma=LmaParams(enable=False, mode="clean", length=8, dim=8, heads=2),
         mlp_t=True,
         pos_encodings="none",
         rope_theta=10000.0,
@@ -72,6 +75,8 @@ def model_params() -> ModelParams:
 def train_params() -> TrainParams:
     """Settings that overfit a few puzzles quickly, float32 on the CPU."""
     return TrainParams(
+        start=None,
+        freeze_network=False,
         epochs=8,
         global_batch_size=4,
         micro_batch_size=None,

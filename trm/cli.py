@@ -5,6 +5,7 @@ import inspect
 import signal
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -170,12 +171,35 @@ def _print_answer(answer: "Answer", meta: "DatasetMeta", votes: int) -> None:
     print(said + (f"; {answer.votes} of {votes} votes" if votes > 1 else ""))
 
 
+@app.command("model")
+def model_(
+    params: Annotated[Path, typer.Option(help="The experiment's settings.")] = Path("params.yaml"),
+    dataset: Annotated[
+        Path,
+        typer.Option(help="Output of `trm augment`; where it is not there yet, its sizes are those of the params."),
+    ] = OUTPUTS / "dataset",
+) -> None:
+    """Show the network of the params: its tree, parameters, passes, depth and operations."""
+    from rich.console import Console
+
+    from trm.config import load_params
+    from trm.data.kind import expected_meta
+    from trm.data.store import read_meta
+    from trm.model.summary import describe_model
+
+    settings = load_params(params)
+    meta = read_meta(dataset) if dataset.is_dir() else expected_meta(settings.data)
+    if meta is None:
+        raise DataError(f"{dataset}: no such data set, and the params alone do not tell its sizes; run `trm augment`")
+    Console(highlight=False, soft_wrap=True).print(describe_model(settings.model, meta))
+
+
 @recipe_app.command("list")
 def recipe_list() -> None:
     """The recipes, a line each."""
-    from trm.recipes import recipes, summary
+    from trm.recipes import ablations, recipes, summary
 
-    for name, path in recipes().items():
+    for name, path in (recipes() | ablations()).items():
         print(f"{name:22} {summary(path)}")
 
 
@@ -207,9 +231,32 @@ def checkpoint_import(
         Path | None, typer.Option(help="The data set it was trained on, where all_config.yaml does not tell it.")
     ] = None,
     model: Annotated[Path, typer.Option(help="The model folder to write.")] = OUTPUTS / "imported",
+    reset_puzzle_table: Annotated[
+        bool, typer.Option("--reset-puzzle-table", help="Start each puzzle of the data set at the table's mean row.")
+    ] = False,
 ) -> None:
     """Turn a checkpoint of the published code into a model folder."""
     from trm.training.imported import import_checkpoint
 
-    import_checkpoint(file, dataset, model)
+    digest = import_checkpoint(file, dataset, model, reset_puzzle_table)
     print(f"{model} holds the model; `trm inspect {model}` shows what it is")
+    print(f"to train it further: train.start: {{model: {model}, sha256: {digest}, reset_puzzle_table: false}}")
+
+
+class PublishedFormat(StrEnum):
+    """What `trm checkpoint export` can write."""
+
+    PUBLISHED = "published"
+
+
+@checkpoint_app.command("export")
+def checkpoint_export(
+    model: Annotated[Path, typer.Argument(help="A model folder, or a checkpoint file.")] = OUTPUTS / "model",
+    format: Annotated[PublishedFormat, typer.Option(help="Whose checkpoint.")] = PublishedFormat.PUBLISHED,
+    out: Annotated[Path, typer.Option(help="The folder to write.")] = OUTPUTS / "published",
+) -> None:
+    """Write a model's averaged weights as the published code does, all_config.yaml beside them."""
+    from trm.training.imported import export_checkpoint
+
+    del format  # there is one
+    print(f"{export_checkpoint(model, out)} holds the weights; `trm checkpoint import` reads them back")

@@ -30,6 +30,7 @@ from trm.section import (
     Precision,
     Rate,
     Section,
+    Sha256,
     real,
 )
 from trm.tracking import VARIABLE, TrackingParams
@@ -61,8 +62,22 @@ class AugmentParams(Section):
     seed: Natural
 
 
+class LmaParams(Section):
+    """Latent meta attention, a front end of family `trm`: the blocks run on a shorter sequence (spec section 5)."""
+
+    enable: bool
+    mode: Literal["clean", "unclean"]
+    """clean: each chunk of the sequence holds whole channels; unclean: chunks may straddle channels."""
+    length: Positive
+    """Latent tokens (S_new): a divisor of hidden_size (clean), of all tokens * hidden_size (unclean)."""
+    dim: Positive | None
+    """Size of a latent token (D_new); null: hidden_size / 2."""
+    heads: Positive
+    """Attention heads there, instead of num_heads."""
+
+
 class ModelParams(Section):
-    """The network and its recursion (spec section 2).
+    """The network and its recursion (spec sections 2 and 5).
 
     | here | TRM paper | meaning |
     |---|---|---|
@@ -72,12 +87,20 @@ class ModelParams(Section):
     | `x`, `y`, `z` in the code | x, y, z | question, answer (z_H elsewhere), latent (z_L elsewhere) |
     """
 
+    family: Literal["trm", "single-state", "seven-state", "hrm", "direct"]
+    """The recursion: a member of `trm.model.members`."""
     hidden_size: Positive
     num_heads: Positive
     L_layers: Positive
+    """Blocks of the network; in hrm of the low one. direct has none of these."""
+    H_layers: Positive
+    """Blocks of hrm's high network, or of direct. The other members have none of these."""
     expansion: Annotated[float, Field(gt=0), BeforeValidator(real)]
     H_cycles: Positive
+    """Rounds; direct, which does not recurse, leaves both cycles aside."""
     L_cycles: Positive
+    """Passes of a round before the answer's; at most 6 in seven-state."""
+    lma: LmaParams
     mlp_t: bool
     """True: tokens are mixed by an MLP over the positions; False: by attention."""
     pos_encodings: Literal["rope", "learned", "none"]
@@ -90,7 +113,22 @@ class ModelParams(Section):
     halt_max_steps: Positive
     halt_exploration_prob: Fraction
     continue_loss: bool
-    """True: HRM's Q-learning; a sequence halts when its halt logit exceeds its continue logit."""
+    """True: HRM's Q-learning; a sequence halts when its halt logit exceeds its continue logit. hrm always does so."""
+
+    @property
+    def block_width(self) -> int:
+        """Numbers of a token inside the blocks: hidden_size, or lma.dim."""
+        return (self.lma.dim or self.hidden_size // 2) if self.lma.enable else self.hidden_size
+
+    @property
+    def block_heads(self) -> int:
+        """Attention heads of a block."""
+        return self.lma.heads if self.lma.enable else self.num_heads
+
+    @property
+    def learns_to_continue(self) -> bool:
+        """Whether the continue logit is trained, and compared with the halt logit."""
+        return self.continue_loss or self.family == "hrm"
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -99,8 +137,14 @@ class ModelParams(Section):
             raise ValueError(
                 f"hidden_size must be a multiple of num_heads. Got hidden_size={D}, num_heads={self.num_heads}"
             )
-        if self.pos_encodings == "rope" and not self.mlp_t and (D // self.num_heads) % 2:
-            raise ValueError(f"rope needs an even head size. Got hidden_size / num_heads = {D // self.num_heads}")
+        if self.family == "seven-state" and self.L_cycles > 6:
+            raise ValueError(f"L_cycles must be at most 6 in seven-state, a pass for each z. Got {self.L_cycles}")
+        if self.lma.enable:
+            self._lma_fits()
+        head_size = self.block_width // self.block_heads
+        if self.pos_encodings == "rope" and not self.mlp_t and head_size % 2:
+            sizes = "lma.dim / lma.heads" if self.lma.enable else "hidden_size / num_heads"
+            raise ValueError(f"rope needs an even head size. Got {sizes} = {head_size}")
         if (self.puzzle_emb_dim == 0) != (P == 0):
             raise ValueError(
                 "puzzle_emb_dim and puzzle_emb_len must both be 0 (no puzzle tokens) or both be positive. "
@@ -112,9 +156,40 @@ class ModelParams(Section):
             )
         return self
 
+    def _lma_fits(self) -> None:
+        D, lma = self.hidden_size, self.lma
+        if self.family != "trm":
+            raise ValueError(f"lma.enable must be false but in family trm. Got family={self.family}")
+        if lma.dim is None and D % 2:
+            raise ValueError(f"lma.dim must be a number where hidden_size is odd. Got null, hidden_size={D}")
+        if self.block_width % lma.heads:
+            raise ValueError(
+                f"lma.dim must be a multiple of lma.heads. Got lma.dim={self.block_width}, lma.heads={lma.heads}"
+            )
+        if lma.mode == "clean" and D % lma.length:
+            raise ValueError(
+                f"lma.length must divide hidden_size in mode clean. Got lma.length={lma.length}, hidden_size={D}"
+            )
+
+
+class StartParams(Section):
+    """The model whose averaged weights a training starts from."""
+
+    model: str
+    """A model folder, a checkpoint file, or an s3:// address."""
+    sha256: Sha256
+    """Of its checkpoint.safetensors, so that another one is another request."""
+    reset_puzzle_table: bool
+    """True: each row of the puzzle table starts at the mean of its rows, for puzzles that it was not trained on."""
+
 
 class TrainParams(Section):
     """Optimisation and its rhythm (spec sections 3 and 4)."""
+
+    start: StartParams | None
+    """null: new weights, drawn from the seed."""
+    freeze_network: bool
+    """True: the puzzle table alone is trained, and the network has no gradient."""
 
     epochs: Positive
     """Passes over the groups; one puzzle of each group a pass."""
@@ -144,6 +219,12 @@ class TrainParams(Section):
     precision: Precision
     device: Device
     seed: Natural
+
+    @model_validator(mode="after")
+    def _has_a_network_to_freeze(self) -> Self:
+        if self.freeze_network and self.start is None:
+            raise ValueError("start must name a trained model where freeze_network is true. Got null")
+        return self
 
 
 class EvaluateParams(Section):

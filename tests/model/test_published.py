@@ -187,7 +187,7 @@ def test_the_sizes_tell_the_kind_of_data() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "recursive_reasoning.hrm@HRM"}, "arch.name: 'hrm' cannot be imported"),
+        ({"name": "recursive_reasoning.urm@URM"}, "arch.name: 'urm' cannot be imported; only trm, trm_singlez, "),
         ({"num_heads": 3}, "hidden_size must be a multiple of num_heads"),
         ({"puzzle_emb_ndim": 33, "puzzle_emb_len": 2}, "puzzle_emb_dim must be at most"),
         ({"forward_dtype": "float16"}, "arch.forward_dtype must be float32 or bfloat16"),

@@ -47,7 +47,7 @@ def test_same_contents_same_bytes(model_params: ModelParams, meta: DatasetMeta, 
 def test_tensors_that_do_not_fit_the_settings(model_params: ModelParams, meta: DatasetMeta, tmp_path: Path) -> None:
     model = build_model(model_params, meta)
     header = {"model": model_params.model_dump(mode="json"), "meta": meta.model_dump(mode="json"), "facts": {}}
-    write_tensors(tmp_path / FILE, {"y_init": model.y_init}, header)
+    write_tensors(tmp_path / FILE, {"y_init": model.get_buffer("y_init")}, header)
     with pytest.raises(DataError, match="a broken checkpoint"):
         load_checkpoint(tmp_path)
     tensors = {f"ema.{name}": value for name, value in model.named_parameters()}

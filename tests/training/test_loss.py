@@ -20,8 +20,7 @@ def _step(
     B = len(labels)
     empty = torch.zeros(B)
     carry = Carry(
-        y=empty,
-        z=empty,
+        states={},
         steps=torch.tensor(steps or [1] * B),
         halted=torch.tensor(halted or [True] * B),
         inputs=empty,

@@ -86,6 +86,15 @@ class Kind(Protocol):
         ...
 
 
+def expected_meta(data: DataSection) -> DatasetMeta | None:
+    """What the data set of these settings will say of itself, where its kind can tell before there are raw files.
+
+    A kind tells by a function `expected_meta(data)`, which it may go without. The number of identifiers may be open: 1.
+    """
+    tell = getattr(kind_module(data.kind), "expected_meta", None)
+    return tell(data) if tell else None
+
+
 def find_kind(name: str) -> Kind:
     """The kind of that name. Raises `ParamsError` where there is none."""
     return cast(Kind, kind_module(name))

@@ -91,14 +91,14 @@ class Block(nn.Module):
     In the MLP variant the first line runs on the transposed sequence (D x S), its norm included (section 2).
     """
 
-    def __init__(self, config: ModelParams, seq_len: int) -> None:
+    def __init__(self, config: ModelParams, positions: int) -> None:
         super().__init__()
         self.mlp_t, self.eps = config.mlp_t, config.rms_norm_eps
         if config.mlp_t:
-            self.mix = SwiGLU(seq_len, config.expansion)
+            self.mix = SwiGLU(positions, config.expansion)
         else:
-            self.mix = Attention(config.hidden_size, config.num_heads)
-        self.mlp = SwiGLU(config.hidden_size, config.expansion)
+            self.mix = Attention(config.block_width, config.block_heads)
+        self.mlp = SwiGLU(config.block_width, config.expansion)
 
     def forward(self, x_BSD: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
         if self.mlp_t:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from trm.config import ModelParams
 from trm.meta import DatasetMeta
-from trm.model.recursion import RecursiveNetwork
+from trm.model.recursion import RecursiveNetwork, States
 
 Batch = Mapping[str, Tensor]
 """`inputs` [B, L], `labels` [B, L] (ignored: -100) and `puzzle_identifiers` [B], int32 or int64."""
@@ -18,10 +18,8 @@ Batch = Mapping[str, Tensor]
 class Carry:
     """What each of the B slots holds between two supervision steps."""
 
-    y: Tensor
-    """Answer state [B, S, D], detached."""
-    z: Tensor
-    """Latent state [B, S, D], detached."""
+    states: States
+    """The states of the recursion, detached."""
     steps: Tensor
     """Supervision steps taken, int32 [B]."""
     halted: Tensor
@@ -30,16 +28,27 @@ class Carry:
     labels: Tensor
     puzzle_identifiers: Tensor
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by its name, the states under their own names."""
+        return self.states | {field.name: getattr(self, field.name) for field in fields(self) if field.name != "states"}
+
+    @staticmethod
+    def of(tensors: Mapping[str, Tensor]) -> "Carry":
+        """The carry of such `tensors`."""
+        rest = {field.name: tensors[field.name] for field in fields(Carry) if field.name != "states"}
+        return Carry(states={name: tensor for name, tensor in tensors.items() if name not in rest}, **rest)
+
     def part(self, slots: slice) -> "Carry":
         """Some of the slots."""
-        return Carry(**{field.name: getattr(self, field.name)[slots] for field in fields(self)})
+        return Carry.of({name: tensor[slots] for name, tensor in self.tensors().items()})
 
     @staticmethod
     def joined(parts: "Sequence[Carry]") -> "Carry":
         """The slots of all parts in order."""
         if len(parts) == 1:
             return parts[0]
-        return Carry(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Carry)})
+        all_tensors = [part.tensors() for part in parts]
+        return Carry.of({name: torch.cat([tensors[name] for tensors in all_tensors]) for name in all_tensors[0]})
 
 
 @dataclass(frozen=True)
@@ -64,10 +73,8 @@ class TRM(RecursiveNetwork):
     def initial_carry(self, batch: Batch) -> Carry:
         """A fresh carry for batches shaped like `batch`: every slot halted, 0 steps, no example."""
         B = batch["inputs"].shape[0]
-        y, z = self.start(B)
         return Carry(
-            y=y,
-            z=z,
+            states=self.start(B),
             steps=torch.zeros(B, dtype=torch.int32, device=self.device),
             halted=torch.ones(B, dtype=torch.bool, device=self.device),
             inputs=torch.zeros_like(batch["inputs"]),
@@ -82,9 +89,9 @@ class TRM(RecursiveNetwork):
         training step. Left out in train mode, it is drawn from torch's default generator; the training loop passes its
         own draw. In eval mode a slot halts at `halt_max_steps` alone.
         """
-        y, z = self.start(carry.halted.shape[0])
         fresh = carry.halted[:, None, None]
-        y, z = torch.where(fresh, y, carry.y), torch.where(fresh, z, carry.z)
+        starts = self.start(carry.halted.shape[0])
+        states = {name: torch.where(fresh, start, carry.states[name]) for name, start in starts.items()}
         steps = torch.where(carry.halted, 0, carry.steps) + 1
         inputs = torch.where(carry.halted[:, None], batch["inputs"], carry.inputs)
         labels = torch.where(carry.halted[:, None], batch["labels"], carry.labels)
@@ -92,9 +99,9 @@ class TRM(RecursiveNetwork):
 
         puzzle_rows = self.gather_puzzle_rows(identifiers)
         x = self.embed(inputs, puzzle_rows)
-        y, z = self.deep_recursion(x, y, z)
-        logits, halt_logit, continue_logit = self.read_out(y)
-        y, z = y.detach(), z.detach()
+        states = self.deep_recursion(x, states)
+        logits, halt_logit, continue_logit = self.read_out(states)
+        states = {name: state.detach() for name, state in states.items()}
 
         with torch.no_grad():
             last = steps >= self.config.halt_max_steps
@@ -102,14 +109,13 @@ class TRM(RecursiveNetwork):
             if self.training:
                 if min_steps is None:
                     min_steps = draw_min_steps(self.config, len(steps), None).to(steps.device)
-                bar = continue_logit if self.config.continue_loss else torch.zeros_like(halt_logit)
+                bar = continue_logit if self.config.learns_to_continue else torch.zeros_like(halt_logit)
                 halted = last | ((halt_logit > bar) & (steps >= min_steps))
-                if self.config.continue_loss:
-                    next_y, _ = self.deep_recursion(x.detach(), y, z)
-                    _, next_halt, next_continue = self.read_out(next_y)
+                if self.config.learns_to_continue:
+                    _, next_halt, next_continue = self.read_out(self.deep_recursion(x.detach(), states))
                     best = torch.where(last, next_halt, torch.maximum(next_halt, next_continue))
                     continue_target = torch.sigmoid(best)
-        carry = Carry(y, z, steps, halted, inputs, labels, identifiers)
+        carry = Carry(states, steps, halted, inputs, labels, identifiers)
         return carry, Output(logits, halt_logit, continue_logit, puzzle_rows, continue_target)
 
     # Called as a module the model does one supervision step: what wraps modules (DistributedDataParallel) needs that.
@@ -130,13 +136,13 @@ class TRM(RecursiveNetwork):
         training would have halted int64 [B] (`steps` where it never would).
         """
         x = self.embed(batch["inputs"], self.gather_puzzle_rows(batch["puzzle_identifiers"]))
-        y, z = self.start(len(x))
+        states = self.start(len(x))
         first_halt = torch.full((len(x),), steps, device=x.device)
         logits, halt_logit = x, x  # `steps` is at least 1
         for step in range(1, steps + 1):
-            y, z = self.deep_recursion(x, y, z)
-            logits, halt_logit, continue_logit = self.read_out(y)
-            halts = halt_logit > (continue_logit if self.config.continue_loss else 0)
+            states = self.deep_recursion(x, states)
+            logits, halt_logit, continue_logit = self.read_out(states)
+            halts = halt_logit > (continue_logit if self.config.learns_to_continue else 0)
             first_halt = torch.where(halts, first_halt.clamp(max=step), first_halt)
         return logits.argmax(-1), halt_logit, first_halt
 

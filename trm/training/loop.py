@@ -30,6 +30,7 @@ from trm.training.interrupt import Interrupts, interruptible
 from trm.training.loss import LOSSES, METRICS, step_metrics, supervision_loss
 from trm.training.optimizers import network_optimizer, sign_sgd_rows
 from trm.training.schedule import learning_rate
+from trm.training.start import take_start
 from trm.training.state import TrainState, TsvLog, load_state, replace_durably, run_folder, save_state
 from trm.training.validation import to_tensors, validate
 
@@ -79,7 +80,12 @@ def new_state(
 ) -> TrainState:
     """A run before its first step, on the device of `batch`, which holds this process's share of the slots."""
     device = batch["inputs"].device
-    model = build_model(config, meta, seed=settings.seed, dtype=dtype).to(device).train()
+    model = build_model(config, meta, seed=settings.seed, dtype=dtype)
+    if settings.start is not None:
+        take_start(model, settings.start)
+    if settings.freeze_network and not config.puzzle_emb_dim:
+        raise UserError("train.freeze_network must be false where model.puzzle_emb_dim is 0: there is nothing to train")
+    model = model.to(device).train().requires_grad_(not settings.freeze_network)
     betas = (settings.beta1, settings.beta2)
     return TrainState(
         model=model,
@@ -98,7 +104,7 @@ def network_of(model: TRM, settings: TrainParams, processes: World) -> torch.nn.
     """
     if settings.compile:
         model.deep_recursion = torch.compile(model.deep_recursion)  # an attribute: the names of the weights stay
-    if processes.size == 1:
+    if processes.size == 1 or settings.freeze_network:  # a frozen network has no gradients to sum
         return model
     return DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
 

@@ -25,7 +25,6 @@ from trm.training.checkpoint import read_header, write_tensors
 from trm.training.optimizers import fresh_moments
 
 FILE = "state.safetensors"
-_CARRY = ("y", "z", "steps", "halted", "inputs", "labels", "puzzle_identifiers")
 
 
 @dataclass
@@ -84,13 +83,13 @@ def save_state(folder: Path, state: TrainState, logs: Sequence["TsvLog"], world:
 
     The leader writes, and its file holds the slots of all processes: as many or as few others can go on from it.
     """
-    carry = Carry(**{name: world.join(getattr(state.carry, name)) for name in _CARRY})
+    carry = {f"carry.{name}": world.join(tensor) for name, tensor in state.carry.tensors().items()}
     if not world.leads:
         return
     # The logs first: a state never speaks of lines that are not on disk.
     sizes = {log.path.name: log.sync() for log in logs}
     beside = folder / f"{FILE}.new"
-    write_tensors(beside, {**state.tensors(), **_carry_tensors(carry)}, {**state.numbers(), "logs": sizes})
+    write_tensors(beside, {**state.tensors(), **carry}, {**state.numbers(), "logs": sizes})
     replace_durably(beside, folder / FILE)
 
 
@@ -110,14 +109,13 @@ def load_state(folder: Path, state: TrainState, logs: Sequence["TsvLog"], world:
     mine = world.share(world.size * len(local.steps))
     with torch.no_grad():
         carry: dict[str, Tensor] = {}
-        for name in _CARRY:
-            like = getattr(local, name)
+        for name, like in local.tensors().items():
             whole = like.new_empty(world.size * len(like), *like.shape[1:])
             if world.leads:
                 whole.copy_(saved[f"carry.{name}"])
             world.copy_from_leader(whole)
             carry[name] = whole[mine].clone()
-        state.carry = Carry(**carry)
+        state.carry = Carry.of(carry)
         for name, tensor in state.tensors().items():
             if world.leads:
                 tensor.copy_(saved[name])
@@ -129,10 +127,6 @@ def load_state(folder: Path, state: TrainState, logs: Sequence["TsvLog"], world:
     for log in logs if world.leads else ():
         log.cut(header["logs"][log.path.name])
     return True
-
-
-def _carry_tensors(carry: Carry) -> dict[str, Tensor]:
-    return {f"carry.{name}": getattr(carry, name) for name in _CARRY}
 
 
 def _read(file: Path) -> dict[str, Tensor]:

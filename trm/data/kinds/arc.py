@@ -313,6 +313,13 @@ def _block(pieces: Sequence[_Piece], first_puzzle: int, subsets: tuple[str, ...]
     )
 
 
+def expected_meta(data: Settings) -> DatasetMeta:
+    """What the data set will say of itself, but for its identifiers: as many as there are different versions."""
+    return DatasetMeta(
+        kind="arc", height=SIDE, width=SIDE, vocabulary=VOCABULARY, num_identifiers=1, edition=data.edition
+    )
+
+
 def recall(meta: DatasetMeta, tokens: npt.NDArray[np.uint8], names: Sequence[str]) -> Versions:
     """The versions `tokens` (uint8 [k, 900]) of a pair, from puzzles of these `names`; `undo` cuts the answers out."""
     del meta

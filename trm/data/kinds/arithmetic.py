@@ -119,6 +119,11 @@ def valid(meta: DatasetMeta, questions: Sequence[Grid], answers: Sequence[Grid])
     return [right(row(question), row(answer)) for question, answer in zip(questions, answers, strict=True)]
 
 
+def expected_meta(data: Settings) -> DatasetMeta:
+    """What the data set will say of itself."""
+    return arithmetic_meta(data.digits)
+
+
 def arithmetic_meta(digits: int) -> DatasetMeta:
     """What a data set of sums says of itself: a canvas of one row, 3 k + 3 places; one identifier."""
     return DatasetMeta(kind="arithmetic", height=1, width=3 * digits + 3, vocabulary=VOCABULARY, num_identifiers=1)

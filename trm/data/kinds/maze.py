@@ -104,6 +104,11 @@ def valid(meta: DatasetMeta, questions: Sequence[Grid], answers: Sequence[Grid])
     return maze_valid(np.stack(questions), np.stack(answers))
 
 
+def expected_meta(data: Settings) -> DatasetMeta:
+    """What the data set will say of itself."""
+    return maze_meta(data.size)
+
+
 def maze_meta(size: int) -> DatasetMeta:
     """What a maze data set says of itself: token 0 pads, a cell's token is one more than the cell; one identifier."""
     return DatasetMeta(kind="maze", height=size, width=size, vocabulary=("pad", *CHARACTERS), num_identifiers=1)

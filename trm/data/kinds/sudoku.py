@@ -91,6 +91,11 @@ def valid(meta: DatasetMeta, questions: Sequence[Grid], answers: Sequence[Grid])
     return sudoku_valid(np.stack(questions), np.stack(answers), *BOX_SHAPES[meta.height])
 
 
+def expected_meta(data: Settings) -> DatasetMeta:
+    """What the data set will say of itself."""
+    return sudoku_meta(data.size)
+
+
 def sudoku_meta(size: int) -> DatasetMeta:
     """What a Sudoku data set says of itself: token 0 pads, 1 is a blank cell, d + 1 is digit d; one identifier."""
     vocabulary = ("pad", ".", *(str(digit) for digit in range(1, size + 1)))
