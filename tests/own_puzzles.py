@@ -4,12 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
-from trm.config import AugmentParams, parse
+from trm.config import AugmentParams
 from trm.data.augment import augment
 from trm.data.kind import Prepared
 from trm.data.kinds import own
 from trm.data.store import Split, read_split
 from trm.meta import DatasetMeta
+from trm.section import parse
 
 ALL = ["dihedral", "permute_symbols", "translate"]
 NONE = AugmentParams(num_aug=0, validation_groups=0, seed=0)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from trm.config import parse
 from trm.data.equivalence import equivalent, fingerprints
 from trm.data.kinds.sudoku import Settings, cells, layout
 from trm.data.puzzle_csv import Puzzles, join, read_puzzles, write_puzzles
 from trm.data.twins import Sameness, classes
+from trm.section import parse
 
 WHOLE = {"train_sha256": None, "test_sha256": None, "min_rating": None, "subsample": None, "seed": 0}
 

@@ -194,6 +194,25 @@ def model_(
     Console(highlight=False, soft_wrap=True).print(describe_model(settings.model, meta))
 
 
+@app.command("study")
+def study_(
+    name: Annotated[str, typer.Argument(help="A study that ships (`trm study list` names them), or a file of one.")],
+    folder: Annotated[Path, typer.Option(help="Where studies lie, each in a folder of its name.")] = Path("studies"),
+) -> None:
+    """Train recipes that differ in little, several seeds each, and compare them in one report."""
+    from trm.recipes import studies, summary
+    from trm.study import load_study, run_study
+
+    if name == "list":
+        for known, path in studies().items():
+            print(f"{known:22} {summary(path)}")
+        return
+    place = folder / Path(name).stem
+    study, title = load_study(name)
+    run_study(study, place, title)
+    print((place / "report.md").read_text(encoding="utf-8"), end="")
+
+
 @recipe_app.command("list")
 def recipe_list() -> None:
     """The recipes, a line each."""

@@ -23,6 +23,11 @@ def ablations() -> dict[str, Path]:
     return _named(_folder() / "ablations")
 
 
+def studies() -> dict[str, Path]:
+    """Name -> file of a study (`trm.study.Study`), sorted by name."""
+    return _named(_folder() / "studies")
+
+
 def _folder() -> Path:
     package = Path(__file__).parent
     return next(path for path in (package / "recipes", package.parent / "recipes") if path.is_dir())
@@ -32,13 +37,19 @@ def _named(folder: Path) -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def recipe_text(name: str) -> str:
-    """The recipe as a whole params file. Raises `UserError` for a name that is not there."""
-    whole, known = recipes(), recipes() | ablations()
+def find(name: str, known: Mapping[str, Path], what: str) -> Path:
+    """The file of that name. Raises `UserError` where there is none."""
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
-        raise UserError(f"recipe {name} does not exist; {hint}")
+        raise UserError(f"{what} {name} does not exist; {hint}")
+    return known[name]
+
+
+def recipe_text(name: str) -> str:
+    """The recipe as a whole params file. Raises `UserError` for a name that is not there."""
+    whole, known = recipes(), recipes() | ablations()
+    find(name, known, "recipe")
     if name in whole:
         return whole[name].read_text(encoding="utf-8")
     base, changes = read_ablation(name)
@@ -49,10 +60,11 @@ def recipe_text(name: str) -> str:
 
 
 def read_ablation(name: str) -> tuple[str, dict[str, Any]]:
-    """The base recipe of an ablation, and its changes: full key -> value."""
+    """The base recipe of an ablation, and its changes: full key -> value. Raises `UserError` where there is none."""
     from ruamel.yaml import YAML
 
-    values = YAML(typ="safe", pure=True).load(ablations()[name].read_text(encoding="utf-8"))
+    file = find(name, ablations(), "ablation")
+    values = YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))
     return values["base"], values["changes"]
 
 
@@ -95,8 +107,8 @@ def _opening_comment(path: Path) -> list[str]:
 
 
 def summary(path: Path) -> str:
-    """The first line of a recipe's opening comment."""
-    return _opening_comment(path)[0]
+    """The first line of the opening comment of a recipe or a study."""
+    return next(iter(_opening_comment(path)), path.stem)
 
 
 def use_recipe(name: str, params: Path, force: bool) -> None:

@@ -143,14 +143,14 @@ def run_stage(
         return
     folder = mirror.folder_of(uri)
     with mirror.locked(folder):
-        if not _is_whole(folder, stage, key):
+        if not is_whole(folder, stage, key):
             run_here(folder)
     if s3.publish(folder, uri) == read_manifest(folder) and timing_file(folder).is_file():
         s3.put_json(f"{uri}/{TIMING}", json.loads(timing_file(folder).read_text(encoding="utf-8")))
     print(f"published {uri}", file=sys.stderr)
 
 
-def _is_whole(folder: Path, stage: Stage, key: str) -> bool:
+def is_whole(folder: Path, stage: Stage, key: str) -> bool:
     """Whether a result lies here already, of which only the upload failed."""
     from trm.artifacts import verified_manifest
     from trm.errors import DataError

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from trm.config import AugmentParams, EvaluateParams, ModelParams, parse
+from trm.config import AugmentParams, EvaluateParams, ModelParams
 from trm.data.augment import augment
 from trm.data.kinds import arc
 from trm.data.store import read_meta, read_names, read_split
@@ -18,6 +18,7 @@ from trm.evaluation.evaluate import evaluate
 from trm.evaluation.solve import Predictions, solve
 from trm.meta import DatasetMeta
 from trm.model.supervision import build_model
+from trm.section import parse
 from trm.training.checkpoint import FILE, save_checkpoint
 from trm.training.ema import averaged_copy
 

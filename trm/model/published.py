@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trm.config import ModelParams, parse
+from trm.config import ModelParams
 from trm.errors import DataError, ParamsError, UserError
 from trm.meta import DatasetMeta
 from trm.model.supervision import TRM, build_model
+from trm.section import parse
 
 UNKNOWN_KIND = "tokens"
 """The kind of data of a model whose sizes do not tell it; no data set has it."""

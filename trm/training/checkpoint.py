@@ -11,10 +11,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trm.config import ModelParams, canonical_json, parse
+from trm.config import ModelParams, canonical_json
 from trm.errors import DataError, ParamsError
 from trm.meta import DatasetMeta
 from trm.model.supervision import TRM, build_model
+from trm.section import parse
 
 FILE = "checkpoint.safetensors"
 

@@ -3,13 +3,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trm.config import AugmentParams, parse
+from trm.config import AugmentParams
 from trm.data.augment import augment
 from trm.data.kind import find_kind
 from trm.data.kinds import arithmetic
 from trm.data.puzzle_csv import join, read_puzzles
 from trm.data.store import Split, read_meta, read_split
 from trm.errors import DataError, UserError
+from trm.section import parse
 
 NONE = AugmentParams(num_aug=0, validation_groups=0, seed=0)
 

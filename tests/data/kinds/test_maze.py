@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trm.config import AugmentParams, parse
+from trm.config import AugmentParams
 from trm.data.augment import augment
 from trm.data.kind import find_kind
 from trm.data.kinds import maze
@@ -15,6 +15,7 @@ from trm.data.puzzle_csv import join, read_puzzles
 from trm.data.store import Split, read_meta, read_split
 from trm.data.symmetries import apply_symmetry
 from trm.errors import DataError, UserError
+from trm.section import parse
 
 GENERATE = {
     "type": "generate",

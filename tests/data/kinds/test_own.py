@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.own_puzzles import ALL, cut, made, meta_of, planned, settings_of
-from trm.config import AugmentParams, parse
+from trm.config import AugmentParams
 from trm.data.kind import find_kind
 from trm.data.kinds import own
 from trm.data.own_draws import canonical_forms, draw_distinct, space_of
 from trm.data.store import read_meta
 from trm.errors import DataError, UserError
 from trm.files import file_digest
+from trm.section import parse
 
 
 @pytest.fixture
