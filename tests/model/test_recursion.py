@@ -95,7 +95,9 @@ def test_initialisation(model_params: ModelParams, meta: DatasetMeta) -> None:
     assert model.q_head.weight.abs().max() == 0
     assert model.q_head.bias is not None
     assert model.q_head.bias.tolist() == [-5, -5]
-    assert model.get_parameter("networks.L.0.mlp.down.weight").std().item() == pytest.approx(1 / math.sqrt(256), rel=0.05)
+    assert model.get_parameter("networks.L.0.mlp.down.weight").std().item() == pytest.approx(
+        1 / math.sqrt(256), rel=0.05
+    )
     assert model.get_buffer("y_init").std().item() == pytest.approx(1, rel=0.2)
     assert "y_init" not in dict(model.named_parameters())
     assert "y_init" in model.state_dict()
