@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from trm.config import ModelParams, TrainParams
+from trm.config import LmaParams, ModelParams, TrainParams
 from trm.data.batches import START, collate
 from trm.data.store import read_meta, read_split
 from trm.errors import Fault, Interrupted, UserError
+from trm.evaluation.solve import solve
+from trm.model.members import MEMBERS
 from trm.training import loop
 from trm.training.checkpoint import FILE, load_checkpoint, read_settings
 from trm.training.loop import new_state, train, train_step
@@ -179,3 +181,47 @@ def test_a_batch_greater_than_the_run_is_refused(
     with pytest.raises(UserError, match="train.global_batch_size: 8 epochs of 20 groups hold no whole batch of 161"):
         train(model_params, _changed(train_params, global_batch_size=161), dataset, tmp_path, "key")
     assert not (tmp_path / "states").exists()
+
+
+LMA = {"enable": True, "mode": "unclean", "length": 32, "dim": 8, "heads": 2}
+
+
+@pytest.mark.parametrize("family", [*MEMBERS, "lma"])
+@pytest.mark.parametrize("loss", ["stablemax", "softmax"])
+def test_every_member_trains_is_stopped_and_goes_on(
+    dataset: Path,
+    model_params: ModelParams,
+    train_params: TrainParams,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    family: str,
+    loss: str,
+) -> None:
+    """With the continue loss beside softmax, in parts of a batch, its average scored, stopped once in the middle."""
+    changes = {"lma": LmaParams(**LMA)} if family == "lma" else {"family": family}
+    params = model_params.model_copy(update={**changes, "continue_loss": loss == "softmax", "mlp_t": loss == "softmax"})
+    settings = _changed(train_params, loss=loss, micro_batch_size=3, epochs=4)
+    real, calls = loop.train_step, []
+
+    def interrupted(*args: object) -> object:
+        calls.append(args)
+        if len(calls) == 7 + 20:  # of the second run
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(loop, "train_step", interrupted)
+    (tmp_path / "whole").mkdir()
+    train(params, settings, dataset, tmp_path / "whole", "whole")
+    (tmp_path / "parts").mkdir()
+    with pytest.raises(Interrupted):
+        train(params, settings, dataset, tmp_path / "parts", "parts")
+    train(params, settings, dataset, tmp_path / "parts", "parts")
+    for path in (tmp_path / "whole").iterdir():
+        assert path.read_bytes() == (tmp_path / "parts" / path.name).read_bytes()
+    log = _rows(tmp_path / "whole/train.tsv")
+    assert all(math.isfinite(float(row["loss"])) for row in log)
+    assert float(log[-1]["loss"]) < float(log[0]["loss"])
+    assert (float(log[0]["continue_loss"]) > 0) == (loss == "softmax" or family == "hrm")
+    model, meta = load_checkpoint(tmp_path / "whole")
+    assert model.config == params
+    solve(model, meta, [[[0] * 4] * 4], steps=2)
