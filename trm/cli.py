@@ -110,8 +110,12 @@ def solve_(
     model: Annotated[str, typer.Option(help="A model folder, its s3:// address, or a checkpoint file.")] = str(
         OUTPUTS / "model"
     ),
-    steps: Annotated[int, typer.Option(min=1, help="Supervision steps to think.")] = 16,
+    steps: Annotated[int, typer.Option(min=1, max=128, help="Supervision steps to think, at most.")] = 16,
     votes: Annotated[int, typer.Option(min=1, help="Shuffled versions that vote on the answer.")] = 1,
+    rollouts: Annotated[int, typer.Option(min=1, help="Tries with noise, the surest of which answers.")] = 1,
+    noise: Annotated[float, typer.Option(min=0, help="Standard deviation of that noise.")] = 0.0,
+    halt_early: Annotated[bool, typer.Option("--halt-early", help="Stop as soon as the model wants to.")] = False,
+    check_rules: Annotated[bool, typer.Option("--check-rules", help="Stop at an answer that obeys the rules.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Answer one puzzle with a trained model."""
@@ -127,7 +131,17 @@ def solve_(
         if text == puzzle and Path(puzzle).suffix and len(puzzle) < 256:
             raise DataError(f"{puzzle}: no such file, and no puzzle either ({error}); - reads stdin") from None
         raise
-    (answer,) = solve(net, meta, [question], steps=steps, votes=votes)
+    (answer,) = solve(
+        net,
+        meta,
+        [question],
+        steps=steps,
+        votes=votes,
+        rollouts=rollouts,
+        noise=noise,
+        halt_early=halt_early,
+        check_rules=check_rules,
+    )
     if json:
         import json as json_module
 

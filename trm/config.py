@@ -33,6 +33,7 @@ from trm.section import (
     parse,
     read_yaml,
     real,
+    whole,
 )
 from trm.tracking import VARIABLE, TrackingParams
 
@@ -229,8 +230,16 @@ class TrainParams(Section):
 class EvaluateParams(Section):
     """How the test puzzles are answered and scored (spec section 6)."""
 
-    steps: Positive
-    """Supervision steps of each sequence."""
+    steps: Annotated[int, Field(ge=1, le=128), BeforeValidator(whole)]
+    """Supervision steps of each sequence, at most."""
+    halt_early: bool
+    """True: a sequence stops where training would have halted it. Published figures are without."""
+    rollouts: Positive
+    """Tries of each sequence with noise of their own, of which the answer with the highest halt logit wins."""
+    noise: Rate
+    """Standard deviation of the noise on the latent states of all rollouts but the first."""
+    check_rules: bool
+    """True: the work on a puzzle stops at the first answer that obeys the rules, which wins."""
     votes: Positive
     """Versions of each puzzle that vote on its answer: the puzzle as it is and `votes - 1` shuffles."""
     pass_at: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)]
@@ -240,6 +249,15 @@ class EvaluateParams(Section):
     precision: Precision
     device: Device
     seed: Natural
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if (self.rollouts > 1) != (self.noise > 0):
+            raise ValueError(
+                "rollouts above 1 need noise above 0, and the other way round. "
+                f"Got rollouts={self.rollouts}, noise={self.noise}"
+            )
+        return self
 
 
 class Params(Section):

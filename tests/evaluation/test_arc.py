@@ -15,7 +15,8 @@ from trm.data.store import read_meta, read_names, read_split
 from trm.errors import UserError
 from trm.evaluation import evaluate as stage
 from trm.evaluation.evaluate import evaluate
-from trm.evaluation.solve import Predictions, solve
+from trm.evaluation.solve import solve
+from trm.evaluation.thinking import Predictions
 from trm.meta import DatasetMeta
 from trm.model.supervision import build_model
 from trm.section import parse
@@ -29,6 +30,10 @@ WRONG: list[Grid] = [[[5]], [[6, 6, 6]]]
 VERSIONS = 6
 SETTINGS = EvaluateParams(
     steps=1,
+    halt_early=False,
+    rollouts=1,
+    noise=0.0,
+    check_rules=False,
     votes=VERSIONS,
     pass_at=(1, 2),
     max_puzzles=None,
@@ -114,7 +119,7 @@ def run(
             if name.startswith("two"):
                 pair = next(p for p in (0, 1) if np.array_equal(canvas(ASKED[p], name), grid_only))
                 found[row] = canvas(answers[seen.index(name)][pair], name)
-        return Predictions(found, np.zeros(len(tokens), np.float32), np.ones(len(tokens), np.int64))
+        return Predictions(found, np.zeros(len(tokens), np.float32), *[np.ones(len(tokens), np.int64)] * 2)
 
     monkeypatch.setattr(stage, "predict", answer)
     out.mkdir()

@@ -13,7 +13,7 @@ from trm.data.store import read_meta, read_split
 from trm.errors import UserError
 from trm.evaluation import evaluate as stage
 from trm.evaluation.evaluate import evaluate
-from trm.evaluation.solve import Predictions, predict
+from trm.evaluation.thinking import Dials, Predictions, predict
 from trm.meta import DatasetMeta
 from trm.model.supervision import build_model
 from trm.training.checkpoint import FILE, save_checkpoint
@@ -21,6 +21,10 @@ from trm.training.ema import averaged_copy
 
 SETTINGS = EvaluateParams(
     steps=4,
+    halt_early=False,
+    rollouts=1,
+    noise=0.0,
+    check_rules=False,
     votes=5,
     pass_at=(1, 2, 5),
     max_puzzles=None,
@@ -57,7 +61,7 @@ def test_a_solver_of_every_version_scores_everything(
     def solver(_model: object, tokens: np.ndarray, *_rest: object) -> Predictions:
         solved = [solve_grid((row - 1).reshape(4, 4)) for row in tokens]
         right = np.stack([grid for grid in solved if grid is not None]).reshape(len(tokens), -1) + 1
-        return Predictions(right, np.linspace(-1, 1, len(tokens), dtype=np.float32), np.full(len(tokens), 3))
+        return Predictions(right, np.linspace(-1, 1, len(tokens), dtype=np.float32), *[np.full(len(tokens), 3)] * 2)
 
     monkeypatch.setattr(stage, "predict", solver)
     metrics, lines = _evaluate(dataset, model, tmp_path / "out")
@@ -78,7 +82,7 @@ def test_predictions_and_metrics_agree_with_the_model(dataset: Path, model: Path
     assert lines["puzzle"] == [row for row in range(6) for _ in range(5)]
     assert lines["version"] == [0, 1, 2, 3, 4] * 6
     net = stage.load_checkpoint(model)[0]
-    plain = predict(net, split.inputs[:], split.identifiers, 4, 100)
+    plain = predict(net, split.inputs[:], split.identifiers, Dials(steps=4), 100)
     answers = [np.frombuffer(answer, np.uint8) for answer in lines["answer"][::5]]
     assert np.array_equal(np.stack(answers), cells(plain.tokens, 4).reshape(6, -1))
     right = (plain.tokens == split.labels).mean(axis=1)

@@ -83,5 +83,5 @@ def test_cells_that_are_none(model_params: ModelParams) -> None:
         solve(model, meta, [np.zeros((2, 8))])
     with pytest.raises(DataError, match=r"a puzzle's cells must be 0..4. Got 0..5"):
         solve(model, meta, [np.diag([5, 0, 0, 0])])
-    with pytest.raises(DataError, match="steps and votes must be at least 1. Got 0 and 1"):
+    with pytest.raises(DataError, match="steps, votes and rollouts must be at least 1. Got 0, 1 and 1"):
         solve(model, meta, [], steps=0)

@@ -118,7 +118,11 @@ def test_the_same_number_of_other_puzzles(setting: Setting, tmp_path: Path) -> N
             ParamsError,
             "model.family must be trm, as in train.start.model .* Got single",
         ),
-        ({"hidden_size": 32}, DataError, r"networks.L.0.mlp.down.weight should have shape \(32, 256\). Got \(16, 256\)"),
+        (
+            {"hidden_size": 32},
+            DataError,
+            r"networks.L.0.mlp.down.weight should have shape \(32, 256\). Got \(16, 256\)",
+        ),
         ({"mlp_t": False}, DataError, r"networks.L.0.mix.down.weight should have shape None. Got \(17, 256\)"),
         ({"L_layers": 2}, DataError, r"networks.L.1.mix.down.weight should have shape \(17, 256\). Got None"),
     ],

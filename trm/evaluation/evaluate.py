@@ -17,8 +17,8 @@ from trm.distributed import World, world
 from trm.errors import UserError
 from trm.evaluation.metrics import scores
 from trm.evaluation.questions import Question, TestSet
-from trm.evaluation.solve import predict
 from trm.evaluation.submission import submission
+from trm.evaluation.thinking import Dials, Rules, predict
 from trm.evaluation.voting import Ballots, grid_hash
 from trm.meta import DatasetMeta
 from trm.model.supervision import TRM
@@ -38,7 +38,7 @@ SCHEMA = pa.schema(
         "votes": pa.int32(),  # versions of the puzzle that gave this answer
         "rank": pa.int32(),  # of this answer among the puzzle's candidates, from 1
         "halt_logit": pa.float32(),
-        "steps": pa.int32(),
+        "steps": pa.int32(),  # supervision steps taken, over all rollouts
         "first_halt": pa.int32(),  # the first step at which training would have halted
         "cell_accuracy": pa.float64(),  # labelled cells that are right, a fraction; null where no answer is known
         "exact": pa.bool_(),  # every labelled cell is right
@@ -49,6 +49,11 @@ SCHEMA = pa.schema(
     }
 )
 SEQUENCES_AT_ONCE = 8192
+
+
+def dials(settings: EvaluateParams) -> Dials:
+    """What section `evaluate` says of a sequence's computation."""
+    return Dials(settings.steps, settings.halt_early, settings.rollouts, settings.noise)
 
 
 def evaluate(evaluate: EvaluateParams, dataset: Path, model: Path, out: Path, key: str) -> dict[str, object]:
@@ -79,7 +84,7 @@ def evaluate(evaluate: EvaluateParams, dataset: Path, model: Path, out: Path, ke
         return {}
     predictions = pq.read_table(file)
     asked = {tests.name(task): tests.pairs(task) for task in sample}
-    metrics = scores(predictions, asked, settings.votes, settings.pass_at)
+    metrics = scores(predictions, asked, settings.votes, settings.pass_at, net.passes)
     _write(out / "metrics.json", metrics, indent=2)
     if tests.names is not None:
         everything = {tests.name(task): tests.pairs(task) for task in range(len(tests.split.group_starts) - 1)}
@@ -150,23 +155,28 @@ def _answer(model: TRM, tests: TestSet, tasks: Sequence[int], advance: Callable[
     settings, split = tests.settings, tests.split
     tokens = np.concatenate([question.versions.tokens for question in questions])
     identifiers = np.concatenate([question.identifiers for question in questions])
-    predicted = predict(model, tokens, identifiers, settings.steps, settings.batch_size, advance)
+    k = [question.count for question in questions]
+    seeds = [[settings.seed, question.row, 2, version] for question in questions for version in range(question.count)]
+    rules = Rules(tests.meta, tokens, np.arange(len(questions)).repeat(k)) if settings.check_rules else None
+    predicted = predict(model, tokens, identifiers, dials(settings), settings.batch_size, advance, seeds, rules)
 
-    ends = np.cumsum([len(question.identifiers) for question in questions])
-    parts = [slice(end - len(question.identifiers), end) for question, end in zip(questions, ends, strict=True)]
+    ends = np.cumsum(k)
+    parts = [slice(end - n, end) for n, end in zip(k, ends, strict=True)]
     answers = [question.versions.undo(predicted.tokens[part]) for question, part in zip(questions, parts, strict=True)]
-    votes, ranks = _vote(questions, answers, [predicted.halt_logit[part] for part in parts])
     asked = [question.grid for question, grids in zip(questions, answers, strict=True) for _ in grids]
     valid = tests.kind.valid(tests.meta, asked, [grid for grids in answers for grid in grids])
+    logits = [predicted.halt_logit[part] for part in parts]
+    wins = valid if settings.check_rules and valid is not None else [False] * len(tokens)
+    votes, ranks = _vote(questions, answers, logits, [wins[part] for part in parts])
     columns: dict[str, list] = {name: [] for name in SCHEMA.names}
     for question, part, grids, votes_of, ranks_of in zip(questions, parts, answers, votes, ranks, strict=True):
-        k = len(grids)
+        n = len(grids)
         accuracies = _accuracies(question, predicted.tokens[part], grids)
         rows: dict[str, Sequence] = {
-            "task": [question.task] * k,
-            "pair": [question.pair] * k,
-            "puzzle": [question.row] * k,
-            "version": range(k),
+            "task": [question.task] * n,
+            "pair": [question.pair] * n,
+            "puzzle": [question.row] * n,
+            "version": range(n),
             "draw": question.versions.draws,
             "height": [grid.shape[0] for grid in grids],
             "width": [grid.shape[1] for grid in grids],
@@ -174,14 +184,14 @@ def _answer(model: TRM, tests: TestSet, tasks: Sequence[int], advance: Callable[
             "votes": votes_of,
             "rank": ranks_of,
             "halt_logit": predicted.halt_logit[part].tolist(),
-            "steps": [settings.steps] * k,
+            "steps": predicted.steps[part].tolist(),
             "first_halt": predicted.first_halt[part].tolist(),
             "cell_accuracy": accuracies,
             "exact": [accuracy if accuracy is None else accuracy == 1 for accuracy in accuracies],
             "right": [question.right if question.right is None else _same(grid, question.right) for grid in grids],
-            "valid": [None] * k if valid is None else [bool(value) for value in valid[part]],
-            "source": [split.source_names[split.source_codes[question.row]]] * k,
-            "rating": [int(split.ratings[question.row])] * k,
+            "valid": [None] * n if valid is None else [bool(value) for value in valid[part]],
+            "source": [split.source_names[split.source_codes[question.row]]] * n,
+            "rating": [int(split.ratings[question.row])] * n,
         }
         for name, values in rows.items():
             columns[name] += values
@@ -203,17 +213,24 @@ def _same(one: Grid, other: Grid) -> bool:
 
 
 def _vote(
-    questions: Sequence[Question], answers: Sequence[Sequence[Grid]], halt_logits: Sequence[np.ndarray]
+    questions: Sequence[Question],
+    answers: Sequence[Sequence[Grid]],
+    halt_logits: Sequence[np.ndarray],
+    wins: Sequence[Sequence[bool]],
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """For each version of each question: votes for its answer, and the rank of that among the question's candidates."""
+    """For each version of each question: votes for its answer, and the rank of that among the question's candidates.
+
+    An answer that `wins`, as it was seen to obey the rules, is ranked before those that do not.
+    """
     ballots = Ballots()
     names = [(question.task, grid_hash(question.grid)) for question in questions]
     for name, grids, logits in zip(names, answers, halt_logits, strict=True):
         for grid, logit in zip(grids, logits.tolist(), strict=True):
             ballots.add(name, grid, logit)
     votes, ranks = [], []
-    for name, grids in zip(names, answers, strict=True):
-        ranked = ballots.ranked(name)
+    for name, grids, sure in zip(names, answers, wins, strict=True):
+        winners = {grid_hash(grid) for grid, win in zip(grids, sure, strict=True) if win}
+        ranked = sorted(ballots.ranked(name), key=lambda candidate: grid_hash(candidate.grid) not in winners)
         place = {grid_hash(candidate.grid): place for place, candidate in enumerate(ranked, 1)}
         ranks.append([place[grid_hash(grid)] for grid in grids])
         votes.append([ranked[rank - 1].votes for rank in ranks[-1]])

@@ -51,13 +51,16 @@ def mean_interval(values: Sequence[float] | np.ndarray) -> Estimate:
     return Estimate(value=mean, low=max(mean - reach, 0.0), high=min(mean + reach, 1.0), n=n)
 
 
-def scores(predictions: pa.Table, asked: Mapping[str, int], votes: int, pass_at: Sequence[int]) -> dict[str, object]:
+def scores(
+    predictions: pa.Table, asked: Mapping[str, int], votes: int, pass_at: Sequence[int], passes: int
+) -> dict[str, object]:
     """What `metrics.json` says of the lines of predictions.parquet, which stand together for each test example.
 
     `asked` holds the number of test examples of every task that was asked. Fractions, with their bounds under
     `interval_95`. `pass@K` and `voted_valid` are of the vote: a task's score is the mean over its test examples, one
-    without predictions scoring 0, and the result is the mean over the tasks. Everything else is of the puzzle as it
-    is (version 0). What nobody knows the answer to, or has no rules for, is null.
+    without predictions scoring 0, and the result is the mean over the tasks. `mean_passes` is the network passes that a
+    test example took, over all versions and rollouts; a supervision step has `passes` of them. Everything else is of
+    the puzzle as it is (version 0). What nobody knows the answer to, or has no rules for, is null.
     """
     first = np.flatnonzero(_column(predictions, "version") == 0)
     lines = predictions.take(first)
@@ -96,6 +99,7 @@ def scores(predictions: pa.Table, asked: Mapping[str, int], votes: int, pass_at:
     return {
         **{name: estimate["value"] for name, estimate in estimates.items()},
         "mean_steps": float(_column(lines, "steps").mean()),
+        "mean_passes": passes * float(_column(predictions, "steps").sum()) / len(lines),
         "mean_first_halt": float(_column(lines, "first_halt").mean()),
         "puzzles": len(lines),
         "tasks": len(asked),

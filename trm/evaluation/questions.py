@@ -32,6 +32,11 @@ class Question:
     labels: np.ndarray | None
     """uint8 [k, L], where the versions lie in the data set; None where they were drawn now."""
 
+    @property
+    def count(self) -> int:
+        """Versions there are (k)."""
+        return len(self.identifiers)
+
 
 class TestSet:
     """The test split of a data set, task by task."""

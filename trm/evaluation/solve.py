@@ -1,54 +1,21 @@
 """Ask a model: tokens in, tokens out; and the library call behind `trm solve`."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from trm.data.kind import Kind, find_kind
 from trm.errors import DataError, UserError
+from trm.evaluation.thinking import Dials, Rules, predict
 from trm.evaluation.voting import Ballots
 from trm.meta import DatasetMeta
 from trm.model.supervision import TRM
 
+BATCH = 64
+"""Sequences that are answered at a time."""
 BLANKS = {"sudoku": ".", "maze": " "}
 """The symbol of a puzzle for which a person may type `.`, `_` or `0`."""
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a model answers to N sequences."""
-
-    tokens: np.ndarray
-    """uint8 [N, L]."""
-    halt_logit: np.ndarray
-    """float32 [N], after the last step."""
-    first_halt: np.ndarray
-    """int64 [N]: the first supervision step at which training would have halted, or the last."""
-
-
-def predict(
-    model: TRM,
-    tokens: np.ndarray,
-    identifiers: np.ndarray,
-    steps: int,
-    batch_size: int,
-    advance: Callable[[int], None] = lambda _: None,
-) -> Predictions:
-    """Answer the sequences `tokens` (uint8 [N, L]) with puzzle `identifiers` (int [N]), `batch_size` at a time."""
-    parts = []
-    for start in range(0, len(tokens), batch_size):
-        part = slice(start, start + batch_size)
-        batch = {
-            "inputs": torch.from_numpy(tokens[part].astype(np.int32)).to(model.device),
-            "puzzle_identifiers": torch.from_numpy(identifiers[part].astype(np.int32)).to(model.device),
-        }
-        answer, halt_logit, first_halt = (value.cpu().numpy() for value in model.answer(batch, steps))
-        parts.append((answer.astype(np.uint8), halt_logit, first_halt))
-        advance(len(answer))
-    joined = [np.concatenate(values) for values in zip(*parts, strict=True)]
-    return Predictions(*joined)
 
 
 @dataclass(frozen=True)
@@ -72,15 +39,22 @@ def solve(
     steps: int = 16,
     votes: int = 1,
     seed: int = 0,
+    rollouts: int = 1,
+    noise: float = 0.0,
+    halt_early: bool = False,
+    check_rules: bool = False,
 ) -> list[Answer]:
     """Answer each of `grids` ([height, width] of cell values; in a Sudoku 0 is blank) with `steps` supervision steps.
 
-    With `votes` above 1, so many versions of the puzzle, drawn by `seed`, vote on the answer. Raises `DataError` for
-    a grid of another shape or with values that are not cells, `UserError` for data that has no such versions or
-    cannot be asked.
+    With `votes` above 1, so many versions of the puzzle, drawn by `seed`, vote on the answer. The other dials are those
+    of section `evaluate`. Raises `DataError` for a grid of another shape or with values that are not cells, `UserError`
+    for data that has no such versions, has no rules to check or cannot be asked.
     """
-    if steps < 1 or votes < 1:
-        raise DataError(f"steps and votes must be at least 1. Got {steps} and {votes}")
+    if steps < 1 or votes < 1 or rollouts < 1:
+        raise DataError(f"steps, votes and rollouts must be at least 1. Got {steps}, {votes} and {rollouts}")
+    if (rollouts > 1) != (noise > 0):
+        raise DataError(f"rollouts above 1 need noise above 0, and the other way round. Got {rollouts} and {noise}")
+    dials = Dials(steps, halt_early, rollouts, noise)
     kind = find_askable(meta)
     answers = []
     for number, given in enumerate(grids):
@@ -90,11 +64,18 @@ def solve(
         rng = np.random.default_rng(np.random.SeedSequence([seed, number]))
         versions = kind.versions(meta, tokens.ravel(), rng, votes)
         asked = kind.versions(meta, tokens.ravel(), rng, 1).undo(tokens.reshape(1, -1))
-        predictions = predict(model, versions.tokens, np.zeros(votes, dtype=np.int32), steps, batch_size=64)
-        ballots = Ballots()
-        for undone, halt_logit in zip(versions.undo(predictions.tokens), predictions.halt_logit, strict=True):
+        nobody, seeds = np.zeros(votes, dtype=np.int64), [[seed, number, version] for version in range(votes)]
+        rules = Rules(meta, versions.tokens, nobody) if check_rules else None
+        predictions = predict(model, versions.tokens, nobody, dials, BATCH, seeds=seeds, rules=rules)
+        ballots, answered = Ballots(), versions.undo(predictions.tokens)
+        for undone, halt_logit in zip(answered, predictions.halt_logit, strict=True):
             ballots.add(number, undone, halt_logit)
-        best = ballots.ranked(number)[0]
+        ranked = ballots.ranked(number)
+        if check_rules:
+            right = kind.valid(meta, asked * len(ranked), [candidate.grid for candidate in ranked])
+            assert right is not None  # `Rules` has asked
+            ranked = [ranked[place] for place in np.argsort(~np.asarray(right), kind="stable")]
+        best = ranked[0]
         obeys = kind.valid(meta, asked, [best.grid])
         verdict = None if obeys is None else bool(obeys[0])
         answers.append(Answer(best.grid, best.halt_probability, best.votes, verdict))

@@ -75,6 +75,11 @@ class RecursiveNetwork(nn.Module):
             truncated_normal_(self.get_buffer(f"{name}_init"), 1, generator)
 
     @property
+    def passes(self) -> int:
+        """Network passes of a supervision step."""
+        return self.member.rounds(self.config) * (self.member.passes(self.config) + 1)
+
+    @property
     def device(self) -> torch.device:
         """Where the parameters lie."""
         return self.token_embedding.device
