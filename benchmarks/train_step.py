@@ -1,8 +1,13 @@
 """Steps per second of training with the settings of a params file, on a data set that is there.
 
     python -m benchmarks.train_step --params params.yaml --dataset outputs/dataset --steps 50 [--batch 8]
+    python -m benchmarks.train_step --case lma [--steps 3] [--batch 1]
 
 Prints one line: device, precision, threads, parameters, median and slowest time of a step, steps per second.
+
+Case lma needs no data set: recipe maze-hard (900 + 16 tokens, D 512) on random tokens, whole, then through latent meta
+attention of 229 (unclean) and 256 tokens (clean); a line for each and its share of the whole one's time. The three take
+turns, so that whatever else the machine does falls on all of them.
 """
 
 import argparse
@@ -12,47 +17,99 @@ import time
 import numpy as np
 import torch
 
-from trm.config import load_params
+from trm.config import ModelParams, TrainParams, load_params, parse
 from trm.data.batches import START, collate
+from trm.data.kind import expected_meta
 from trm.data.store import read_meta, read_split
 from trm.device import resolve_device, resolve_precision
 from trm.distributed import ALONE
+from trm.meta import DatasetMeta
+from trm.model.supervision import Batch
+from trm.recipes import recipes
 from trm.training.loop import network_of, new_state, train_step
 from trm.training.validation import to_tensors
 
 
+class Timed:
+    """A training whose steps are timed, after some that are not."""
+
+    def __init__(self, model: ModelParams, settings: TrainParams, meta: DatasetMeta, batch: Batch) -> None:
+        self.dtype = resolve_precision(settings.precision, batch["inputs"].device)
+        self.settings, self.batch = settings, batch
+        self.state = new_state(model, meta, settings, batch, self.dtype)
+        self.network = network_of(self.state.model, settings, ALONE)
+        self.seconds: list[float] = []
+
+    def step(self) -> None:
+        """One step. It reads the loss: nothing is left running on a GPU."""
+        started = time.perf_counter()
+        train_step(self.state, self.network, self.batch, START, self.settings, 10**9)
+        self.seconds.append(time.perf_counter() - started)
+
+    def line(self, uncounted: int) -> str:
+        """What was seen."""
+        seconds = self.seconds[uncounted:]
+        return (
+            f"{self.state.model.device.type} {str(self.dtype).removeprefix('torch.')} {torch.get_num_threads()} "
+            f"threads, {sum(weight.numel() for weight in self.state.model.parameters()):,} parameters, "
+            f"batch {len(self.batch['inputs'])}: median {1000 * self.median(uncounted):.1f} ms, "
+            f"slowest {1000 * max(seconds):.1f} ms, {len(seconds) / sum(seconds):.2f} steps/s"
+        )
+
+    def median(self, uncounted: int) -> float:
+        """Of a step's seconds."""
+        return statistics.median(self.seconds[uncounted:])
+
+
 def main() -> None:
-    """Time `--steps` steps after three that are not counted."""
+    """Time `--steps` steps after some that are not counted."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--params", default="params.yaml")
     parser.add_argument("--dataset", default="outputs/dataset")
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--batch", type=int, help="instead of train.global_batch_size")
+    parser.add_argument("--case", choices=["lma"], help="instead of the params and the data set")
+    parser.add_argument("--steps", type=int, help="50; case lma: 3")
+    parser.add_argument("--batch", type=int, help="instead of train.global_batch_size; case lma: 1")
     options = parser.parse_args()
+    if options.case == "lma":
+        compare_lma(options.steps or 3, options.batch or 1)
+        return
     params = load_params(options.params)
     settings = params.train
     if options.batch:
         settings = settings.model_copy(update={"global_batch_size": options.batch})
-    device = resolve_device(settings.device)
-    dtype = resolve_precision(settings.precision, device)
     meta, split = read_meta(options.dataset), read_split(f"{options.dataset}/train")
     rows = np.random.default_rng(0).integers(0, len(split), settings.global_batch_size)
-    batch = to_tensors(collate(split, rows), device)
-    state = new_state(params.model, meta, settings, batch, dtype)
-    network = network_of(state.model, settings, ALONE)
-    seconds = []
-    for _ in range(3 + options.steps):
-        started = time.perf_counter()
-        # It reads the loss: nothing is left running on a GPU.
-        train_step(state, network, batch, START, settings, 10**9)
-        seconds.append(time.perf_counter() - started)
-    seconds = seconds[3:]
-    print(
-        f"{device.type} {str(dtype).removeprefix('torch.')} {torch.get_num_threads()} threads, "
-        f"{sum(weight.numel() for weight in state.model.parameters()):,} parameters, batch {len(rows)}: "
-        f"median {1000 * statistics.median(seconds):.1f} ms, slowest {1000 * max(seconds):.1f} ms, "
-        f"{len(seconds) / sum(seconds):.2f} steps/s"
-    )
+    timed = Timed(params.model, settings, meta, to_tensors(collate(split, rows), resolve_device(settings.device)))
+    for _ in range(3 + (options.steps or 50)):
+        timed.step()
+    print(timed.line(uncounted=3))
+
+
+def compare_lma(steps: int, batch_size: int) -> None:
+    """The whole sequence against the latent one of both modes."""
+    params = load_params(recipes()["maze-hard"])
+    meta = expected_meta(params.data)
+    assert meta is not None
+    settings = params.train.model_copy(update={"global_batch_size": batch_size})
+    generator = torch.Generator().manual_seed(0)
+    batch = {
+        "inputs": torch.randint(1, meta.vocab_size, (batch_size, meta.seq_len), generator=generator).int(),
+        "labels": torch.randint(1, meta.vocab_size, (batch_size, meta.seq_len), generator=generator).int(),
+        "puzzle_identifiers": torch.zeros(batch_size, dtype=torch.int32),
+    }
+    batch = {name: tensor.to(resolve_device(settings.device)) for name, tensor in batch.items()}
+    cases = {"whole": params.model}
+    for mode, length in {"unclean": 229, "clean": 256}.items():
+        lma = {"enable": True, "mode": mode, "length": length, "dim": 256, "heads": 8}
+        values = {**params.model.model_dump(), "lma": lma}
+        cases[f"{mode}, {length} tokens of 256"] = parse(ModelParams, values, "maze-hard")
+    timed = {name: Timed(model, settings, meta, batch) for name, model in cases.items()}
+    for _ in range(1 + steps):
+        for case in timed.values():
+            case.step()
+    for name, case in timed.items():
+        share = case.median(uncounted=1) / timed["whole"].median(uncounted=1)
+        print(f"{name}: {case.line(uncounted=1)}, {share:.3f} of the whole")
 
 
 if __name__ == "__main__":

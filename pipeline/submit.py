@@ -13,7 +13,7 @@ from pipeline.job import refuse_impossible_jobs
 from pipeline.kubeflow import Kubeflow, Run
 from trm import s3
 from trm.cluster import ClusterParams
-from trm.config import Params
+from trm.config import Params, TrainParams
 from trm.errors import UserError
 from trm.section import Section
 from trm.stages import STAGES, content_keys
@@ -28,6 +28,7 @@ def submit(params: Params, again: bool) -> tuple[Run, bool]:
             "`make image` built and take the digest that the registry prints"
         )
     refuse_what_pods_cannot_reach(params.data)
+    refuse_a_start_that_pods_cannot_reach(params.train)
     refuse_impossible_jobs(params)
     keys, kubeflow = content_keys(params), Kubeflow(cluster)
 
@@ -75,6 +76,14 @@ def refuse_what_pods_cannot_reach(data: BaseModel) -> None:
             file = name.removesuffix("sha256").rstrip("_")
             if not file or getattr(section, file) is not None:
                 raise UserError(f"{where}.{name} is null; on a cluster the files of a source need their sha256")
+
+
+def refuse_a_start_that_pods_cannot_reach(train: TrainParams) -> None:
+    """Raise `UserError` for a model of this machine to start from."""
+    if train.start is not None and not s3.is_uri(train.start.model):
+        raise UserError(
+            f"train.start.model must be an s3:// address on a cluster. Got {train.start.model}, which pods do not see"
+        )
 
 
 def _sections(section: BaseModel, where: str) -> Iterator[tuple[str, BaseModel]]:

@@ -105,6 +105,14 @@ def _edit(here: Path, old: str, new: str) -> None:
         (r"  epochs: \d+", "  epochs: 0", ("train.epochs must be greater than or equal to 1. Got 0",)),
         (r"  mlp_t: true", "  mlp_t: 1", ("model.mlp_t must be a valid boolean. Got 1",)),
         (r"  lr: .*", "  lr: '1e-3'", ("train.lr must be a valid number. Got '1e-3'",)),
+        (r"family: trm", "family: urm", ("model.family must be 'trm', 'single-state',", "'direct'. Got 'urm'")),
+        (r"family: trm", "familiy: trm", ("model.family is missing",)),
+        (
+            r"enable: false, mode: clean",
+            "enable: true, mode: clean",
+            ("lma.length must divide hidden_size", "Got", "32"),
+        ),
+        (r"freeze_network: false", "freeze_network: true", ("start must name a trained model", "Got null")),
         (r"hidden_size: 16", "hidden_size: 17", ("hidden_size must be a multiple of num_heads", "17")),
         (r"size: 4", "size: 5", ("data.size must be 4, 6 or 9. Got 5",)),
         (
@@ -364,6 +372,91 @@ def test_recipes(run: Run, here: Path) -> None:
     assert run("recipe", "use", "sudoku-4x4", "--force")[0] == 0
     assert run("recipe", "use", "sudoku-6x6")[0] == 0  # nothing of one's own is lost
     assert (here / "params.yaml").read_text() == (ROOT / "params.yaml").read_text()
+
+
+def test_model(run: Run, here: Path, finished: Path) -> None:
+    """Before there are data, and with them; and lengths that the sequence does not have."""
+    code, out, err = run("model")
+    assert (code, err) == (0, "")
+    assert out.startswith("trm for sudoku 4 x 4: ")
+    assert "effective depth  2 x (4 + 1) x 1 = 10 blocks" in out
+    assert run("model", "--dataset", finished / "outputs/dataset") == (0, out, "")
+    _edit(here, "enable: false, mode: clean, length: 32", "enable: true, mode: unclean, length: 33")
+    words = "model.lma.length must divide 16 tokens * hidden_size 16 = 256. Got 33"
+    _mistake(run("model"), words)
+    _mistake(run("train", "--dataset", finished / "outputs/dataset"), words)
+    assert not (here / "outputs").exists()
+
+
+def test_checkpoints_go_out_and_come_back(run: Run, here: Path, finished: Path) -> None:
+    from ruamel.yaml import YAML
+    from safetensors.torch import load_file
+
+    trained = finished / "outputs/model"
+    code, out, err = run("checkpoint", "export", trained, "--format", "published", "--out", "sent")
+    assert (code, err) == (0, "")
+    (file,) = here.glob("sent/step_*")
+    assert str(file.relative_to(here)) in out
+    assert run("checkpoint", "import", file, "--model", "back")[0] == 0
+    theirs, ours = (load_file(folder / "checkpoint.safetensors") for folder in (trained, here / "back"))
+    assert theirs.keys() == ours.keys()
+    assert all((value == ours[name]).all() for name, value in theirs.items() if not name.startswith("raw."))
+    config = here / "sent/all_config.yaml"
+    arch = YAML(typ="safe").load(config.read_text())["arch"]
+
+    def other(**changes: object) -> tuple[int, str, str]:
+        YAML().dump({"arch": {**arch, **changes}}, config)
+        return run("checkpoint", "import", file, "--model", "other")
+
+    _mistake(other(name="x.hrm@X"), "inner.H_level.layers.0.mlp_t.gate_up_proj.weight is missing", "checkpoint of hrm")
+    _mistake(other(name="x.urm@X"), "arch.name: 'urm' cannot be imported; only trm, trm_singlez,")
+    _mistake(other(vocab_size=7), "inner.embed_tokens.embedding_weight should have shape (7, 16). Got (6, 16)")
+    assert not (here / "other").exists()
+
+
+def test_a_new_puzzle_table(run: Run, here: Path, finished: Path) -> None:
+    """A published checkpoint of 5 puzzles for a data set of one, whose vector alone is then trained."""
+    import torch
+    from ruamel.yaml import YAML
+
+    from trm import export_published, load_checkpoint, load_params
+    from trm.data.store import read_meta
+    from trm.model.published import arch_of
+    from trm.model.supervision import build_model
+
+    dataset = finished / "outputs/dataset"
+    for old, new in {"puzzle_emb_dim: 0": "puzzle_emb_dim: 16", "puzzle_emb_len: 0": "puzzle_emb_len: 1"}.items():
+        _edit(here, old, new)
+    meta = read_meta(dataset).model_copy(update={"num_identifiers": 5})
+    source = build_model(load_params("params.yaml").model, meta)
+    with torch.no_grad():
+        source.puzzle_table.normal_()
+    torch.save(export_published(source), "published")
+    YAML().dump({"arch": arch_of(source)}, Path("all_config.yaml"))
+    words = ("checkpoint", "import", "published", "--dataset", dataset)
+    _mistake(run(*words), "arch.num_puzzle_identifiers must be 1, as in the data set. Got 5", "--reset-puzzle-table")
+    code, out, _ = run(*words, "--reset-puzzle-table")
+    assert code == 0
+    start = re.search(r"train.start: (\{.*\})", out)
+    assert start
+    _edit(here, "start: null", f"start: {start[1]}")
+    _edit(here, "freeze_network: false", "freeze_network: true")
+    assert run("train", "--dataset", dataset)[0] == 0
+    model, _ = load_checkpoint("outputs/model")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), source.parameters(), strict=True))
+    assert model.puzzle_table.shape == (1, 16)
+    assert not torch.allclose(model.puzzle_table[0], source.puzzle_table.mean(0))
+    _edit(here, start[1][-30:-1], start[1][-30:-1].replace("false", "maybe"))
+    _mistake(run("train", "--dataset", dataset), "train.start.reset_puzzle_table must be a valid boolean. Got 'maybe'")
+
+
+def test_an_ablation_is_used_like_a_recipe(run: Run, here: Path) -> None:
+    assert "seven-state" in run("recipe", "list")[1]
+    text = run("recipe", "show", "seven-state")[1]
+    assert run("recipe", "use", "seven-state", "--force")[0] == 0
+    assert (here / "params.yaml").read_text().startswith(text)
+    assert run("recipe", "use", "sudoku-6x6")[0] == 0  # nothing of one's own is lost
+    _mistake(run("recipe", "show", "sevenstate"), "did you mean seven-state?")
 
 
 def test_help_imports_nothing_heavy() -> None:

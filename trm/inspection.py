@@ -39,7 +39,9 @@ def _model(path: Path) -> RenderableType:
         "puzzle table": " x ".join(map(str, model.puzzle_table.shape)),
         "data": f"{header.meta.kind} {header.meta.height} x {header.meta.width}",
     }
-    return _facts(f"{path}: a model", [*sizes.items(), *header.model, *header.facts.items()])
+    return _facts(
+        f"{path}: a model", [*sizes.items(), *header.model.model_dump(mode="json").items(), *header.facts.items()]
+    )
 
 
 def _evaluation(path: Path) -> RenderableType:

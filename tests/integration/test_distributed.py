@@ -15,9 +15,11 @@ from typing import TextIO
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from tests.conftest import ROOT
 from trm.artifacts import write_manifest
+from trm.files import file_digest
 from trm.training.checkpoint import load_checkpoint
 from trm.training.state import read_step
 
@@ -127,10 +129,10 @@ def alone(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Experime
     return experiment
 
 
-def assert_same_training(one: Experiment, other: Experiment, within: float = 1e-4) -> None:
+def assert_same_training(one: Experiment, other: Experiment, within: float = 1e-4, steps: int = STEPS) -> None:
     """Every figure of every step."""
     lines, others = one.log(), other.log()
-    assert len(lines) == len(others) == STEPS
+    assert len(lines) == len(others) == steps
     for line, its in zip(lines, others, strict=True):
         for name, value in line.items():
             assert (value == "") == (its[name] == ""), name
@@ -146,6 +148,23 @@ def test_several_processes_train_as_one(alone: Experiment, published: Path, tmp_
     assert manifest["facts"]["processes"] == processes
     assert manifest["key"] == json.loads((alone.folder / "model/manifest.json").read_text())["key"]
     assert out.count("train: 50 done") == 1  # one of them speaks
+
+
+def test_two_networks_train_in_two_processes(published: Path, tmp_path: Path) -> None:
+    one, two = (Experiment(tmp_path / name, published, family="hrm", epochs=4) for name in ("one", "two"))
+    one.train(1)
+    two.train(2)
+    assert_same_training(one, two, steps=10)
+
+
+def test_a_frozen_network_in_two_processes(alone: Experiment, published: Path, tmp_path: Path) -> None:
+    file = alone.folder / "model/checkpoint.safetensors"
+    start = f"{{model: {file.parent}, sha256: {file_digest(file)}, reset_puzzle_table: false}}"
+    frozen = Experiment(tmp_path / "run", published, start=start, freeze_network="true", epochs=4)
+    frozen.train(2)
+    before, after = (load_checkpoint(folder / "model")[0] for folder in (alone.folder, frozen.folder))
+    assert all(torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+    assert not torch.equal(before.puzzle_table, after.puzzle_table)
 
 
 def test_a_batch_in_parts_is_the_same_training(alone: Experiment, published: Path, tmp_path: Path) -> None:

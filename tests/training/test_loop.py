@@ -1,6 +1,7 @@
 import csv
 import math
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -11,12 +12,13 @@ import torch
 from trm.config import LmaParams, ModelParams, TrainParams
 from trm.data.batches import START, collate
 from trm.data.store import read_meta, read_split
+from trm.distributed import ALONE
 from trm.errors import Fault, Interrupted, UserError
 from trm.evaluation.solve import solve
 from trm.model.members import MEMBERS
 from trm.training import loop
 from trm.training.checkpoint import FILE, load_checkpoint, read_settings
-from trm.training.loop import new_state, train, train_step
+from trm.training.loop import network_of, new_state, train, train_step
 from trm.training.loss import Losses
 from trm.training.schedule import learning_rate
 from trm.training.validation import to_tensors, validate
@@ -225,3 +227,23 @@ def test_every_member_trains_is_stopped_and_goes_on(
     model, meta = load_checkpoint(tmp_path / "whole")
     assert model.config == params
     solve(model, meta, [[[0] * 4] * 4], steps=2)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler for the CPU")
+@pytest.mark.filterwarnings("ignore")  # torch.compile itself gives several
+@pytest.mark.parametrize("family", ["seven-state", "hrm"])
+def test_compiled_gradients_are_the_same(
+    dataset: Path, model_params: ModelParams, train_params: TrainParams, family: str
+) -> None:
+    params = model_params.model_copy(update={"family": family, "halt_exploration_prob": 0.0})
+    batch = to_tensors(collate(read_split(dataset / "train"), np.array([0, 4, 8, 12])), torch.device("cpu"))
+    gradients = []
+    for compiled in (False, True):
+        settings = _changed(train_params, compile=compiled)
+        model = new_state(params, read_meta(dataset), settings, batch, torch.float32).model
+        carry, out = network_of(model, settings, ALONE)(model.initial_carry(batch), batch)
+        loop.supervision_loss(carry, out, "stablemax", 4).total.backward()
+        gradients.append([weight.grad for weight in model.parameters()])
+    for plain, other in zip(*gradients, strict=True):
+        assert torch.allclose(plain, other, atol=1e-4 * plain.abs().max().item())

@@ -210,7 +210,10 @@ def _meta_from_arch(arch: Mapping[str, Any], meta: DatasetMeta | None, reset_puz
             raise ParamsError(f"arch.{key} is missing; name the data set that the model was trained on (--dataset)")
         may_differ = reset_puzzle_table and ours == "num_identifiers"
         if meta is not None and not may_differ and arch.get(key, getattr(meta, ours)) != getattr(meta, ours):
-            raise ParamsError(f"arch.{key} must be {getattr(meta, ours)}, as in the data set. Got {arch[key]}")
+            remedy = (
+                "; or start all puzzles at the mean row with --reset-puzzle-table" if ours == "num_identifiers" else ""
+            )
+            raise ParamsError(f"arch.{key} must be {getattr(meta, ours)}, as in the data set. Got {arch[key]}{remedy}")
     if meta is not None:
         return meta
     L, V, identifiers = arch["seq_len"], arch["vocab_size"], arch["num_puzzle_identifiers"]

@@ -103,7 +103,9 @@ def network_of(model: TRM, settings: TrainParams, processes: World) -> torch.nn.
     With several processes DistributedDataParallel sums the gradients in buckets while the backward pass goes on.
     """
     if settings.compile:
-        model.deep_recursion = torch.compile(model.deep_recursion)  # an attribute: the names of the weights stay
+        # As a whole, but seven states pass by pass: torch 2.13 gets the gradients of their sums wrong on the CPU.
+        name = "deep_recursion" if len(model.member.latents) < 2 else "net"
+        setattr(model, name, torch.compile(getattr(model, name)))  # an attribute: the names of the weights stay
     if processes.size == 1 or settings.freeze_network:  # a frozen network has no gradients to sum
         return model
     return DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
