@@ -153,7 +153,9 @@ def _key_in(folder: Path) -> str | None:
         return None
 
 
-def _because(stage: Stage, request: Mapping[str, Any], here: Repro, there: bool, made: set[str]) -> tuple[Change, ...]:
+def _because(
+    stage: Stage, request: Mapping[str, Any], here: Repro, there: bool, changed: set[str]
+) -> tuple[Change, ...]:
     """Why it runs: what differs from dvc.lock; what else is in the key; or that no result of it was ever collected."""
     changes = [change for change in here.because if change.what not in ("input", "new")]
     if not there and not changes:
@@ -164,7 +166,9 @@ def _because(stage: Stage, request: Mapping[str, Any], here: Repro, there: bool,
             if part in was:
                 changes += [Change(what, *change) for change in unlike(was[part], request[part])]
     changes += [Change("input", name) for name in stage.inputs if name in changed]
-    return tuple(changes) or (Change("new", stage.name),)
+    if not changes and here.does == "run":
+        changes = [Change("new", stage.name, now="dvc.lock")]
+    return tuple(changes) or (Change("new", stage.name, now="runs.tsv"),)
 
 
 def _gpu_hours(stage: Stage, time: tuple[float, Recorded] | None, cluster: ClusterParams) -> float | None:

@@ -98,7 +98,7 @@ def _reason(change: Change) -> str:
         "module": f"{change.name} changed",
         "file": f"{change.name} changed",
         "input": f"new {change.name}",
-        "new": "not in S3, as far as runs.tsv knows",
+        "new": f"{change.now} holds no such result",
     }[change.what]
 
 
