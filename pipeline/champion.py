@@ -15,6 +15,7 @@ import secrets
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -83,7 +84,7 @@ class Throne:
 
     def history(self) -> list[Champion]:
         """Every champion that there was, the first one first."""
-        return [self._parsed(self._store().get(name), name) for name in self._names()]
+        return [self._parsed(self._store.get(name), name) for name in self._names()]
 
     def promote(self, result: Result, anyway: bool = False) -> tuple[Champion, Comparison | None, bool]:
         """Make a result the champion if it is better, or `anyway`: the champion, the comparison with the one before,
@@ -130,7 +131,7 @@ class Throne:
             raise UserError(f"{self.uri}: there was no champion before this one; name one with --to, or leave it")
         name = _history_name(to)
         try:
-            target = self._parsed(self._store().get(name), name)
+            target = self._parsed(self._store.get(name), name)
         except GoneError:
             known = ", ".join(str(_version(name)) for name in self._names()) or "none"
             raise UserError(f"{self.uri}: has no version {to}; there are: {known}") from None
@@ -139,12 +140,13 @@ class Throne:
         self._replace(champion, tag, new)
         return new
 
+    @cached_property
     def _store(self) -> Store:
         return Store(self.uri)
 
     def _read(self) -> tuple[Champion | None, str | None]:
         try:
-            data, tag = self._store().get_tagged(NAME)
+            data, tag = self._store.get_tagged(NAME)
         except GoneError:
             names = self._names()
             if names:
@@ -158,7 +160,7 @@ class Throne:
 
     def _tag(self) -> str | None:
         try:
-            return self._store().get_tagged(NAME)[1]
+            return self._store.get_tagged(NAME)[1]
         except GoneError:
             return None
 
@@ -175,13 +177,13 @@ class Throne:
             raise DataError(f"{self.uri}/{name}: is not what `promote` wrote; {remedy}") from None
 
     def _names(self) -> list[str]:
-        return sorted(name for name in self._store().sizes("history/") if re.fullmatch(r"history/\d{6}\.json", name))
+        return sorted(name for name in self._store.sizes("history/") if re.fullmatch(r"history/\d{6}\.json", name))
 
     def _next(self, champion: Champion | None) -> int:
         return max([champion.version if champion else 0, *map(_version, self._names())]) + 1
 
     def _replace(self, champion: Champion | None, tag: str | None, new: Champion) -> None:
-        store, data = self._store(), _bytes(new)
+        store, data = self._store, _bytes(new)
         # Whoever promoted the one before may have died between his two writes.
         if champion:
             with suppress(LostError):
