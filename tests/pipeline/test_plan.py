@@ -146,7 +146,11 @@ def test_dvc_and_the_cluster_do_what_is_planned(clone: Clone, change: tuple[str,
         assert reasons(told) == because
         assert told["runs"] == {"here": list(because), "cluster": list(because)}
         assert planned(clone, "--online")["cluster"] == list(because)  # what lies in S3 under the keys of now
-        assert clone.ran("dvc repro") == list(because)
+        # DVC's own decision, which without running knows of no new inputs.
+        direct = [stage for stage, why in because.items() if {what for what, _ in why} != {"input"}]
+        assert re.findall(r"Running stage '(\w+)'", clone.run("dvc repro --dry")) == direct
+        if "train.lr" in str(because):
+            assert clone.ran("dvc repro") == list(because)
     finally:
         file.write_text(text)
         clone.run("git checkout -q -- dvc.lock && dvc checkout -q")
