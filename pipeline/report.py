@@ -118,7 +118,10 @@ def _chart(comparison: Comparison, file: str, column: str, title: str) -> dict[s
         for name, result in (("candidate", comparison.candidate), ("champion", comparison.champion))
     ]
     values = [
-        {"step": point["step"], "value": point[column], "model": name} for name, curve in lines for point in curve
+        {"step": point["step"], "value": point[column], "model": name}
+        for name, curve in lines
+        for point in curve
+        if column in point
     ]
     if not values:
         return None

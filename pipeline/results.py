@@ -63,12 +63,14 @@ class Result:
         return pq.read_table(io.BytesIO(s3.read_file(self.uri, name)))
 
     def curve(self, name: str) -> list[dict[str, float]]:
-        """The lines of train.tsv or validation.tsv of its model; none where there is no such file."""
+        """The lines of train.tsv or validation.tsv of its model, without what is empty in them; none where there is no
+        such file.
+        """
         if name not in self._model["files"]:
             return []
         text = s3.read_file(f"{self.root}/{self._model['stage']}/{self._model['key']}", name).decode()
         titles, *lines = (line.split("\t") for line in text.splitlines())
-        return [{title: float(value) for title, value in zip(titles, line, strict=True)} for line in lines]
+        return [{title: float(value) for title, value in zip(titles, line, strict=True) if value} for line in lines]
 
     @cached_property
     def _model(self) -> Mapping[str, Any]:

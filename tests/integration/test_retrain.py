@@ -1,4 +1,4 @@
-"""`make retrain CLUSTER=local`, as the README has it: Docker, a real S3, a better model promoted, a worse one refused."""
+"""`make retrain CLUSTER=local` in Docker with a real S3: a better model is promoted, a worse one refused."""
 
 import json
 import re
