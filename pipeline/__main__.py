@@ -314,13 +314,12 @@ def retrain(
 
 def _promote(params: Params, name: str | None, anyway: bool) -> None:
     from pipeline.champion import Refused
-    from pipeline.report import headline, write_report
+    from pipeline.report import headline
     from pipeline.retrain import REPORT, promote
 
     try:
         champion, comparison, new = promote(params, name, anyway)
     except Refused as refused:
-        write_report(refused.comparison, REPORT)
         print(headline(refused.comparison))
         print(f"not promoted: the champion stays; report: {REPORT}.html; `promote --anyway` overrules", file=sys.stderr)
         _leave(refused.comparison)

@@ -12,6 +12,7 @@ told. A rollback is a promotion too, of what stood there before.
 import json
 import re
 import secrets
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -86,10 +87,12 @@ class Throne:
         """Every champion that there was, the first one first."""
         return [self._parsed(self._store.get(name), name) for name in self._names()]
 
-    def promote(self, result: Result, anyway: bool = False) -> tuple[Champion, Comparison | None, bool]:
+    def promote(
+        self, result: Result, anyway: bool = False, report: Callable[[Comparison], object] = lambda _: None
+    ) -> tuple[Champion, Comparison | None, bool]:
         """Make a result the champion if it is better, or `anyway`: the champion, the comparison with the one before,
-        and whether it is new there. Raises `Refused`; `UserError` where its origin is not recorded; `Fault` where
-        another promotion was faster.
+        and whether it is new there. The comparison is told to `report` before anything is written. Raises `Refused`;
+        `UserError` where its origin is not recorded; `Fault` where another promotion was faster.
         """
         lineage = _lineage(result)
         champion, tag = self._read()
@@ -98,6 +101,7 @@ class Throne:
         comparison = None
         if champion and not anyway:
             comparison = compare(result, load_result(self.root, champion.key))
+            report(comparison)
             if comparison.verdict != "better":
                 raise Refused(comparison)
         new = Champion(

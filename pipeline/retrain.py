@@ -50,10 +50,8 @@ def compute(params: Params, file: Path, image: str | None) -> None:
 def promote(params: Params, name: str | None, anyway: bool) -> tuple[Champion, Comparison | None, bool]:
     """As `Throne.promote`, of the result that `name` means; a report of the comparison is written."""
     result = load_result(params.cluster.root, find_key(params, name))
-    champion, comparison, new = Throne(params.cluster.root, result.data_set).promote(result, anyway)
-    if comparison:
-        write_report(comparison, REPORT)
-    return champion, comparison, new
+    place = Throne(params.cluster.root, result.data_set)
+    return place.promote(result, anyway, lambda comparison: write_report(comparison, REPORT))
 
 
 def throne(params: Params, data_set: str | None) -> Throne:

@@ -1,6 +1,7 @@
 """The champion in a real S3: promoted by conditional writes, never touched by a fault."""
 
 import json
+import secrets
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,21 +19,32 @@ from trm.errors import DataError, Fault, UserError
 pytestmark = pytest.mark.usefixtures("workspace")
 
 
-@pytest.fixture
-def results(root: str, tmp_path: Path) -> dict[str, Result]:
-    """Results of which each later one is far better, all collected."""
-    solved = {"poor": 0, "fair": 10, "good": 20, "best": 30}
+@pytest.fixture(scope="module")
+def published(seaweed: SeaweedFS, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
+    """Results of which each later one is far better."""
+    root, solved = f"s3://{BUCKET}/{secrets.token_hex(8)}", {"poor": 0, "fair": 10, "good": 20, "best": 30}
     found = {}
-    for number, (name, count) in enumerate(solved.items()):
-        key = publish_result(root, tmp_path, [True] * count + [False] * (30 - count), lr=1.0 + number)
-        record(key, dvc_lock=name)
-        found[name] = load_result(root, key)
+    with pytest.MonkeyPatch.context() as patch:
+        speak_to(seaweed, patch)
+        for number, (name, count) in enumerate(solved.items()):
+            outcomes = [True] * count + [False] * (30 - count)
+            key = publish_result(root, tmp_path_factory.mktemp(name), outcomes, lr=1.0 + number)
+            found[name] = load_result(root, key)
     return found
 
 
 @pytest.fixture
-def throne(root: str, results: dict[str, Result]) -> Throne:
-    return Throne(root, results["poor"].data_set)
+def results(published: dict[str, Result], root: str, workspace: Path) -> dict[str, Result]:  # noqa: F811
+    """All collected here."""
+    for name, result in published.items():
+        record(result.key, dvc_lock=name)
+    return published
+
+
+@pytest.fixture
+def throne(results: dict[str, Result]) -> Throne:
+    """A place of its own for each test."""
+    return Throne(results["poor"].root, secrets.token_hex(8))
 
 
 def everything(server: SeaweedFS, throne: Throne) -> dict[str, bytes]:
@@ -122,6 +134,7 @@ def test_of_two_promotions_at_once_one_wins_a_hundred_times(
 
     monkeypatch.setattr(Throne, "_replace", together)
     monkeypatch.setattr("pipeline.champion.compare", lambda *_: _Better())
+    monkeypatch.setattr("pipeline.champion.load_result", lambda *_: None)
 
     def promote(name: str) -> str:
         try:
