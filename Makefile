@@ -12,11 +12,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 
-.PHONY: help repro test unit format image dev-up dev-down pipeline-local
+.PHONY: help install repro test unit format image push dev-up dev-down pipeline-local retrain
 .DEFAULT_GOAL := help
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
+
+install: $(READY) ## .venv with the versions of constraints.txt, and nothing more
 
 repro: $(READY) .dvc/plots.html ## data, training and scores of params.yaml; only what has changed is done again
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
@@ -50,6 +52,9 @@ image: ## the container image of every stage; TORCH=cuda BASE=… for GPUs, DOCK
 		--build-arg "VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" . && \
 	$(DOCKER) images --no-trunc "$(IMAGE):$$tag"
 
+push: ## push what `make image` built last; IMAGE=registry.example.org/trm
+	$(DOCKER) push "$(IMAGE):latest"
+
 dev-up: $(READY) ## a real S3 server on this machine, in .dev
 	@$(BIN)/python -m pipeline.dev up
 
@@ -59,6 +64,11 @@ dev-down: $(READY) ## stop it; what it holds stays
 pipeline-local: $(READY) ## the pipeline in Docker on this machine: image trm:latest, artifacts in the S3 of dev-up
 	@test -e .dev/env || { echo "no S3 server here; run make dev-up first" >&2; exit 2; }
 	@. ./.dev/env && $(BIN)/python -m pipeline local --image "$(IMAGE):latest"
+
+CLUSTER :=
+retrain: $(READY) ## plan, run, collect, compare, promote: on params.yaml's cluster, or CLUSTER=local in Docker here
+	@if [ -e .dev/env ]; then . ./.dev/env; fi; \
+	$(BIN)/python -m pipeline retrain $(if $(filter local,$(CLUSTER)),--local --image "$(IMAGE):latest")
 
 # What an interrupted installation leaves may look whole to pip, so it is thrown away. The stamp comes last.
 $(READY): pyproject.toml constraints.txt

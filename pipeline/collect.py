@@ -1,31 +1,33 @@
 """Bringing a run's outputs home, so that the next `dvc repro` has nothing left to do."""
 
-import shutil
-import subprocess
-import sys
+import json
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from pipeline.definition import key_parameter
+from pipeline.dvc import DVC_YAML, LOCK, dvc, unlike
+from pipeline.git import head
 from pipeline.kubeflow import Run
+from pipeline.results import METRICS
+from pipeline.runs import OUTPUTS, Origin, add_runs, read_runs
 from trm import s3
 from trm.artifacts import MANIFEST, read_manifest, write_json
 from trm.config import Params
-from trm.errors import Fault, UserError
+from trm.errors import UserError
+from trm.files import file_digest
 from trm.stages import STAGES, TIMING, Stage, requests, timing_file
 
-OUTPUTS = Path("outputs")
 
+def collect(params: Params, run: Run | None, origin: Origin | None = None) -> dict[str, str]:
+    """Bring every stage's output to `outputs/`, commit it to DVC, and write metrics.json and runs.tsv; returns
+    stage -> URI.
 
-def collect(params: Params, run: Run | None) -> dict[str, str]:
-    """Bring every stage's output to `outputs/` and commit it to DVC; returns stage -> URI.
-
-    `run` None: what lies below `cluster.root` under the workspace's own keys. Before anything is written, every key
-    is made again from the workspace: raises `UserError`, naming the param or module, where one differs, and where an
-    output is not there; `Fault` where DVC fails.
+    `run` None: what lies below `cluster.root` under the workspace's own keys, which came from `origin`. Before anything
+    is written, every key is made again from the workspace: raises `UserError`, naming the param or module, where one
+    differs, and where an output is not there; `Fault` where DVC fails.
     """
-    if not Path("dvc.yaml").is_file():
+    if not DVC_YAML.is_file():
         raise UserError("dvc.yaml is not here; run this in the folder that holds params.yaml and dvc.yaml")
     wanted = requests(params)
     names = [key_parameter(stage) for stage in STAGES]
@@ -43,11 +45,17 @@ def collect(params: Params, run: Run | None) -> dict[str, str]:
             state = f" (the run: {run.state.lower()})" if run else ""
             raise UserError(f"{uris[stage.name]}: there is no such artifact{state}; nothing was written")
     stages = [stage.name for stage in STAGES]
-    _dvc("stage", "list", *stages)  # a dvc.yaml that DVC cannot read is told before anything is brought
+    read_runs()
+    dvc("stage", "list", *stages)  # what cannot be read is told before anything is brought
+    commit = head()
     for stage in STAGES:
         _bring(stage, uris[stage.name])
-    _dvc("commit", "--force", *stages)
-    _dvc("status", "--quiet", *stages)
+    dvc("commit", "--force", *stages)
+    dvc("status", "--quiet", *stages)
+    metrics = json.loads((OUTPUTS / STAGES[-1].output / "metrics.json").read_text(encoding="utf-8"))
+    write_json(METRICS, {"keys": {name: uri.rpartition("/")[2] for name, uri in uris.items()}, "metrics": metrics})
+    origin = origin or (Origin(run=run.id, image=run.image) if run else Origin())
+    add_runs(replace(origin, commit=commit, dvc_lock=file_digest(LOCK)))
     return uris
 
 
@@ -57,20 +65,12 @@ def _difference(stage: Stage, manifest: Mapping[str, Any] | None, run: Run | Non
     if not theirs and run:
         theirs = {"params": {section: run.arguments.get(section) for section in stage.sections}}
     for part in ("params", "source", "modules", "versions"):
-        for name, here, there in _unlike(wanted.get(part, {}), theirs.get(part, wanted.get(part, {}))):
+        for name, here, there in unlike(wanted.get(part, {}), theirs.get(part, wanted.get(part, {}))):
             if part == "modules":
                 return f"{name} differs from the file that stage {stage.name} of the run used; check out its commit"
             remedy = "correct params.yaml" if part == "params" else "make it the same here"
             return f"{name} is {here!r} here and was {there!r} in the run; {remedy}, or collect another run"
     return f"stage {stage.name} of the run has another key; its code or libraries are not those of this workspace"
-
-
-def _unlike(here: Any, there: Any, name: str = "") -> list[tuple[str, Any, Any]]:
-    """Where two JSON values differ: name, value here, value there."""
-    if isinstance(here, Mapping) and isinstance(there, Mapping):
-        keys = dict.fromkeys((*here, *there))
-        return [d for key in keys for d in _unlike(here.get(key), there.get(key), f"{name}.{key}" if name else key)]
-    return [] if here == there else [(name, here, there)]
 
 
 def _bring(stage: Stage, uri: str) -> None:
@@ -82,14 +82,3 @@ def _bring(stage: Stage, uri: str) -> None:
         timing_file(folder).unlink(missing_ok=True)  # it would be another run's
     else:
         write_json(timing_file(folder), timing)
-
-
-def _dvc(*arguments: str) -> None:
-    """Run DVC; its output is shown where it fails."""
-    program = shutil.which("dvc", path=str(Path(sys.executable).parent)) or shutil.which("dvc")
-    if program is None:
-        raise Fault("dvc is not installed here; `make repro` installs it")
-    ended = subprocess.run([program, *arguments], check=False, capture_output=True, text=True)
-    if ended.returncode:
-        said = " ".join((ended.stderr or ended.stdout).split())
-        raise Fault(f"dvc {arguments[0]} failed ({said or 'the outputs are not what dvc.yaml says'})")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import urllib3
 from kfp_server_api import ApiException
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
+from pipeline.github import id_token
 from trm.cluster import ClusterParams
 from trm.errors import Fault, UserError
 
@@ -22,6 +24,8 @@ PATIENCE = 180.0
 TIMEOUT = (5.0, 60.0)
 """Seconds to connect, and between two bytes of an answer."""
 TOKEN = "KFP_TOKEN"
+AUDIENCE = "pipelines.kubeflow.org"
+"""For which Kubeflow has tokens reviewed."""
 ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 FAILED = ("FAILED", "CANCELED", "CANCELING")
 
@@ -52,14 +56,27 @@ class Run:
     created: datetime
     problem: str
     tasks: tuple[Task, ...]
+    description: str = ""
+    """Where it came from: `commit …, image …`."""
+
+    @property
+    def commit(self) -> str:
+        """What it was submitted from; empty: not known."""
+        return _described("commit", self.description)
+
+    @property
+    def image(self) -> str:
+        """What it runs; empty: not known."""
+        return _described("image", self.description)
 
 
 class Kubeflow:
     """The server that `cluster.host` names.
 
     It is asked with the token in `$KFP_TOKEN`, else with that of the service account whose token is mounted at
-    `$KF_PIPELINES_SA_TOKEN_PATH` (or at Kubeflow's own place for it), else with none. Every method raises `UserError`
-    where the server refuses, `Fault` where it stays away for `PATIENCE` seconds.
+    `$KF_PIPELINES_SA_TOKEN_PATH` (or at Kubeflow's own place for it), else in a GitHub workflow with the workflow's own
+    identity (OIDC, where it has `id-token: write`), else with none. Every method raises `UserError` where the server
+    refuses, `Fault` where it stays away for `PATIENCE` seconds.
     """
 
     def __init__(self, cluster: ClusterParams) -> None:
@@ -93,6 +110,7 @@ class Kubeflow:
         arguments: Mapping[str, Any],
         service_account: str | None,
         again: bool,
+        description: str = "",
     ) -> tuple[Run, bool]:
         """A run of the pipeline `spec` with `arguments`, and whether it is new.
 
@@ -103,6 +121,7 @@ class Kubeflow:
         body: Any = kfp_server_api.V2beta1Run(
             experiment_id=experiment_id,
             display_name=name,
+            description=description,
             pipeline_spec=spec,
             runtime_config=kfp_server_api.V2beta1RuntimeConfig(
                 parameters=dict(arguments), pipeline_root=arguments["root"]
@@ -119,6 +138,21 @@ class Kubeflow:
             return _run(self._runs.run_service_create_run(body, _request_timeout=TIMEOUT)), True
 
         return self._ask("a new run", once)
+
+    def all(self, experiment: str) -> list[Run]:
+        """The newest runs of an experiment, at most a hundred, without their tasks."""
+
+        def once() -> list[Run]:
+            answer = self._runs.run_service_list_runs(
+                experiment_id=self._experiment(experiment),
+                sort_by="created_at desc",
+                page_size=100,
+                _request_timeout=TIMEOUT,
+                **self._scope,
+            )
+            return [_run(run) for run in answer.runs or []]
+
+        return self._ask("the runs", once)
 
     def stop(self, run_id: str) -> None:
         """Stop the run."""
@@ -208,7 +242,13 @@ def _run(answer: Any) -> Run:
         created=answer.created_at,
         problem=_problem(answer),
         tasks=tuple(_task(task, details.task_details) for task in (details.task_details if details else None) or ()),
+        description=answer.description or "",
     )
+
+
+def _described(name: str, description: str) -> str:
+    match = re.search(rf"\b{name} (\S+?)(?:,|$)", description)
+    return match[1] if match else ""
 
 
 def _not_kubeflow() -> UserError:
@@ -251,6 +291,8 @@ def _authorize(configuration: Any) -> None:
         # The token is renewed while a run is watched: the hook reads it again before each request.
         configuration.api_key["authorization"] = "read by the hook"
         configuration.refresh_api_key_hook = ServiceAccountTokenVolumeCredentials(mounted).refresh_api_key_hook
+    elif token := id_token(AUDIENCE):
+        configuration.api_key["authorization"] = token
 
 
 def _may_pass(error: BaseException) -> bool:

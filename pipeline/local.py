@@ -21,7 +21,7 @@ def run_local(params: Params, image: str) -> dict[str, str]:
     S3 is the one that the AWS_* variables of this process name. Raises `UserError` where Docker or the image is not
     there, `Fault` where a container failed.
     """
-    _check_docker(image)
+    image_id(image)  # told before anything else
     cluster = params.cluster.model_copy(
         update={"image": image, "stages": {}, "s3_endpoint": None, "s3_region": None, "s3_secret": None}
     )
@@ -45,12 +45,13 @@ def run_local(params: Params, image: str) -> dict[str, str]:
     return uris
 
 
-def _check_docker(image: str) -> None:
+def image_id(image: str) -> str:
+    """The digest by which Docker knows the image, whatever its tag is moved to. Raises as `run_local`."""
     import docker
     from docker.errors import DockerException, ImageNotFound
 
     try:
-        docker.from_env().images.get(image)
+        return str(docker.from_env().images.get(image).id)
     except ImageNotFound:
         raise UserError(f"Docker has no image {image}; run `make image`, or name another with --image") from None
     except DockerException as error:

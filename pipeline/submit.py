@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from pipeline.definition import NAME, arguments, compile_to
+from pipeline.git import head
 from pipeline.job import refuse_impossible_jobs
 from pipeline.kubeflow import Kubeflow, Run
 from trm import s3
@@ -30,7 +31,7 @@ def submit(params: Params, again: bool) -> tuple[Run, bool]:
     refuse_what_pods_cannot_reach(params.data)
     refuse_a_start_that_pods_cannot_reach(params.train)
     refuse_impossible_jobs(params)
-    keys, kubeflow = content_keys(params), Kubeflow(cluster)
+    keys, kubeflow, commit = content_keys(params), Kubeflow(cluster), head()
 
     def submit_(again: bool) -> tuple[Run, bool]:
         return kubeflow.submit(
@@ -41,12 +42,34 @@ def submit(params: Params, again: bool) -> tuple[Run, bool]:
             arguments=arguments(params, keys, cluster.root),
             service_account=cluster.service_account,
             again=again,
+            description=f"commit {commit}, image {cluster.image}" if commit else f"image {cluster.image}",
         )
 
     run, new = submit_(again)
     if not new and run.state == "SUCCEEDED" and not _results_are_there(cluster.root, keys):
         return submit_(again=True)
     return run, new
+
+
+def pushed(image: str) -> str:
+    """An image by its digest: as it is, or as Docker here knows it since it was pushed. Raises `UserError`."""
+    if "@sha256:" in image:
+        return image
+    import docker
+    from docker.errors import DockerException, ImageNotFound
+
+    try:
+        digests = docker.from_env().images.get(image).attrs.get("RepoDigests") or []
+    except ImageNotFound:
+        digests = []
+    except DockerException as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"Docker does not answer ({reason}); start it, or name the image by its digest") from None
+    name = image.rpartition(":")[0] if ":" in image.rpartition("/")[2] else image
+    for digest in digests:
+        if digest.startswith(f"{name}@sha256:"):
+            return digest
+    raise UserError(f"{image}: was not pushed from here; `make image push IMAGE={name}`, or name it by its digest")
 
 
 def _results_are_there(root: str, keys: dict[str, str]) -> bool:

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from trm.section import Address, Natural, Positive, Quantity, Section
+from trm.section import Address, Natural, Positive, Quantity, Section, real
 
 
 class Toleration(Section):
@@ -81,3 +81,6 @@ class ClusterParams(Section):
     """Stage name -> what its pod asks for."""
     job: JobParams | None = None
     """Null: the pod of stage `train` trains by itself."""
+    max_gpu_hours: Annotated[float | None, Field(ge=0, allow_inf_nan=False), BeforeValidator(real)] = None
+    """A retraining that is expected to take more waits for somebody's approval, and so does one of which nobody knows;
+    null: none waits."""

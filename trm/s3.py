@@ -103,6 +103,22 @@ def bring(uri: str, folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def read_file(uri: str, name: str) -> bytes:
+    """The bytes of one small file of the artifact at `uri`. Raises `DataError` where it is not there or broken."""
+    store = Store(uri)
+    found = _published(store)
+    files = {} if found is None else _parsed(found, uri)["files"]
+    if found is None or name not in files:
+        raise DataError(f"{uri}: holds no {name}; name an artifact of the stage that writes it")
+    try:
+        data = store.get(f"{_version(found)}/{name}")
+    except GoneError:
+        raise _broken(store, name, "is missing") from None
+    if hashlib.sha256(data).hexdigest() != files[name]["sha256"]:
+        raise _broken(store, name, "is broken, its sha256 is not the manifest's")
+    return data
+
+
 def published_below(uri: str) -> list[str]:
     """The names of the artifacts directly below `uri`, sorted."""
     names = (re.fullmatch(rf"([^/]+)/{MANIFEST}", name) for name in Store(uri).sizes(""))

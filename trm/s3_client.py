@@ -120,10 +120,15 @@ class Store:
 
     def get(self, name: str) -> bytes:
         """The bytes of a small object. Raises `GoneError`."""
+        return self.get_tagged(name)[0]
 
-        def request() -> bytes:
-            with closing(self.client.get_object(**self._place(name))["Body"]) as body:
-                return body.read()
+    def get_tagged(self, name: str) -> tuple[bytes, str]:
+        """The bytes of a small object and the server's tag of them, for `put_over`. Raises `GoneError`."""
+
+        def request() -> tuple[bytes, str]:
+            answer = self.client.get_object(**self._place(name))
+            with closing(answer["Body"]) as body:
+                return body.read(), answer["ETag"]
 
         return self._patiently(f"read {name}", request)
 
@@ -134,6 +139,13 @@ class Store:
     def put_new(self, name: str, data: bytes) -> None:
         """Write a small object that is not there yet. Raises `LostError` where it is."""
         self.put(name, data, IfNoneMatch="*")
+
+    def put_over(self, name: str, data: bytes, tag: str) -> None:
+        """Write a small object over the one with this tag. Raises `LostError` where another is there by now."""
+        try:
+            self.put(name, data, IfMatch=tag)
+        except GoneError:  # AWS says so of an object that was deleted meanwhile
+            raise LostError from None
 
     def load(self, name: str, piece: Piece, moved: Moved) -> None:
         """Bring a piece of an object to its place in a file that exists; where a connection breaks, the next one goes

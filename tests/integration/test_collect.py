@@ -61,7 +61,8 @@ def run(server: KfpServer, computed: dict[str, str]) -> str:
     """The run, as Kubeflow tells of it; its id."""
     parameters = {f"{stage}_key": uri.rpartition("/")[2] for stage, uri in computed.items()}
     config = {"parameters": {**parameters, "root": ROOT_URI}}
-    return server.add_run("trm-x", "SUCCEEDED", runtime_config=_config(config)).run_id
+    described = "commit abc, image registry.example.org/trm@sha256:1"
+    return server.add_run("trm-x", "SUCCEEDED", runtime_config=_config(config), description=described).run_id
 
 
 def _config(config: dict) -> object:
@@ -79,12 +80,25 @@ def test_collect_leaves_nothing_to_do(clone: Clone, run: str, computed: dict[str
         assert read_manifest(clone.folder / "outputs" / stage.output)["key"] == computed[stage.name].rpartition("/")[2]
         timing = json.loads((clone.folder / f"outputs/{stage.output}.timing.json").read_text())
         assert timing["stage"] == stage.name
-    assert clone.run("git status --porcelain").split() == ["M", "params.yaml", "??", "dvc.lock"]
-    # What is here already is not brought again.
+    new = ["dvc.lock", "metrics.json", "runs.tsv"]
+    assert clone.run("git status --porcelain").split() == [
+        "M",
+        "params.yaml",
+        *(w for name in new for w in ("??", name)),
+    ]
+    told = json.loads((clone.folder / "metrics.json").read_text())
+    assert told["metrics"] == json.loads((clone.folder / "outputs/evaluation/metrics.json").read_text())
+    assert told["keys"] == {stage: uri.rpartition("/")[2] for stage, uri in computed.items()}
+    lines = [line.split("\t") for line in (clone.folder / "runs.tsv").read_text().splitlines()]
+    assert [line[0] for line in lines[1:]] == [stage.name for stage in STAGES]
+    commit = clone.run("git rev-parse HEAD").strip()
+    origin = {"commit": f"{commit}-dirty", "run": run, "image": "registry.example.org/trm@sha256:1"}
+    assert origin.items() <= dict(zip(lines[0], lines[-1], strict=True)).items()
+    # Collected again: what is here already is not brought again, and no file changes.
     checkpoint = clone.folder / "outputs/model/checkpoint.safetensors"
-    before = checkpoint.stat().st_mtime_ns
+    before = [checkpoint.stat().st_mtime_ns, *((clone.folder / name).read_bytes() for name in new)]
     clone.run(f"python -m pipeline collect {run}")
-    assert checkpoint.stat().st_mtime_ns == before
+    assert [checkpoint.stat().st_mtime_ns, *((clone.folder / name).read_bytes() for name in new)] == before
 
 
 def test_collect_without_a_run_takes_what_lies_under_the_workspaces_keys(
@@ -158,6 +172,47 @@ def test_a_broken_object_leaves_what_was_here(
     assert "metrics.json" in done.stderr.splitlines()[-1]
     assert not (clone.folder / "outputs/evaluation").exists()
     assert not (clone.folder / "dvc.lock").exists()
+
+
+def test_runs_that_wait_to_be_collected(
+    clone: Clone, server: KfpServer, run: str, computed: dict[str, str], tmp_path: Path
+) -> None:
+    """The runner that submitted them may be long gone: Kubeflow knows the runs, git what was taken up."""
+    clone.run(f"git init -q --bare {tmp_path}/remote && git remote add origin {tmp_path}/remote")
+    key = computed["evaluate"].rpartition("/")[2]
+
+    def add(number: int, state: str, description: str = "commit abc, image x") -> str:
+        config = _config({"parameters": {"evaluate_key": str(number) * 64}})
+        return server.add_run("trm-y", state, runtime_config=config, description=description).run_id
+
+    stopped, failed = add(1, "CANCELED"), add(2, "FAILED")
+    add(3, "RUNNING")
+    dirty = add(4, "SUCCEEDED", "commit abc-dirty, image x")
+    add(5, "FAILED")
+    tried_again = add(5, "SUCCEEDED")
+
+    done = clone.start("python -m pipeline pending")
+    assert done.returncode == 0, done.stderr
+    waiting = [{"run": run, "key": key, "commit": "abc"}, {"run": tried_again, "key": "5" * 64, "commit": "abc"}]
+    assert sorted(json.loads(done.stdout), key=lambda one: one["key"] != key) == waiting
+    said = done.stderr.splitlines()
+    assert len(said) == 3
+    for run_id, words in (
+        (stopped, "canceled: nothing is collected, the champion stays"),
+        (failed, "failed: "),
+        (dirty, "was submitted from changes that no commit holds; collect it by hand"),
+    ):
+        assert any(run_id in line and words in line for line in said), said
+    # Once its branch is there, or its line is in runs.tsv, nobody takes it up again.
+    clone.run(f"git push -q origin HEAD:refs/heads/retrain/{'5' * 12}")
+    clone.run(f"python -m pipeline collect {run}")
+    assert json.loads(clone.run("python -m pipeline pending")) == []
+
+
+def test_a_run_that_was_stopped_by_hand_is_told(clone: Clone, server: KfpServer, run: str) -> None:
+    server.runs[run].state = "CANCELED"
+    server.runs[run].runtime_config.parameters["root"] = "s3://trm/nothing-there"
+    _refused(clone, f"python -m pipeline collect {run}", "no such artifact (the run: canceled)")
 
 
 def test_outside_a_workspace(tmp_path: Path, clone: Clone, run: str) -> None:

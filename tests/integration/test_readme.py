@@ -13,7 +13,8 @@ from tests.conftest import ROOT
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 # Typed elsewhere or by nobody: the clone itself, a foreign index, another folder for the remote, the whole test suite,
-# what needs Docker, S3 or a cluster (test_pipeline_local.py, test_collect.py).
+# what needs Docker, S3 or a cluster (test_pipeline_local.py, test_collect.py,
+# test_retrain.py).
 NOT_HERE = (
     "git clone",
     "python -m benchmarks",
@@ -24,6 +25,7 @@ NOT_HERE = (
     "make image",
     "make dev-",
     "make pipeline-local",
+    "make retrain",
     "source .dev/env",
     "docker ",
     "kubectl ",

@@ -129,8 +129,9 @@ class KfpServer:
             if method == "POST":
                 self.bodies.append(body)
                 config = kfp_server_api.V2beta1RuntimeConfig(**body["runtime_config"])
-                return 200, self.add_run(body["display_name"], "PENDING", runtime_config=config)
-            found = [run for run in reversed(self.runs.values()) if run.display_name == wanted]
+                told = {"runtime_config": config, "description": body.get("description")}
+                return 200, self.add_run(body["display_name"], "PENDING", **told)
+            found = [run for run in reversed(self.runs.values()) if wanted in (None, run.display_name)]
             return 200, kfp_server_api.V2beta1ListRunsResponse(runs=found)
         name, _, verb = parts[3].partition(":")
         if name not in self.runs:

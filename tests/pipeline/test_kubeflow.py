@@ -5,6 +5,8 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import docker
+import docker.errors
 import pytest
 
 import pipeline.kubeflow as kubeflow_module
@@ -273,3 +275,50 @@ def test_what_a_cluster_cannot_run_is_refused_before_it_is_asked(
     start = f"start: {{model: outputs/model, sha256: {'a' * 64}, reset_puzzle_table: false}}"
     params_file.write_text(text.replace("start: null", start))
     _refused(run, server, "train.start.model must be an s3:// address on a cluster. Got outputs/model")
+
+
+def test_a_run_says_where_it_came_from(run: Run, server: KfpServer) -> None:
+    """By this the workflow that collects knows which commit to check out."""
+    run("submit")
+    assert server.bodies[0]["description"].endswith(f"image {IMAGE}")
+    (made,) = server.runs.values()
+    made.description = f"commit {'a' * 40}-dirty, image {IMAGE}"
+    found = kubeflow_module.Kubeflow(load_params(ROOT / "params.yaml").cluster.model_copy(update={"host": server.host}))
+    assert (found.get(made.run_id).commit, found.get(made.run_id).image) == (f"{'a' * 40}-dirty", IMAGE)
+    made.description = "a word of somebody's own"
+    assert (found.get(made.run_id).commit, found.get(made.run_id).image) == ("", "")
+
+
+def test_in_a_workflow_its_own_identity_is_the_token(
+    run: Run, server: KfpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def id_token(audience: str) -> str:
+        asked.append(audience)
+        return "the-workflows-identity"
+
+    monkeypatch.setattr(kubeflow_module, "id_token", id_token)
+    server.token = "Bearer the-workflows-identity"
+    assert run("submit")[0] == 0
+    assert set(asked) == {"pipelines.kubeflow.org"}
+
+
+def test_an_image_that_was_pushed_from_here_goes_by_its_digest(
+    run: Run, server: KfpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Images:
+        @staticmethod
+        def get(name: str) -> object:
+            known = {"ghcr.io/o/trm": ["other@sha256:0", f"ghcr.io/o/trm@sha256:{'1' * 64}"], "local": []}
+            if name.partition(":")[0] not in known:
+                raise docker.errors.ImageNotFound("no such image")
+            return type("Image", (), {"attrs": {"RepoDigests": known[name.partition(":")[0]]}})
+
+    monkeypatch.setattr(docker, "from_env", lambda: type("Client", (), {"images": Images}))
+    assert run("submit", "--image", "ghcr.io/o/trm:latest")[0] == 0
+    assert server.bodies[0]["description"].endswith(f"image ghcr.io/o/trm@sha256:{'1' * 64}")
+    for name in ("local", "nosuch"):
+        code, _, err = run("submit", "--image", name)
+        assert (code, err.count("\n")) == (2, 1)
+        assert f"make image push IMAGE={name}" in err

@@ -1,4 +1,8 @@
-"""The evaluation stage: answer the test puzzles, vote, check the rules, score (spec section 6)."""
+"""The evaluation stage: answer the test puzzles, vote, check the rules, score (spec section 6).
+
+It answers the validation puzzles too, where there are some: by them two models are compared, as test puzzles choose
+nothing.
+"""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +33,7 @@ SCHEMA = pa.schema(
     {
         "task": pa.string(),  # its name, or its row in the raw file
         "pair": pa.int32(),  # which of the task's test examples
-        "puzzle": pa.int32(),  # row of the test split
+        "puzzle": pa.int32(),  # row of the split
         "version": pa.int32(),  # 0: the puzzle as it is
         "draw": pa.string(),  # what made the version, undone in `answer`
         "height": pa.int32(),
@@ -58,7 +62,8 @@ def dials(settings: EvaluateParams) -> Dials:
 
 def evaluate(evaluate: EvaluateParams, dataset: Path, model: Path, out: Path, key: str) -> dict[str, object]:
     """Score the averaged weights in `model` on the test split; write predictions.parquet and metrics.json to `out`,
-    and submission.json in Kaggle's form where the puzzles are named tasks.
+    and submission.json in Kaggle's form where the puzzles are named tasks. The answers to the validation split, each
+    puzzle asked once as it is, go to validation.parquet.
 
     Started by torchrun, the processes share the test puzzles and the leader writes.
     Raises `UserError` where the model was trained on other data, `DataError` for a broken checkpoint or data set.
@@ -72,14 +77,12 @@ def evaluate(evaluate: EvaluateParams, dataset: Path, model: Path, out: Path, ke
     tests = TestSet(dataset, meta, settings)
     sample = tests.sample()
     file = out / "predictions.parquet"
-    total = sum(tests.sequences(task) for task in sample)
-    with (
-        world(device) as processes,
-        pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer,
-        progress("evaluate", total, silent=not processes.leads) as bar,
-    ):
-        for answered in _answers(net, tests, sample, processes, bar.advance):
-            writer.write_table(answered)
+    with world(device) as processes:
+        _write_answers(file, net, tests, sample, processes, "evaluate")
+        if (dataset / "validation").is_dir():
+            once = settings.model_copy(update={"votes": 1, "max_puzzles": None})
+            held_out = TestSet(dataset, meta, once, "validation")
+            _write_answers(out / "validation.parquet", net, held_out, held_out.sample(), processes, "validate")
     if not processes.leads:
         return {}
     predictions = pq.read_table(file)
@@ -91,6 +94,19 @@ def evaluate(evaluate: EvaluateParams, dataset: Path, model: Path, out: Path, ke
         _write(out / "submission.json", submission(predictions, everything), indent=None)
     facts = {"device": device.type, "precision": str(dtype).removeprefix("torch."), "processes": processes.size}
     return {**facts, "metrics": {name: value for name, value in metrics.items() if not isinstance(value, dict)}}
+
+
+def _write_answers(
+    file: Path, model: TRM, tests: TestSet, sample: np.ndarray, processes: World, description: str
+) -> None:
+    """A line for each version of each puzzle of the `sample`, in order."""
+    total = sum(tests.sequences(task) for task in sample)
+    with (
+        pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer,
+        progress(description, total, silent=not processes.leads) as bar,
+    ):
+        for answered in _answers(model, tests, sample, processes, bar.advance):
+            writer.write_table(answered)
 
 
 def _write(path: Path, value: dict[str, object], indent: int | None) -> None:

@@ -1,4 +1,4 @@
-"""What an evaluation asks: the test puzzles, each in the versions that vote on its answer."""
+"""What an evaluation asks: the puzzles of a split, each in the versions that vote on its answer."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Question:
     pair: int
     """Which of the task's test examples it is, from 0."""
     row: int
-    """Of the puzzle itself in the test split."""
+    """Of the puzzle itself in the split."""
     grid: Grid
     """What is asked, as a person sees it."""
     right: Grid | None
@@ -39,13 +39,13 @@ class Question:
 
 
 class TestSet:
-    """The test split of a data set, task by task."""
+    """A split of a data set that nothing was trained on, task by task."""
 
     __test__ = False  # pytest would collect it by its name
 
-    def __init__(self, dataset: Path, meta: DatasetMeta, settings: EvaluateParams) -> None:
+    def __init__(self, dataset: Path, meta: DatasetMeta, settings: EvaluateParams, split: str = "test") -> None:
         self.meta, self.settings, self.kind = meta, settings, find_kind(meta.kind)
-        self.split: Split = read_split(dataset / "test")
+        self.split: Split = read_split(dataset / split)
         # Puzzles with identifiers of their own were trained in every version: those are asked, not new ones.
         self.names: pa.ChunkedArray | None = read_names(dataset) if meta.puzzles_digest else None
 

