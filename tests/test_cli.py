@@ -366,7 +366,7 @@ def test_recipes(run: Run, here: Path) -> None:
     names = [line.split()[0] for line in out.splitlines()]
     assert {"sudoku-6x6", "sudoku-4x4", "sudoku-extreme-mlp", "sudoku-extreme-att"} <= set(names)
     recipe = run("recipe", "show", "sudoku-6x6")[1]
-    assert (ROOT / "params.yaml").read_text().startswith(f"{recipe}\n# Where `python -m pipeline`")
+    assert (ROOT / "params.yaml").read_text().startswith(f"{recipe}\n# What Weights & Biases")
     _mistake(run("recipe", "show", "sudoku-6x7"), "did you mean sudoku-6x6?")
     _mistake(run("recipe", "use", "sudoku-4x4"), "params.yaml: has changes of your own", "--force")
     assert run("recipe", "use", "sudoku-4x4", "--force")[0] == 0

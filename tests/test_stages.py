@@ -20,7 +20,10 @@ each_stage = pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.na
 
 def test_same_stages() -> None:
     assert list(DVC["stages"]) == [stage.name for stage in STAGES]
-    assert {section for stage in STAGES for section in stage.sections} == set(Params.model_fields) - {"cluster"}
+    assert {section for stage in STAGES for section in stage.sections} == set(Params.model_fields) - {
+        "cluster",
+        "tracking",
+    }
 
 
 @each_stage
@@ -65,16 +68,18 @@ ARROWS = {
     "progress": set(),
     "files": set(),
     "recipes": {"errors"},
-    "section": set(),
+    "section": {"errors"},
     "cluster": {"section"},
-    "config": {"cluster", "errors", "section"},
+    "tracking": {"files", "section"},
+    "config": {"cluster", "errors", "section", "tracking"},
     "device": {"config", "errors"},
     "distributed": {"errors"},
     "artifacts": {"errors", "files"},
     "data": {"config", "errors", "files", "meta", "progress", "section"},
-    "model": {"config", "errors", "meta"},
+    "model": {"config", "errors", "meta", "section"},
     "training": {
         *("config", "errors", "meta", "progress", "device", "distributed", "artifacts", "data", "files", "model", "s3"),
+        "section",
     },
     "evaluation": {"config", "errors", "meta", "progress", "device", "distributed", *("data", "model", "training")},
     "inspection": {"artifacts", "data", "model", "training"},
@@ -82,7 +87,10 @@ ARROWS = {
     "s3_threads": {"errors", "s3_client"},
     "s3": {"artifacts", "errors", "progress", "s3_client", "s3_threads"},
     "mirror": {"artifacts", "errors", "files", "meta", "model", "s3", "training"},
-    "stages": {"section", "config", "artifacts", "data", "errors", "mirror", "s3"},
+    "stages": {"section", "config", "artifacts", "data", "errors", "mirror", "s3", "tracking"},
+    "report": {"artifacts", "config", "data", "meta", "model", "stages"},
+    "tracker": {"data", "report", "tracking"},
+    "study": {"config", "errors", "recipes", "report", "section", "stages"},
 }
 
 

@@ -36,7 +36,7 @@ def records(file: Path) -> Iterator[Any]:
         whole += data[place + 7 : place + 7 + size]
         place += 7 + size
         if kind in (1, 4):  # the whole of a record, or its last part
-            record = wandb_internal_pb2.Record()
+            record = wandb_internal_pb2.Record()  # pyright: ignore[reportAttributeAccessIssue] - made at import
             record.ParseFromString(whole)
             yield record
             whole = b""
@@ -166,7 +166,7 @@ def test_a_resumed_run_continues_its_curve(tmp_path: Path) -> None:
     ids=["unreachable", "no key", "no place"],
 )
 def test_training_ends_well_without_it(experiment: Experiment, environment: dict[str, str]) -> None:
-    said = experiment.run("train", TRM_TRACKING='{"mode": "online"}', **environment)
+    said = experiment.run("train", **{**environment, "TRM_TRACKING": '{"mode": "online"}'})  # pyright: ignore[reportArgumentType]
     assert (experiment.folder / "outputs/model/manifest.json").exists()
     assert "tracking: W&B cannot be reached" in said
     if "WANDB_DIR" not in environment:
@@ -202,7 +202,7 @@ def test_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / "params.yaml").read_text()
     params.write_text(text)
     assert load_tracking(str(params)).mode == "disabled"
-    params.write_text(f"{text}tracking: {{mode: offline, group: a}}\n")
+    params.write_text(text.replace("mode: disabled", "mode: offline\n  group: a"))
     assert load_tracking(str(params)).group == "a"
     assert load_tracking('{"data": {}}').mode == "disabled"
     monkeypatch.setenv("TRM_TRACKING", '{"mode": "online"}')

@@ -24,3 +24,11 @@ def cache_folder() -> Path:
     """Where things lie that can be made again: `$TRM_CACHE_DIR` or the user's cache folder."""
     root = os.environ.get("TRM_CACHE_DIR")
     return Path(root) if root else user_cache_path("trm")
+
+
+def states_folder() -> Path:
+    """`$TRM_STATE_DIR`, or the `states` folder of the cache, where states lie too that are copied to S3."""
+    named = os.environ.get("TRM_STATE_DIR", "")
+    if named.startswith("s3://"):
+        return cache_folder() / "states"
+    return Path(named) if named else user_cache_path("trm") / "states"

@@ -112,19 +112,21 @@ def summary(path: Path) -> str:
 
 
 def use_recipe(name: str, params: Path, force: bool) -> None:
-    """Write the recipe to `params`, whose section `cluster` stays as it is.
+    """Write the recipe to `params`, whose sections `tracking` and `cluster` stay as they are.
 
     A file there that is no recipe's text is overwritten only by `force`; else `UserError`.
     """
-    text, cluster = recipe_text(name), ""
+    text, kept = recipe_text(name), ""
     if params.exists():
-        own, cluster = without_cluster(params.read_text(encoding="utf-8"))
+        own, kept = without_surroundings(params.read_text(encoding="utf-8"))
         if not force and not any(own == recipe_text(known) for known in recipes() | ablations()):
             raise UserError(f"{params}: has changes of your own; save it elsewhere, or overwrite it with --force")
-    params.write_text(text + cluster, encoding="utf-8")
+    params.write_text(text + kept, encoding="utf-8")
 
 
-def without_cluster(text: str) -> tuple[str, str]:
-    """A params file without its section `cluster`, and that section with the comment and empty line in front of it."""
-    section = re.search(r"^\n?(#[^\n]*\n)*cluster:.*?(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
-    return (text[: section.start()] + text[section.end() :], section[0]) if section else (text, "")
+def without_surroundings(text: str) -> tuple[str, str]:
+    """A params file without the sections on which no result depends, and those with the comments and empty lines in
+    front of them.
+    """
+    section = re.compile(r"^\n?(#[^\n]*\n)*(?:tracking|cluster):.*?(?=^\S|^\n#|\Z)", re.MULTILINE | re.DOTALL)
+    return section.sub("", text), "".join(found[0] for found in section.finditer(text))

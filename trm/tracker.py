@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -29,6 +30,9 @@ def main() -> None:
     lines: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_read, args=(lines,), daemon=True).start()
     start = json.loads(lines.get())
+    if importlib.util.find_spec("wandb") is None:
+        _say("wandb is not installed; `pip install 'trm[tracking]'`, or set tracking.mode to disabled")
+        return
     run = _begin(start)
     told = _Told(run)
     logs = Path(start["logs"]) if "logs" in start else None

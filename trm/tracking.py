@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from trm.files import states_folder
 from trm.section import Section
 
 VARIABLE = "TRM_TRACKING"
@@ -76,8 +77,6 @@ def _facts(stage: str, manifests: Mapping[str, Any], request: Mapping[str, Any],
     lineage = {**manifests["dataset"]["inputs"], **request["inputs"], stage: key, "versions": request["versions"]}
     facts: dict[str, Any] = {"id": trained["key"][:16], "config": {**params, "lineage": lineage}}
     if stage == "train":
-        from trm.training.state import states_folder
-
         facts["logs"] = str(states_folder() / key)
     seedless = {name: part for name, part in trained["params"]["train"].items() if name != "seed"}
     siblings = {**trained["params"], "train": seedless, "dataset": manifests["dataset"]["key"]}

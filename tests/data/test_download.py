@@ -99,7 +99,7 @@ def test_a_whole_file(server: Server, tmp_path: Path, capsys: pytest.CaptureFixt
     assert download(server.url, dest, DIGEST) == DIGEST
     assert dest.read_bytes() == BODY
     assert left_behind() == []
-    assert "download file.csv: 900000" in capsys.readouterr().err
+    assert "download file.csv: 900.0 kB done" in capsys.readouterr().err
     assert download(server.url.replace("file", "moved"), tmp_path / "out/again.csv", None) == DIGEST
 
 

@@ -61,7 +61,7 @@ def test_the_pipeline_has_the_stages_and_their_parameters() -> None:
     }
     keys = {key_parameter(stage) for stage in STAGES}
     assert parameters == dict.fromkeys(SECTIONS, "STRUCT") | dict.fromkeys({*keys, "root"}, "STRING")
-    assert set(SECTIONS) == set(Params.model_fields) - {"cluster"}
+    assert set(SECTIONS) == set(Params.model_fields) - {"cluster", "tracking"}
 
 
 @each_stage

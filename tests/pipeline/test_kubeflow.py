@@ -36,9 +36,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpServer]:
 @pytest.fixture
 def params_file(server: KfpServer, tmp_path: Path) -> Path:
     """The experiment of the repository, on this server, without S3."""
-    from trm.recipes import without_cluster
+    from trm.recipes import without_surroundings
 
-    text, _ = without_cluster((ROOT / "params.yaml").read_text())
+    text, _ = without_surroundings((ROOT / "params.yaml").read_text())
     file = tmp_path / "params.yaml"
     file.write_text(f"{text}\ncluster:\n  host: {server.host}/\n  image: {IMAGE}\n  root: s3://bucket/trm\n")
     return file

@@ -19,7 +19,7 @@ from torch import Tensor
 from trm.data.batches import Place
 from trm.distributed import World
 from trm.errors import DataError, UserError
-from trm.files import cache_folder
+from trm.files import states_folder
 from trm.model.supervision import TRM, Carry
 from trm.training.checkpoint import read_header, write_tensors
 from trm.training.optimizers import fresh_moments
@@ -183,16 +183,6 @@ class TsvLog:
 def read_step(file: Path) -> int:
     """The step of a saved state."""
     return int(read_header(file)["step"])
-
-
-def states_folder() -> Path:
-    """`$TRM_STATE_DIR`, or the `states` folder of the cache, where states lie too that are copied to S3."""
-    from platformdirs import user_cache_path
-
-    named = os.environ.get("TRM_STATE_DIR", "")
-    if named.startswith("s3://"):
-        return cache_folder() / "states"
-    return Path(named) if named else user_cache_path("trm") / "states"
 
 
 @contextmanager
