@@ -16,16 +16,16 @@ IN_S3 = "source .dev/env && python -m pipeline"
 # A 4x4 Sudoku that is learned within seconds, with enough validation puzzles to tell two models apart.
 LEARNED = {
     r"train_puzzles: \d+": "train_puzzles: 600",
-    r"test_puzzles: \d+": "test_puzzles: 20",
+    r"test_puzzles: \d+": "test_puzzles: 10",
     r"num_aug: \d+": "num_aug: 20",
-    r"validation_groups: \d+": "validation_groups: 40",
+    r"validation_groups: \d+": "validation_groups: 30",
     r"hidden_size: \d+": "hidden_size: 64",
     r"num_heads: \d+": "num_heads: 4",
     r"global_batch_size: \d+": "global_batch_size: 32",
     r"epochs: \d+": "epochs: 1",
     r"lr_warmup_steps: \d+": "lr_warmup_steps: 20",
-    r"\n  steps: \d+": "\n  steps: 8",
-    r"votes: \d+": "votes: 2",
+    r"\n  steps: \d+": "\n  steps: 4",
+    r"votes: \d+": "votes: 1",
 }
 
 
@@ -65,12 +65,13 @@ def test_the_whole_way_of_a_change(clone: Clone) -> None:
     assert "(version 1)" in said
     for name in RESULTS:
         assert (clone.folder / name).is_file()
+    first = json.loads((clone.folder / "metrics.json").read_text())["keys"]["evaluate"]
 
-    change(clone, {r"epochs: \d+": "epochs: 25"})
+    change(clone, {r"epochs: \d+": "epochs: 20"})
     code, said = retrain(clone)
     assert code == 0, said
     assert "The candidate is better" in said
-    assert "of 40 validation puzzles" in said
+    assert "of 30 validation puzzles" in said
     assert "(version 2)" in said
     assert sorted(clone.run("git diff --name-only").split()) == sorted(RESULTS)
     assert clone.ran("dvc repro") == []
@@ -79,9 +80,10 @@ def test_the_whole_way_of_a_change(clone: Clone) -> None:
     assert (champion["run"], champion["image"][:7], len(champion["dvc_lock"])) == ("local", "sha256:", 64)
     assert set(champion["keys"]) == {"fetch", "augment", "train", "evaluate"}
 
-    change(clone, {r"epochs: \d+": "epochs: 2"})
-    code, said = retrain(clone)
-    assert code == 4, said
+    # The worse one has been trained already: what `make retrain` does with a result is what `promote` does.
+    refused = clone.start(f"{IN_S3} promote {first[:12]}")
+    said = refused.stdout + refused.stderr
+    assert refused.returncode == 4, said
     assert "The candidate is worse" in said
     assert "not promoted: the champion stays" in said
     assert json.loads(clone.run(f"{IN_S3} champion --json")) == champion

@@ -128,9 +128,7 @@ CHANGES = {
         "trm/training/loss.py", r"\Z", "\n# another thought\n",
         {"train": [("module", "trm/training/loss.py")], "evaluate": [("input", "model")]},
     ),
-    "a module that draws": ("trm/data/inspect.py", r"\Z", "\n# only drawn differently\n", {}),
     "section cluster": ("params.yaml", "image: .*", "image: other@sha256:1", {}),
-    "a comment in params.yaml": ("params.yaml", r"\A", "# a word\n", {}),
 }  # fmt: skip
 
 
