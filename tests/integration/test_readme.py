@@ -35,6 +35,7 @@ NOT_HERE = (
     "s3://",
     "make test",
     "make unit",
+    "trm study ablations",
 )
 
 
