@@ -6,6 +6,7 @@ changes nothing.
 
 import csv
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ TIMELESS: dict[str, set[str]] = {
         *("epochs", "lr", "lr_min_ratio", "lr_warmup_steps", "beta1", "beta2", "weight_decay", "ema_rate", "seed"),
         *("puzzle_emb_lr", "puzzle_emb_weight_decay", "eval_interval", "log_interval", "checkpoint_interval"),
     },
-    "evaluate": {"steps", "votes", "pass_at", "seed"},
+    "evaluate": {"steps", "votes", "rollouts", "noise", "pass_at", "seed"},
 }
 
 
@@ -41,7 +42,7 @@ class Recorded:
     steps: int | None
     """Optimizer steps of a training."""
     work: int
-    """What the seconds are in proportion to: epochs, versions, or supervision steps times votes."""
+    """What the seconds are in proportion to: epochs, versions, or supervision steps times votes times rollouts."""
     like: str
     """Twelve digits that two results share if their settings differ only in `work` and in what takes no time."""
     hardware: str
@@ -184,7 +185,8 @@ def _work(stage: str, sections: Mapping[str, Any]) -> int:
         return sections["train"]["epochs"]
     if stage == "augment":
         return 1 + sections["augment"]["num_aug"]
-    return sections["evaluate"]["steps"] * sections["evaluate"]["votes"] if stage == "evaluate" else 1
+    dials = ("steps", "votes", "rollouts")
+    return math.prod(sections["evaluate"][dial] for dial in dials) if stage == "evaluate" else 1
 
 
 def _like(stage: str, sections: Mapping[str, Any]) -> str:

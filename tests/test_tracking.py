@@ -115,6 +115,8 @@ def test_an_offline_run_holds_all_of_it(experiment: Experiment) -> None:
     trained, evaluated = experiment.told()
     manifest = json.loads((experiment.folder / "outputs/model/manifest.json").read_text())
     assert trained.run.run_id == evaluated.run.run_id == manifest["key"][:16]
+    timing = json.loads((experiment.folder / "outputs/model.timing.json").read_text())
+    assert timing["wandb"] == f"puzzles/{trained.run.run_id}"
     assert (trained.run.project, list(trained.run.tags)) == ("puzzles", ["a-tag"])
     assert trained.config["train"] == manifest["params"]["train"]
     assert trained.config["data"]["kind"] == "sudoku"

@@ -114,7 +114,7 @@ def run_stage(
     from trm import mirror, s3
     from trm.artifacts import read_manifest
     from trm.errors import UserError
-    from trm.tracking import tracked
+    from trm.tracking import run_name, tracked
 
     leads = os.environ.get("RANK", "0") == "0"
     manifests = {name: _manifest_at(inputs[name], producer(name).name) for name in stage.inputs}
@@ -131,7 +131,7 @@ def run_stage(
 
     def run_here(folder: Path) -> None:
         with tracked(tracking, stage.name, manifests, request, key) as tell:
-            brought = _run_here(stage, sections, inputs, request, folder)
+            brought = _run_here(stage, sections, inputs, request, folder, run_name(tracking, stage.name, key))
             tell(**brought, out=folder)
 
     if not s3.is_uri(out):
@@ -179,9 +179,14 @@ def _manifest_at(location: str, stage: str) -> dict[str, Any]:
 
 
 def _run_here(
-    stage: Stage, sections: Mapping[str, Any], inputs: Mapping[str, str], request: Mapping[str, Any], out: Path
+    stage: Stage,
+    sections: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    request: Mapping[str, Any],
+    out: Path,
+    wandb: str | None,
 ) -> dict[str, Path]:
-    """Returns the inputs' folders on this disk."""
+    """Returns the inputs' folders on this disk. `wandb` names the run that is told of it."""
     from trm.artifacts import staged, write_json, write_manifest
 
     folders, key = _folders(stage, inputs), digest_of(request)
@@ -190,6 +195,7 @@ def _run_here(
         facts = _call(stage, sections, folders, staging, key)
         timing = {"stage": stage.name, "key": key, "started": started.isoformat(timespec="seconds")}
         timing |= {"seconds": round(time.monotonic() - clock, 3), **_machine(), **facts.pop("timing", {})}
+        timing |= {"wandb": wandb} if wandb else {}
         write_manifest(staging, {**request, "key": key, "facts": facts})
     write_json(timing_file(out), timing)
     return folders

@@ -70,15 +70,27 @@ def tracked(
         _end(process)
 
 
+def run_id(key: str) -> str:
+    """The id of the run of a model with this content key."""
+    return key[:16]
+
+
+def run_name(settings: TrackingParams | None, stage: str, key: str) -> str | None:
+    """How W&B finds the run of a training, as `[entity/]project/id`; None where it is told nothing."""
+    if settings is None or settings.mode == "disabled" or stage != "train":
+        return None
+    return "/".join(part for part in (settings.entity, settings.project, run_id(key)) if part)
+
+
 def _facts(stage: str, manifests: Mapping[str, Any], request: Mapping[str, Any], key: str) -> dict[str, Any]:
     """Id, settings and lineage of the run: a model and its evaluation are one run, named by the model's content key."""
     trained = manifests["model"] if stage == "evaluate" else {"key": key, "params": request["params"]}
     params = {**manifests["dataset"]["params"], **trained["params"], **request["params"]}
     lineage = {**manifests["dataset"]["inputs"], **request["inputs"], stage: key, "versions": request["versions"]}
-    facts: dict[str, Any] = {"id": trained["key"][:16], "config": {**params, "lineage": lineage}}
+    facts: dict[str, Any] = {"id": run_id(trained["key"]), "config": {**params, "lineage": lineage}}
     if stage == "train":
         facts["logs"] = str(states_folder() / key)
-    seedless = {name: part for name, part in trained["params"]["train"].items() if name != "seed"}
+    seedless = {name: part for name, part in trained["params"].get("train", {}).items() if name != "seed"}
     siblings = {**trained["params"], "train": seedless, "dataset": manifests["dataset"]["key"]}
     return facts | {"siblings": siblings}
 
