@@ -44,7 +44,7 @@ SETTINGS = EvaluateParams(
 )
 
 
-def make(folder: Path, edition: str = "arc-agi-1", solutions: bool = True, seed: int = 0) -> Path:
+def make(folder: Path, edition: str = "arc-agi-1", solutions: bool = True, seed: int = 0, held_out: int = 0) -> Path:
     """A data set: task `two` with two test pairs and task `gap` with one, and a training task."""
     pair = {"input": [[1]], "output": [[2, 3]]}
     tests = {"two": ASKED, "gap": [[[9, 9], [0, 1]]]}
@@ -69,7 +69,7 @@ def make(folder: Path, edition: str = "arc-agi-1", solutions: bool = True, seed:
     values = {"kind": "arc", "edition": edition, "source": source, "seed": seed}
     data = parse(arc.Settings, values, "test")
     arc.fetch(data, raw)
-    augment(data, AugmentParams(num_aug=VERSIONS - 1, validation_groups=0, seed=seed), raw, out, "key")
+    augment(data, AugmentParams(num_aug=VERSIONS - 1, validation_groups=held_out, seed=seed), raw, out, "key")
     return out
 
 
@@ -195,3 +195,23 @@ def test_a_task_cannot_be_asked_outside_its_data_set(dataset: Path, model_params
     net = build_model(model_params, meta).eval()
     with pytest.raises(UserError, match="use `trm evaluate`"):
         solve(net, meta, [[[1, 2]]])
+
+
+def test_held_out_tasks_are_asked_for_the_comparison(
+    tmp_path: Path, model_params: ModelParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = make(tmp_path / "data", held_out=1)
+    run(
+        dataset,
+        model_of(dataset, tmp_path / "model", model_params),
+        tmp_path / "out",
+        monkeypatch,
+        dict.fromkeys(range(VERSIONS), RIGHT),
+    )
+    lines = pq.read_table(tmp_path / "out/validation.parquet").to_pydict()
+    assert {name: lines[name] for name in ("task", "pair", "version", "exact")} == {
+        "task": ["other"],
+        "pair": [0],
+        "version": [0],
+        "exact": [False],
+    }

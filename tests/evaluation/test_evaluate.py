@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from trm.evaluation.evaluate import evaluate
 from trm.evaluation.thinking import Dials, Predictions, predict
 from trm.meta import DatasetMeta
 from trm.model.supervision import build_model
-from trm.training.checkpoint import FILE, save_checkpoint
+from trm.training.checkpoint import FILE, load_checkpoint, save_checkpoint
 from trm.training.ema import averaged_copy
 
 SETTINGS = EvaluateParams(
@@ -139,3 +140,24 @@ def test_versions_begin_with_the_puzzle_and_are_undone(meta: DatasetMeta) -> Non
     assert len({row.tobytes() for row in drawn.tokens}) > 30
     # A model may answer with padding; it is undone as a blank, never as a digit.
     assert (np.stack(drawn.undo(np.zeros_like(drawn.tokens))) == 0).all()
+
+
+def test_validation_puzzles_are_asked_once_all_of_them(dataset: Path, model: Path, tmp_path: Path) -> None:
+    """By these two models are compared, so that test puzzles choose nothing."""
+    _evaluate(dataset, model, tmp_path / "out", max_puzzles=2)
+    lines = pq.read_table(tmp_path / "out/validation.parquet").to_pydict()
+    split = read_split(dataset / "validation")
+    assert lines["task"] == [str(group) for group in split.groups]
+    assert set(lines["version"]) == {0}
+    net, meta = load_checkpoint(model)
+    answered = predict(net, split.inputs[:], np.zeros(len(split), np.int32), SETTINGS.steps, batch_size=3).tokens
+    assert lines["exact"] == (answered == split.labels[:]).all(axis=1).tolist()
+    assert meta == read_meta(dataset)
+
+
+def test_without_validation_puzzles_there_is_no_file_of_them(dataset: Path, model: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone"
+    shutil.copytree(dataset, alone)
+    shutil.rmtree(alone / "validation")
+    _evaluate(alone, model, tmp_path / "out")
+    assert not (tmp_path / "out/validation.parquet").exists()
