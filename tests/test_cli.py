@@ -304,6 +304,8 @@ def test_solve(run: Run, finished: Path, tmp_path: Path, monkeypatch: pytest.Mon
     code, out, err = run("solve", puzzle, "--model", model)
     assert (code, err) == (0, "")
     assert len(out.splitlines()) == 6  # four rows, a rule between the bands, the verdict
+    code, out, _ = run("watch", puzzle, "--model", model, "--steps", 2)
+    assert (code, out.count("step 2, "), out.count("halt logit")) == (0, 1, 2)
     code, out, _ = run("solve", puzzle, "--model", model, "--json", "--votes", 3)
     answer = json.loads(out)
     assert answer["question"][0] == [1, 0, 0, 0]

@@ -88,7 +88,7 @@ ARROWS = {
     "s3": {"artifacts", "errors", "progress", "s3_client", "s3_threads"},
     "mirror": {"artifacts", "errors", "files", "meta", "model", "s3", "training"},
     "stages": {"section", "config", "artifacts", "data", "errors", "mirror", "s3", "tracking"},
-    "report": {"artifacts", "config", "data", "meta", "model", "stages"},
+    "report": {"artifacts", "config", "data", "errors", "evaluation", "meta", "model", "stages"},
     "tracker": {"data", "report", "tracking"},
     "study": {"config", "errors", "recipes", "report", "section", "stages"},
 }

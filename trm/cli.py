@@ -16,6 +16,7 @@ from trm.errors import DataError, Fault, Interrupted, UserError, exit_code
 from trm.stages import STAGES, Stage, producer, run_stage
 
 if TYPE_CHECKING:
+    from trm.data.kind import Grid
     from trm.evaluation.solve import Answer
     from trm.meta import DatasetMeta
 
@@ -119,18 +120,11 @@ def solve_(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Answer one puzzle with a trained model."""
-    from trm.evaluation.solve import find_askable, parse_puzzle, solve
+    from trm.evaluation.solve import solve
     from trm.mirror import load_checkpoint
 
     net, meta = load_checkpoint(model)
-    find_askable(meta)  # before stdin is read
-    text = _puzzle_text(puzzle)
-    try:
-        question = parse_puzzle(text, meta)
-    except DataError as error:
-        if text == puzzle and Path(puzzle).suffix and len(puzzle) < 256:
-            raise DataError(f"{puzzle}: no such file, and no puzzle either ({error}); - reads stdin") from None
-        raise
+    question = _parsed(puzzle, meta)
     (answer,) = solve(
         net,
         meta,
@@ -159,6 +153,43 @@ def solve_(
         )
         return
     _print_answer(answer, meta, votes)
+
+
+@app.command("watch")
+def watch_(
+    puzzle: Annotated[str | None, typer.Argument(help="A puzzle as for `trm solve`; none: a test puzzle.")] = None,
+    test: Annotated[int, typer.Option(min=0, help="Number of the test puzzle.")] = 0,
+    model: Annotated[str, typer.Option(help="A model folder, its s3:// address, or a checkpoint file.")] = str(
+        OUTPUTS / "model"
+    ),
+    dataset: Annotated[str, typer.Option(help="The data set of the test puzzle: a folder or its s3:// address.")] = str(
+        OUTPUTS / "dataset"
+    ),
+    steps: Annotated[int, typer.Option(min=1, max=128, help="Supervision steps to think.")] = 16,
+    save: Annotated[Path | None, typer.Option(help="Write an animated GIF, a picture for each step.")] = None,
+) -> None:
+    """Watch a model solve a puzzle: its answer after every pass of the network, changed cells reversed."""
+    from rich.console import Console
+
+    from trm.mirror import load_checkpoint, local_copy
+    from trm.report.watch import puzzle_of, typed_puzzle, watch
+
+    net, meta = load_checkpoint(model)
+    asked = puzzle_of(meta, local_copy(dataset), test) if puzzle is None else typed_puzzle(meta, _parsed(puzzle, meta))
+    watch(net, meta, asked, steps, save, Console(highlight=False))
+
+
+def _parsed(puzzle: str, meta: "DatasetMeta") -> "Grid":
+    from trm.evaluation.solve import find_askable, parse_puzzle
+
+    find_askable(meta)  # before stdin is read
+    text = _puzzle_text(puzzle)
+    try:
+        return parse_puzzle(text, meta)
+    except DataError as error:
+        if text == puzzle and Path(puzzle).suffix and len(puzzle) < 256:
+            raise DataError(f"{puzzle}: no such file, and no puzzle either ({error}); - reads stdin") from None
+        raise
 
 
 def _puzzle_text(puzzle: str) -> str:

@@ -56,7 +56,7 @@ def test_readme_commands(clone: Clone) -> None:
     assert len(typed) > 12
     for command in typed:
         # The experiment here is 4x4, and its params differ from every recipe's.
-        here = re.sub(r"trm solve \S+", f"trm solve {'.' * 16}", command)
+        here = re.sub(r"trm (solve|watch) [.\d]{9,}", rf"trm \1 {'.' * 16}", command)
         clone.run(re.sub(r"(trm recipe use .*)", r"\1 --params other.yaml", here))
         if command == "make repro":
             assert json.loads((clone.folder / "outputs/evaluation/metrics.json").read_text())["puzzles"] == 10

@@ -58,12 +58,10 @@ def solve(
     kind = find_askable(meta)
     answers = []
     for number, given in enumerate(grids):
-        question = _checked(meta, kind, np.asarray(given))
-        tokens = np.zeros((meta.height, meta.width), np.uint8)
-        tokens[: question.shape[0], : question.shape[1]] = question + np.uint8(1)
+        tokens = to_tokens(meta, kind, np.asarray(given))
         rng = np.random.default_rng(np.random.SeedSequence([seed, number]))
-        versions = kind.versions(meta, tokens.ravel(), rng, votes)
-        asked = kind.versions(meta, tokens.ravel(), rng, 1).undo(tokens.reshape(1, -1))
+        versions = kind.versions(meta, tokens, rng, votes)
+        asked = kind.versions(meta, tokens, rng, 1).undo(tokens[None])
         nobody, seeds = np.zeros(votes, dtype=np.int64), [[seed, number, version] for version in range(votes)]
         rules = Rules(meta, versions.tokens, nobody) if check_rules else None
         predictions = predict(model, versions.tokens, nobody, dials, BATCH, seeds=seeds, rules=rules)
@@ -95,15 +93,19 @@ def find_askable(meta: DatasetMeta) -> Kind:
     return kind
 
 
-def _checked(meta: DatasetMeta, kind: Kind, grid: np.ndarray) -> np.ndarray:
-    """A grid of cells as uint8. Raises `DataError` where it does not fit the canvas or the alphabet."""
+def to_tokens(meta: DatasetMeta, kind: Kind, grid: np.ndarray) -> np.ndarray:
+    """A grid of cells [height, width] as the tokens of its canvas, uint8 [L]. Raises `DataError` where it does not fit
+    the canvas or the alphabet.
+    """
     fits = grid.ndim == 2 and 0 < grid.shape[0] <= meta.height and 0 < grid.shape[1] <= meta.width
     if not fits or (kind.FILLS_CANVAS and grid.shape != (meta.height, meta.width)):
         most = "" if kind.FILLS_CANVAS else "at most "
         raise DataError(f"a puzzle must be {most}{meta.height} x {meta.width}. Got shape {grid.shape}")
     if not np.isin(grid, np.arange(meta.vocab_size - 1)).all():
         raise DataError(f"a puzzle's cells must be 0..{meta.vocab_size - 2}. Got {grid.min()}..{grid.max()}")
-    return grid.astype(np.uint8)
+    tokens = np.zeros((meta.height, meta.width), np.uint8)
+    tokens[: grid.shape[0], : grid.shape[1]] = grid.astype(np.uint8) + np.uint8(1)
+    return tokens.ravel()
 
 
 def parse_puzzle(text: str, meta: DatasetMeta) -> np.ndarray:
