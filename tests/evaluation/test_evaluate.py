@@ -150,7 +150,7 @@ def test_validation_puzzles_are_asked_once_all_of_them(dataset: Path, model: Pat
     assert lines["task"] == [str(group) for group in split.groups]
     assert set(lines["version"]) == {0}
     net, meta = load_checkpoint(model)
-    answered = predict(net, split.inputs[:], np.zeros(len(split), np.int32), SETTINGS.steps, batch_size=3).tokens
+    answered = predict(net, split.inputs[:], np.zeros(len(split), np.int32), Dials(SETTINGS.steps), batch_size=3).tokens
     assert lines["exact"] == (answered == split.labels[:]).all(axis=1).tolist()
     assert meta == read_meta(dataset)
 
