@@ -71,6 +71,7 @@ def test_mistakes(tmp_path: Path) -> None:
     broken = {"base": "sudoku-4x4", "changes": {"train.lr": "fast"}, "runs": {"baseline": {}}}
     with pytest.raises(ParamsError, match=r"train.lr must be a valid number. Got 'fast'"):
         runs_of(Study.model_validate(broken), tmp_path / "study")
+    assert not (tmp_path / "study").exists(), "nothing left behind"
 
 
 def test_an_interval_over_seeds_by_hand() -> None:

@@ -289,7 +289,12 @@ class Params(Section):
 def load_params(path: str | Path) -> Params:
     """Read and check a whole `params.yaml`. Raises `ParamsError` with the key, its value and the remedy."""
     values = read_yaml(path, "`trm recipe use sudoku-6x6` writes one")
-    return parse(_of_kind(Params, values, str(path)), values, str(path))
+    return check_params(values, str(path))
+
+
+def check_params(values: object, where: str) -> Params:
+    """What a whole params file holds, checked; `where` opens the message of the `ParamsError`."""
+    return parse(_of_kind(Params, values, where), values, where)
 
 
 def load_sections(source: str, names: Sequence[str]) -> dict[str, Any]:

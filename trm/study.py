@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
+from ruamel.yaml import YAML
 
-from trm.config import Params, load_params
+from trm.config import Params, check_params
 from trm.errors import Fault
 from trm.recipes import changed, find, read_ablation, recipe_text, studies, summary
 from trm.section import Positive, Section, parse, read_yaml
@@ -62,17 +63,12 @@ class Run:
     @cached_property
     def params(self) -> Params:
         """Raises `ParamsError`."""
-        return load_params(self.write())
-
-    def write(self) -> Path:
-        """Its params file, written."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        file = self.folder / "params.yaml"
-        file.write_text(self.text, encoding="utf-8")
-        return file
+        return check_params(YAML(typ="safe", pure=True).load(self.text), self.name)
 
     def finish(self) -> None:
         """Run every stage whose output is not there yet. Raises what the stages raise."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "params.yaml").write_text(self.text, encoding="utf-8")
         places: dict[str, str] = {}
         for stage, request in zip(STAGES, requests(self.params).values(), strict=True):
             home = self.folder.parent / "data" / request["key"][:12] if stage.output in SHARED else self.folder
