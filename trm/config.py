@@ -27,13 +27,13 @@ from trm.section import (
     Positive,
     Precision,
     Rate,
+    Scale,
     Section,
     SectionT,
     Sha256,
+    Steps,
     parse,
     read_yaml,
-    real,
-    whole,
 )
 from trm.tracking import VARIABLE, TrackingParams
 
@@ -95,7 +95,7 @@ class ModelParams(Section):
     """Blocks of the network; in hrm of the low one. direct has none of these."""
     H_layers: Positive
     """Blocks of hrm's high network, or of direct. The other members have none of these."""
-    expansion: Annotated[float, Field(gt=0), BeforeValidator(real)]
+    expansion: Scale
     H_cycles: Positive
     """Rounds; direct, which does not recurse, leaves both cycles aside."""
     L_cycles: Positive
@@ -104,8 +104,8 @@ class ModelParams(Section):
     mlp_t: bool
     """True: tokens are mixed by an MLP over the positions; False: by attention."""
     pos_encodings: Literal["rope", "learned", "none"]
-    rope_theta: Annotated[float, Field(gt=0), BeforeValidator(real)]
-    rms_norm_eps: Annotated[float, Field(gt=0), BeforeValidator(real)]
+    rope_theta: Scale
+    rms_norm_eps: Scale
     puzzle_emb_dim: Natural
     """Width of a puzzle's embedding vector; 0: no puzzle tokens."""
     puzzle_emb_len: Natural
@@ -230,7 +230,7 @@ class TrainParams(Section):
 class EvaluateParams(Section):
     """How the test puzzles are answered and scored (spec section 6)."""
 
-    steps: Annotated[int, Field(ge=1, le=128), BeforeValidator(whole)]
+    steps: Steps
     """Supervision steps of each sequence, at most."""
     halt_early: bool
     """True: a sequence stops where training would have halted it. Published figures are without."""
@@ -260,6 +260,44 @@ class EvaluateParams(Section):
         return self
 
 
+class CurveParams(Section):
+    """How far more thinking helps: accuracy against network passes for every combination of these dials (spec section
+    6), each with and without early halting and, where rules are known, with and without their check.
+    """
+
+    steps: Annotated[tuple[Steps, ...], Field(min_length=1, strict=False)]
+    votes: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)]
+    rollouts: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)]
+    noise: Annotated[tuple[Scale, ...], Field(strict=False)]
+    """Standard deviations to try, for rollouts above 1."""
+    max_puzzles: Positive | None
+    """Puzzles of each split, a seeded sample of them; null: all. Validation puzzles choose, test puzzles score."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if (max(self.rollouts) > 1) != bool(self.noise):
+            raise ValueError(
+                "rollouts above 1 need a noise, and the other way round. "
+                f"Got rollouts={list(self.rollouts)}, noise={list(self.noise)}"
+            )
+        return self
+
+
+class ReportParams(Section):
+    """The page about an experiment (spec section 6)."""
+
+    published: dict[str, Fraction]
+    """Scores that others published of this experiment, to stand beside ours: a metric's name -> fraction."""
+    gallery: Natural
+    """Test puzzles that are shown step by step, half of them solved and half failed where there are such."""
+    curve: CurveParams | None
+    """null: more thinking is not measured."""
+    batch_size: Positive
+    precision: Precision
+    device: Device
+    seed: Natural
+
+
 class Params(Section):
     """A whole experiment: one section for each stage's concern, and the cluster that may run it."""
 
@@ -268,6 +306,7 @@ class Params(Section):
     model: ModelParams
     train: TrainParams
     evaluate: EvaluateParams
+    report: ReportParams
     tracking: TrackingParams = TrackingParams()
     cluster: ClusterParams = ClusterParams()
 

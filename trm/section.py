@@ -27,8 +27,11 @@ def real(value: object) -> object:
 Positive = Annotated[int, Field(ge=1), BeforeValidator(whole)]
 Natural = Annotated[int, Field(ge=0), BeforeValidator(whole)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(real)]
+Scale = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(real)]
 Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(real)]
 BelowOne = Annotated[float, Field(ge=0, lt=1), BeforeValidator(real)]
+Steps = Annotated[int, Field(ge=1, le=128), BeforeValidator(whole)]
+"""Supervision steps."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Quantity = Annotated[str, Field(pattern=r"^\d+(\.\d+)?([KMGTPE]i?)?$")]
 """Bytes as Kubernetes writes them: 512Mi, 1.5G."""
