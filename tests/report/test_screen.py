@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -30,6 +31,11 @@ METAS = {
     "own": OWN,
     "numbers": NUMBERS,
 }
+COLOURS_OF: dict[tuple[bool, bool], Literal["standard", "truecolor"] | None] = {
+    (True, True): "truecolor",
+    (True, False): "standard",
+    (False, True): None,
+}
 ONE = Try("1", "A", 0.0, "thinks", True, True)
 
 
@@ -39,8 +45,8 @@ def frame_of(answer: np.ndarray, tries: tuple[Try, ...] = (ONE,), moved: bool = 
 
 
 def printed(view: View, room: Room) -> str:
-    colours = "truecolor" if room.colour else None
-    console = Console(file=io.StringIO(), force_terminal=True, color_system=colours, width=room.width)
+    console = Console(file=io.StringIO(), force_terminal=True, color_system=COLOURS_OF[room.colour, room.shades])
+    console.width = room.width
     console.print(draw(view, room))
     return console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -84,7 +90,7 @@ def test_shades_by_hand() -> None:
     assert draw(view, Room(80, 40, False)).plain.splitlines()[3].rstrip().endswith("██▒▒")
 
 
-ROOMS = [Room(80, 24, True), Room(160, 50, True), Room(80, 24, False), Room(160, 50, False)]
+ROOMS = [Room(80, 24, True), Room(80, 40, True, False), Room(160, 50, True), Room(80, 24, False), Room(160, 50, False)]
 
 
 def cells_of(meta: DatasetMeta) -> tuple[np.ndarray, Callable[..., View]]:
@@ -100,7 +106,7 @@ def cells_of(meta: DatasetMeta) -> tuple[np.ndarray, Callable[..., View]]:
     return right, view
 
 
-@pytest.mark.parametrize("room", ROOMS, ids=lambda room: f"{room.width}x{room.height}-{room.colour}")
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: f"{room.width}x{room.height}-{room.colour}-{room.shades}")
 @pytest.mark.parametrize("kind", METAS)
 def test_what_happened_to_a_cell_can_be_told(kind: str, room: Room) -> None:
     """The first cell is right or wrong, just changed or not: four different drawings, none larger than the room."""
@@ -116,7 +122,7 @@ def test_what_happened_to_a_cell_can_be_told(kind: str, room: Room) -> None:
         assert len(lines) <= room.height if room.height else True
         assert max(map(len, lines)) <= room.width
         # The second line says it in numbers; the cell alone must tell.
-        console = Console(file=io.StringIO(), force_terminal=True, color_system="truecolor" if room.colour else None)
+        console = Console(file=io.StringIO(), force_terminal=True, color_system=COLOURS_OF[room.colour, room.shades])
         console.width = room.width
         for line in text.split()[2:]:
             console.print(line)

@@ -8,7 +8,7 @@ large, a row of text shows two rows of a maze or an ARC grid in colours, and a m
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -46,6 +46,8 @@ class Room:
     height: int | None
     """None: as many lines as it takes."""
     colour: bool
+    shades: bool = True
+    """Whether there are more than 16 colours."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def draw(view: View, room: Room) -> Text:
     """The frame in words and maps, no larger than the `room`."""
     head, foot = _head(view), _foot(view, room)
     height = None if room.height is None else room.height - len(head) - len(foot)
-    lines = [*head, *_maps(view, Room(room.width, height, room.colour)), *foot]
+    lines = [*head, *_maps(view, replace(room, height=height)), *foot]
     for line in lines:
         line.truncate(room.width)
     return Text("\n").join(lines[: room.height])
@@ -165,7 +167,8 @@ class Map:
 
 def _maps(view: View, room: Room) -> list[Text]:
     """Question, answer and movement in the largest drawing that there is room for, or what there is room for."""
-    dense: Scale = "half" if room.colour and view.meta.kind in COLOURED else "narrow"
+    coloured = room.colour and view.meta.kind in COLOURED
+    dense: Scale = "half" if coloured and room.shades else "narrow"
     scales: tuple[Scale, ...] = ("wide", dense)
     for scale in scales:
         answer, moves, legend = _answer(view, scale, room), _moves(view, scale), _legend(view, scale, room)
@@ -262,7 +265,7 @@ def _legend(view: View, scale: Scale, room: Room) -> Text:
     if scale == "half":
         words = "how: " + ("green right, red wrong, " if known else "") + "pale: just changed"
         words += "" if view.frame.moved is None else ", bright: its latent moves"
-    elif scale == "narrow" and room.colour:
+    elif scale == "narrow" and room.colour and view.meta.kind not in COLOURED:
         words = "reversed: just changed" + ("; green right, red wrong" if known else "")
     elif scale == "narrow":
         words += ", in place of the cell"
@@ -298,8 +301,8 @@ def _cell(
     symbol = _symbol(meta, cell)
     if room.colour and meta.kind in COLOURED:
         paint = _paint(meta, cell)
-        text = symbol if symbol in "SG" else mark or " "
-        return text + (mark or " "), Style(bgcolor=paint, color=_ink(paint), bold=True)
+        text = symbol if symbol in "SG" and not (mark and scale == "narrow") else mark or " "
+        return (text + (mark or " "))[:width], Style(bgcolor=paint, color=_ink(paint), bold=True)
     if scale == "narrow" and width == 1:
         text = symbol if room.colour else mark or symbol
     else:

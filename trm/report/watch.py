@@ -97,7 +97,7 @@ def watch(
         time.sleep(due - now)
 
     def drawn(height: int | None) -> Text:
-        return draw(seen[-1], Room(console.width, height, colour))
+        return draw(seen[-1], Room(console.width, height, colour, console.color_system != "standard"))
 
     # A screen of its own neither scrolls nor is left in pieces where the window changes its size.
     with Live(console=console, auto_refresh=False, screen=True) if moving else nullcontext() as live:
