@@ -88,7 +88,9 @@ ARROWS = {
     "s3": {"artifacts", "errors", "progress", "s3_client", "s3_threads"},
     "mirror": {"artifacts", "errors", "files", "meta", "model", "s3", "training"},
     "stages": {"section", "config", "artifacts", "data", "errors", "mirror", "s3", "tracking"},
-    "report": {"artifacts", "config", "data", "errors", "evaluation", "meta", "model", "stages"},
+    "report": {
+        *("artifacts", "config", "data", "device", "errors", "evaluation", "meta", "model", "stages", "training"),
+    },
     "tracker": {"data", "report", "tracking"},
     "study": {"config", "errors", "recipes", "report", "section", "stages"},
 }
