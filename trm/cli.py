@@ -2,6 +2,7 @@
 
 import errno
 import inspect
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -34,6 +35,16 @@ app.add_typer(checkpoint_app, name="checkpoint")
 OUTPUTS = Path("outputs")
 """Where the stages put and look for their folders unless told otherwise."""
 STAGES_PANEL = "Stages (`dvc repro` runs all of them)"
+
+ModelPlace = Annotated[str, typer.Option("--model", help="A model folder, its s3:// address, or a checkpoint file.")]
+Steps = Annotated[int, typer.Option(min=1, max=128, help="Supervision steps to think, at most.")]
+Votes = Annotated[int, typer.Option(min=1, help="Shuffled versions that vote on the answer.")]
+Rollouts = Annotated[int, typer.Option(min=1, help="Tries with noise, the surest of which answers.")]
+Noise = Annotated[float, typer.Option(min=0, help="Standard deviation of that noise.")]
+HaltEarly = Annotated[bool, typer.Option("--halt-early", help="Stop as soon as the model wants to.")]
+CheckRules = Annotated[bool, typer.Option("--check-rules", help="Stop at an answer that obeys the rules.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the versions and the noise.")]
+Save = Annotated[Path | None, typer.Option(help="Write an animated GIF, a picture for each step.")]
 
 
 def main() -> NoReturn:
@@ -108,15 +119,14 @@ def inspect_(
 @app.command("solve")
 def solve_(
     puzzle: Annotated[str, typer.Argument(help="The puzzle row by row, '.' for a blank; a file of it; '-' for stdin.")],
-    model: Annotated[str, typer.Option(help="A model folder, its s3:// address, or a checkpoint file.")] = str(
-        OUTPUTS / "model"
-    ),
-    steps: Annotated[int, typer.Option(min=1, max=128, help="Supervision steps to think, at most.")] = 16,
-    votes: Annotated[int, typer.Option(min=1, help="Shuffled versions that vote on the answer.")] = 1,
-    rollouts: Annotated[int, typer.Option(min=1, help="Tries with noise, the surest of which answers.")] = 1,
-    noise: Annotated[float, typer.Option(min=0, help="Standard deviation of that noise.")] = 0.0,
-    halt_early: Annotated[bool, typer.Option("--halt-early", help="Stop as soon as the model wants to.")] = False,
-    check_rules: Annotated[bool, typer.Option("--check-rules", help="Stop at an answer that obeys the rules.")] = False,
+    model: ModelPlace = f"{OUTPUTS / 'model'}",
+    steps: Steps = 16,
+    votes: Votes = 1,
+    rollouts: Rollouts = 1,
+    noise: Noise = 0.0,
+    halt_early: HaltEarly = False,
+    check_rules: CheckRules = False,
+    seed: Seed = 0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Answer one puzzle with a trained model."""
@@ -131,6 +141,7 @@ def solve_(
         [question],
         steps=steps,
         votes=votes,
+        seed=seed,
         rollouts=rollouts,
         noise=noise,
         halt_early=halt_early,
@@ -159,24 +170,65 @@ def solve_(
 def watch_(
     puzzle: Annotated[str | None, typer.Argument(help="A puzzle as for `trm solve`; none: a test puzzle.")] = None,
     test: Annotated[int, typer.Option(min=0, help="Number of the test puzzle.")] = 0,
-    model: Annotated[str, typer.Option(help="A model folder, its s3:// address, or a checkpoint file.")] = str(
-        OUTPUTS / "model"
-    ),
-    dataset: Annotated[str, typer.Option(help="The data set of the test puzzle: a folder or its s3:// address.")] = str(
-        OUTPUTS / "dataset"
-    ),
-    steps: Annotated[int, typer.Option(min=1, max=128, help="Supervision steps to think.")] = 16,
-    save: Annotated[Path | None, typer.Option(help="Write an animated GIF, a picture for each step.")] = None,
+    model: ModelPlace = f"{OUTPUTS / 'model'}",
+    dataset: Annotated[
+        str, typer.Option(help="The data set of the test puzzle: a folder or its s3:// address.")
+    ] = f"{OUTPUTS / 'dataset'}",
+    steps: Steps = 16,
+    votes: Votes = 1,
+    rollouts: Rollouts = 1,
+    noise: Noise = 0.0,
+    halt_early: HaltEarly = False,
+    check_rules: CheckRules = False,
+    seed: Seed = 0,
+    save: Save = None,
 ) -> None:
-    """Watch a model solve a puzzle: its answer after every pass of the network, changed cells reversed."""
+    """Watch a model solve a puzzle: what it would answer after every pass of the network, and where its latents move.
+
+    The dials are those of `trm solve`, and so is the answer.
+    """
     from rich.console import Console
 
+    from trm.evaluation.solve import checked_dials
     from trm.mirror import load_checkpoint, local_copy
+    from trm.report.animation import check_place
     from trm.report.watch import puzzle_of, typed_puzzle, watch
 
+    dials = checked_dials(steps, votes, rollouts, noise, halt_early)
+    if save is not None:
+        check_place(save)
     net, meta = load_checkpoint(model)
-    asked = puzzle_of(meta, local_copy(dataset), test) if puzzle is None else typed_puzzle(meta, _parsed(puzzle, meta))
-    watch(net, meta, asked, steps, save, Console(highlight=False))
+    if puzzle is None:
+        asked = puzzle_of(meta, local_copy(dataset), test, votes, seed)
+    else:
+        asked = typed_puzzle(meta, _parsed(puzzle, meta), votes, seed)
+    watch(net, meta, asked, dials, check_rules, save, Console(highlight=False))
+
+
+@app.command("demo")
+def demo_(
+    seed: Annotated[int | None, typer.Option(min=0, help="Repeats the puzzle of this seed.")] = None,
+    steps: Steps = 16,
+    votes: Votes = 1,
+    rollouts: Rollouts = 1,
+    noise: Noise = 0.0,
+    halt_early: HaltEarly = False,
+    check_rules: CheckRules = False,
+    save: Save = None,
+) -> None:
+    """Watch the model that ships with the package solve a new 6x6 Sudoku; nothing has to be trained or fetched."""
+    # Compiling what makes the puzzle takes much longer than making one without.
+    os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
+    from rich.console import Console
+
+    from trm.evaluation.solve import checked_dials
+    from trm.report.animation import check_place
+    from trm.report.demo import demo
+
+    dials = checked_dials(steps, votes, rollouts, noise, halt_early)
+    if save is not None:
+        check_place(save)
+    demo(votes, dials, check_rules, seed, save, Console(highlight=False))
 
 
 @app.command("curve")

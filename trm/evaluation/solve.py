@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trm.data.kind import Kind, find_kind
+from trm.data.kind import Grid, Kind, Versions, find_kind
 from trm.errors import DataError, UserError
-from trm.evaluation.thinking import Dials, Rules, predict
-from trm.evaluation.voting import Ballots
+from trm.evaluation.thinking import Dials, Look, Rules, predict
+from trm.evaluation.voting import Ballots, Candidate
 from trm.meta import DatasetMeta
 from trm.model.supervision import TRM
 
@@ -50,34 +50,76 @@ def solve(
     of section `evaluate`. Raises `DataError` for a grid of another shape or with values that are not cells, `UserError`
     for data that has no such versions, has no rules to check or cannot be asked.
     """
+    dials, kind = checked_dials(steps, votes, rollouts, noise, halt_early), find_askable(meta)
+    answers = []
+    for number, given in enumerate(grids):
+        tokens = to_tokens(meta, kind, np.asarray(given))
+        answers.append(answer(model, meta, asked(meta, tokens, votes, seed, number), dials, check_rules))
+    return answers
+
+
+def checked_dials(steps: int, votes: int, rollouts: int, noise: float, halt_early: bool) -> Dials:
+    """These dials. Raises `DataError` for those that do not go together."""
     if steps < 1 or votes < 1 or rollouts < 1:
         raise DataError(f"steps, votes and rollouts must be at least 1. Got {steps}, {votes} and {rollouts}")
     if (rollouts > 1) != (noise > 0):
         raise DataError(f"rollouts above 1 need noise above 0, and the other way round. Got {rollouts} and {noise}")
-    dials = Dials(steps, halt_early, rollouts, noise)
+    return Dials(steps, halt_early, rollouts, noise)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A puzzle in the k versions that vote on its answer."""
+
+    grid: Grid
+    """As a person sees it."""
+    versions: Versions
+    identifiers: np.ndarray
+    """int [k]."""
+    seeds: Sequence[Sequence[int]]
+    """k seeds of noise."""
+
+
+def asked(meta: DatasetMeta, tokens: np.ndarray, votes: int, seed: int, number: int = 0) -> Asked:
+    """The puzzle `tokens` (uint8 [L]), the `number`-th of a list, in versions drawn by `seed`.
+
+    Raises `UserError` where there are no such versions.
+    """
     kind = find_askable(meta)
-    answers = []
-    for number, given in enumerate(grids):
-        tokens = to_tokens(meta, kind, np.asarray(given))
-        rng = np.random.default_rng(np.random.SeedSequence([seed, number]))
-        versions = kind.versions(meta, tokens, rng, votes)
-        asked = kind.versions(meta, tokens, rng, 1).undo(tokens[None])
-        nobody, seeds = np.zeros(votes, dtype=np.int64), [[seed, number, version] for version in range(votes)]
-        rules = Rules(meta, versions.tokens, nobody) if check_rules else None
-        predictions = predict(model, versions.tokens, nobody, dials, BATCH, seeds=seeds, rules=rules)
-        ballots, answered = Ballots(), versions.undo(predictions.tokens)
-        for undone, halt_logit in zip(answered, predictions.halt_logit, strict=True):
-            ballots.add(number, undone, halt_logit)
-        ranked = ballots.ranked(number)
-        if check_rules:
-            right = kind.valid(meta, asked * len(ranked), [candidate.grid for candidate in ranked])
-            assert right is not None  # `Rules` has asked
-            ranked = [ranked[place] for place in np.argsort(~np.asarray(right), kind="stable")]
-        best = ranked[0]
-        obeys = kind.valid(meta, asked, [best.grid])
-        verdict = None if obeys is None else bool(obeys[0])
-        answers.append(Answer(best.grid, best.halt_probability, best.votes, verdict))
-    return answers
+    rng = np.random.default_rng(np.random.SeedSequence([seed, number]))
+    versions = kind.versions(meta, tokens, rng, votes)
+    (grid,) = kind.versions(meta, tokens, rng, 1).undo(tokens[None])
+    return Asked(grid, versions, np.zeros(votes, np.int64), [[seed, number, version] for version in range(votes)])
+
+
+def answer(
+    model: TRM, meta: DatasetMeta, asked: Asked, dials: Dials, check_rules: bool, look: Look | None = None
+) -> Answer:
+    """Let all versions vote on the answer; `look` is shown the tries after every network pass, as by `predict`.
+
+    Raises `UserError` where there are no rules to check.
+    """
+    tokens, same_puzzle = asked.versions.tokens, np.zeros(len(asked.identifiers), np.int64)
+    rules = Rules(meta, tokens, same_puzzle) if check_rules else None
+    said = predict(model, tokens, asked.identifiers, dials, BATCH, seeds=asked.seeds, rules=rules, look=look)
+    best = ranked(meta, asked, asked.versions.undo(said.tokens), said.halt_logit, check_rules)[0]
+    obeys = find_kind(meta.kind).valid(meta, [asked.grid], [best.grid])
+    return Answer(best.grid, best.halt_probability, best.votes, None if obeys is None else bool(obeys[0]))
+
+
+def ranked(
+    meta: DatasetMeta, asked: Asked, grids: Sequence[Grid], halt_logits: Sequence[float] | np.ndarray, check_rules: bool
+) -> list[Candidate]:
+    """The candidates of a vote by `grids`, best first; with `check_rules` those that obey the rules before others."""
+    ballots = Ballots()
+    for grid, halt_logit in zip(grids, halt_logits, strict=True):
+        ballots.add(0, grid, halt_logit)
+    candidates = ballots.ranked(0)
+    if not check_rules:
+        return candidates
+    right = find_kind(meta.kind).valid(meta, [asked.grid] * len(candidates), [each.grid for each in candidates])
+    assert right is not None  # `Rules` has asked
+    return [candidates[place] for place in np.argsort(~np.asarray(right), kind="stable")]
 
 
 def find_askable(meta: DatasetMeta) -> Kind:

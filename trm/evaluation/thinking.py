@@ -17,6 +17,8 @@ from trm.meta import DatasetMeta
 from trm.model.supervision import TRM
 
 Tokens = npt.NDArray[np.uint8]
+Movement = npt.NDArray[np.float32]
+"""float32 [B, L]: how far the latents of each cell have moved since the round began, relative to their length."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,43 @@ class Predictions:
     """[N]: the first supervision step at which training would have halted, or the last."""
     steps: npt.NDArray[np.int64]
     """[N]: supervision steps taken, over all rollouts."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The tries of some sequences after a network pass: B = sequences x rollouts, those of a sequence together."""
+
+    step: int
+    """Supervision step, from 1."""
+    round: int
+    """Of the step, from 1."""
+    number: int
+    """Of the pass in its round, from 1; the last renews the answer."""
+    ends_step: bool
+    """Whether it is the last pass of its step: what halts or obeys the rules is known by now."""
+    rows: npt.NDArray[np.int64]
+    """[B]: which sequence each try is of."""
+    tokens: Tokens
+    """uint8 [B, L]: what each would answer now."""
+    halt_logit: npt.NDArray[np.float32]
+    """[B]."""
+    moved: Movement | None
+    """0 for a try that no longer thinks; None where latents belong to no cells (latent meta attention), or where there
+    are none."""
+    alive: npt.NDArray[np.bool_]
+    """[B]: whether it thinks on."""
+    halted: npt.NDArray[np.bool_]
+    """[B]: whether it stopped because the model wanted to."""
+    right: npt.NDArray[np.bool_]
+    """[B]: whether its answer was seen to obey the rules."""
+
+    def best(self) -> npt.NDArray[np.int64]:
+        """The places of the tries that would answer now, one of each sequence."""
+        return _best(self.halt_logit, self.right, len(np.unique(self.rows)))
+
+
+Look = Callable[[Moment], None]
+"""What `predict` shows each moment to."""
 
 
 class Rules:
@@ -77,6 +116,7 @@ class Thinker:
     """Some sequences on their way, step by step; those that are done leave the batch.
 
     `seeds` [B] gives each sequence's noise, whatever else is in the batch; where None, or `noise` 0, there is none.
+    `between` is called after each network pass of a step but the last, with the numbers of the round and of the pass.
     """
 
     def __init__(
@@ -86,23 +126,49 @@ class Thinker:
         identifiers: npt.NDArray[np.integer],
         noise: float = 0.0,
         seeds: Sequence[Sequence[int] | None] = (),
+        between: Callable[[int, int], None] = lambda *_: None,
     ) -> None:
-        self.model, self.noise = model, noise
+        self.model, self.noise, self._between = model, noise, between
         inputs = torch.from_numpy(tokens.astype(np.int32)).to(model.device)
         rows = torch.from_numpy(identifiers.astype(np.int32)).to(model.device)
         with torch.no_grad():
             self._x = model.embed(inputs, model.gather_puzzle_rows(rows))
-            self._states = model.start(len(inputs))
+            self._states = self._before = model.start(len(inputs))
         self._dice = [_dice(seed) for seed in (seeds if noise else [None] * len(tokens))]
 
     @torch.no_grad()
     def step(self) -> tuple[Tokens, npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
         """One supervision step: the answers uint8 [B, L], halt logits [B], and who would halt in training [B]."""
         self._add_noise()
-        self._states = self.model.deep_recursion(self._x, self._states)
+        rounds, passes = self.model.member.rounds(self.model.config), self.model.member.passes(self.model.config)
+        for turn in range(1, rounds + 1):
+            self._before = self._states
+            for number in range(1, passes + 2):
+                if number <= passes:
+                    self._states = self.model.latent_passes(self._x, self._states, range(number - 1, number))
+                else:
+                    self._states = self.model.answer_pass(self._x, self._states)
+                if (turn, number) != (rounds, passes + 1):
+                    self._between(turn, number)
+        return self.read()
+
+    @torch.no_grad()
+    def read(self) -> tuple[Tokens, npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        """What `step` returns, of the states as they are."""
         logits, halt_logit, continue_logit = self.model.read_out(self._states)
         halts = halt_logit > (continue_logit if self.model.config.learns_to_continue else 0)
         return logits.argmax(-1).to(torch.uint8).cpu().numpy(), halt_logit.cpu().numpy(), halts.cpu().numpy()
+
+    @torch.no_grad()
+    def moved(self) -> Movement | None:
+        """Since the round began; None as in `Moment`."""
+        latents = self.model.member.latents
+        if self.model.lma is not None or not latents:
+            return None
+        both = (self._states, self._before)
+        now, before = (torch.cat([states[name] for name in latents], -1).float() for states in both)
+        share = ((now - before).square().sum(-1) / now.square().sum(-1)).sqrt()
+        return share[:, self.model.config.puzzle_emb_len :].cpu().numpy()
 
     def keep(self, which: npt.NDArray[np.bool_]) -> None:
         """Go on with these alone."""
@@ -142,16 +208,17 @@ def predict(
     advance: Callable[[int], None] = lambda _: None,
     seeds: Sequence[Sequence[int]] | None = None,
     rules: Rules | None = None,
+    look: Look | None = None,
 ) -> Predictions:
     """Answer the sequences `tokens` (uint8 [N, L]) with puzzle `identifiers` (int [N]), about `batch_size` at a time.
 
     The noise of a sequence is drawn from its `seeds` and the number of the rollout. With `rules` the work on a puzzle
-    stops at the first answer that obeys them.
+    stops at the first answer that obeys them. `look` is shown the tries of a batch after every network pass.
     """
     puzzles = np.arange(len(tokens)) if rules is None else rules.puzzles
     parts = []
     for chosen in _batches(puzzles, max(batch_size // dials.rollouts, 1)):
-        parts.append(_predict(model, tokens, identifiers, dials, chosen, seeds, rules))
+        parts.append(_predict(model, tokens, identifiers, dials, chosen, seeds, rules, look))
         advance(len(chosen))
     names = ("tokens", "halt_logit", "first_halt", "steps")
     return Predictions(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
@@ -174,33 +241,66 @@ def _predict(
     chosen: npt.NDArray[np.int64],
     seeds: Sequence[Sequence[int]] | None,
     rules: Rules | None,
+    look: Look | None,
 ) -> Predictions:
     """All rollouts of the `chosen` sequences, in one batch that shrinks."""
     rows = chosen.repeat(dials.rollouts)
     rolls = np.tile(np.arange(dials.rollouts), len(chosen))
     numbered = zip(rows.tolist(), rolls.tolist(), strict=True)
     noise_of = [[*seeds[row], roll] if roll and seeds is not None else None for row, roll in numbered]
-    thinker = Thinker(model, tokens[rows], identifiers[rows], dials.noise, noise_of)
-    B = len(rows)
+    B, rounds, passes = len(rows), model.member.rounds(model.config), model.member.passes(model.config)
     answer, logit = np.zeros((B, tokens.shape[1]), np.uint8), np.zeros(B, np.float32)
     first_halt, taken = np.full(B, dials.steps), np.zeros(B, np.int64)
-    right, alive = np.zeros(B, bool), np.arange(B)
+    halted, right = np.zeros((2, B), bool)
+    took = alive = np.arange(B)
+    step = 1
+
+    def show(turn: int, number: int, said: Tokens, logits: npt.NDArray[np.float32], moved: Movement | None) -> None:
+        """All tries, of which those that `took` this pass say this."""
+        assert look is not None
+        now, sure, movement = answer.copy(), logit.copy(), None
+        now[took], sure[took] = said, logits
+        if moved is not None:
+            movement = np.zeros(answer.shape, np.float32)
+            movement[took] = moved
+        known = (np.isin(np.arange(B), alive), halted.copy(), right.copy())
+        look(Moment(step, turn, number, (turn, number) == (rounds, passes + 1), rows, now, sure, movement, *known))
+
+    def between(turn: int, number: int) -> None:
+        if look is not None:
+            said, logits, _ = thinker.read()
+            show(turn, number, said, logits, thinker.moved())
+
+    thinker = Thinker(model, tokens[rows], identifiers[rows], dials.noise, noise_of, between)
     for step in range(1, dials.steps + 1):
+        took = alive
         said, logits, halts = thinker.step()
+        moved = thinker.moved() if look is not None else None
         news = (said != answer[alive]).any(axis=1) | (step == 1)
         answer[alive], logit[alive], taken[alive] = said, logits, step
         first_halt[alive[halts]] = np.minimum(first_halt[alive[halts]], step)
         done = halts & dials.halt_early
+        halted[alive[done]] = True
         if rules is not None and news.any():
             asked = alive[news]
             right[asked] = rules.obeyed(rows[asked], answer[asked])
             done |= np.isin(rules.puzzles[rows[alive]], rules.puzzles[rows[right]])
         if done.any():
             alive = alive[~done]
-            if not len(alive):
-                break
-            thinker.keep(~done)
-    shape = (len(chosen), dials.rollouts)
-    # The highest halt logit wins, the first of equals; an answer that obeys the rules before all others.
-    best = np.lexsort((-logit.reshape(shape), ~right.reshape(shape)), axis=1)[:, 0] + np.arange(len(chosen)) * shape[1]
-    return Predictions(answer[best], logit[best], first_halt[best], taken.reshape(shape).sum(axis=1))
+            if len(alive):
+                thinker.keep(~done)
+        if look is not None:
+            show(rounds, passes + 1, said, logits, moved)
+        if not len(alive):
+            break
+    best = _best(logit, right, len(chosen))
+    return Predictions(answer[best], logit[best], first_halt[best], taken.reshape(len(chosen), -1).sum(axis=1))
+
+
+def _best(logit: npt.NDArray[np.float32], right: npt.NDArray[np.bool_], sequences: int) -> npt.NDArray[np.int64]:
+    """The tries [sequences] that answer: the highest halt logit wins, the first of equals; an answer that obeys the
+    rules before all others.
+    """
+    shape = (sequences, len(logit) // sequences)
+    order = np.lexsort((-logit.reshape(shape), ~right.reshape(shape)), axis=1)
+    return order[:, 0] + np.arange(sequences) * shape[1]

@@ -7,6 +7,7 @@ and dark follow the reader's theme.
 import io
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from trm.evaluation.metrics import Estimate
 from trm.report.tallies import Bin, Calibration
 
 THEME = {
@@ -28,7 +30,7 @@ THEME = {
     "#ffffff": "var(--card)",
 }
 """matplotlib's colours (C0 to C3 and C7, its grid, black and white) and the page's."""
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -44,6 +46,8 @@ STYLE = {
 }
 SMALL, WIDE = (3.7, 2.6), (5.6, 2.9)
 """Inches; a small one is as wide as a phone."""
+MANY = 10
+"""Bins up to which a figure is small."""
 LINES, MARKS = ("-", "--", ":"), ("o", "s", "^")
 
 Columns = Mapping[str, npt.NDArray[np.float64]]
@@ -86,7 +90,7 @@ def lines(columns: Columns, names: Mapping[str, str], logarithmic: bool = False,
         elif fractions:
             _percent(axes)
         else:
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.08 * np.nanmax([columns[name] for name in names]))
         if len(names) > 1:
             _legend(axes, len(names))
         return figure
@@ -95,18 +99,13 @@ def lines(columns: Columns, names: Mapping[str, str], logarithmic: bool = False,
 def scores(bins: Sequence[Bin], names: Mapping[str, str], x: str) -> Figure:
     """The share of solved puzzles in each bin with its interval; `names` gives words for the scores that are drawn."""
     with rc_context(STYLE):
-        figure = Figure(figsize=SMALL if len(bins) <= 6 else WIDE)
+        figure = Figure(figsize=SMALL if len(bins) <= MANY else WIDE)
         axes = figure.subplots()
         for number, (name, words) in enumerate(names.items()):
             shown = [(at, each.scores[name]) for at, each in enumerate(bins) if each.n]
             places = np.array([at for at, _ in shown]) + 0.18 * (number - (len(names) - 1) / 2)
             _with_intervals(axes, places, [estimate for _, estimate in shown], number, words)
-        labels = [each.label for each in bins]
-        crowded = sum(map(len, labels)) > 34
-        axes.set_xticks(range(len(bins)), labels, rotation=35 if crowded else 0, ha="right" if crowded else "center")
-        axes.set_xlim(-0.6, len(bins) - 0.4)
-        axes.set_xlabel(x)
-        axes.grid(axis="x", visible=False)
+        _bins_below(axes, bins, x)
         _percent(axes)
         if len(names) > 1:
             _legend(axes, len(names))
@@ -116,7 +115,7 @@ def scores(bins: Sequence[Bin], names: Mapping[str, str], x: str) -> Figure:
 def stacked(bins: Sequence[Bin], name: str, words: tuple[str, str], x: str) -> Figure:
     """Puzzles in each bin, those where the score `name` holds below the others; `words` name the two."""
     with rc_context(STYLE):
-        figure = Figure(figsize=SMALL if len(bins) <= 6 else WIDE)
+        figure = Figure(figsize=SMALL if len(bins) <= MANY else WIDE)
         axes = figure.subplots()
         total = max(sum(each.n for each in bins), 1)
         good = np.array([each.n * (each.scores[name]["value"] or 0) / total for each in bins])
@@ -124,11 +123,7 @@ def stacked(bins: Sequence[Bin], name: str, words: tuple[str, str], x: str) -> F
         places = np.arange(len(bins))
         axes.bar(places, good, 0.7, color="C0", label=words[0])
         axes.bar(places, rest, 0.7, good, color="none", edgecolor="C1", hatch="////", linewidth=1.2, label=words[1])
-        labels = [each.label for each in bins]
-        crowded = sum(map(len, labels)) > 34
-        axes.set_xticks(places, labels, rotation=35 if crowded else 0, ha="right" if crowded else "center")
-        axes.set_xlabel(x)
-        axes.grid(axis="x", visible=False)
+        _bins_below(axes, bins, x)
         axes.yaxis.set_major_formatter(_as_percent)
         axes.set_ylabel("puzzles")
         _legend(axes, 2)
@@ -154,7 +149,7 @@ def reliability(calibrated: Calibration) -> Figure:
 def _with_intervals(
     axes: Axes,
     places: npt.NDArray[np.float64],
-    estimates: Sequence[Mapping[str, float | int | None]],
+    estimates: Sequence[Estimate],
     number: int,
     words: str,
 ) -> None:
@@ -164,12 +159,21 @@ def _with_intervals(
     axes.errorbar(places, values, reach, label=words, **style)  # pyright: ignore[reportArgumentType]
 
 
+def _bins_below(axes: Axes, bins: Sequence[Bin], x: str) -> None:
+    labels = [each.label for each in bins]
+    crowded = sum(map(len, labels)) > 28
+    axes.set_xticks(range(len(bins)), labels, rotation=40 if crowded else 0, ha="right" if crowded else "center")
+    axes.set_xlim(-0.6, len(bins) - 0.4)
+    axes.set_xlabel(x)
+    axes.grid(axis="x", visible=False)
+
+
 def _percent(axes: Axes) -> None:
     axes.set_ylim(-0.04, 1.04)
     axes.yaxis.set_major_formatter(_as_percent)
 
 
-def _as_percent(value: float, _place: int) -> str:
+def _as_percent(value: float, _place: float | None) -> str:
     return f"{100 * value:.0f} %"
 
 

@@ -29,6 +29,8 @@ ATTEMPTS = 2
 """Answers of the vote that count in ARC."""
 MAZE = {"#": "var(--wall)", " ": "var(--floor)", "S": "var(--start)", "G": "var(--goal)", "o": "var(--floor)"}
 """The page's own colours of a maze; its path is drawn as dots."""
+RATINGS = {"maze": "{} moves", "arithmetic": "carries: {}"}
+"""What a rating says of a puzzle, where it is not just a rating."""
 BLANK = {"sudoku": 0, "arithmetic": 255}
 """The cell of a question that is to be filled."""
 
@@ -88,7 +90,9 @@ def step_by_step(
             drawn = _drawn(one, grids) | {"logits": logits, "halts": halts}
             drawn["demos"] = [[_packed(grid) for grid in pair] for pair in demos[len(shown)]]
             drawn["attempts"] = _attempts(meta, predictions, answered, place)
-            shown.append(Shown(_name(meta, answered, place), _solved(answered, place), _facts(answered, place), drawn))
+            shown.append(
+                Shown(_name(meta, answered, place), _solved(answered, place), _facts(meta, answered, place), drawn)
+            )
     return shown
 
 
@@ -97,12 +101,11 @@ def mistakes(
 ) -> list[Shown]:
     """Answers as the evaluation found them."""
     shown = []
-    for place, one in zip(
-        places, seen(dataset, meta, lines_at(predictions, answered.line[places].tolist())), strict=True
-    ):
+    asked = seen(dataset, meta, lines_at(predictions, answered.line[places].tolist()))
+    for place, one in zip(places, asked, strict=True):
         drawn = _drawn(one, [one.answer]) | {"logits": [_logit(one.line["halt_logit"])], "halts": 0}
         verdict = {True: "a valid other solution", False: "breaks the rules", None: "no rules to check"}
-        facts = [verdict[one.line["valid"]], *_facts(answered, place)]
+        facts = [verdict[one.line["valid"]], *_facts(meta, answered, place)]
         shown.append(Shown(_name(meta, answered, place), False, facts, drawn | {"demos": [], "attempts": []}))
     return shown
 
@@ -208,8 +211,8 @@ def _solved(answered: Answered, place: int) -> bool | None:
     return bool(answered.right[place]) if answered.known[place] else None
 
 
-def _facts(answered: Answered, place: int) -> list[str]:
-    facts = [f"rating {answered.rating[place]}"] if answered.rating.any() else []
+def _facts(meta: DatasetMeta, answered: Answered, place: int) -> list[str]:
+    facts = [RATINGS.get(meta.kind, "rating {}").format(answered.rating[place])] if answered.rating.any() else []
     count = int(answered.versions[place])
     if count > 1:
         verdict = (

@@ -59,8 +59,7 @@ function draw(svg, grid, question, right) {
   const { height, width } = grid;
   svg.replaceChildren();
   svg.setAttribute("viewBox", `-1 -1 ${Math.max(width, 1) * SIDE + 2} ${Math.max(height, 1) * SIDE + 2}`);
-  svg.style.maxWidth = `${Math.max(width, 1) * 2.2}rem`;
-  svg.closest("figure").classList.toggle("long", width > 2.5 * height && width > 6);
+  svg.style.setProperty("--width", Math.max(width, 1));
   if (!grid.cells.length) {
     add(svg, "text", { x: 5, y: 5, class: "symbol" }, "∅");
     return;
@@ -82,9 +81,10 @@ function draw(svg, grid, question, right) {
       else if (!looks.coloured && right) name = wrong ? "cell wrong" : "cell right";
       put(name, square);
       if (wrong) {
-        put("halo", `M${x + 1} ${y + 1}h${SIDE - 2}v${SIDE - 2}h-${SIDE - 2}z`);
-        put("frame", `M${x + 0.8} ${y + 0.8}h${SIDE - 1.6}v${SIDE - 1.6}h-${SIDE - 1.6}z`);
-        put("cross", `M${x + 6.2} ${y + 9.2}l3 -3v3z`);
+        const frame = `M${x + 0.6} ${y + 0.6}h${SIDE - 1.2}v${SIDE - 1.2}h-${SIDE - 1.2}z`;
+        put("halo", frame);
+        put("frame", frame);
+        put("corner", `M${x + 5.9} ${y + 9.6}l3.7 -3.7v3.7z`);
       }
       if (looks.dots.includes(cell)) dots.push([x + SIDE / 2, y + SIDE / 2]);
       else if (symbol && cell !== looks.blank) symbols.push([x + SIDE / 2, y + SIDE / 2, symbol, isGiven]);
@@ -101,7 +101,7 @@ function draw(svg, grid, question, right) {
     const size = Math.min(6.8, 13 / symbol.length);
     add(svg, "text", { x, y, class: isGiven ? "symbol given" : "symbol", "font-size": size }, symbol);
   }
-  for (const name of ["halo", "frame", "cross"]) {
+  for (const name of ["halo", "frame", "corner"]) {
     if (paths.has(name) && (name !== "halo" || looks.coloured)) add(svg, "path", { d: paths.get(name), class: name });
   }
   const [boxHeight, boxWidth] = looks.boxes;
@@ -151,13 +151,26 @@ function describe(puzzle, grids, right, step) {
   return words.join(" ");
 }
 
+/** One size of cell for all grids of a puzzle, and columns wide enough for it. */
+function setScale(article, grids) {
+  const width = Math.max(...grids.map((grid) => grid.width)), height = Math.max(...grids.map((grid) => grid.height));
+  const span = Math.max(width, height, 1);
+  const isLong = width > 2.5 * height && width > 6;
+  const column = isLong ? 99 : span > 12 ? 9.8 : Math.min(Math.max(5.4, 1.05 * span), 8.2);
+  article.style.setProperty("--span", span);
+  article.style.setProperty("--column", `${column}rem`);
+}
+
 function show(article, puzzle) {
   const question = unpack(puzzle.question), right = puzzle.right ? unpack(puzzle.right) : null;
   const grids = unpackSteps(puzzle.steps);
+  setScale(article, [question, ...grids, ...(right ? [right] : []), ...puzzle.attempts.map(unpack)]);
   const find = (name) => article.querySelector(`[data-grid="${name}"]`);
   const given = looks.blank >= 0 ? question : null;
   draw(find("question"), question, given, null);
   if (right) draw(find("right"), right, given, null);
+  const demos = article.querySelector(".demos");
+  if (demos) setScale(demos, puzzle.demos.flat().map(unpack));
   for (const svg of article.querySelectorAll('[data-grid="demo"]')) {
     draw(svg, unpack(puzzle.demos[svg.dataset.number][svg.dataset.side]), null, null);
   }

@@ -75,8 +75,8 @@ def report(
         "looks": gallery.looks(meta),
         "thinking": thinking_section(curve, draw),
         "origins": summary.origins(manifests, header.model.model_dump(mode="json")),
-        "style": Markup((HERE / "page.css").read_text(encoding="utf-8")),  # noqa: S704 - the project's own
-        "script": Markup((HERE / "page.js").read_text(encoding="utf-8")),  # noqa: S704
+        "style": Markup((HERE / "page.css").read_text(encoding="utf-8")),
+        "script": Markup((HERE / "page.js").read_text(encoding="utf-8")),
     }
     (out / FILE).write_text(render(page), encoding="utf-8")
     return {
@@ -108,7 +108,7 @@ def _manifests(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
     for name, key in manifests["evaluation"]["inputs"].items():
         if manifests[name]["key"] != key:
             raise DataError(
-                f"{folders['evaluation']}: is of another {name} than {folders[name]}; name the {name} that was evaluated, "
-                "or run `trm evaluate` again"
+                f"{folders['evaluation']}: is of another {name} than {folders[name]}; name the {name} that was "
+                "evaluated, or run `trm evaluate` again"
             )
     return manifests

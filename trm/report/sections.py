@@ -16,7 +16,7 @@ from trm.meta import DatasetMeta
 from trm.report import figures, tallies
 from trm.report.figures import Columns, inline_svg
 from trm.report.predictions import Answered, Holds
-from trm.report.summary import percent, with_interval
+from trm.report.summary import NOTHING, percent, with_interval
 from trm.report.tallies import Bin
 
 CURVE_POINTS = 400
@@ -109,10 +109,10 @@ def _curves(
     fractions: bool = False,
 ) -> Plot:
     rows = np.unique(np.linspace(0, len(columns["step"]) - 1, CURVE_ROWS).round().astype(int))
-    text = (lambda value: percent(value)) if fractions else (lambda value: f"{value:.4g}")
+    text = percent if fractions else "{:.4g}".format
     table = [
         [f"{columns['step'][row]:.0f}"]
-        + [text(value) if np.isfinite(value := float(columns[key][row])) else "–" for key in names]
+        + [text(value) if np.isfinite(value := float(columns[key][row])) else NOTHING for key in names]
         for row in rows.tolist()
     ]
     last = ", ".join(f"{words} {row}" for words, row in zip(names.values(), table[-1][1:], strict=True))
@@ -148,7 +148,7 @@ def difficulty(meta: DatasetMeta, answered: Answered, split: Split) -> list[Plot
 
 
 def _scored(bins: Sequence[Bin], names: Mapping[str, str], name: str, words: str) -> Plot:
-    caption = f"Solved puzzles by {words}"
+    caption = f"By {words}"
     first, last = (percent(each.scores["exact"]["value"]) for each in (bins[0], bins[-1]))
     description = f"From {first} exact at {bins[0].label} to {last} at {bins[-1].label}; bars are 95 % intervals."
     return plot(figures.scores(bins, names, words), name, caption, description, _bins_table(bins, names, words))
@@ -206,7 +206,7 @@ def vote(answered: Answered) -> VoteSection | None:
         return None
     fell = tallies.votes(answered)
     words = "share of the votes for the winning answer" if fell.by_share else "votes for the winning answer"
-    caption = f"Puzzles by {words}"
+    caption = f"By {words}"
     names = ("the winner is right", "it is wrong")
     full = fell.bins[-1]
     description = (
@@ -237,6 +237,6 @@ def calibration(answered: Answered) -> tuple[Plot, float] | None:
         for each, sure in zip(found.bins, found.sure, strict=True)
     ]
     table = Table(["sigmoid of the halt logit", "puzzles", "mean", "exact"], rows)
-    caption = "What the halt logit promises, and what it keeps"
+    caption = "Reliability of the halt logit"
     description = f"Reliability diagram of {len(found.bins)} bins; the expected calibration error is {found.error:.3f}."
     return plot(figures.reliability(found), "reliability", caption, description, table), found.error

@@ -21,6 +21,10 @@ COUNTS = {
     "mean_passes": "network passes for a puzzle, over all versions and rollouts",
     "mean_first_halt": "supervision steps after which training would have halted",
 }
+NOTHING = "\u2013"
+"""Where there is no number."""
+NARROW = "\u00a0"
+"""Between a number and its %, so that no line ends there."""
 STAGES = {"dataset": "augment", "model": "train", "evaluation": "evaluate"}
 
 
@@ -64,7 +68,7 @@ def headline(meta: DatasetMeta, metrics: Mapping[str, Any], published: Mapping[s
     if metrics[name] is None:
         return f"{n:,} {unit} were answered. Their right answers are not known, so there is no score."
     low, high = metrics["interval_95"][name]
-    bounds = f" (95 % interval {_percent(low)} to {_percent(high)})" if low is not None else ""
+    bounds = f" (95{NARROW}% interval {_percent(low)} to {_percent(high)})" if low is not None else ""
     way = " with two attempts" if name == "pass@2" else ""
     said = f"{percent(metrics[name])} of {n:,} {unit} solved{way}{bounds}"
     if name == "exact_accuracy" and metrics["votes"] > 1 and metrics.get("pass@1") is not None:
@@ -108,11 +112,11 @@ def experiment(
 ) -> list[tuple[str, str]]:
     """The facts at the head of the page."""
     config, table = model.config, model.puzzle_table
-    asked = f"{metrics['puzzles']:,}"
+    asked, groups = f"{metrics['puzzles']:,}", "tasks" if meta.kind == "arc" else "groups"
     if metrics["tasks"] < tests:
-        asked += f" of a sample of {metrics['tasks']:,} of {tests:,} groups"
+        asked += f", of {metrics['tasks']:,} {groups} drawn from {tests:,}"
     elif metrics["tasks"] != metrics["puzzles"]:
-        asked += f" of {tests:,} {'tasks' if meta.kind == 'arc' else 'groups'}"
+        asked += f", of {tests:,} {groups}"
     facts = {
         "Puzzles": subject(meta),
         "Network": f"{config.family}, {config.block_width} wide, {'MLP' if config.mlp_t else 'attention'}",
@@ -155,19 +159,19 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
 
 def percent(fraction: float | None) -> str:
     """A fraction for people."""
-    return "–" if fraction is None else f"{_percent(fraction)} %"
+    return NOTHING if fraction is None else f"{_percent(fraction)}{NARROW}%"
 
 
 def with_interval(estimate: Mapping[str, Any]) -> str:
     """A score with its interval, for people."""
     if estimate["value"] is None:
-        return "–"
+        return NOTHING
     return f"{percent(estimate['value'])} [{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"
 
 
 def points(difference: float) -> str:
     """A difference of fractions in percentage points, with its sign."""
-    return f"{100 * difference:+.1f}".replace("-", "−")
+    return f"{100 * difference:+.1f}".replace("-", "\u2212")
 
 
 def _percent(fraction: float) -> str:

@@ -17,6 +17,9 @@ SHARES = 10
 FEW_VOTES = 16
 """Versions up to which each number of votes is a bin of its own; above, shares of the votes are binned."""
 
+TO = "\u2013"
+"""Between the bounds of a bin."""
+
 
 @dataclass(frozen=True)
 class Bin:
@@ -64,7 +67,7 @@ def binned(values: npt.NDArray[np.integer], most: int = BINS) -> tuple[list[str]
     starts = np.flatnonzero(np.diff(np.sort(place), prepend=-1))
     ordered = np.sort(values)  # as the bins are
     bounds = zip(np.minimum.reduceat(ordered, starts), np.maximum.reduceat(ordered, starts), strict=True)
-    labels = [str(low) if low == high else f"{low}–{high}" for low, high in bounds]
+    labels = [str(low) if low == high else f"{low}{TO}{high}" for low, high in bounds]
     return labels, place
 
 
@@ -103,7 +106,7 @@ def votes(answered: Answered) -> Votes:
 
 
 def _shares() -> list[str]:
-    return [f"{100 * part // SHARES}–{100 * (part + 1) // SHARES} %" for part in range(SHARES)]
+    return [f"{100 * part // SHARES}{TO}{100 * (part + 1) // SHARES} %" for part in range(SHARES)]
 
 
 def _tallied(labels: Sequence[str], place: npt.NDArray[np.integer], holds: Mapping[str, Holds]) -> list[Bin]:

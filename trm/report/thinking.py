@@ -29,23 +29,20 @@ def thinking_section(
         return None
     scored = curve["splits"]["test"]
     rows = scored["settings"]
-    head = ["setting", "passes", "exact", "difference to plain"]
-    frontier = [
-        [described(row, curve["plain"]), f"{row['passes']:,.0f}", _exact(row), _difference(row)]
-        for row in frontier_of(rows)
-    ]
     caption = f"Exact answers against network passes, {scored['puzzles']:,} test puzzles"
     best = max(rows, key=lambda row: row["exact"])
     description = f"The best of {len(rows)} settings solves {percent(best['exact'])} with {best['passes']:,.0f} passes."
-    effects = Table(
-        ["dial", "passes", "exact", "difference to plain"],
-        [
-            [described(row, curve["plain"]), f"{row['passes']:,.0f}", _exact(row), _difference(row)]
-            for row in single_dials(rows, curve["plain"])
-        ],
+    frontier, effects = (
+        Table(
+            ["setting", "passes", "exact", "difference to plain"],
+            [
+                [described(row, curve["plain"]), f"{row['passes']:,.0f}", _exact(row), _difference(row)]
+                for row in chosen
+            ],
+        )
+        for chosen in (frontier_of(rows), single_dials(rows, curve["plain"]))
     )
-    shown = plot(draw(curve), "frontier", caption, description, Table(head, frontier))
-    return Thinking(shown, _chosen(curve), effects)
+    return Thinking(plot(draw(curve), "frontier", caption, description, frontier), _chosen(curve), effects)
 
 
 def frontier_of(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -91,8 +88,9 @@ def _chosen(curve: Mapping[str, Any]) -> str:
         "validation puzzles" if curve["by"] == "validation" else "TEST puzzles, for there are no validation puzzles"
     )
     return (
-        f"The cheapest setting within one point of the best is “{described(row, curve['plain'])}”, chosen by {chosen_by}: "
-        f"{row['passes']:,.0f} passes a puzzle, {_exact(row)} of the test puzzles."
+        f"The cheapest setting within one point of the best, chosen by {chosen_by}, is: "
+        f"{described(row, curve['plain'])}. It takes "
+        f"{row['passes']:,.0f} passes a puzzle and solves {_exact(row)} of the test puzzles."
     )
 
 

@@ -1,29 +1,39 @@
 """A model at work on one puzzle: what it would answer after every network pass, and where its latents still move."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from PIL import Image, ImageDraw, ImageFont
-from rich.columns import Columns
-from rich.console import Group, RenderableType
-from rich.style import Style
-from rich.text import Text
 
-from trm.data.kind import Grid
+from trm.data.kind import Grid, Versions
+from trm.evaluation.solve import Answer, Asked, answer, ranked
+from trm.evaluation.thinking import Dials, Moment
 from trm.meta import DatasetMeta
-from trm.model.recursion import States
 from trm.model.supervision import TRM
-from trm.report.pictures import look, picture
 
 Heat = npt.NDArray[np.float32]
-"""float32 [height, width] of the canvas."""
-SHADES = " ░▒▓█"
-FRAME_MS, LAST_MS = 250, 2000
-"""How long a GIF shows a frame, and its last one."""
+"""float32 [h, w], a value for each cell of an answer."""
+State = Literal["waits", "thinks", "halted", "obeys", "stopped", "done"]
+"""Of a try: not begun, at work, halted by the model, stopped at an answer that obeys the rules, stopped because another
+try's did, or at the end of its steps."""
+
+
+@dataclass(frozen=True)
+class Try:
+    """One of the sequences that work on the puzzle: a version of it, with or without noise."""
+
+    name: str
+    """`2.3` is the third rollout of the second version."""
+    letter: str
+    """Which answer it gives: A, B, … in the order of the tries; those that give the same have the same."""
+    halt_logit: float
+    state: State
+    votes: bool
+    """Whether it is the one that answers for its version."""
+    shown: bool
+    """Whether it is the one that the frame shows."""
 
 
 @dataclass(frozen=True)
@@ -36,128 +46,130 @@ class Frame:
     """Of the step, from 1."""
     number: int
     """Of the pass in its round, from 1; the last renews the answer."""
-    answer: Grid
-    """What the answer state says."""
-    halt_logit: float
-    moved: Heat | None
-    """How far the latents of each cell have moved since the round began, relative to their length; None where they
-    belong to no cells (latent meta attention), or where there are none."""
     ends_step: bool
+    answer: Grid
+    """What it would answer now."""
+    halt_logit: float
+    """Of the try that gives this answer."""
+    moved: Heat | None
+    """How far the latents of each cell of that try have moved since the round began, relative to their length; None
+    where they belong to no cells (latent meta attention), or where there are none."""
+    tries: tuple[Try, ...]
 
 
-@torch.no_grad()
 def trace(
-    model: TRM,
-    tokens: npt.NDArray[np.uint8],
-    identifier: int,
-    undo: Callable[[npt.NDArray[np.uint8]], Sequence[Grid]],
-    steps: int = 16,
-) -> Iterator[Frame]:
-    """A frame for each of the steps x rounds x (passes + 1) network passes on the puzzle `tokens` (uint8 [L]).
+    model: TRM, meta: DatasetMeta, asked: Asked, dials: Dials, check_rules: bool, show: Callable[[Frame], None]
+) -> Answer:
+    """Answer a puzzle as `trm.solve` does, and show a frame after each network pass.
 
-    `undo` makes grids of answers, uint8 [1, L]. The last frame's answer is what the model answers after `steps`.
+    Raises `UserError` where there are no rules to check.
     """
-    inputs = torch.from_numpy(tokens.astype(np.int32)[None]).to(model.device)
-    rows = torch.tensor([identifier], dtype=torch.int32, device=model.device)
-    x, states = model.embed(inputs, model.gather_puzzle_rows(rows)), model.start(1)
-    rounds, passes = model.member.rounds(model.config), model.member.passes(model.config)
-    for step in range(1, steps + 1):
-        for turn in range(1, rounds + 1):
-            before = states
-            for number in range(1, passes + 2):
-                is_last = number > passes
-                states = (
-                    model.answer_pass(x, states)
-                    if is_last
-                    else model.latent_passes(x, states, range(number - 1, number))
-                )
-                logits, halt_logit, _ = model.read_out(states)
-                (answer,) = undo(logits.argmax(-1).to(torch.uint8).cpu().numpy())
-                ends_step = is_last and turn == rounds
-                yield Frame(step, turn, number, answer, float(halt_logit[0]), _moved(model, before, states), ends_step)
+    return answer(model, meta, asked, dials, check_rules, _Tracer(meta, asked, dials, check_rules, show).look)
 
 
-def _moved(model: TRM, before: States, after: States) -> Heat | None:
-    latents = model.member.latents
-    if model.lma is not None or not latents:
-        return None
-    change = sum((after[name] - before[name]).float().square().sum(-1) for name in latents)
-    length = sum(after[name].float().square().sum(-1) for name in latents)
-    assert isinstance(change, torch.Tensor)
-    share = (change / length).sqrt()[0, model.config.puzzle_emb_len :]
-    return share.cpu().numpy().reshape(model.meta.height, model.meta.width)
+class _Tracer:
+    """Makes a frame of each moment; keeps what the tries said that are in no batch at the moment."""
+
+    def __init__(
+        self, meta: DatasetMeta, asked: Asked, dials: Dials, check_rules: bool, show: Callable[[Frame], None]
+    ) -> None:
+        self._meta, self._asked, self._dials, self._check_rules, self._show = meta, asked, dials, check_rules, show
+        k, rollouts = len(asked.identifiers), dials.rollouts
+        self._tokens = np.zeros((k * rollouts, meta.seq_len), np.uint8)
+        self._logits = np.zeros(k * rollouts, np.float32)
+        self._states: list[State] = ["waits"] * (k * rollouts)
+        self._best = np.full(k, -1)
+        """The try that answers for each version; -1 where it has not begun."""
+        self._origins: dict[tuple[int, int, int], npt.NDArray[np.int64]] = {}
+
+    def look(self, moment: Moment) -> None:
+        rollouts = self._dials.rollouts
+        rows = moment.rows[::rollouts]
+        places = (rows[:, None] * rollouts + np.arange(rollouts)).ravel()
+        self._tokens[places], self._logits[places] = moment.tokens, moment.halt_logit
+        self._best[rows] = places[moment.best()]
+        for index, place in enumerate(places.tolist()):
+            self._states[place] = self._state(moment, index)
+
+        grids = self._undone()
+        begun = np.flatnonzero(self._best >= 0)
+        voters = self._best[begun]
+        best = ranked(
+            self._meta, self._asked, [grids[place] for place in voters], self._logits[voters], self._check_rules
+        )[0]
+        shown = next(int(place) for place in voters if _same(grids[place], best.grid))
+        moved = None
+        if moment.moved is not None:
+            canvas = np.zeros(self._meta.seq_len, np.float32)
+            if shown in places:
+                canvas = moment.moved[places.tolist().index(shown)]
+            moved = canvas[self._origin(shown, best.grid)]
+        tries = self._tries(grids, voters.tolist(), shown)
+        place = (moment.step, moment.round, moment.number, moment.ends_step)
+        self._show(Frame(*place, best.grid, float(self._logits[shown]), moved, tries))
+
+    def _state(self, moment: Moment, index: int) -> State:
+        if moment.right[index]:
+            return "obeys"
+        if moment.halted[index]:
+            return "halted"
+        if not moment.alive[index]:
+            return "stopped"
+        return "done" if moment.ends_step and moment.step == self._dials.steps else "thinks"
+
+    def _undone(self) -> list[Grid]:
+        """The answer of each try to the puzzle itself."""
+        by_rollout = self._tokens.reshape(-1, self._dials.rollouts, self._meta.seq_len).swapaxes(0, 1)
+        undone = [self._asked.versions.undo(tokens) for tokens in by_rollout]
+        return [grid for of_version in zip(*undone, strict=True) for grid in of_version]
+
+    def _tries(self, grids: list[Grid], voters: list[int], shown: int) -> tuple[Try, ...]:
+        seen: list[Grid] = []
+        tries = []
+        rollouts, versions = self._dials.rollouts, len(self._best)
+        for place, (grid, state) in enumerate(zip(grids, self._states, strict=True)):
+            letter = ""
+            if state != "waits":
+                number = next((n for n, other in enumerate(seen) if _same(grid, other)), len(seen))
+                if number == len(seen):
+                    seen.append(grid)
+                letter = _letter(number)
+            version, rollout = place // rollouts + 1, place % rollouts + 1
+            name = f"{version}.{rollout}" if min(versions, rollouts) > 1 else str(max(version, rollout))
+            tries.append(Try(name, letter, float(self._logits[place]), state, place in voters, place == shown))
+        return tuple(tries)
+
+    def _origin(self, place: int, grid: Grid) -> npt.NDArray[np.int64]:
+        version = place // self._dials.rollouts
+        key = (version, *grid.shape)
+        if key not in self._origins:
+            self._origins[key] = origin(self._meta, self._asked.versions, version, self._tokens[place])
+        return self._origins[key]
 
 
-def shown(meta: DatasetMeta, frame: Frame, before: Grid | None, right: Grid | None) -> RenderableType:
-    """A frame for the terminal: the answer, in which cells that changed since `before` stand reversed and, where the
-    `right` answer is known, right ones are green and wrong ones red; beside it where the latents move.
+def origin(meta: DatasetMeta, versions: Versions, version: int, answer: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """The cell of the canvas from which each cell of an answer (uint8 [L]) comes when it is undone, int64 [h, w].
+
+    Undoing a version moves cells and renames what is in them. So the cells' numbers are sent through it bit by bit,
+    written in two tokens, and read by what becomes of the one token.
     """
-    grid = Text("")
-    for row, cells in enumerate(frame.answer):
-        for column, cell in enumerate(cells):
-            changed = before is None or before.shape != frame.answer.shape or before[row, column] != cell
-            known = right is not None and right.shape == frame.answer.shape
-            colour = ("green" if right[row, column] == cell else "red") if known and right is not None else None
-            grid.append(*_cell(meta, int(cell), Style(color=colour, reverse=changed, bold=changed)))
-        grid.append("\n")
-    head = f"step {frame.step}, round {frame.round}, pass {frame.number}"
-    sure = 1 / (1 + np.exp(-frame.halt_logit))
-    parts = [Group(Text("answer", "dim"), grid)]
-    if frame.moved is not None:
-        parts.append(Group(Text("how much each latent moves", "dim"), heat(frame.moved)))
-    return Group(Text(f"{head}   halt logit {frame.halt_logit:+.2f}: {sure:.1%} sure"), Columns(parts, padding=(0, 4)))
+    # Of an ARC canvas the grid is cut out: what is no colour must stay none.
+    replaced = answer > 1 if meta.kind == "arc" else np.ones(len(answer), bool)
+    cells, k = np.arange(len(answer)), len(versions.tokens)
+
+    def sent(bits: npt.NDArray[np.int64]) -> Grid:
+        coded = np.where(replaced, meta.vocab_size - 2 + bits, answer).astype(np.uint8)
+        return versions.undo(np.tile(coded, (k, 1)))[version]
+
+    zeros = sent(0 * cells)
+    bits = [(sent(cells >> bit & 1) != zeros).astype(np.int64) << bit for bit in range(len(cells).bit_length())]
+    return np.sum(bits, axis=0)
 
 
-def _cell(meta: DatasetMeta, cell: int, style: Style) -> tuple[str, Style]:
-    """Two columns wide, so that cells are about square."""
-    colour, symbol = look(meta, cell)
-    if meta.kind == "arc":
-        mark = "><" if style.reverse else "  "
-        return mark, Style(bgcolor=colour, color="white")
-    if meta.kind == "maze":
-        symbols = meta.vocabulary[1:]
-        symbol = {"#": "█", " ": "·"}.get(symbols[cell], symbols[cell]) if cell < len(symbols) else "?"
-        return symbol * 2 if symbol == "█" else f"{symbol} ", style
-    return f"{symbol or '.'} ", style
+def _letter(number: int) -> str:
+    """A to Z, then AA, AB, …"""
+    return (_letter(number // 26 - 1) if number > 25 else "") + chr(ord("A") + number % 26)
 
 
-def heat(moved: Heat) -> Text:
-    """A map of how far each cell's latents have moved: full at their own length, blank at a thousandth of it."""
-    levels = (_darkness(moved) * (len(SHADES) - 1)).round().astype(int)
-    return Text("\n".join("".join(SHADES[level] * 2 for level in row) for row in levels), "cyan")
-
-
-def _darkness(moved: Heat) -> Heat:
-    """0 to 1, by orders of magnitude."""
-    return np.clip(1 + np.log10(np.maximum(moved, np.float32(1e-9))) / 3, 0, 1).astype(np.float32)
-
-
-def save_gif(meta: DatasetMeta, frames: Sequence[Frame], question: Grid, right: Grid | None, path: Path) -> None:
-    """Write an animation of the frames, which shows question, answer and movement side by side."""
-    images = [_image(meta, frame, question, right) for frame in frames]
-    size = (max(image.width for image in images), max(image.height for image in images))
-    pages = []
-    for image in images:
-        page = Image.new("RGB", size, "#ffffff")
-        page.paste(image)
-        pages.append(page.convert("P", palette=Image.Palette.ADAPTIVE))
-    times = [FRAME_MS] * (len(pages) - 1) + [LAST_MS]
-    pages[0].save(path, save_all=True, append_images=pages[1:], duration=times, loop=0, optimize=True)
-
-
-def _image(meta: DatasetMeta, frame: Frame, question: Grid, right: Grid | None) -> Image.Image:
-    parts = [picture(meta, question), picture(meta, frame.answer, question, right)]
-    if frame.moved is not None:
-        levels = Image.fromarray((255 * (1 - _darkness(frame.moved))).astype(np.uint8))
-        parts.append(levels.resize(parts[0].size, Image.Resampling.NEAREST).convert("RGB"))
-    gap, head = 16, 28
-    page = Image.new(
-        "RGB", (sum(part.width + gap for part in parts) - gap, head + max(p.height for p in parts)), "white"
-    )
-    words = f"step {frame.step}  round {frame.round}  pass {frame.number}  halt {frame.halt_logit:+.1f}"
-    ImageDraw.Draw(page).text((2, 4), words, "#1f2430", ImageFont.load_default(size=14))
-    left = 0
-    for part in parts:
-        page.paste(part, (left, head))
-        left += part.width + gap
-    return page
+def _same(one: Grid, other: Grid) -> bool:
+    return one.shape == other.shape and bool((one == other).all())

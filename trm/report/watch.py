@@ -1,7 +1,7 @@
-"""`trm watch`: a model solves a puzzle before one's eyes."""
+"""`trm watch` and `trm demo`: a model solves a puzzle before one's eyes."""
 
 import time
-from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,77 +9,120 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 from rich.live import Live
+from rich.text import Text
 
-from trm.data.kind import Grid, Versions, find_kind
-from trm.data.solver import solve_grid
+from trm.data.kind import Grid, find_kind
+from trm.data.solver import count_solutions, solve_grid
 from trm.data.store import read_names, read_split
 from trm.errors import UserError
-from trm.evaluation.solve import find_askable, to_tokens
+from trm.evaluation.solve import Answer, Asked, asked, find_askable, to_tokens
+from trm.evaluation.thinking import Dials
 from trm.meta import DatasetMeta
 from trm.model.supervision import TRM
-from trm.report.trace import Frame, save_gif, shown, trace
+from trm.report.animation import save_gif
+from trm.report.screen import Room, View, draw
+from trm.report.trace import Frame, trace
 
-PAUSE = 0.04
-"""Seconds that a terminal shows a frame at least."""
+WATCH_SECONDS, LONGEST_FRAME = 5.0, 0.15
+"""How long a terminal shows all frames, and one of them at most, unless the model takes longer."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A puzzle to be watched."""
+class Puzzle:
+    """What is to be solved, and the right answer, where it is known."""
 
-    tokens: npt.NDArray[np.uint8]
-    identifier: int
-    undo: Callable[[npt.NDArray[np.uint8]], Sequence[Grid]]
-    question: Grid
+    asked: Asked
     right: Grid | None
-    """None where nobody knows the answer."""
 
 
-def typed_puzzle(meta: DatasetMeta, grid: npt.NDArray[np.uint8]) -> Asked:
+def typed_puzzle(meta: DatasetMeta, grid: npt.NDArray[np.uint8], votes: int, seed: int) -> Puzzle:
     """A puzzle [height, width] of cell values. Raises `DataError` and `UserError` as `trm.solve`."""
-    kind = find_askable(meta)
-    tokens = to_tokens(meta, kind, grid)
-    undo = kind.versions(meta, tokens, np.random.default_rng(0), 1).undo
-    right = solve_grid(grid) if meta.kind == "sudoku" else None
-    return Asked(tokens, 0, undo, undo(tokens[None])[0], right)
+    tokens = to_tokens(meta, find_askable(meta), grid)
+    right = solve_grid(grid) if meta.kind == "sudoku" and count_solutions(grid) == 1 else None
+    return Puzzle(asked(meta, tokens, votes, seed), right)
 
 
-def puzzle_of(meta: DatasetMeta, dataset: Path, number: int) -> Asked:
-    """Puzzle `number` of the test split, from 0. Raises `UserError` where there is none."""
+def puzzle_of(meta: DatasetMeta, dataset: Path, number: int, votes: int, seed: int) -> Puzzle:
+    """Puzzle `number` of the test split, from 0; of named puzzles (ARC) those versions vote that lie in the data set.
+
+    Raises `UserError` where there is none.
+    """
     split, kind = read_split(dataset / "test"), find_kind(meta.kind)
     if number >= len(split.group_starts) - 1:
         raise UserError(f"{dataset}: has {len(split.group_starts) - 1} test puzzles, from 0. Got {number}")
-    row = int(split.puzzle_starts[split.group_starts[number]])
-    rows, identifier = np.array([row]), int(split.identifiers[row])
-    (tokens,), (labels,) = split.inputs[rows], split.labels[rows]
-    made: Versions
+    first, end = split.group_starts[number : number + 2]
+    rows = split.puzzle_starts[first : min(first + votes, end)] if meta.puzzles_digest else split.puzzle_starts[[first]]
+    tokens, labels, identifiers = split.inputs[rows], split.labels[rows], split.identifiers[rows]
     if meta.puzzles_digest:
-        made = kind.recall(meta, tokens[None], [read_names(dataset)[identifier - 1].as_py()])
+        names = read_names(dataset)
+        versions = kind.recall(meta, tokens, [names[identifier - 1].as_py() for identifier in identifiers.tolist()])
+        itself = kind.recall(meta, tokens[:1], versions.draws[:1])
+        seeds = [[seed, 0, version] for version in range(len(rows))]
+        asking = Asked(itself.undo(tokens[:1])[0], versions, identifiers, seeds)
     else:
-        made = kind.versions(meta, tokens, np.random.default_rng(0), 1)
-    right = made.undo(labels[None])[0] if labels.any() else None
-    return Asked(tokens, identifier, made.undo, made.undo(tokens[None])[0], right)
+        asking = asked(meta, tokens[0], votes, seed)
+        itself = kind.versions(meta, tokens[0], np.random.default_rng(0), 1)
+    return Puzzle(asking, itself.undo(labels[:1])[0] if labels[0].any() else None)
 
 
-def watch(model: TRM, meta: DatasetMeta, asked: Asked, steps: int, save: Path | None, console: Console) -> None:
-    """Show every pass on a terminal, every step elsewhere; write the steps as an animation to `save`."""
+def watch(
+    model: TRM, meta: DatasetMeta, puzzle: Puzzle, dials: Dials, check_rules: bool, save: Path | None, console: Console
+) -> bool:
+    """Show every pass on a terminal, every step elsewhere; write the steps as an animation to `save`.
+
+    Returns whether the answer is the right one or, where that is not known, obeys the rules. Raises `UserError` where
+    there are no rules to check.
+    """
+    moving = console.is_terminal and not console.is_dumb_terminal
+    colour = console.color_system is not None and not console.no_color
+    pace = min(WATCH_SECONDS / (dials.steps * model.passes), LONGEST_FRAME)
+    due = time.monotonic()
     kept: list[Frame] = []
-    before: Grid | None = None
-    frames = trace(model, asked.tokens, asked.identifier, asked.undo, steps)
-    with Live(console=console, auto_refresh=False, transient=False) as live:
-        for frame in frames:
-            picture = shown(meta, frame, before, asked.right)
-            if console.is_terminal:
-                live.update(picture, refresh=True)
-                time.sleep(PAUSE)
-            elif frame.ends_step:
-                console.print(picture)
-            before = frame.answer
-            if frame.ends_step:
-                kept.append(frame)
-    if asked.right is not None:
-        right = before is not None and before.shape == asked.right.shape and bool((before == asked.right).all())
-        console.print("solved" if right else "not solved")
+    seen: list[View] = []
+
+    def show(frame: Frame) -> None:
+        nonlocal due
+        before = seen[-1].frame.answer if seen else None
+        seen[:] = [View(meta, frame, before, puzzle.asked.grid, puzzle.right)]
+        if frame.ends_step:
+            kept.append(frame)
+        if live is not None:
+            live.update(drawn(console.height), refresh=True)
+            now = time.monotonic()
+            due = max(due + pace, now)
+            time.sleep(due - now)
+        elif frame.ends_step:
+            console.print(drawn(None), end="\n\n")
+
+    def drawn(height: int | None) -> Text:
+        return draw(seen[-1], Room(console.width, height, colour))
+
+    # A screen of its own neither scrolls nor is left in pieces where the window changes its size.
+    with Live(console=console, auto_refresh=False, screen=True) if moving else nullcontext() as live:
+        answer = trace(model, meta, puzzle.asked, dials, check_rules, show)
+    if moving:
+        console.print(drawn(console.height))
+    console.print(verdict(answer, puzzle, len(puzzle.asked.identifiers)))
     if save is not None:
-        save_gif(meta, kept, asked.question, asked.right, save)
+        save_gif(meta, kept, puzzle.asked.grid, puzzle.right, save)
         console.print(f"{save}: {len(kept)} steps")
+    return solved(answer, puzzle)
+
+
+def solved(answer: Answer, puzzle: Puzzle) -> bool:
+    """Whether it is the right answer or, where that is not known, one that obeys the rules."""
+    if puzzle.right is None:
+        return bool(answer.valid)
+    return answer.grid.shape == puzzle.right.shape and bool((answer.grid == puzzle.right).all())
+
+
+def verdict(answer: Answer, puzzle: Puzzle, votes: int) -> str:
+    """The outcome in a line."""
+    said = {True: "obeys the rules", False: "not solved: breaks the rules or a clue", None: "no rules to check"}
+    words = said[answer.valid]
+    if puzzle.right is not None:
+        words = "solved" if solved(answer, puzzle) else "not solved"
+        if words == "not solved" and answer.valid:
+            words = "another answer than the known one, which obeys the rules too"
+    words += f"; the model is {answer.halt_probability:.1%} sure"
+    return words + (f"; {answer.votes} of {votes} votes" if votes > 1 else "")

@@ -1,0 +1,358 @@
+"""A frame of a trace as text for a terminal, in the largest drawing that there is room for.
+
+Of a cell one sees what is in it, whether it just changed and, where the answer is known, whether it is wrong. A mark
+says so beside it, or in its place where a cell has one column; with colours those tell it too. Where even that is too
+large, a row of text shows two rows of a maze or an ARC grid in colours, and a map beside it what changed and is wrong.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from rich.cells import cell_len, set_cell_size
+from rich.style import Style
+from rich.text import Text
+
+from trm.data.kind import Grid
+from trm.data.sudoku import BOXES
+from trm.meta import DatasetMeta
+from trm.report.pictures import look
+from trm.report.trace import Frame, Heat, Try
+
+SHADES = " ░▒▓█"
+CHANGED, WRONG, BOTH = "*", "x", "X"
+GAP = 4
+"""Columns between two maps."""
+MOST_LINES_OF_TRIES, MOST_ANSWERS = 6, 8
+Paints = npt.NDArray[np.float64]
+"""Colours of cells, [h, w, 3], 0 to 255."""
+RIGHT_HUE, WRONG_HUE, NO_HUE = (40, 170, 70), (225, 50, 45), (0, 165, 195)
+Scale = Literal["wide", "narrow", "half"]
+"""Two columns a cell, one, or one column for two cells, one above the other."""
+COLOURED = ("arc", "maze")
+"""Kinds whose cells are told by their colours alone."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """What may be filled."""
+
+    width: int
+    height: int | None
+    """None: as many lines as it takes."""
+    colour: bool
+
+
+@dataclass(frozen=True)
+class View:
+    """A frame and what it is compared with."""
+
+    meta: DatasetMeta
+    frame: Frame
+    before: Grid | None
+    """The answer of the frame before."""
+    question: Grid
+    right: Grid | None
+    """The right answer, where it is known."""
+
+    @property
+    def changed(self) -> npt.NDArray[np.bool_]:
+        """Cells that the frame before had otherwise, or not at all; bool [h, w]."""
+        return _differ(self.frame.answer, self.before)
+
+    @property
+    def wrong(self) -> npt.NDArray[np.bool_] | None:
+        """Cells that the right answer has otherwise, or not at all; None where nobody knows it."""
+        return None if self.right is None else _differ(self.frame.answer, self.right)
+
+    @property
+    def area(self) -> tuple[int, int]:
+        """Rows and columns that hold question and answers."""
+        grids = [grid for grid in (self.frame.answer, self.question, self.right) if grid is not None]
+        return max(grid.shape[0] for grid in grids), max(grid.shape[1] for grid in grids)
+
+
+def _differ(grid: Grid, other: Grid | None) -> npt.NDArray[np.bool_]:
+    if other is None:
+        return np.ones(grid.shape, bool)
+    padded = np.full(grid.shape, -1)
+    height, width = np.minimum(grid.shape, other.shape)
+    padded[:height, :width] = other[:height, :width]
+    return grid != padded
+
+
+def draw(view: View, room: Room) -> Text:
+    """The frame in words and maps, no larger than the `room`."""
+    head, foot = _head(view), _foot(view, room)
+    height = None if room.height is None else room.height - len(head) - len(foot)
+    lines = [*head, *_maps(view, Room(room.width, height, room.colour)), *foot]
+    for line in lines:
+        line.truncate(room.width)
+    return Text("\n").join(lines[: room.height])
+
+
+def _head(view: View) -> list[Text]:
+    frame, wrong = view.frame, view.wrong
+    sure = 1 / (1 + math.exp(-frame.halt_logit))
+    place = f"step {frame.step}, round {frame.round}, pass {frame.number}"
+    cells = frame.answer.size
+    said = f"{int(view.changed.sum())} of {cells} cells changed"
+    if view.right is not None and wrong is not None:
+        said += f", {int(wrong.sum())} are wrong"
+        if view.right.shape != frame.answer.shape:
+            said += "; {} x {} where {} x {} is right".format(*frame.answer.shape, *view.right.shape)
+    return [Text(f"{place}   halt logit {frame.halt_logit:+.2f}: {sure:.1%} sure"), Text(said)]
+
+
+def _foot(view: View, room: Room) -> list[Text]:
+    """The tries, in columns."""
+    tries = view.frame.tries
+    if len(tries) == 1:
+        return []
+    width = max(len(one.name) for one in tries) + 20
+    columns = max((room.width + 2) // width, 1)
+    shown = min(math.ceil(len(tries) / columns), MOST_LINES_OF_TRIES) * columns
+    lines = [Text("tries: answer (the same letter is the same answer), halt logit; > is shown", "dim")]
+    for start in range(0, shown, columns):
+        line = Text()
+        for one in tries[start : start + columns]:
+            line.append(told(one).ljust(width), "bold" if one.shown else "" if one.votes else "dim")
+        line.rstrip()
+        lines.append(line)
+    if len(tries) > shown:
+        lines.append(Text(f"and {len(tries) - shown} more", "dim"))
+    return [*lines, *([Text(tally(view.frame))] if tally(view.frame) else [])]
+
+
+def told(one: Try) -> str:
+    """A try in a few words."""
+    name = f"{'>' if one.shown else ' '}{one.name}"
+    if one.state == "waits":
+        return f"{name} waits"
+    state = "" if one.state in ("thinks", "done") else f" {one.state}"
+    return f"{name} {one.letter} {one.halt_logit:+.1f}{state}"
+
+
+def tally(frame: Frame) -> str:
+    """The votes of the versions that have begun, most first; nothing where there is one version."""
+    votes = Counter(one.letter for one in frame.tries if one.votes)
+    if sum(votes.values()) < 2:
+        return ""
+    most = votes.most_common(MOST_ANSWERS)
+    rest = sum(votes.values()) - sum(count for _, count in most)
+    return "votes: " + ", ".join(f"{letter} {count}" for letter, count in most) + (f", others {rest}" if rest else "")
+
+
+Map = list[Text]
+"""Lines, the first of which is a title."""
+Cell = tuple[str, Style]
+"""How a cell is written."""
+
+
+def _maps(view: View, room: Room) -> Map:
+    """Question, answer and movement in the largest drawing that there is room for, or what there is room for."""
+    dense: Scale = "half" if room.colour and view.meta.kind in COLOURED else "narrow"
+    scales: tuple[Scale, ...] = ("wide", dense)
+    for scale in scales:
+        answer, moves, legend = _answer(view, scale, room), _moves(view, scale), _legend(view, scale, room)
+        sets = [[answer, moves]] if moves else [[answer]]
+        if view.meta.kind in ("arc", "own"):  # in the other kinds the answer repeats the question
+            sets.insert(0, [_question(view, scale, room), *sets[0]])
+        for maps in sets:
+            for lines in (_beside(maps), _below(maps)):
+                if _fits([*lines, *legend], room):
+                    return [*lines, *legend]
+    for scale in scales:
+        note = [Text("no room to show how much the latents move", "dim")] if _moves(view, scale) else []
+        lines = [*_answer(view, scale, room), *_legend(view, scale, room), *note]
+        if _fits(lines, room):
+            return lines
+    lines = _answer(view, dense, room)
+    needs = f"{max(line.cell_len for line in lines)} columns and {len(lines) + 4} lines"
+    return [Text(f"the window is too small for all of it, which takes {needs}", "bold"), *lines]
+
+
+def _fits(lines: Map, room: Room) -> bool:
+    wide = all(line.cell_len <= room.width for line in lines)
+    return wide and (room.height is None or len(lines) <= room.height)
+
+
+def _beside(maps: Sequence[Map]) -> Map:
+    rows = [Text() for _ in range(max(map(len, maps)))]
+    for lines in maps:
+        start = max(row.cell_len for row in rows)
+        start += GAP if start else 0
+        for row, line in zip(rows, lines, strict=False):
+            row.append(" " * (start - row.cell_len))
+            row.append_text(line)
+    return rows
+
+
+def _below(maps: Sequence[Map]) -> Map:
+    return [line for lines in maps for line in lines]
+
+
+def _question(view: View, scale: Scale, room: Room) -> Map:
+    grid = view.question
+    if scale == "half":
+        return [Text("question", "dim"), *_halves(_paints(view.meta, grid), view.area)]
+    return [
+        Text("question", "dim"),
+        *_cells(view, scale, grid.shape, lambda place: _cell(view, scale, room, int(grid[place]), False, None)),
+    ]
+
+
+def _answer(view: View, scale: Scale, room: Room) -> Map:
+    grid, changed, wrong = view.frame.answer, view.changed, view.wrong
+    if scale == "half":
+        return [Text("answer", "dim"), *_halves(_paints(view.meta, grid), view.area)]
+
+    def cell(place: tuple[int, int]) -> Cell:
+        is_wrong = None if wrong is None else bool(wrong[place])
+        return _cell(view, scale, room, int(grid[place]), bool(changed[place]), is_wrong, _given(view, place))
+
+    return [Text("answer", "dim"), *_cells(view, scale, grid.shape, cell)]
+
+
+def _moves(view: View, scale: Scale) -> Map | None:
+    """Where the latents move, and in the half scale what changed and is wrong too."""
+    moved = view.frame.moved
+    if scale == "half":
+        return [Text("how each cell does", "dim"), *_halves(_hues(view), view.area)]
+    if moved is None:
+        return None
+    levels = (darkness(moved) * (len(SHADES) - 1)).round().astype(int)
+    width, style = _width(view.meta, scale), Style(color="cyan")
+    lines = _cells(view, scale, moved.shape, lambda place: (SHADES[levels[place]] * width, style))
+    return [Text("how much each latent moves", "dim"), *lines]
+
+
+def darkness(moved: Heat) -> Heat:
+    """0 to 1, by orders of magnitude: 1 where latents move by their own length, 0 at a thousandth of it."""
+    return np.clip(1 + np.log10(np.maximum(moved, np.float32(1e-9))) / 3, 0, 1).astype(np.float32)
+
+
+def _legend(view: View, scale: Scale, room: Room) -> Map:
+    known = view.right is not None
+    if scale == "half":
+        words = "green right, red wrong, " if known else ""
+        moves = "" if view.frame.moved is None else ", bright: its latent moves"
+        return [Text(f"how: {words}pale: just changed{moves}", "dim")]
+    if scale == "narrow" and room.colour:
+        return [Text("reversed: just changed" + ("; green right, red wrong" if known else ""), "dim")]
+    words = f"{CHANGED} just changed" + (f", {WRONG} wrong, {BOTH} both" if known else "")
+    return [Text(words + (", in place of the cell" if scale == "narrow" else ""), "dim")]
+
+
+def _given(view: View, place: tuple[int, int]) -> bool:
+    """Whether the question says what is in the cell."""
+    blank = {"sudoku": 0, "arithmetic": 255}.get(view.meta.kind)
+    return blank is not None and view.question[place] not in (blank, 255)
+
+
+def _symbol(meta: DatasetMeta, cell: int) -> str:
+    if meta.kind == "arc":
+        return str(cell) if cell else "·"
+    symbol = look(meta, cell)[1] or "."
+    if meta.kind == "maze" and cell < len(meta.vocabulary) - 1:
+        symbol = {"#": "█", " ": "·"}.get(meta.vocabulary[cell + 1], meta.vocabulary[cell + 1])
+    return symbol
+
+
+def _width(meta: DatasetMeta, scale: Scale) -> int:
+    """Columns of a cell; symbols of several characters have a space between them in every scale."""
+    widest = max(cell_len(symbol) for symbol in meta.vocabulary[1:]) if meta.kind == "own" else 1
+    return widest + 1 if scale == "wide" or widest > 1 else widest
+
+
+def _cell(
+    view: View, scale: Scale, room: Room, cell: int, changed: bool, wrong: bool | None, given: bool = False
+) -> Cell:
+    meta, width = view.meta, _width(view.meta, scale)
+    mark = (BOTH if wrong else CHANGED) if changed else WRONG if wrong else ""
+    symbol = _symbol(meta, cell)
+    if room.colour and meta.kind in COLOURED:
+        paint = look(meta, cell)[0]
+        text = symbol if symbol in "SG" else mark or " "
+        return text + (mark or " "), Style(bgcolor=paint, color=_ink(paint), bold=True)
+    if scale == "narrow" and width == 1:
+        text = symbol if room.colour else mark or symbol
+    else:
+        filler = symbol if symbol == "█" else " "
+        text = set_cell_size(symbol, width - 1) + (mark or filler)
+    if not room.colour:
+        return text, Style(bold=given)
+    colour = "red" if wrong else None if wrong is None or given else "green"
+    return text, Style(color=colour, bold=given or changed, reverse=changed)
+
+
+def _ink(paint: str) -> str:
+    """Black or white, which is seen better on `paint`."""
+    red, green, blue = _rgb(paint)
+    return "#000000" if 0.3 * red + 0.59 * green + 0.11 * blue > 110 else "#ffffff"
+
+
+def _cells(view: View, scale: Scale, shape: tuple[int, ...], cell: Callable[[tuple[int, int]], Cell]) -> list[Text]:
+    """A row of text for each row of cells, as wide and as many as the area takes; between boxes of a Sudoku a line."""
+    (rows, columns), width = view.area, _width(view.meta, scale)
+    tall, broad = (
+        BOXES.get(rows, (rows, columns)) if view.meta.kind == "sudoku" and scale == "wide" else (rows, columns)
+    )
+    rule = "+-".join(["-" * (width * broad)] * (columns // broad))
+    lines = []
+    for row in range(rows):
+        if row and row % tall == 0:
+            lines.append(Text(rule, "dim"))
+        line = Text()
+        for column in range(columns):
+            if column and column % broad == 0:
+                line.append("| ", "dim")
+            inside = row < shape[0] and column < shape[1]
+            line.append(*(cell((row, column)) if inside else (" " * width, "")))
+        lines.append(line)
+    return lines
+
+
+def _paints(meta: DatasetMeta, grid: Grid) -> Paints:
+    return np.array([[_rgb(look(meta, int(cell))[0]) for cell in row] for row in grid], float).reshape(*grid.shape, 3)
+
+
+def _hues(view: View) -> Paints:
+    """Of each cell: green right, red wrong, blue unknown; the brighter, the more its latent moves; pale if changed."""
+    shape, wrong, moved = view.frame.answer.shape, view.wrong, view.frame.moved
+    hues = np.empty((*shape, 3))
+    hues[:] = NO_HUE if wrong is None else RIGHT_HUE
+    if wrong is not None:
+        hues[wrong] = WRONG_HUE
+    if moved is not None:
+        hues *= 0.35 + 0.65 * darkness(moved)[..., None]
+    hues[view.changed] = 0.4 * hues[view.changed] + 0.6 * 255
+    return hues
+
+
+def _halves(paints: Paints, area: tuple[int, int]) -> list[Text]:
+    """Two rows of cells in a row of text, one column each."""
+    padded = np.full((area[0] + area[0] % 2, area[1], 3), -1.0)
+    padded[: paints.shape[0], : paints.shape[1]] = paints
+    lines = []
+    for upper, lower in zip(padded[::2], padded[1::2], strict=True):
+        line = Text()
+        for top, bottom in zip(upper, lower, strict=True):
+            if top[0] < 0:
+                line.append(" ")
+            else:
+                line.append("▀", Style(color=_hex(top), bgcolor=_hex(bottom) if bottom[0] >= 0 else None))
+        lines.append(line)
+    return lines
+
+
+def _rgb(paint: str) -> tuple[int, ...]:
+    return tuple(bytes.fromhex(paint[1:]))
+
+
+def _hex(paint: npt.NDArray[np.float64]) -> str:
+    return "#" + bytes(paint.round().astype(np.uint8).tolist()).hex()
