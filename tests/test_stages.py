@@ -89,7 +89,8 @@ ARROWS = {
     "mirror": {"artifacts", "errors", "files", "meta", "model", "s3", "training"},
     "stages": {"section", "config", "artifacts", "data", "errors", "mirror", "s3", "tracking"},
     "report": {
-        *("artifacts", "config", "data", "device", "errors", "evaluation", "meta", "model", "stages", "training"),
+        *("artifacts", "config", "data", "device", "errors", "evaluation", "files", "meta", "model", "stages"),
+        "training",
     },
     "tracker": {"data", "report", "tracking"},
     "study": {"config", "errors", "recipes", "report", "section", "stages"},
