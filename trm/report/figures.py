@@ -7,7 +7,7 @@ and dark follow the reader's theme.
 import io
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,7 @@ MANY = 10
 """Bins up to which a figure is small."""
 LINES, MARKS = ("-", "--", ":"), ("o", "s", "^")
 
+Scale = Literal["number", "fraction", "log"]
 Columns = Mapping[str, npt.NDArray[np.float64]]
 
 
@@ -72,7 +73,7 @@ def inline_svg(figure: Figure, name: str, title: str, description: str) -> Marku
     return Markup(f"{head}<title>{escape(title)}</title>{body.strip()}")
 
 
-def lines(columns: Columns, names: Mapping[str, str], logarithmic: bool = False, fractions: bool = False) -> Figure:
+def lines(columns: Columns, names: Mapping[str, str], scale: Scale) -> Figure:
     """The columns that `names` gives words for, against the column `step`."""
     with rc_context(STYLE):
         figure = Figure(figsize=SMALL)
@@ -85,9 +86,9 @@ def lines(columns: Columns, names: Mapping[str, str], logarithmic: bool = False,
         axes.set_xlabel("training step")
         axes.set_xlim(0, 1.02 * columns["step"][-1])
         axes.locator_params(axis="x", nbins=5)
-        if logarithmic:
+        if scale == "log":
             axes.set_yscale("log")
-        elif fractions:
+        elif scale == "fraction":
             _percent(axes)
         else:
             axes.set_ylim(0, 1.08 * np.nanmax([columns[name] for name in names]))

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from trm.data.store import Split
 from trm.meta import DatasetMeta
 from trm.report import figures, tallies
-from trm.report.figures import Columns, inline_svg
+from trm.report.figures import Columns, Scale, inline_svg
 from trm.report.predictions import Answered, Holds
 from trm.report.summary import NOTHING, percent, with_interval
 from trm.report.tallies import Bin
@@ -60,20 +60,24 @@ def plot(figure: Figure, name: str, caption: str, description: str, table: Table
 def training(model: Path) -> list[Plot]:
     """The curves of the logs in a model folder; none where there are no logs (an imported model)."""
     log, scores = (thinned(_columns(model / f"{name}.tsv")) for name in ("train", "validation"))
+    wanted: tuple[tuple[Columns, Mapping[str, str], str, str, Scale], ...] = (
+        (log, LOSSES, "loss", "Training loss", "log"),
+        (log, ACCURACIES, "accuracy", "Accuracy in training", "fraction"),
+        (scores, ACCURACIES, "validation", "Accuracy in validation", "fraction"),
+        (log, {"steps": "supervision steps"}, "steps", "Steps until halting", "number"),
+        (log, {"lr": "learning rate"}, "rate", "Learning rate", "number"),
+    )
     plots = []
-    if log:
-        losses = {"token_loss": "token loss", "halt_loss": "halt loss", "continue_loss": "continue loss"}
-        losses = {name: words for name, words in losses.items() if np.nanmax(log[name], initial=0) > 0}
-        plots.append(_curves(log, losses, "loss", "Training loss", logarithmic=True))
-        plots.append(_curves(log, ACCURACIES, "accuracy", "Accuracy in training", fractions=True))
-    if scores:
-        plots.append(_curves(scores, ACCURACIES, "validation", "Accuracy in validation", fractions=True))
-    if log:
-        plots.append(_curves(log, {"steps": "supervision steps"}, "steps", "Steps until halting"))
-        plots.append(_curves(log, {"lr": "learning rate"}, "rate", "Learning rate"))
+    for columns, names, name, caption, scale in wanted:
+        # A loss that is off is 0 throughout, and where nothing has halted yet there is no accuracy.
+        least = 0 if scale == "log" else -1
+        some = {key: words for key, words in names.items() if key in columns and (columns[key] > least).any()}
+        if some:
+            plots.append(_curves(columns, some, name, caption, scale))
     return plots
 
 
+LOSSES = {"token_loss": "token loss", "halt_loss": "halt loss", "continue_loss": "continue loss"}
 ACCURACIES = {"exact_accuracy": "exact", "cell_accuracy": "cell", "halt_accuracy": "halt"}
 
 
@@ -100,16 +104,9 @@ def _columns(path: Path) -> dict[str, npt.NDArray[np.float64]]:
     return columns if table.num_rows else {}
 
 
-def _curves(
-    columns: Columns,
-    names: Mapping[str, str],
-    name: str,
-    caption: str,
-    logarithmic: bool = False,
-    fractions: bool = False,
-) -> Plot:
+def _curves(columns: Columns, names: Mapping[str, str], name: str, caption: str, scale: Scale) -> Plot:
     rows = np.unique(np.linspace(0, len(columns["step"]) - 1, CURVE_ROWS).round().astype(int))
-    text = percent if fractions else "{:.4g}".format
+    text = percent if scale == "fraction" else "{:.4g}".format
     table = [
         [f"{columns['step'][row]:.0f}"]
         + [text(value) if np.isfinite(value := float(columns[key][row])) else NOTHING for key in names]
@@ -117,7 +114,7 @@ def _curves(
     ]
     last = ", ".join(f"{words} {row}" for words, row in zip(names.values(), table[-1][1:], strict=True))
     description = f"Curve over {columns['step'][-1]:.0f} training steps; at the end: {last}."
-    figure = figures.lines(columns, names, logarithmic, fractions)
+    figure = figures.lines(columns, names, scale)
     return plot(figure, f"curve-{name}", caption, description, Table(["step", *names.values()], table))
 
 
