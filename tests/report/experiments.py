@@ -33,7 +33,7 @@ TINY: dict[str, Any] = {
     "report.device": "cpu",
     "report.precision": "float32",
     "report.gallery": 4,
-    "report.curve": None,
+    "report.curve": {"steps": [1, 2], "votes": [1], "rollouts": [1, 2], "noise": [0.3], "max_puzzles": 5},
 }
 SUDOKU: dict[str, Any] = {
     "data.source.train_puzzles": 24,
@@ -57,6 +57,7 @@ TRAINED = SUDOKU | {
     "train.log_interval": 20,
     "train.eval_interval": 4,
     "evaluate.steps": 8,
+    "report.curve": {"steps": [1, 2, 8], "votes": [1, 3], "rollouts": [1, 2], "noise": [0.3], "max_puzzles": 40},
 }
 MAZE = {"data.size": 4, "data.source.train_puzzles": 24, "data.source.test_puzzles": 6, "data.source.min_path": 3}
 MAZE |= {"augment.validation_groups": 4, "evaluate.votes": 2, "model.mlp_t": False, "model.pos_encodings": "rope"}

@@ -75,7 +75,7 @@ def test_a_page_of_every_kind(experiment: Experiment) -> None:
     assert page.sections == [
         *("result", "training", "difficulty", "votes", "calibration", "gallery"),
         *(["mistakes"] if experiment.metrics["exact_accuracy"] < 1 else []),
-        "settings",
+        *("thinking", "settings"),
     ]
     assert page.loads == []
     assert not re.search(r"@import|url\((?!#)", text)

@@ -17,13 +17,14 @@ from matplotlib.figure import Figure
 from trm.data.kinds.arc import VOCABULARY
 from trm.data.kinds.sudoku import sudoku_meta
 from trm.errors import DataError
+from trm.evaluation.curve import Curve, Knobs, Row
 from trm.evaluation.evaluate import SCHEMA
 from trm.meta import DatasetMeta
 from trm.report import gallery, sections, summary, tallies
 from trm.report.figures import THEME, inline_svg
 from trm.report.page import HERE
 from trm.report.predictions import Answered, lines_at, read_answered
-from trm.report.thinking import described, frontier_of, single_dials, thinking_section
+from trm.report.thinking import thinking_section
 
 
 def logit(p: float) -> float:
@@ -271,13 +272,13 @@ def test_scores_stand_beside_the_published_ones() -> None:
     assert (rows["pass@1000"].value, rows["pass@1000"].n, rows["pass@1000"].published) == (None, None, 0.4)
 
 
-PLAIN = {"steps": 16, "halt_early": False, "check_rules": False, "votes": 1, "rollouts": 1, "noise": 0.0}
+PLAIN = Knobs(steps=16, halt_early=False, check_rules=False, votes=1, rollouts=1, noise=0.0)
 
 
-def row(passes: float, exact: float, **dials: object) -> dict[str, Any]:
+def row(passes: float, exact: float, **dials: object) -> Row:
     figures = {"passes": passes, "exact": exact, "low": exact - 0.05, "high": exact + 0.05, "valid": None}
     figures |= {"difference": exact - 0.9, "difference_low": exact - 0.92, "difference_high": exact - 0.88}
-    return PLAIN | figures | dials
+    return Row(**(PLAIN | figures | dials))  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 ROWS = [
@@ -290,39 +291,21 @@ ROWS = [
 ]
 
 
-def test_the_frontier_is_what_no_cheaper_setting_reaches() -> None:
-    assert [(each["passes"], each["exact"]) for each in frontier_of(ROWS)] == [(35, 0.9), (600, 0.94), (640, 0.95)]
-
-
-def test_one_dial_at_a_time() -> None:
-    found = [described(each, PLAIN) for each in single_dials(ROWS, PLAIN)]
-    assert found == ["steps 4", "halt early", "votes 4", "rollouts 4, noise 0.3"]
-
-
 def test_more_thinking_names_the_chosen_setting() -> None:
-    figure = Figure(figsize=(3, 2))
-    figure.subplots().plot([1, 2])
-    curve = {
-        "passes_per_step": 10,
-        "plain": PLAIN,
-        "chosen": {**PLAIN, "halt_early": True},
-        "by": "validation",
-        "splits": {"validation": {"puzzles": 5, "settings": ROWS}, "test": {"puzzles": 6, "settings": ROWS}},
-    }
-    section = thinking_section(curve, lambda _: figure)
-    assert section is not None
-    assert section.sentence.replace("\u00a0", " ") == (
-        "The cheapest setting within one point of the best, chosen by validation puzzles, is: halt early. It takes 35 "
-        "passes a puzzle and solves 90.0 % [85.0, 95.0] of the test puzzles."
+    curve = Curve(
+        passes_per_step=10,
+        plain=PLAIN,
+        chosen=Knobs(**{**PLAIN, "halt_early": True}),
+        splits={"validation": {"puzzles": 5, "settings": ROWS}, "test": {"puzzles": 6, "settings": ROWS}},
     )
-    assert section.effects.rows[2][-1] == "+5.0 [+3.0, +7.0]"
+    section = thinking_section(curve)
+    assert section is not None
+    chosen = section.sentences[1].replace("\u00a0", " ").replace("\u202f", " ")
+    assert "16 steps, early halting. On the test puzzles 90.0 % [85.0, 95.0] with 35.0 passes, 22 % of plain." in chosen
+    votes = next(line for line in section.effects.rows if line[0] == "16 steps, 4 votes")
+    assert votes[-2:] == ["+5.0 [+3.0, +7.0]", "helps"]
+    assert [line[3] for line in section.effects.rows].count("plain") == 1
     assert 'role="img"' in section.plot.svg
-    by_test = thinking_section(curve | {"by": "test"}, lambda _: figure)
-    assert by_test is not None
-    assert "TEST puzzles" in by_test.sentence
-    none = thinking_section(curve | {"chosen": None}, lambda _: figure)
-    assert none is not None
-    assert none.sentence == "No setting was chosen."
     assert thinking_section(None) is None
 
 

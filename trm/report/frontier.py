@@ -17,6 +17,8 @@ from trm.device import resolve_device, resolve_precision
 from trm.evaluation.curve import SCORES, WITHIN, Curve, Knobs, Row, find, frontier, measure_curve, one_dial
 from trm.evaluation.questions import refuse_other_data
 from trm.files import file_digest
+from trm.report.figures import STYLE
+from trm.report.summary import points, with_interval
 from trm.training.checkpoint import checkpoint_file, load_checkpoint
 
 DIALS = {
@@ -39,17 +41,17 @@ def described(row: Knobs | Row, plain: Knobs) -> str:
 
 
 def judged(row: Row) -> str:
-    """Whether the setting is better than the plain one, as far as can be told."""
+    """Whether the setting is better than the plain one, where the interval of the difference leaves 0 out."""
     if row["difference_low"] > 0:
         return "helps"
-    return "harms" if row["difference_high"] < 0 else "no difference that counts"
+    return "harms" if row["difference_high"] < 0 else "cannot tell"
 
 
 def figure(curve: Curve) -> Figure:
     """Accuracy on the test puzzles against mean passes: every setting, the frontier, the plain and the chosen one."""
     rows = curve["splits"][SCORES]["settings"]
-    with rc_context({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}):
-        made = Figure(figsize=(7.2, 4.2), layout="constrained")
+    with rc_context(STYLE):
+        made = Figure(figsize=(5.6, 3.8))
         axes = made.subplots()
         for number, (name, colour, mark) in enumerate(FAMILIES):
             own = [row for row in rows if (row["votes"] > 1) + 2 * (row["rollouts"] > 1) == number]
@@ -70,7 +72,6 @@ def figure(curve: Curve) -> Figure:
         axes.set_xlabel("network passes for a puzzle, mean")
         axes.set_ylabel(f"exact, {curve['splits'][SCORES]['puzzles']:,} test puzzles")
         axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
-        axes.grid(alpha=0.3)
         axes.legend(loc="best", fontsize="small")
         return made
 
@@ -90,22 +91,22 @@ def sentences(curve: Curve) -> Iterator[str]:
     rows, plain = curve["splits"][SCORES]["settings"], curve["plain"]
     as_published, halting = find(rows, plain), find(rows, Knobs(**{**plain, "halt_early": True}))
     saved = 1 - halting["passes"] / as_published["passes"]
-    yield f"Early halting saves {saved:.0%} of the passes of the plain setting, at {_difference(halting)} points."
+    yield f"Early halting saves {100 * saved:.0f} % of the passes of the plain setting, at {difference(halting)} points."
     if curve["chosen"] is None:
         yield "No setting is chosen: there are no validation puzzles, and test puzzles choose nothing."
         return
     row = find(rows, curve["chosen"])
-    points, share = 100 * WITHIN, row["passes"] / as_published["passes"]
+    near, share = 100 * WITHIN, row["passes"] / as_published["passes"]
     yield (
-        f"Cheapest within {points:g} point of the best on the validation puzzles: {described(row, plain)}. On the test "
-        f"puzzles {_exact(row)} % with {row['passes']:,.1f} passes, {share:.0%} of plain."
+        f"Cheapest within {near:g} point of the best on the validation puzzles: {described(row, plain)}. On the test "
+        f"puzzles {exact(row)} with {row['passes']:,.1f} passes, {100 * share:.0f} % of plain."
     )
 
 
 def _table(title: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("setting")
-    for name in ("passes", "exact %", "to plain, points"):
+    for name in ("passes", "exact", "to plain, points"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("")
     return table
@@ -114,17 +115,19 @@ def _table(title: str) -> Table:
 def _add(table: Table, rows: Sequence[Row], plain: Knobs) -> None:
     for row in rows:
         is_plain = all(row[name] == plain[name] for name in DIALS)
-        told = ("plain", "") if is_plain else (_difference(row), judged(row))
-        table.add_row(described(row, plain), f"{row['passes']:,.1f}", _exact(row), *told)
+        told = ("plain", "") if is_plain else (difference(row), judged(row))
+        table.add_row(described(row, plain), f"{row['passes']:,.1f}", exact(row), *told)
 
 
-def _exact(row: Row) -> str:
-    return f"{100 * row['exact']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+def exact(row: Row) -> str:
+    """The accuracy of a setting with its interval."""
+    return with_interval({"value": row["exact"], "low": row["low"], "high": row["high"]})
 
 
-def _difference(row: Row) -> str:
-    low, high = 100 * row["difference_low"], 100 * row["difference_high"]
-    return f"{100 * row['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
+def difference(row: Row) -> str:
+    """How much more accurate than the plain setting, in percentage points, with its interval."""
+    low, high = points(row["difference_low"]), points(row["difference_high"])
+    return f"{points(row['difference'])} [{low}, {high}]"
 
 
 def run_curve(model: Path, dataset: Path, settings: ReportParams, out: Path) -> Curve:

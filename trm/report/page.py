@@ -13,6 +13,7 @@ from trm.config import ReportParams
 from trm.data.store import read_counts, read_meta, read_split
 from trm.device import resolve_device, resolve_precision
 from trm.errors import DataError
+from trm.evaluation.curve import measure_curve
 from trm.report import gallery, sections, summary
 from trm.report.predictions import read_answered
 from trm.report.thinking import thinking_section
@@ -42,8 +43,9 @@ def report(
     header = read_settings(model)
     net, _ = load_checkpoint(model, dtype=dtype)
     net = net.to(device)
-    # MORE THINKING: where settings.curve is given, the curve is measured here, and `draw` makes its figure.
-    curve, draw = None, None
+    curve = None
+    if settings.curve is not None and answered.known.any():
+        curve = measure_curve(net, meta, dataset, settings.curve, settings.batch_size, settings.seed)
     where = (meta, dataset, predictions, answered)
     chosen = gallery.choose(answered, settings.gallery, settings.seed).tolist()
     page = {
@@ -73,7 +75,7 @@ def report(
         "gallery": gallery.step_by_step(net, *where, chosen, asked["steps"], settings.batch_size),
         "mistakes": gallery.mistakes(*where, gallery.confident_mistakes(answered).tolist()),
         "looks": gallery.looks(meta),
-        "thinking": thinking_section(curve, draw),
+        "thinking": thinking_section(curve),
         "origins": summary.origins(manifests, header.model.model_dump(mode="json")),
         "style": Markup((HERE / "page.css").read_text(encoding="utf-8")),
         "script": Markup((HERE / "page.js").read_text(encoding="utf-8")),
