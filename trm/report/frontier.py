@@ -90,8 +90,8 @@ def sentences(curve: Curve) -> Iterator[str]:
     """What early halting saves, and the setting that is chosen."""
     rows, plain = curve["splits"][SCORES]["settings"], curve["plain"]
     as_published, halting = find(rows, plain), find(rows, Knobs(**{**plain, "halt_early": True}))
-    saved = 1 - halting["passes"] / as_published["passes"]
-    yield f"Early halting saves {100 * saved:.0f} % of the passes of the plain setting, at {difference(halting)} points."
+    saved = 100 * (1 - halting["passes"] / as_published["passes"])
+    yield f"Early halting saves {saved:.0f} % of the passes of the plain setting, at {difference(halting)} points."
     if curve["chosen"] is None:
         yield "No setting is chosen: there are no validation puzzles, and test puzzles choose nothing."
         return
