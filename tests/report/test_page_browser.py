@@ -72,7 +72,6 @@ def test_nothing_is_wider_than_a_phone(pages: dict[str, Path], browser: Browser,
 def test_axe_finds_nothing(pages: dict[str, Path], browser: Browser, name: str, theme: str) -> None:  # noqa: F811
     for width in (400, 1400):
         with opened(browser, pages[name], width, "dark" if theme == "dark" else "light") as page:
-            assert violations(page) == []
             page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
             assert violations(page) == []
 

@@ -1,62 +1,156 @@
-"""The trace of a puzzle: what its frames say, and how they are shown."""
+"""The trace of a puzzle: its answer is that of `solve`, whatever the dials; what its frames say on the way."""
 
-import io
 import itertools
-from pathlib import Path
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from rich.console import Console
 
 from trm.config import ModelParams
-from trm.data.kinds.maze import maze_meta
-from trm.data.kinds.sudoku import sudoku_meta
+from trm.data.kinds import arc, maze, sudoku
 from trm.errors import UserError
+from trm.evaluation.solve import Answer, asked, solve
+from trm.evaluation.thinking import Dials
+from trm.meta import DatasetMeta
 from trm.model.supervision import TRM, build_model
-from trm.report.pictures import RIGHT, WRONG, picture
-from trm.report.trace import Frame, heat, save_gif, shown, trace
-from trm.report.watch import Asked, puzzle_of, typed_puzzle, watch
+from trm.report.demo import MODEL, fresh_puzzle
+from trm.report.trace import Frame, origin, trace
+from trm.training.checkpoint import load_checkpoint
 
-META = sudoku_meta(4)
+META = sudoku.sudoku_meta(4)
 SOLVED = np.array([[1, 2, 3, 4], [3, 4, 1, 2], [2, 1, 4, 3], [4, 3, 2, 1]], np.uint8)
 QUESTION = SOLVED * np.array([[1, 0, 1, 0]] * 4, np.uint8)
 
 
 def model_of(params: ModelParams, **changes: object) -> TRM:
-    return build_model(params.model_copy(update=changes), META).eval()
+    """A new model that halts here and there."""
+    net = build_model(params.model_copy(update=changes), META).eval()
+    with torch.no_grad():
+        net.q_head.weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
+        assert net.q_head.bias is not None
+        net.q_head.bias.zero_()
+    return net
 
 
-def asked() -> Asked:
-    return typed_puzzle(META, QUESTION)
-
-
-def frames_of(model: TRM, steps: int) -> list[Frame]:
-    puzzle = asked()
-    return list(trace(model, puzzle.tokens, 0, puzzle.undo, steps))
+def traced(
+    model: TRM,
+    meta: DatasetMeta,
+    question: np.ndarray,
+    dials: Dials,
+    votes: int = 1,
+    check_rules: bool = False,
+    seed: int = 0,
+) -> tuple[Answer, list[Frame]]:
+    frames: list[Frame] = []
+    puzzle = asked(meta, question.ravel() + np.uint8(1), votes, seed)
+    return trace(model, meta, puzzle, dials, check_rules, frames.append), frames
 
 
 @pytest.mark.parametrize("family", ["trm", "single-state", "seven-state", "hrm", "direct"])
 def test_the_end_of_each_step_is_the_models_own_answer(model_params: ModelParams, family: str) -> None:
     model = model_of(model_params, family=family)
-    frames = frames_of(model, 3)
+    _, frames = traced(model, META, QUESTION, Dials(3))
     assert len(frames) == 3 * model.passes
     ends = [frame for frame in frames if frame.ends_step]
     assert [frame.step for frame in ends] == [1, 2, 3]
-    puzzle = asked()
-    batch = {
-        "inputs": torch.from_numpy(puzzle.tokens.astype(np.int32)[None]),
-        "puzzle_identifiers": torch.zeros(1).int(),
-    }
+    inputs = torch.from_numpy(QUESTION.astype(np.int32).reshape(1, -1) + 1)
     for frame in ends:
-        tokens, halt_logit, _ = model.answer(batch, frame.step)
-        assert np.array_equal(frame.answer, puzzle.undo(tokens.numpy().astype(np.uint8))[0])
+        tokens, halt_logit, _ = model.answer({"inputs": inputs, "puzzle_identifiers": torch.zeros(1).int()}, frame.step)
+        assert np.array_equal(frame.answer, sudoku.cells(tokens.numpy().astype(np.uint8), 4)[0])
         assert frame.halt_logit == pytest.approx(float(halt_logit[0]), abs=1e-5)
 
 
+PLAIN, EARLY = Dials(4), Dials(4, halt_early=True)
+NOISY, BOTH = Dials(3, rollouts=3, noise=0.5), Dials(5, halt_early=True, rollouts=4, noise=1.0)
+MANY = Dials(2, rollouts=20, noise=0.5)
+"""More tries than a batch holds, with five votes."""
+
+
+def of_solve(model: TRM, meta: DatasetMeta, question: np.ndarray, dials: Dials, **more: object) -> Answer:
+    settings = {"steps": dials.steps, "rollouts": dials.rollouts, "noise": dials.noise, "halt_early": dials.halt_early}
+    (answer,) = solve(model, meta, [question], **settings, **more)  # pyright: ignore[reportArgumentType]
+    return answer
+
+
+def same(answer: Answer, frames: list[Frame], expected: Answer) -> None:
+    """The answer, and what the last frame shows, are the expected ones to the last bit."""
+    assert np.array_equal(answer.grid, expected.grid)
+    assert np.array_equal(frames[-1].answer, expected.grid)
+    assert (answer.votes, answer.valid) == (expected.votes, expected.valid)
+    assert answer.halt_probability == expected.halt_probability
+    votes = Counter(one.letter for one in frames[-1].tries if one.votes)
+    (shown,) = [one for one in frames[-1].tries if one.shown]
+    assert votes[shown.letter] == expected.votes
+    assert frames[-1].halt_logit == shown.halt_logit
+
+
+@pytest.mark.parametrize("family", ["trm", "single-state", "hrm", "direct"])
+@pytest.mark.parametrize("dials", [PLAIN, EARLY, NOISY, BOTH], ids=["plain", "early", "noisy", "both"])
+@pytest.mark.parametrize("votes", [1, 5])
+def test_the_answer_is_that_of_solve(model_params: ModelParams, family: str, dials: Dials, votes: int) -> None:
+    model = model_of(model_params, family=family)
+    answer, frames = traced(model, META, QUESTION, dials, votes, seed=7)
+    same(answer, frames, of_solve(model, META, QUESTION, dials, votes=votes, seed=7))
+    assert len(frames[-1].tries) == votes * dials.rollouts
+
+
+def test_more_tries_than_a_batch_holds(model_params: ModelParams) -> None:
+    model = model_of(model_params)
+    answer, frames = traced(model, META, QUESTION, MANY, votes=5)
+    same(answer, frames, of_solve(model, META, QUESTION, MANY, votes=5))
+    assert [one.state for one in frames[0].tries] == ["thinks"] * 60 + ["waits"] * 40
+    assert {one.state for one in frames[-1].tries} == {"done"}
+
+
+@pytest.mark.parametrize(("votes", "dials"), [(1, PLAIN), (4, Dials(16)), (1, BOTH), (3, NOISY)])
+def test_with_rules_and_a_model_that_obeys_them(votes: int, dials: Dials) -> None:
+    """The model that ships: on its way to an answer that obeys the rules the tries stop."""
+    model, meta = load_checkpoint(MODEL)
+    question, right = fresh_puzzle(44)  # which it does not solve in one try
+    answer, frames = traced(model, meta, question, dials, votes, True)
+    same(answer, frames, of_solve(model, meta, question, dials, votes=votes, check_rules=True))
+    states = {one.state for one in frames[-1].tries}
+    if votes * dials.rollouts == 1:
+        assert (answer.valid, states) == (False, {"done"})
+        return
+    assert np.array_equal(answer.grid, right)
+    assert "obeys" in states
+    assert states <= {"obeys", "stopped", "halted"}  # nobody works on
+    obeying = {one.letter for one in frames[-1].tries if one.state == "obeys"}
+    assert obeying == {one.letter for one in frames[-1].tries if one.shown}
+    assert not [one for frame in frames[:-1] for one in frame.tries if one.state == "obeys"]
+
+
+def test_early_halting_is_told(model_params: ModelParams) -> None:
+    model = model_of(model_params)
+    _, frames = traced(model, META, QUESTION, Dials(2, True, 12, 1.0))
+    states = [[one.state for one in frame.tries] for frame in frames]
+    assert set(itertools.chain(*states)) == {"thinks", "halted", "done"}
+    for before, after in itertools.pairwise(states):
+        assert all(new == "halted" for old, new in zip(before, after, strict=True) if old == "halted")
+    for frame in frames:
+        for one in frame.tries:
+            assert one.state != "done" or (frame.step == 2 and frame.ends_step)
+            if frame.ends_step:  # a new model halts on a positive logit, and on no other
+                assert (one.state == "halted") == (one.halt_logit > 0)
+
+
+def test_tries_and_their_letters(model_params: ModelParams) -> None:
+    _, frames = traced(model_of(model_params), META, QUESTION, NOISY, votes=2)
+    names = [one.name for one in frames[0].tries]
+    assert names == ["1.1", "1.2", "1.3", "2.1", "2.2", "2.3"]
+    for frame in frames:
+        letters = [one.letter for one in frame.tries]
+        firsts = list(dict.fromkeys(letters))
+        assert firsts == [chr(ord("A") + number) for number in range(len(firsts))]
+        for version in (frame.tries[:3], frame.tries[3:]):
+            (voter,) = [one for one in version if one.votes]
+            assert voter.halt_logit == max(one.halt_logit for one in version)
+
+
 def test_latents_move_before_the_answer_does(model_params: ModelParams) -> None:
-    frames = frames_of(model_of(model_params, H_cycles=2, L_cycles=3), 1)
+    _, frames = traced(model_of(model_params, H_cycles=2, L_cycles=3), META, QUESTION, Dials(1))
     assert [(frame.round, frame.number) for frame in frames] == [(r, n) for r in (1, 2) for n in (1, 2, 3, 4)]
     for first, second in itertools.pairwise(frames):
         if second.number < 4 and second.round == first.round:
@@ -66,68 +160,52 @@ def test_latents_move_before_the_answer_does(model_params: ModelParams) -> None:
     assert moved.shape == (4, 4)
     assert (moved > 0).all()
     assert np.array_equal(frames[2].moved, frames[3].moved)  # type: ignore[arg-type] - the answer's pass moves no latent
-    assert frames_of(model_of(model_params, family="direct"), 1)[0].moved is None
+    assert traced(model_of(model_params, family="direct"), META, QUESTION, Dials(1))[1][0].moved is None
 
 
-def printed(renderable: object, **options: object) -> str:
-    console = Console(file=io.StringIO(), force_terminal=True, color_system="standard", width=80, **options)  # pyright: ignore[reportArgumentType]
-    console.print(renderable)
-    return console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+def test_movement_is_relative_to_the_start_of_the_round(model_params: ModelParams) -> None:
+    model = model_of(model_params, H_cycles=1, L_cycles=1)
+    _, frames = traced(model, META, QUESTION, Dials(2))
+    x = model.embed(torch.from_numpy(QUESTION.astype(np.int32).reshape(1, -1) + 1), torch.zeros(1, 0))
+    with torch.no_grad():
+        first = model.deep_recursion(x, model.start(1))
+        second = model.deep_recursion(x, first)
+    expected = (second["z"] - first["z"]).norm(dim=-1) / second["z"].norm(dim=-1)
+    assert frames[-1].moved == pytest.approx(expected.numpy().reshape(4, 4), rel=1e-4)
 
 
-def test_how_a_frame_is_shown() -> None:
-    answer = SOLVED.copy()
-    answer[0, 0] = 2
-    frame = Frame(2, 1, 3, answer, 0.0, np.full((4, 4), 1.0, np.float32), True)
-    text = printed(shown(META, frame, SOLVED, SOLVED))
-    assert "step 2, round 1, pass 3   halt logit +0.00: 50.0% sure" in text
-    assert text.count("\x1b[1;7;31m2 ") == 1  # wrong, and changed
-    assert text.count("\x1b[32m") >= 4  # right ones, unchanged
-    assert "████████" in text
-    assert "\x1b[3" not in printed(shown(META, frame, SOLVED, SOLVED), no_color=True)
+def test_where_the_cells_of_a_version_come_from() -> None:
+    rng = np.random.default_rng(0)
+    made = asked(META, QUESTION.ravel() + np.uint8(1), 6, 3)
+    for version, tokens in enumerate(made.versions.tokens):
+        cells = origin(META, made.versions, version, rng.integers(0, 6, 16).astype(np.uint8))
+        assert np.array_equal(tokens[cells] == 1, QUESTION == 0)  # blanks lie where they lie in the question
+        assert sorted(cells.ravel()) == list(range(16))
+    grid = rng.integers(0, 4, (5, 5)).astype(np.uint8)
+    mazes = asked(maze.maze_meta(5), grid.ravel() + np.uint8(1), 8, 0)
+    for version, tokens in enumerate(mazes.versions.tokens):
+        cells = origin(maze.maze_meta(5), mazes.versions, version, np.zeros(25, np.uint8))
+        assert np.array_equal(tokens[cells] - 1, grid)
 
 
-def test_a_heat_map_by_hand() -> None:
-    """Full at 1, half at 10 ** -1.5, blank at 10 ** -3 and below."""
-    assert heat(np.array([[1, 10**-1.5], [1e-3, 0]], np.float32)).plain == "██▒▒\n    "
+def test_where_the_cells_of_an_arc_grid_come_from() -> None:
+    """A 2 x 3 grid, turned and in other colours, in the corner of its canvas."""
+    canvas = np.zeros((2, 30, 30), np.uint8)
+    canvas[:, :3, :2] = [[3, 4], [5, 6], [7, 8]]
+    canvas[:, 3, :2] = canvas[:, :3, 2] = 1
+    tokens = canvas.reshape(2, -1)
+    meta = DatasetMeta(kind="arc", height=30, width=30, vocabulary=arc.VOCABULARY, num_identifiers=9)
+    versions = arc.recall(meta, tokens, ["task", "task|||t1|||0213456789"])
+    assert origin(meta, versions, 0, tokens[0]).tolist() == [[0, 1], [30, 31], [60, 61]]
+    (_, turned) = versions.undo(tokens)
+    assert turned.shape == (2, 3)
+    cells = origin(meta, versions, 1, tokens[1])
+    back = np.array([0, 2, 1, 3, 4, 5, 6, 7, 8, 9])
+    assert np.array_equal(back[tokens[1][cells] - 2], turned)
+    assert origin(meta, versions, 1, np.zeros(900, np.uint8)).shape == (0, 0)
 
 
-def test_pictures() -> None:
-    wrong = SOLVED.copy()
-    wrong[0, 1] = 3
-    image = picture(META, wrong, QUESTION, SOLVED)
-    side = (image.width - 1) // 4
-    assert image.size == (4 * side + 1, 4 * side + 1)
-    near = [image.getpixel((column * side + 4, 4)) for column in (1, 3)]
-    assert near == [Image.new("RGB", (1, 1), colour).getpixel((0, 0)) for colour in (WRONG, RIGHT)]
-    maze = picture(maze_meta(4), np.array([[0, 1], [2, 3]], np.uint8))
-    assert len(set(maze.get_flattened_data())) >= 4
-    assert picture(META, np.full((4, 4), 255, np.uint8)).size == image.size  # a model may answer with padding
-
-
-def test_the_animation_has_a_picture_for_each_step(model_params: ModelParams, tmp_path: Path) -> None:
-    file, out = tmp_path / "a.gif", io.StringIO()
-    watch(model_of(model_params), META, asked(), 3, file, Console(file=out, width=80))
-    with Image.open(file) as image:
-        assert getattr(image, "n_frames", 1) <= 3
-        assert image.width > 3 * 60
-    said = out.getvalue()
-    assert said.count("halt logit") == 3  # no terminal: the steps alone
-    assert "not solved" in said
-    assert f"{file}: 3 steps" in said.replace("\n", "")
-    frames = [frame for frame in frames_of(model_of(model_params), 3) if frame.ends_step]
-    save_gif(META, frames, QUESTION, SOLVED, tmp_path / "b.gif")
-    assert (tmp_path / "b.gif").read_bytes() == file.read_bytes()
-
-
-def test_a_test_puzzle_and_its_answer(dataset: Path) -> None:
-    from trm.data.store import read_meta, read_split
-
-    meta, split = read_meta(dataset), read_split(dataset / "test")
-    puzzle = puzzle_of(meta, dataset, 2)
-    row = split.puzzle_starts[split.group_starts[2]]
-    assert puzzle.right is not None
-    assert np.array_equal(puzzle.question.ravel() + 1, split.inputs[row])
-    assert np.array_equal(puzzle.right.ravel() + 1, split.labels[row])
-    with pytest.raises(UserError, match="has 6 test puzzles, from 0. Got 6"):
-        puzzle_of(meta, dataset, 6)
+def test_mistakes(model_params: ModelParams) -> None:
+    without = META.model_copy(update={"kind": "own"})
+    with pytest.raises(UserError, match="no rules are known of own"):
+        traced(model_of(model_params), without, QUESTION, PLAIN, check_rules=True)

@@ -12,8 +12,8 @@ from trm.data.kind import Grid
 from trm.errors import UserError
 from trm.files import is_disk_full
 from trm.meta import DatasetMeta
-from trm.report.pictures import picture
-from trm.report.screen import darkness, tally, told
+from trm.report.pictures import picture, side_of
+from trm.report.screen import darkness, fitted, tally, told
 from trm.report.trace import Frame
 
 FRAME_MS, LAST_MS = 250, 2000
@@ -30,8 +30,10 @@ def check_place(path: Path) -> None:
         raise UserError(f"{path}: --save writes a GIF; name a file that ends in .gif")
     if not path.parent.is_dir():
         raise UserError(f"{path}: the folder {path.parent} does not exist; make it, or name another")
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise UserError(f"{path}: cannot be written; name another file")
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"{path}: the folder {path.parent} cannot be written to; name another")
 
 
 def save_gif(meta: DatasetMeta, frames: Sequence[Frame], question: Grid, right: Grid | None, path: Path) -> None:
@@ -59,7 +61,12 @@ def save_gif(meta: DatasetMeta, frames: Sequence[Frame], question: Grid, right: 
 
 
 def _image(meta: DatasetMeta, frame: Frame, question: Grid, right: Grid | None) -> Image.Image:
-    parts = {"question": picture(meta, question), "answer": picture(meta, frame.answer, question, right)}
+    side = min(side_of(grid.shape) for grid in (question, frame.answer, question if right is None else right))
+    expected = None if right is None else fitted(right, frame.answer.shape)
+    parts = {
+        "question": picture(meta, question, side=side),
+        "answer": picture(meta, frame.answer, question, expected, side),
+    }
     if frame.moved is not None and frame.moved.size:
         levels = Image.fromarray((255 * (1 - darkness(frame.moved))).astype(np.uint8))
         shown = levels.resize(parts["answer"].size, Image.Resampling.NEAREST).convert("RGB")

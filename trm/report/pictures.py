@@ -15,14 +15,20 @@ PAPER, INK, LINE, NOTHING = "#ffffff", "#1f2430", "#c3c8d2", "#8e44ad"
 RIGHT, WRONG, GIVEN = "#c9efd2", "#f8c9c9", "#e8eaf0"
 
 
-def picture(meta: DatasetMeta, grid: Grid, question: Grid | None = None, right: Grid | None = None) -> Image.Image:
+def picture(
+    meta: DatasetMeta,
+    grid: Grid,
+    question: Grid | None = None,
+    right: Grid | None = None,
+    side: int | None = None,
+) -> Image.Image:
     """A grid of cells, uint8 [h, w], as an RGB picture: colours for mazes and ARC, symbols for the rest.
 
     With the `question`, a Sudoku's clues are grey; with the `right` answer, symbols lie on green or red, and wrong
-    colours are framed.
+    colours are framed. A cell has `side` pixels, or as many as suit the grid.
     """
     height, width = grid.shape
-    side = max(8, min(32, 480 // max(height, width, 1)))
+    side = side or side_of(grid.shape)
     shown = Image.new("RGB", (max(width, 1) * side + 1, max(height, 1) * side + 1), PAPER)
     pen, font = ImageDraw.Draw(shown), ImageFont.load_default(size=side * 0.6)
     coloured = meta.kind in ("arc", "maze")
@@ -43,6 +49,11 @@ def picture(meta: DatasetMeta, grid: Grid, question: Grid | None = None, right: 
     if meta.kind == "sudoku" and height in BOXES:
         _draw_boxes(pen, height, side)
     return shown
+
+
+def side_of(shape: tuple[int, ...]) -> int:
+    """Pixels of a cell that suit a grid of this shape."""
+    return max(8, min(32, 480 // max(*shape, 1)))
 
 
 def look(meta: DatasetMeta, cell: int) -> tuple[str, str]:

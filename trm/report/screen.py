@@ -27,6 +27,7 @@ SHADES = " ░▒▓█"
 CHANGED, WRONG, BOTH = "*", "x", "X"
 GAP = 4
 """Columns between two maps."""
+NO_CELL = 254
 MOST_LINES_OF_TRIES, MOST_ANSWERS = 6, 8
 Paints = npt.NDArray[np.float64]
 """Colours of cells, [h, w, 3], 0 to 255."""
@@ -77,12 +78,15 @@ class View:
 
 
 def _differ(grid: Grid, other: Grid | None) -> npt.NDArray[np.bool_]:
-    if other is None:
-        return np.ones(grid.shape, bool)
-    padded = np.full(grid.shape, -1)
-    height, width = np.minimum(grid.shape, other.shape)
-    padded[:height, :width] = other[:height, :width]
-    return grid != padded
+    return np.ones(grid.shape, bool) if other is None else grid != fitted(other, grid.shape)
+
+
+def fitted(grid: Grid, shape: tuple[int, ...]) -> Grid:
+    """The part of a grid that lies in such a shape, and elsewhere what no cell holds."""
+    out = np.full(shape, NO_CELL, np.uint8)
+    height, width = np.minimum(grid.shape, shape)
+    out[:height, :width] = grid[:height, :width]
+    return out
 
 
 def draw(view: View, room: Room) -> Text:
@@ -147,13 +151,19 @@ def tally(frame: Frame) -> str:
     return "votes: " + ", ".join(f"{letter} {count}" for letter, count in most) + (f", others {rest}" if rest else "")
 
 
-Map = list[Text]
-"""Lines, the first of which is a title."""
 Cell = tuple[str, Style]
 """How a cell is written."""
 
 
-def _maps(view: View, room: Room) -> Map:
+@dataclass(frozen=True)
+class Map:
+    """A title, and the lines below it, drawn where there is room for them."""
+
+    title: str
+    lines: Callable[[], list[Text]]
+
+
+def _maps(view: View, room: Room) -> list[Text]:
     """Question, answer and movement in the largest drawing that there is room for, or what there is room for."""
     dense: Scale = "half" if room.colour and view.meta.kind in COLOURED else "narrow"
     scales: tuple[Scale, ...] = ("wide", dense)
@@ -163,72 +173,82 @@ def _maps(view: View, room: Room) -> Map:
         if view.meta.kind in ("arc", "own"):  # in the other kinds the answer repeats the question
             sets.insert(0, [_question(view, scale, room), *sets[0]])
         for maps in sets:
-            for lines in (_beside(maps), _below(maps)):
-                if _fits([*lines, *legend], room):
-                    return [*lines, *legend]
+            if arranged := _arranged(maps, _size(view, scale), room, 1):
+                return [*arranged, legend]
     for scale in scales:
-        note = [Text("no room to show how much the latents move", "dim")] if _moves(view, scale) else []
-        lines = [*_answer(view, scale, room), *_legend(view, scale, room), *note]
-        if _fits(lines, room):
-            return lines
-    lines = _answer(view, dense, room)
-    needs = f"{max(line.cell_len for line in lines)} columns and {len(lines) + 4} lines"
-    return [Text(f"the window is too small for all of it, which takes {needs}", "bold"), *lines]
+        note = [Text("no room for how the latents move", "dim")] if _moves(view, scale) else []
+        if arranged := _arranged([_answer(view, scale, room)], _size(view, scale), room, 1 + len(note)):
+            return [*arranged, _legend(view, scale, room), *note]
+    width, height = _size(view, dense)
+    needs = f"the window is too small for all of it, which takes {width} columns and {height + 4} lines"
+    return [Text(needs, "bold"), *_answer(view, dense, room).lines()]
 
 
-def _fits(lines: Map, room: Room) -> bool:
-    wide = all(line.cell_len <= room.width for line in lines)
-    return wide and (room.height is None or len(lines) <= room.height)
+def _size(view: View, scale: Scale) -> tuple[int, int]:
+    """Columns and lines of a map, its title included."""
+    rows, columns = view.area
+    if scale == "half":
+        return columns, rows // 2 + rows % 2 + 1
+    tall, broad = _boxes(view, scale)
+    return _width(view.meta, scale) * columns + 2 * (columns // broad - 1), rows + rows // tall
 
 
-def _beside(maps: Sequence[Map]) -> Map:
-    rows = [Text() for _ in range(max(map(len, maps)))]
-    for lines in maps:
-        start = max(row.cell_len for row in rows)
-        start += GAP if start else 0
-        for row, line in zip(rows, lines, strict=False):
-            row.append(" " * (start - row.cell_len))
-            row.append_text(line)
-    return rows
-
-
-def _below(maps: Sequence[Map]) -> Map:
-    return [line for lines in maps for line in lines]
+def _arranged(maps: Sequence[Map], size: tuple[int, int], room: Room, words: int) -> list[Text] | None:
+    """The maps side by side, or else one below the other; None where there is no room for them and so many lines."""
+    width, height = size
+    titled = [max(width, len(each.title)) for each in maps[:-1]] + [width]
+    most = math.inf if room.height is None else room.height - words
+    if sum(titled) + GAP * (len(maps) - 1) <= room.width and height <= most:
+        rows = [Text() for _ in range(height)]
+        start = 0
+        for each, columns in zip(maps, titled, strict=True):
+            for row, line in zip(rows, [Text(each.title, "dim"), *each.lines()], strict=True):
+                row.append(" " * (start - row.cell_len))
+                row.append_text(line)
+            start += columns + GAP
+        return rows
+    if width <= room.width and height * len(maps) <= most:
+        return [line for each in maps for line in (Text(each.title, "dim"), *each.lines())]
+    return None
 
 
 def _question(view: View, scale: Scale, room: Room) -> Map:
     grid = view.question
+
+    def cell(place: tuple[int, int]) -> Cell:
+        return _cell(view, scale, room, int(grid[place]), False, None)
+
     if scale == "half":
-        return [Text("question", "dim"), *_halves(_paints(view.meta, grid), view.area)]
-    return [
-        Text("question", "dim"),
-        *_cells(view, scale, grid.shape, lambda place: _cell(view, scale, room, int(grid[place]), False, None)),
-    ]
+        return Map("question", lambda: _halves(_paints(view.meta, grid), view.area))
+    return Map("question", lambda: _cells(view, scale, grid.shape, cell))
 
 
 def _answer(view: View, scale: Scale, room: Room) -> Map:
     grid, changed, wrong = view.frame.answer, view.changed, view.wrong
-    if scale == "half":
-        return [Text("answer", "dim"), *_halves(_paints(view.meta, grid), view.area)]
 
     def cell(place: tuple[int, int]) -> Cell:
         is_wrong = None if wrong is None else bool(wrong[place])
         return _cell(view, scale, room, int(grid[place]), bool(changed[place]), is_wrong, _given(view, place))
 
-    return [Text("answer", "dim"), *_cells(view, scale, grid.shape, cell)]
+    if scale == "half":
+        return Map("answer", lambda: _halves(_paints(view.meta, grid), view.area))
+    return Map("answer", lambda: _cells(view, scale, grid.shape, cell))
 
 
 def _moves(view: View, scale: Scale) -> Map | None:
     """Where the latents move, and in the half scale what changed and is wrong too."""
     moved = view.frame.moved
     if scale == "half":
-        return [Text("how each cell does", "dim"), *_halves(_hues(view), view.area)]
+        return Map("how each cell does", lambda: _halves(_hues(view), view.area))
     if moved is None:
         return None
     levels = (darkness(moved) * (len(SHADES) - 1)).round().astype(int)
     width, style = _width(view.meta, scale), Style(color="cyan")
-    lines = _cells(view, scale, moved.shape, lambda place: (SHADES[levels[place]] * width, style))
-    return [Text("how much each latent moves", "dim"), *lines]
+
+    def cell(place: tuple[int, int]) -> Cell:
+        return SHADES[levels[place]] * width, style
+
+    return Map("how much each latent moves", lambda: _cells(view, scale, moved.shape, cell))
 
 
 def darkness(moved: Heat) -> Heat:
@@ -236,16 +256,17 @@ def darkness(moved: Heat) -> Heat:
     return np.clip(1 + np.log10(np.maximum(moved, np.float32(1e-9))) / 3, 0, 1).astype(np.float32)
 
 
-def _legend(view: View, scale: Scale, room: Room) -> Map:
+def _legend(view: View, scale: Scale, room: Room) -> Text:
     known = view.right is not None
-    if scale == "half":
-        words = "green right, red wrong, " if known else ""
-        moves = "" if view.frame.moved is None else ", bright: its latent moves"
-        return [Text(f"how: {words}pale: just changed{moves}", "dim")]
-    if scale == "narrow" and room.colour:
-        return [Text("reversed: just changed" + ("; green right, red wrong" if known else ""), "dim")]
     words = f"{CHANGED} just changed" + (f", {WRONG} wrong, {BOTH} both" if known else "")
-    return [Text(words + (", in place of the cell" if scale == "narrow" else ""), "dim")]
+    if scale == "half":
+        words = "how: " + ("green right, red wrong, " if known else "") + "pale: just changed"
+        words += "" if view.frame.moved is None else ", bright: its latent moves"
+    elif scale == "narrow" and room.colour:
+        words = "reversed: just changed" + ("; green right, red wrong" if known else "")
+    elif scale == "narrow":
+        words += ", in place of the cell"
+    return Text(words, "dim")
 
 
 def _given(view: View, place: tuple[int, int]) -> bool:
@@ -276,7 +297,7 @@ def _cell(
     mark = (BOTH if wrong else CHANGED) if changed else WRONG if wrong else ""
     symbol = _symbol(meta, cell)
     if room.colour and meta.kind in COLOURED:
-        paint = look(meta, cell)[0]
+        paint = _paint(meta, cell)
         text = symbol if symbol in "SG" else mark or " "
         return text + (mark or " "), Style(bgcolor=paint, color=_ink(paint), bold=True)
     if scale == "narrow" and width == 1:
@@ -294,6 +315,11 @@ def _ink(paint: str) -> str:
     """Black or white, which is seen better on `paint`."""
     red, green, blue = _rgb(paint)
     return "#000000" if 0.3 * red + 0.59 * green + 0.11 * blue > 110 else "#ffffff"
+
+
+def _boxes(view: View, scale: Scale) -> tuple[int, int]:
+    """Rows and columns between two lines: those of a box of a Sudoku, elsewhere all."""
+    return BOXES.get(view.area[0], view.area) if view.meta.kind == "sudoku" and scale == "wide" else view.area
 
 
 def _cells(view: View, scale: Scale, shape: tuple[int, ...], cell: Callable[[tuple[int, int]], Cell]) -> list[Text]:
@@ -317,8 +343,13 @@ def _cells(view: View, scale: Scale, shape: tuple[int, ...], cell: Callable[[tup
     return lines
 
 
+def _paint(meta: DatasetMeta, cell: int) -> str:
+    """Its colour, but black a little lighter, so that it is seen on a black terminal."""
+    return {"#000000": "#262626"}.get(paint := look(meta, cell)[0], paint)
+
+
 def _paints(meta: DatasetMeta, grid: Grid) -> Paints:
-    return np.array([[_rgb(look(meta, int(cell))[0]) for cell in row] for row in grid], float).reshape(*grid.shape, 3)
+    return np.array([[_rgb(_paint(meta, int(cell))) for cell in row] for row in grid], float).reshape(*grid.shape, 3)
 
 
 def _hues(view: View) -> Paints:

@@ -82,17 +82,19 @@ def watch(
 
     def show(frame: Frame) -> None:
         nonlocal due
-        before = seen[-1].frame.answer if seen else None
-        seen[:] = [View(meta, frame, before, puzzle.asked.grid, puzzle.right)]
         if frame.ends_step:
             kept.append(frame)
-        if live is not None:
-            live.update(drawn(console.height), refresh=True)
-            now = time.monotonic()
-            due = max(due + pace, now)
-            time.sleep(due - now)
-        elif frame.ends_step:
+        elif not moving:
+            return
+        before = seen[-1].frame.answer if seen else None
+        seen[:] = [View(meta, frame, before, puzzle.asked.grid, puzzle.right)]
+        if live is None:
             console.print(drawn(None), end="\n\n")
+            return
+        live.update(drawn(console.height), refresh=True)
+        now = time.monotonic()
+        due = max(due + pace, now)
+        time.sleep(due - now)
 
     def drawn(height: int | None) -> Text:
         return draw(seen[-1], Room(console.width, height, colour))
