@@ -79,7 +79,7 @@ ENV PATH=/opt/trm/bin:${PATH} \
 USER 10001:10001
 # Every module is there and finds what it imports.
 RUN trm --help > /dev/null \
-    && TRM_CACHE_DIR=/tmp/check MPLCONFIGDIR=/tmp/check python -c 'import importlib, pkgutil, trm, components.report.report, components.run; \
+    && TRM_CACHE_DIR=/tmp/check MPLCONFIGDIR=/tmp/check python -c 'import importlib, pkgutil, trm, components.summary.summary, components.run; \
         import components.train.launcher, components.train.verdict, components.train.worker; \
         modules = (module.name for module in pkgutil.walk_packages(trm.__path__, "trm.")); \
         [importlib.import_module(name) for name in modules if name != "trm.__main__"]' \

@@ -22,11 +22,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.compare import Comparison, compare
-from pipeline.results import Result, load_result
+from pipeline.results import EVALUATE, Result, load_result
 from pipeline.runs import Recorded, read_runs
 from trm.errors import DataError, Fault, UserError
 from trm.s3_client import GoneError, LostError, Store
-from trm.stages import STAGES
 
 NAME = "champion.json"
 
@@ -210,7 +209,7 @@ class Throne:
 def _lineage(result: Result) -> dict[str, str]:
     """Where a result came from, as runs.tsv says."""
     lines = {(line.stage, line.key): line for line in read_runs()}
-    own: Recorded | None = lines.get((STAGES[-1].name, result.key))
+    own: Recorded | None = lines.get((EVALUATE.name, result.key))
     if own is None:
         raise UserError(
             f"{result.key[:12]} is not in runs.tsv, so nobody knows where it came from; check out its commit and run "

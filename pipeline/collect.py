@@ -9,7 +9,7 @@ from pipeline.definition import key_parameter
 from pipeline.dvc import DVC_YAML, LOCK, dvc, unlike
 from pipeline.git import head
 from pipeline.kubeflow import Run
-from pipeline.results import METRICS
+from pipeline.results import EVALUATE, METRICS
 from pipeline.runs import OUTPUTS, Origin, add_runs, read_runs
 from trm import s3
 from trm.artifacts import MANIFEST, read_manifest, write_json
@@ -52,7 +52,7 @@ def collect(params: Params, run: Run | None, origin: Origin | None = None) -> di
         _bring(stage, uris[stage.name])
     dvc("commit", "--force", *stages)
     dvc("status", "--quiet", *stages)
-    metrics = json.loads((OUTPUTS / STAGES[-1].output / "metrics.json").read_text(encoding="utf-8"))
+    metrics = json.loads((OUTPUTS / EVALUATE.output / "metrics.json").read_text(encoding="utf-8"))
     write_json(METRICS, {"keys": {name: uri.rpartition("/")[2] for name, uri in uris.items()}, "metrics": metrics})
     origin = origin or (Origin(run=run.id, image=run.image) if run else Origin())
     add_runs(replace(origin, commit=commit, dvc_lock=file_digest(LOCK)))

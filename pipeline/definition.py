@@ -8,7 +8,7 @@ from typing import Any
 from kfp import compiler, dsl, kubernetes
 from kfp.dsl.graph_component import GraphComponent
 
-from components.report.component import report
+from components.summary.component import summary
 from components.train.job import template
 from trm.cluster import ClusterParams, Resources
 from trm.config import Params
@@ -52,7 +52,7 @@ def build(cluster: ClusterParams, caching: bool = True) -> GraphComponent:
     def pipeline(*channels: Any) -> None:
         given = dict(zip(names, channels, strict=True))
         keys = {key_parameter(stage): given[key_parameter(stage)] for stage in STAGES}
-        last = report(root=given["root"], **keys)  # pyright: ignore[reportCallIssue]
+        last = summary(root=given["root"], **keys)  # pyright: ignore[reportCallIssue]
         last.set_caching_options(False)
         _place(last, cluster, Resources())
         outputs: dict[str, Any] = {}

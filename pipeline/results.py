@@ -18,7 +18,7 @@ from trm.stages import STAGES, digest_of, producer
 if TYPE_CHECKING:
     import pyarrow as pa
 
-EVALUATE = STAGES[-1]
+EVALUATE = producer("evaluation")
 METRICS = Path("metrics.json")
 """What git keeps of the scores that `collect` brought last, and the keys that they belong to."""
 
@@ -91,7 +91,7 @@ def load_result(root: str, key: str) -> Result:
             raise UserError(f"{uri}: there is no such result; name a run or a key whose result lies below {root}")
         manifests[stage] = manifest
         waiting += [(producer(name).name, input_key) for name, input_key in manifest["inputs"].items()]
-    ordered = {stage.name: manifests[stage.name] for stage in STAGES}
+    ordered = {stage.name: manifests[stage.name] for stage in STAGES if stage.name in manifests}
     return Result(root, key, ordered, _metrics(f"{root}/{EVALUATE.name}/{key}"))
 
 

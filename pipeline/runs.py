@@ -28,6 +28,7 @@ TIMELESS: dict[str, set[str]] = {
         *("puzzle_emb_lr", "puzzle_emb_weight_decay", "eval_interval", "log_interval", "checkpoint_interval"),
     },
     "evaluate": {"steps", "votes", "rollouts", "noise", "pass_at", "seed"},
+    "report": {"published", "seed"},
 }
 
 
@@ -192,7 +193,7 @@ def _work(stage: str, sections: Mapping[str, Any]) -> int:
 def _like(stage: str, sections: Mapping[str, Any]) -> str:
     """A digest of the settings that decide how long one unit of work takes."""
     relevant = {"fetch": ("data",), "augment": ("data", "augment"), "train": ("data", "augment", "model", "train")}
-    names = relevant.get(stage, ("data", "augment", "model", "evaluate"))
+    names = relevant.get(stage, ("data", "augment", "model", "evaluate", *(["report"] if stage == "report" else [])))
     kept = {
         name: {key: value for key, value in sections[name].items() if key not in TIMELESS.get(name, ())}
         for name in names

@@ -46,7 +46,7 @@ def meta() -> DatasetMeta:
     return DatasetMeta(kind="sudoku", height=4, width=4, vocabulary=("pad", ".", *"1234"), num_identifiers=1)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def model_params() -> ModelParams:
     """A network small enough for a step to take milliseconds."""
     return ModelParams(
@@ -71,7 +71,7 @@ def model_params() -> ModelParams:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def train_params() -> TrainParams:
     """Settings that overfit a few puzzles quickly, float32 on the CPU."""
     return TrainParams(

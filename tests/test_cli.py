@@ -13,6 +13,7 @@ import pytest
 from tests.conftest import ROOT, SOLUTION
 from trm import cli
 from trm.artifacts import MANIFEST
+from trm.stages import STAGES
 
 Run = Callable[..., tuple[int, str, str]]
 TINY = {
@@ -63,16 +64,16 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The outputs of a tiny experiment, made by the four commands."""
+    """The outputs of a tiny experiment, made by the five commands."""
     folder = tmp_path_factory.mktemp("finished")
     text = (ROOT / "params.yaml").read_text()
     for old, new in TINY.items():
         text = re.sub(old, new, text)
     (folder / "params.yaml").write_text(text)
     environment = {**os.environ, "TRM_STATE_DIR": str(folder / "states"), "PYTHONPATH": str(ROOT)}
-    for stage in ("fetch", "augment", "train", "evaluate"):
+    for stage in STAGES:
         subprocess.run(
-            [sys.executable, "-m", "trm", stage], cwd=folder, env=environment, check=True, capture_output=True
+            [sys.executable, "-m", "trm", stage.name], cwd=folder, env=environment, check=True, capture_output=True
         )
     return folder
 
@@ -199,7 +200,7 @@ def test_no_network(run: Run, here: Path) -> None:
     assert not (here / "outputs").exists()
 
 
-@pytest.mark.parametrize("stage", ["augment", "train", "evaluate"])
+@pytest.mark.parametrize("stage", ["augment", "train", "evaluate", "report"])
 def test_missing_input(run: Run, here: Path, stage: str) -> None:
     _mistake(run(stage), "holds no manifest.json", "dvc repro")
     assert not (here / "outputs").exists()
@@ -216,6 +217,7 @@ def test_wrong_kind_of_input(run: Run, here: Path, finished: Path) -> None:
         ("augment", "raw", "train.csv"),
         ("train", "dataset", "train/examples.parquet"),
         ("evaluate", "model", "checkpoint.safetensors"),
+        ("report", "evaluation", "predictions.parquet"),
     ],
 )
 @pytest.mark.parametrize("damage", ["cut", "flip", "gone"])
@@ -223,7 +225,7 @@ def test_damaged_input(run: Run, here: Path, finished: Path, stage: str, folder:
     import shutil
 
     shutil.copytree(finished / "outputs", here / "outputs")
-    shutil.rmtree(here / "outputs/evaluation")
+    shutil.rmtree(here / "outputs/report")
     path = here / "outputs" / folder / file
     content = bytearray(path.read_bytes())
     if damage == "gone":
@@ -254,7 +256,9 @@ def test_output_that_no_stage_wrote_is_left_alone(run: Run, here: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="a small file system needs Linux and root")
-@pytest.mark.parametrize(("stage", "size"), [("fetch", "4k"), ("augment", "8k"), ("train", "64k"), ("evaluate", "8k")])
+@pytest.mark.parametrize(
+    ("stage", "size"), [("fetch", "4k"), ("augment", "8k"), ("train", "64k"), ("evaluate", "8k"), ("report", "32k")]
+)
 def test_full_disk(
     run: Run, here: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, stage: str, size: str
 ) -> None:
@@ -263,10 +267,9 @@ def test_full_disk(
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},nr_inodes=64", "tmpfs", small], check=True)
     monkeypatch.setenv("TRM_STATE_DIR", str(here / "states"))
     try:
-        inputs = {"augment": ["raw"], "train": ["dataset"], "evaluate": ["dataset", "model"]}.get(stage, [])
-        output = {"fetch": "raw", "augment": "dataset", "train": "model", "evaluate": "evaluation"}[stage]
-        flags = [f"--{name}={finished / 'outputs' / name}" for name in inputs]
-        _mistake(run(stage, *flags, f"--{output}={small / 'out'}"), "no space left", "free some")
+        record = next(each for each in STAGES if each.name == stage)
+        flags = [f"--{name}={finished / 'outputs' / name}" for name in record.inputs]
+        _mistake(run(stage, *flags, f"--{record.output}={small / 'out'}"), "no space left", "free some")
         assert not list(small.iterdir())
     finally:
         subprocess.run(["umount", "-l", small], check=True)
@@ -277,7 +280,7 @@ def test_a_finished_experiment(run: Run, finished: Path) -> None:
     metrics = json.loads((outputs / "evaluation/metrics.json").read_text())
     assert metrics["puzzles"] == 10
     assert 0 <= metrics["exact_accuracy"] <= metrics["cell_accuracy"] <= 1
-    for folder in ("raw", "dataset", "model", "evaluation"):
+    for folder in (stage.output for stage in STAGES):
         manifest = json.loads((outputs / folder / MANIFEST).read_text())
         timing = json.loads((outputs / f"{folder}.timing.json").read_text())
         assert timing["key"] == manifest["key"]

@@ -88,7 +88,10 @@ ARROWS = {
     "s3": {"artifacts", "errors", "progress", "s3_client", "s3_threads"},
     "mirror": {"artifacts", "errors", "files", "meta", "model", "s3", "training"},
     "stages": {"section", "config", "artifacts", "data", "errors", "mirror", "s3", "tracking"},
-    "report": {"artifacts", "config", "data", "errors", "evaluation", "meta", "model", "stages"},
+    "report": {
+        *("artifacts", "config", "data", "device", "errors", "evaluation", "files", "meta", "model", "stages"),
+        "training",
+    },
     "tracker": {"data", "report", "tracking"},
     "study": {"config", "errors", "recipes", "report", "section", "stages"},
 }
@@ -123,9 +126,10 @@ def test_content_keys_follow_what_a_stage_reads(monkeypatch: pytest.MonkeyPatch)
         other = content_keys(params.model_copy(update={section: part}))
         return {name for name in keys if keys[name] != other[name]}
 
-    assert changed("augment", seed=77) == {"augment", "train", "evaluate"}
-    assert changed("train", lr=0.5) == {"train", "evaluate"}
-    assert changed("evaluate", votes=99) == {"evaluate"}
+    assert changed("augment", seed=77) == {"augment", "train", "evaluate", "report"}
+    assert changed("train", lr=0.5) == {"train", "evaluate", "report"}
+    assert changed("evaluate", votes=99) == {"evaluate", "report"}
+    assert changed("report", gallery=3) == {"report"}
     assert changed("data", allow_equivalent=True) == set(keys)
 
 
@@ -150,4 +154,10 @@ def test_a_changed_module_changes_the_keys_of_those_who_import_it() -> None:
     users = {stage.name for stage in STAGES if "trm/training/loss.py" in module_digests(stage.module)}
     assert users == {"train"}
     users = {stage.name for stage in STAGES if "trm/model/layers.py" in module_digests(stage.module)}
-    assert users == {"train", "evaluate"}
+    assert users == {"train", "evaluate", "report"}
+
+
+def test_what_lies_beside_a_module_under_its_name_belongs_to_it() -> None:
+    beside = {"trm/report/page.py", "trm/report/page.css", "trm/report/page.js", "trm/report/page.html.j2"}
+    assert beside <= set(module_digests("trm.report.page"))
+    assert not beside & set(module_digests("trm.evaluation.evaluate"))

@@ -231,6 +231,54 @@ def demo_(
     demo(votes, dials, check_rules, seed, save, Console(highlight=False))
 
 
+@app.command("curve")
+def curve_(
+    model: Annotated[str, typer.Argument(help="A model folder, its s3:// address, or a checkpoint file.")] = str(
+        OUTPUTS / "model"
+    ),
+    dataset: Annotated[str, typer.Option(help="The data set it was trained on: a folder or its s3:// address.")] = str(
+        OUTPUTS / "dataset"
+    ),
+    curve: Annotated[Path, typer.Option(help="The folder to write.")] = OUTPUTS / "curve",
+    steps: Annotated[str, typer.Option(help="Supervision steps to try.")] = "1,2,4,8,16,32",
+    votes: Annotated[str, typer.Option(help="Versions that vote, to try.")] = "1,4",
+    rollouts: Annotated[str, typer.Option(help="Tries with noise, to try.")] = "1,4",
+    noise: Annotated[str, typer.Option(help="Standard deviations of that noise, to try.")] = "0.3",
+    max_puzzles: Annotated[int | None, typer.Option(min=1, help="Puzzles of each split; all unless given.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sequences at a time.")] = 64,
+    device: Annotated[str, typer.Option(help="auto, cpu, mps or cuda.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "float32",
+    seed: Annotated[int, typer.Option(min=0, help="Of the versions, the noise and the sample.")] = 0,
+) -> None:
+    """Measure accuracy against network passes, every combination of the dials, and draw the frontier."""
+    from rich.console import Console
+
+    from trm.config import ReportParams
+    from trm.mirror import local_copy
+    from trm.report.frontier import run_curve, told
+    from trm.section import parse
+
+    lists = {"steps": steps, "votes": votes, "rollouts": rollouts, "noise": noise}
+    grid = {name: [_number(part) for part in text.split(",") if part.strip()] for name, text in lists.items()}
+    values = {"batch_size": batch_size, "device": device, "precision": precision, "seed": seed}
+    values |= {"published": {}, "gallery": 0, "curve": {**grid, "max_puzzles": max_puzzles}}
+    settings = parse(ReportParams, values, "trm curve")
+    measured = run_curve(local_copy(model), local_copy(dataset), settings, curve)
+    console = Console(highlight=False)
+    console.print(told(measured))
+    console.print(f"{curve}: curve.json, curve.png, curve.svg", soft_wrap=True)
+
+
+def _number(text: str) -> object:
+    """A number where it is one."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
 def _parsed(puzzle: str, meta: "DatasetMeta") -> "Grid":
     from trm.evaluation.solve import find_askable, parse_puzzle
 

@@ -22,6 +22,8 @@ def inspect_artifact(path: Path, puzzles: int) -> None:
         console.print(_model(path))
     elif stage == "evaluate":
         console.print(_evaluation(path))
+    elif manifest and stage == "report":
+        console.print(_facts(f"{path}: a page, report.html; open it in a browser", manifest["facts"].items()))
     else:
         console.print(describe(path, puzzles))
     if manifest:

@@ -90,6 +90,14 @@ STAGES = (
         "trm.evaluation.evaluate:evaluate",
         "Score the averaged weights on the test puzzles, with voting.",
     ),
+    Stage(
+        "report",
+        ("report",),
+        ("dataset", "model", "evaluation"),
+        "report",
+        "trm.report.page:report",
+        "Make one page of settings, curves, scores, and puzzles solved and failed.",
+    ),
 )
 
 
@@ -292,10 +300,14 @@ def digest_of(request: Mapping[str, Any]) -> str:
 
 @cache
 def module_digests(module: str) -> dict[str, str]:
-    """SHA-256 of every file of the package that `module` imports, itself included, keyed by `trm/...` path."""
+    """SHA-256 of every file of the package that `module` imports, itself included, keyed by `trm/...` path.
+
+    What lies beside a module under its name (a template) belongs to it.
+    """
+    paths = {beside for path in _closure(module) for beside in path.parent.glob(f"{path.stem}.*") if beside.is_file()}
     return {
         f"trm/{path.relative_to(PACKAGE).as_posix()}": hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(_closure(module))
+        for path in sorted(paths)
     }
 
 

@@ -1,1 +1,1 @@
-"""What is said at a run's end."""
+"""The component of stage `evaluate`."""

@@ -1,21 +1,20 @@
-"""The exit handler as a container component: it runs whether the stages succeeded or not."""
+"""Stage `report` as a container component."""
 
 from kfp import dsl
 
-from components.kfp_stage import IMAGE
+from components.kfp_stage import container
 
 
 @dsl.container_component
 def report(
+    report_params: dict,
     root: str,
-    fetch_key: str,
-    augment_key: str,
-    train_key: str,
-    evaluate_key: str,
-    status: dsl.PipelineTaskFinalStatus,
-    summary: dsl.Output[dsl.Markdown],
+    key: str,
+    dataset: dsl.Input[dsl.Dataset],
+    model: dsl.Input[dsl.Model],
+    evaluation: dsl.Input[dsl.Metrics],
+    report: dsl.Output[dsl.Artifact],
 ) -> dsl.ContainerSpec:
-    """Say how the run ended, what lies in S3, and the scores."""
-    keys = [f"fetch={fetch_key}", f"augment={augment_key}", f"train={train_key}", f"evaluate={evaluate_key}"]
-    arguments = [status, summary.path, root, *keys]
-    return dsl.ContainerSpec(image=IMAGE, command=["python", "-m", "components.report.report"], args=arguments)
+    """Make one page of settings, curves, scores, and puzzles solved and failed."""
+    artifacts = {"dataset": dataset, "model": model, "evaluation": evaluation, "report": report}
+    return container("report", {"report": report_params}, artifacts, root, key)

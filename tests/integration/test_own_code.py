@@ -120,7 +120,7 @@ def test_the_stages_depend_on_the_module_by_key_and_not_by_name_in_dvc(checkout:
     code += "print(json.dumps([key_request(s, dict(p), p.data.kind, {})['modules'] for s in STAGES]))"
     modules = json.loads(checkout.run("-c", code))
     uses = {stage.name for stage, files in zip(STAGES, modules, strict=True) if checkout.module in files}
-    assert uses == {"fetch", "augment", "evaluate"}
+    assert uses == {"fetch", "augment", "evaluate", "report"}
 
 
 @pytest.mark.slow

@@ -339,7 +339,7 @@ def test_dvc_remote_in_the_same_bucket(seaweed: SeaweedFS, monkeypatch: pytest.M
     speak_to(seaweed, monkeypatch)
     clone = make_clone(tmp_path)
     clone.run(f"dvc remote add -d store s3://{BUCKET}/dvc")
-    assert clone.ran("dvc repro") == ["fetch", "augment", "train", "evaluate"]
+    assert clone.ran("dvc repro") == ["fetch", "augment", "train", "evaluate", "report"]
     clone.run("git add -A && git commit -qm 'first result' && dvc push")
     fresh = Clone(tmp_path / "fresh", tmp_path / "other-states")
     clone.run(f"git clone -q . {fresh.folder}")

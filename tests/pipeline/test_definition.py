@@ -108,12 +108,12 @@ def test_the_component_runs_the_command_of_the_record(stage: Stage) -> None:
 
 
 def test_the_exit_handler_runs_in_any_case() -> None:
-    last = SPEC["root"]["dag"]["tasks"]["report"]
+    last = SPEC["root"]["dag"]["tasks"]["summary"]
     assert last["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
     assert last["dependentTasks"] == ["exit-handler-1"]
     given = set(last["inputs"]["parameters"])
     assert given == {"root", "status", *(key_parameter(stage) for stage in STAGES)}
-    words = SPEC["deploymentSpec"]["executors"]["exec-report"]["container"]["args"]
+    words = SPEC["deploymentSpec"]["executors"]["exec-summary"]["container"]["args"]
     assert words[3:] == [f"{s.name}={{{{$.inputs.parameters['{key_parameter(s)}']}}}}" for s in STAGES]
 
 
@@ -157,7 +157,7 @@ def test_the_cluster_section_places_the_pods(tmp_path: Path) -> None:
         {"key": "gpu", "operator": "Exists", "effect": "NoSchedule"},
         {"key": "team", "operator": "Equal", "value": "a"},
     ]
-    for name in ("exec-fetch", "exec-augment", "exec-evaluate", "exec-report"):
+    for name in ("exec-fetch", "exec-augment", "exec-evaluate", "exec-report", "exec-summary"):
         assert "resources" not in executors[name]
         assert not {"nodeSelector", "tolerations"} & set(pods[name])
 

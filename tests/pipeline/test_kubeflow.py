@@ -211,7 +211,7 @@ def test_a_run_whose_results_are_gone_is_done_again_without_kubeflows_cache(
         }
         for body in server.bodies
     ]
-    names = ("fetch", "augment", "train", "evaluate")
+    names = ("fetch", "augment", "train", "evaluate", "report")
     assert caching == [dict.fromkeys(names, options) for options in ({"enableCache": True}, {})]
 
 

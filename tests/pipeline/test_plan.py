@@ -106,15 +106,17 @@ def reasons(plan: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
     return {s["stage"]: [(c["what"], c["name"]) for c in s["because"]] for s in plan["stages"] if s["runs"]}
 
 
+MODEL_AND_SCORES = [("input", "model"), ("input", "evaluation")]
 # A file, a pattern and what takes its place; the stages that run, and why.
 CHANGES = {
     "nothing": ("params.yaml", "seed: 0", "seed: 0", {}),
     "a param of evaluate": (
-        "params.yaml", r"votes: \d+", "votes: 3", {"evaluate": [("param", "evaluate.votes")]},
+        "params.yaml", r"votes: \d+", "votes: 3",
+        {"evaluate": [("param", "evaluate.votes")], "report": [("input", "evaluation")]},
     ),
     "a param of train": (
         "params.yaml", r"\n  lr: .*", "\n  lr: 0.25",
-        {"train": [("param", "train.lr")], "evaluate": [("input", "model")]},
+        {"train": [("param", "train.lr")], "evaluate": [("input", "model")], "report": MODEL_AND_SCORES},
     ),
     "a param of augment": (
         "params.yaml", r"num_aug: \d+", "num_aug: 3",
@@ -122,11 +124,15 @@ CHANGES = {
             "augment": [("param", "augment.num_aug")],
             "train": [("input", "dataset")],
             "evaluate": [("input", "dataset"), ("input", "model")],
+            "report": [("input", "dataset"), *MODEL_AND_SCORES],
         },
     ),
     "a module of train": (
         "trm/training/loss.py", r"\Z", "\n# another thought\n",
-        {"train": [("module", "trm/training/loss.py")], "evaluate": [("input", "model")]},
+        {
+            "train": [("module", "trm/training/loss.py")], "evaluate": [("input", "model")],
+            "report": MODEL_AND_SCORES,
+        },
     ),
     "section cluster": ("params.yaml", "image: .*", "image: other@sha256:1", {}),
 }  # fmt: skip
@@ -166,8 +172,8 @@ def test_what_dvc_has_seen_before_is_restored(clone: Clone) -> None:
         clone.run("dvc repro")
         params.write_text(re.sub(r"votes: \d+", "votes: 2", text))
         told = planned(clone)
-        assert [stage["here"] for stage in told["stages"]] == ["unchanged"] * 3 + ["restore"]
-        assert told["runs"] == {"here": [], "cluster": ["evaluate"]}
+        assert [stage["here"] for stage in told["stages"]] == ["unchanged"] * 3 + ["restore"] * 2
+        assert told["runs"] == {"here": [], "cluster": ["evaluate", "report"]}
         assert clone.ran("dvc repro") == []
     finally:
         params.write_text(text)
@@ -179,7 +185,7 @@ def test_a_fresh_clone_has_to_pull(clone: Clone, tmp_path: Path) -> None:
     fresh = Clone(tmp_path / "fresh", tmp_path / "states")
     clone.run(f"git clone -q . {fresh.folder}")
     told = planned(fresh)
-    assert [stage["here"] for stage in told["stages"]] == ["pull"] * 4
+    assert [stage["here"] for stage in told["stages"]] == ["pull"] * 5
     assert told["runs"] == {"here": [], "cluster": []}
     assert "dvc pull" in fresh.run("python -m pipeline plan")
 

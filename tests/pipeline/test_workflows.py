@@ -114,6 +114,6 @@ def test_what_needs_no_cloud_runs(clone: Clone, name: str, tmp_path: Path) -> No
     assert len(typed) >= 2
     told = dict(line.split("=", 1) for line in outputs.read_text().splitlines())
     assert told["environment"] == "retrain"
-    assert told["runs"] == "fetch,augment,train,evaluate"
+    assert told["runs"] == "fetch,augment,train,evaluate,report"
     assert re.fullmatch("[0-9a-f]{12}", told["experiment"])
     assert summary.read_text().startswith("<!-- trm: plan -->")

@@ -18,13 +18,11 @@ from trm.data.kind import Grid
 from trm.data.store import read_meta
 from trm.device import resolve_device, resolve_precision
 from trm.distributed import World, world
-from trm.errors import UserError
 from trm.evaluation.metrics import scores
-from trm.evaluation.questions import Question, TestSet
+from trm.evaluation.questions import Question, TestSet, refuse_other_data
 from trm.evaluation.submission import submission
 from trm.evaluation.thinking import Dials, Rules, predict
 from trm.evaluation.voting import Ballots, grid_hash
-from trm.meta import DatasetMeta
 from trm.model.supervision import TRM
 from trm.progress import progress
 from trm.training.checkpoint import load_checkpoint
@@ -73,20 +71,18 @@ def evaluate(evaluate: EvaluateParams, dataset: Path, model: Path, out: Path, ke
     dtype = resolve_precision(settings.precision, device)
     net, trained_on = load_checkpoint(model, dtype=dtype)
     net, meta = net.to(device), read_meta(dataset)
-    _refuse_other_data(model, trained_on, dataset, meta)
-    tests = TestSet(dataset, meta, settings)
-    sample = tests.sample()
+    refuse_other_data(model, trained_on, dataset, meta)
+    tests = TestSet(dataset, meta, settings.votes, settings.max_puzzles, settings.seed)
     file = out / "predictions.parquet"
     with world(device) as processes:
-        _write_answers(file, net, tests, sample, processes, "evaluate")
+        _write_answers(file, net, tests, settings, processes, "evaluate")
         if (dataset / "validation").is_dir():
-            once = settings.model_copy(update={"votes": 1, "max_puzzles": None})
-            held_out = TestSet(dataset, meta, once, "validation")
-            _write_answers(out / "validation.parquet", net, held_out, held_out.sample(), processes, "validate")
+            held_out = TestSet(dataset, meta, 1, None, settings.seed, "validation")
+            _write_answers(out / "validation.parquet", net, held_out, settings, processes, "validate")
     if not processes.leads:
         return {}
     predictions = pq.read_table(file)
-    asked = {tests.name(task): tests.pairs(task) for task in sample}
+    asked = {tests.name(task): tests.pairs(task) for task in tests.sample()}
     metrics = scores(predictions, asked, settings.votes, settings.pass_at, net.passes)
     _write(out / "metrics.json", metrics, indent=2)
     if tests.names is not None:
@@ -97,15 +93,16 @@ def evaluate(evaluate: EvaluateParams, dataset: Path, model: Path, out: Path, ke
 
 
 def _write_answers(
-    file: Path, model: TRM, tests: TestSet, sample: np.ndarray, processes: World, description: str
+    file: Path, model: TRM, tests: TestSet, settings: EvaluateParams, processes: World, description: str
 ) -> None:
-    """A line for each version of each puzzle of the `sample`, in order."""
+    """A line for each version of each puzzle of the sample, in order."""
+    sample = tests.sample()
     total = sum(tests.sequences(task) for task in sample)
     with (
         pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer,
         progress(description, total, silent=not processes.leads) as bar,
     ):
-        for answered in _answers(model, tests, sample, processes, bar.advance):
+        for answered in _answers(model, tests, settings, processes, bar.advance):
             writer.write_table(answered)
 
 
@@ -113,35 +110,16 @@ def _write(path: Path, value: dict[str, object], indent: int | None) -> None:
     path.write_text(json.dumps(value, indent=indent, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _refuse_other_data(model: Path, trained_on: DatasetMeta, dataset: Path, meta: DatasetMeta) -> None:
-    """Raise `UserError` unless the model was trained on this data set, or on one that cannot be told from it."""
-    if trained_on == meta:
-        return
-    if (trained_on.edition, meta.edition) == ("arc-agi-2", "arc-agi-1"):
-        raise UserError(
-            f"{model}: was trained on ARC-AGI-2, whose training tasks hold evaluation tasks of ARC-AGI-1, so its score "
-            f"on {dataset} would mean nothing; train on the arc-agi-1 recipe to be scored there"
-        )
-    was, holds = _described(trained_on), _described(meta)
-    if was == holds:
-        was, holds = "other puzzles (or other versions of them)", "puzzles that its identifiers do not stand for"
-    raise UserError(
-        f"{model}: trained on {was}, but {dataset} holds {holds}; name the data set that the model was trained on"
-    )
-
-
-def _described(meta: DatasetMeta) -> str:
-    return f"{meta.edition or meta.kind} {meta.height} x {meta.width} of {meta.vocab_size} tokens"
-
-
 def _answers(
-    model: TRM, tests: TestSet, sample: np.ndarray, processes: World, advance: Callable[[int], None]
+    model: TRM, tests: TestSet, settings: EvaluateParams, processes: World, advance: Callable[[int], None]
 ) -> Iterator[pa.Table]:
     """The lines of all tasks in order, made in turns by all processes, for the leader; nothing for the others."""
-    chunks = _chunks(tests, sample, processes.size)
+    chunks = _chunks(tests, tests.sample(), processes.size)
     while turn := list(islice(chunks, processes.size)):
         own = turn[processes.rank] if processes.rank < len(turn) else []
-        answered = _answer(model, tests, own, lambda done: advance(done * len(turn))) if own else SCHEMA.empty_table()
+        answered = SCHEMA.empty_table()
+        if own:
+            answered = _answer(model, tests, settings, own, lambda done: advance(done * len(turn)))
         if processes.size == 1:
             yield answered
             continue
@@ -165,10 +143,12 @@ def _chunks(tests: TestSet, sample: np.ndarray, processes: int) -> Iterator[list
         yield waiting
 
 
-def _answer(model: TRM, tests: TestSet, tasks: Sequence[int], advance: Callable[[int], None]) -> pa.Table:
+def _answer(
+    model: TRM, tests: TestSet, settings: EvaluateParams, tasks: Sequence[int], advance: Callable[[int], None]
+) -> pa.Table:
     """Answer the tasks' questions in all their versions and vote: a line for each version, in order."""
     questions = [question for task in tasks for question in tests.questions(task)]
-    settings, split = tests.settings, tests.split
+    split = tests.split
     tokens = np.concatenate([question.versions.tokens for question in questions])
     identifiers = np.concatenate([question.identifiers for question in questions])
     k = [question.count for question in questions]

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from trm.config import EvaluateParams
 from trm.data.kind import Grid, Versions, find_kind
 from trm.data.store import Split, read_names, read_split
+from trm.errors import UserError
 from trm.meta import DatasetMeta
 
 
@@ -43,18 +43,22 @@ class TestSet:
 
     __test__ = False  # pytest would collect it by its name
 
-    def __init__(self, dataset: Path, meta: DatasetMeta, settings: EvaluateParams, split: str = "test") -> None:
-        self.meta, self.settings, self.kind = meta, settings, find_kind(meta.kind)
+    def __init__(
+        self, dataset: Path, meta: DatasetMeta, votes: int, max_puzzles: int | None, seed: int, split: str = "test"
+    ) -> None:
+        """Each puzzle is asked in `votes` versions; `max_puzzles` (None: all) and the versions are drawn by `seed`."""
+        self.meta, self.kind = meta, find_kind(meta.kind)
+        self.votes, self.max_puzzles, self.seed = votes, max_puzzles, seed
         self.split: Split = read_split(dataset / split)
         # Puzzles with identifiers of their own were trained in every version: those are asked, not new ones.
         self.names: pa.ChunkedArray | None = read_names(dataset) if meta.puzzles_digest else None
 
     def sample(self) -> np.ndarray:
         """The tasks to score, int64, in the order of the split: all of them, or `max_puzzles` drawn by the seed."""
-        count, most = len(self.split.group_starts) - 1, self.settings.max_puzzles
+        count, most = len(self.split.group_starts) - 1, self.max_puzzles
         if most is None or most >= count:
             return np.arange(count)
-        rng = np.random.default_rng(np.random.SeedSequence([self.settings.seed, count]))
+        rng = np.random.default_rng(np.random.SeedSequence([self.seed, count]))
         return np.sort(rng.choice(count, most, replace=False))
 
     def sequences(self, task: int) -> int:
@@ -83,10 +87,10 @@ class TestSet:
             asked, labels = self.split.inputs[rows], self.split.labels[rows]
             if self.names is None:
                 # A draw depends on seed and row alone: a sample of the puzzles sees the same versions as all of them.
-                rng = np.random.default_rng(np.random.SeedSequence([self.settings.seed, row, 1]))
-                versions = self.kind.versions(self.meta, asked[0], rng, self.settings.votes)
-                itself = versions if self.settings.votes == 1 else self.kind.versions(self.meta, asked[0], rng, 1)
-                identifiers = self.split.identifiers[rows].repeat(self.settings.votes)
+                rng = np.random.default_rng(np.random.SeedSequence([self.seed, row, 1]))
+                versions = self.kind.versions(self.meta, asked[0], rng, self.votes)
+                itself = versions if self.votes == 1 else self.kind.versions(self.meta, asked[0], rng, 1)
+                identifiers = self.split.identifiers[rows].repeat(self.votes)
             else:
                 identifiers = self.split.identifiers[rows]
                 names = self.names.take(pa.array(identifiers - 1)).to_pylist()
@@ -108,6 +112,27 @@ class TestSet:
 
     def _versions(self, task: int) -> int:
         if self.names is None:
-            return self.settings.votes
+            return self.votes
         first, end = self.split.group_starts[task : task + 2]
-        return min(self.settings.votes, int(end - first))
+        return min(self.votes, int(end - first))
+
+
+def refuse_other_data(model: Path, trained_on: DatasetMeta, dataset: Path, meta: DatasetMeta) -> None:
+    """Raise `UserError` unless the model was trained on this data set, or on one that cannot be told from it."""
+    if trained_on == meta:
+        return
+    if (trained_on.edition, meta.edition) == ("arc-agi-2", "arc-agi-1"):
+        raise UserError(
+            f"{model}: was trained on ARC-AGI-2, whose training tasks hold evaluation tasks of ARC-AGI-1, so its score "
+            f"on {dataset} would mean nothing; train on the arc-agi-1 recipe to be scored there"
+        )
+    was, holds = _described(trained_on), _described(meta)
+    if was == holds:
+        was, holds = "other puzzles (or other versions of them)", "puzzles that its identifiers do not stand for"
+    raise UserError(
+        f"{model}: trained on {was}, but {dataset} holds {holds}; name the data set that the model was trained on"
+    )
+
+
+def _described(meta: DatasetMeta) -> str:
+    return f"{meta.edition or meta.kind} {meta.height} x {meta.width} of {meta.vocab_size} tokens"

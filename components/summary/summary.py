@@ -1,4 +1,4 @@
-"""The exit handler's command: `python -m components.report.report STATUS FILE ROOT STAGE=KEY...`.
+"""The exit handler's command: `python -m components.summary.summary STATUS FILE ROOT STAGE=KEY...`.
 
 It prints how the run ended and writes the same as Markdown to FILE, which Kubeflow shows.
 """
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
     try:
         text = summary(json.loads(status), root, dict(pair.split("=", 1) for pair in pairs))
     except (UserError, Fault, Interrupted) as error:
-        print(f"report: {error}", file=sys.stderr)
+        print(f"summary: {error}", file=sys.stderr)
         sys.exit(exit_code(error))
     print(text)
     path = Path(file)

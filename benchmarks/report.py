@@ -1,0 +1,140 @@
+"""How long the page about a million predictions takes to be made and to be opened, and in how much memory.
+
+    python -m benchmarks.report [--predictions 1000000]
+
+Prints one JSON object. The predictions of a tiny 9x9 Sudoku experiment, evaluated with four votes, are repeated with
+other halt logits and ratings until there are so many lines; a process of its own makes the page of them.
+
+- build_s: wall time of `report`, the imports left out, the model asked again for 12 puzzles.
+- peak_rss_mb, imports_rss_mb: the peak resident memory of that process, and what it was before `report` began.
+- page_bytes, predictions_bytes: the sizes of the two files.
+- load_ms, first_paint_ms: from the start of navigation to the end of the load event and to the first contentful paint,
+  the median of five openings in a new window of Chromium, 1400 pixels wide; null where there is none.
+- main_thread_ms: the processor time of the page's main thread until then, which does not wait for other programs.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from ruamel.yaml import YAML
+
+from benchmarks.augment import peak_mb
+from trm.config import Params, check_params
+from trm.recipes import changed, recipe_text
+from trm.stages import STAGES, run_stage
+
+CHANGES = {
+    "data.size": 9,
+    "data.source.train_puzzles": 60,
+    "data.source.test_puzzles": 200,
+    "data.allow_equivalent": False,
+    "augment.num_aug": 10,
+    "augment.validation_groups": 10,
+    "train.epochs": 10,
+    "evaluate.steps": 8,
+}
+KEY = "0" * 64
+OPENINGS = 5
+
+
+def main() -> None:
+    """Measure, and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--predictions", type=int, default=1_000_000)
+    parser.add_argument("--child", metavar="FOLDER", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        print(json.dumps(_build(Path(options.child))))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        params = _params()
+        for stage in STAGES:
+            if stage.name != "report":
+                sections = {section: getattr(params, section) for section in stage.sections}
+                inputs = {name: str(folder / name) for name in stage.inputs}
+                run_stage(stage, sections, inputs, str(folder / stage.output))
+        _repeat(folder / "evaluation/predictions.parquet", options.predictions)
+        command = [sys.executable, "-m", "benchmarks.report", "--child", name]
+        figures = json.loads(subprocess.check_output(command, text=True))
+        figures["predictions_bytes"] = (folder / "evaluation/predictions.parquet").stat().st_size
+        print(json.dumps(figures | _open(folder / "page/report.html"), indent=2))
+
+
+def _params() -> Params:
+    return check_params(YAML(typ="safe", pure=True).load(changed(recipe_text("sudoku-4x4"), CHANGES)), "sudoku-4x4")
+
+
+def _repeat(file: Path, count: int) -> None:
+    """Write the lines again and again, each time as other tasks with halt logits and ratings of their own."""
+    table, rng = pq.read_table(file), np.random.default_rng(0)
+    lines = len(table)
+    beside = file.with_suffix(".new")
+    with pq.ParquetWriter(beside, table.schema, compression="zstd") as writer:
+        for number in range(-(-count // lines)):
+            part = table.slice(0, min(lines, count - number * lines))
+            tasks = pa.array([f"{number}-{task}" for task in part.column("task").to_pylist()])
+            logits = part.column("halt_logit").to_numpy() + rng.normal(0, 2, len(part))
+            ratings = np.repeat(rng.integers(0, 500, -(-len(part) // 4)), 4)[: len(part)]
+            for name, values in {
+                "task": tasks,
+                "halt_logit": pa.array(logits, pa.float32()),
+                "rating": ratings,
+            }.items():
+                place = part.schema.get_field_index(name)
+                part = part.set_column(place, part.schema.field(place), pa.array(values, part.schema.field(place).type))
+            writer.write_table(part)
+    beside.replace(file)
+
+
+def _build(folder: Path) -> dict[str, float]:
+    from trm.report.page import FILE, report
+
+    (folder / "page").mkdir()
+    before, started = peak_mb(), time.perf_counter()
+    settings = _params().report.model_copy(update={"curve": None})
+    inputs = {name: folder / name for name in ("dataset", "model", "evaluation")}
+    report(settings, **inputs, out=folder / "page", key=KEY)
+    seconds = time.perf_counter() - started
+    size = (folder / "page" / FILE).stat().st_size
+    return {
+        "build_s": round(seconds, 2),
+        "peak_rss_mb": round(peak_mb()),
+        "imports_rss_mb": round(before),
+        "page_bytes": size,
+    }
+
+
+def _open(page: Path) -> dict[str, float | None]:
+    from tests.browser import chromium, started
+
+    if chromium() is None:
+        return {"load_ms": None, "first_paint_ms": None, "main_thread_ms": None}
+    loads, paints, works = [], [], []
+    with started() as browser:
+        for _ in range(OPENINGS):
+            with browser.new_context(viewport={"width": 1400, "height": 900}) as context:
+                window = context.new_page()
+                protocol = context.new_cdp_session(window)
+                protocol.send("Performance.enable", {"timeDomain": "threadTicks"})
+                window.goto(page.as_uri())
+                window.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")
+                loads.append(window.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd"))
+                paints.append(window.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
+                told = protocol.send("Performance.getMetrics")["metrics"]
+                works.append(next(1000 * each["value"] for each in told if each["name"] == "TaskDuration"))
+    measured = {"load_ms": loads, "first_paint_ms": paints, "main_thread_ms": works}
+    return {name: round(statistics.median(values)) for name, values in measured.items()}
+
+
+if __name__ == "__main__":
+    main()
