@@ -1,6 +1,5 @@
 """The command line: the stages from their records, and what a person does around them. It imports nothing heavy."""
 
-import errno
 import inspect
 import os
 import signal
@@ -17,7 +16,6 @@ from trm.errors import DataError, Fault, Interrupted, UserError, exit_code
 from trm.stages import STAGES, Stage, producer, run_stage
 
 if TYPE_CHECKING:
-    from trm.data.kind import Grid
     from trm.evaluation.solve import Answer
     from trm.meta import DatasetMeta
 
@@ -34,6 +32,7 @@ app.add_typer(checkpoint_app, name="checkpoint")
 
 OUTPUTS = Path("outputs")
 """Where the stages put and look for their folders unless told otherwise."""
+MODEL, DATASET = f"{OUTPUTS / 'model'}", f"{OUTPUTS / 'dataset'}"
 STAGES_PANEL = "Stages (`dvc repro` runs all of them)"
 
 ModelPlace = Annotated[str, typer.Option("--model", help="A model folder, its s3:// address, or a checkpoint file.")]
@@ -119,7 +118,7 @@ def inspect_(
 @app.command("solve")
 def solve_(
     puzzle: Annotated[str, typer.Argument(help="The puzzle row by row, '.' for a blank; a file of it; '-' for stdin.")],
-    model: ModelPlace = f"{OUTPUTS / 'model'}",
+    model: ModelPlace = MODEL,
     steps: Steps = 16,
     votes: Votes = 1,
     rollouts: Rollouts = 1,
@@ -131,10 +130,11 @@ def solve_(
 ) -> None:
     """Answer one puzzle with a trained model."""
     from trm.evaluation.solve import solve
+    from trm.evaluation.typed import read_puzzle
     from trm.mirror import load_checkpoint
 
     net, meta = load_checkpoint(model)
-    question = _parsed(puzzle, meta)
+    question = read_puzzle(puzzle, meta)
     (answer,) = solve(
         net,
         meta,
@@ -150,18 +150,9 @@ def solve_(
     if json:
         import json as json_module
 
-        print(
-            json_module.dumps(
-                {
-                    "question": question.tolist(),
-                    "answer": answer.grid.tolist(),
-                    "valid": answer.valid,
-                    "halt_probability": round(answer.halt_probability, 6),
-                    "votes": answer.votes,
-                    "of": votes,
-                }
-            )
-        )
+        said = {"question": question.tolist(), "answer": answer.grid.tolist(), "valid": answer.valid}
+        said |= {"halt_probability": round(answer.halt_probability, 6), "votes": answer.votes, "of": votes}
+        print(json_module.dumps(said))
         return
     _print_answer(answer, meta, votes)
 
@@ -170,10 +161,8 @@ def solve_(
 def watch_(
     puzzle: Annotated[str | None, typer.Argument(help="A puzzle as for `trm solve`; none: a test puzzle.")] = None,
     test: Annotated[int, typer.Option(min=0, help="Number of the test puzzle.")] = 0,
-    model: ModelPlace = f"{OUTPUTS / 'model'}",
-    dataset: Annotated[
-        str, typer.Option(help="The data set of the test puzzle: a folder or its s3:// address.")
-    ] = f"{OUTPUTS / 'dataset'}",
+    model: ModelPlace = MODEL,
+    dataset: Annotated[str, typer.Option(help="The data set of the test puzzle: a folder or s3:// address.")] = DATASET,
     steps: Steps = 16,
     votes: Votes = 1,
     rollouts: Rollouts = 1,
@@ -190,6 +179,7 @@ def watch_(
     from rich.console import Console
 
     from trm.evaluation.solve import checked_dials
+    from trm.evaluation.typed import read_puzzle
     from trm.mirror import load_checkpoint, local_copy
     from trm.report.animation import check_place
     from trm.report.watch import puzzle_of, typed_puzzle, watch
@@ -201,7 +191,7 @@ def watch_(
     if puzzle is None:
         asked = puzzle_of(meta, local_copy(dataset), test, votes, seed)
     else:
-        asked = typed_puzzle(meta, _parsed(puzzle, meta), votes, seed)
+        asked = typed_puzzle(meta, read_puzzle(puzzle, meta), votes, seed)
     watch(net, meta, asked, dials, check_rules, save, Console(highlight=False))
 
 
@@ -233,12 +223,8 @@ def demo_(
 
 @app.command("curve")
 def curve_(
-    model: Annotated[str, typer.Argument(help="A model folder, its s3:// address, or a checkpoint file.")] = str(
-        OUTPUTS / "model"
-    ),
-    dataset: Annotated[str, typer.Option(help="The data set it was trained on: a folder or its s3:// address.")] = str(
-        OUTPUTS / "dataset"
-    ),
+    model: Annotated[str, typer.Argument(help="A model folder, its s3:// address, or a checkpoint file.")] = MODEL,
+    dataset: Annotated[str, typer.Option(help="The data set it was trained on: a folder or s3:// address.")] = DATASET,
     curve: Annotated[Path, typer.Option(help="The folder to write.")] = OUTPUTS / "curve",
     steps: Annotated[str, typer.Option(help="Supervision steps to try.")] = "1,2,4,8,16,32",
     votes: Annotated[str, typer.Option(help="Versions that vote, to try.")] = "1,4",
@@ -279,32 +265,6 @@ def _number(text: str) -> object:
     return text
 
 
-def _parsed(puzzle: str, meta: "DatasetMeta") -> "Grid":
-    from trm.evaluation.solve import find_askable, parse_puzzle
-
-    find_askable(meta)  # before stdin is read
-    text = _puzzle_text(puzzle)
-    try:
-        return parse_puzzle(text, meta)
-    except DataError as error:
-        if text == puzzle and Path(puzzle).suffix and len(puzzle) < 256:
-            raise DataError(f"{puzzle}: no such file, and no puzzle either ({error}); - reads stdin") from None
-        raise
-
-
-def _puzzle_text(puzzle: str) -> str:
-    if puzzle == "-":
-        return sys.stdin.read()
-    path = Path(puzzle)
-    try:
-        if path.is_file():
-            return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        if getattr(error, "errno", None) != errno.ENAMETOOLONG:  # a puzzle too long for a file name is no file
-            raise DataError(f"{puzzle}: cannot be read as a puzzle ({error})") from None
-    return puzzle
-
-
 def _print_answer(answer: "Answer", meta: "DatasetMeta", votes: int) -> None:
     from rich.console import Console
 
@@ -343,8 +303,12 @@ def model_(
 def study_(
     name: Annotated[str, typer.Argument(help="A study that ships (`trm study list` names them), or a file of one.")],
     folder: Annotated[Path, typer.Option(help="Where studies lie, each in a folder of its name.")] = Path("studies"),
+    params: Annotated[
+        str | None, typer.Option(help="Whose section `tracking` counts, and no other; params.yaml, if it is there.")
+    ] = None,
 ) -> None:
     """Train recipes that differ in little, several seeds each, and compare them in one report."""
+    from trm.config import load_tracking
     from trm.recipes import studies, summary
     from trm.study import load_study, run_study
 
@@ -354,7 +318,9 @@ def study_(
         return
     place = folder / Path(name).stem
     study, title = load_study(name)
-    run_study(study, place, title)
+    if params is None:
+        params = "params.yaml" if Path("params.yaml").is_file() else "{}"
+    run_study(study, place, title, load_tracking(params))
     print((place / "report.md").read_text(encoding="utf-8"), end="")
 
 
