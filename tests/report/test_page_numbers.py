@@ -84,6 +84,17 @@ def test_an_example_is_read_with_its_vote(voted: Answered) -> None:
     assert voted.valid is None
 
 
+def test_the_winner_may_have_fewer_votes(tmp_path: Path) -> None:
+    """An answer that was seen to obey the rules comes first, whatever its votes."""
+    ranks = [(2, 2, False), (1, 1, True), (2, 2, False)]
+    lines = [
+        {"task": "t", "puzzle": 0, "version": version, "rank": rank, "votes": votes, "right": right, "exact": right}
+        for version, (rank, votes, right) in enumerate(ranks)
+    ]
+    answered = read_answered(predictions(tmp_path / "p.parquet", lines))
+    assert (answered.votes.tolist(), answered.voted_right.tolist()) == ([1], [True])
+
+
 def test_how_the_votes_fell(voted: Answered) -> None:
     fell = tallies.votes(voted)
     assert not fell.by_share
@@ -211,6 +222,9 @@ def test_the_gallery_is_half_solved_and_half_failed(tmp_path: Path) -> None:
     assert not np.array_equal(ten, gallery.choose(answered, 10, seed=2))
     assert gallery.choose(answered, 0, seed=1).tolist() == []
     assert len(gallery.choose(answered, 99, seed=1)) == 40
+    lines = [{"right": number < 3, "exact": number < 3} for number in range(40)]
+    answered = read_answered(predictions(tmp_path / "q.parquet", lines))
+    assert answered.right[gallery.choose(answered, 10, seed=1)].tolist() == [True] * 3 + [False] * 7
 
 
 def test_the_most_confident_mistakes_come_first(tmp_path: Path) -> None:
