@@ -146,7 +146,7 @@ def test_little_is_asked_and_little_is_shown(tmp_path: Path) -> None:
         "evaluate__votes": 1,
         "evaluate__pass_at": [1],
     }
-    page = Parsed(experiment_of("sudoku", tmp_path / "few", **changes).report(gallery=0))
+    page = Parsed(experiment_of("sudoku", tmp_path / "few", **changes).report(gallery=0, curve=None))
     assert page.sections == ["result", "training", "difficulty", "votes", "calibration", "mistakes", "settings"]
     assert page.puzzles["gallery"] == []
     assert "5, of 5 groups drawn from 9" in page.text
