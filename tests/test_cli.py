@@ -331,6 +331,34 @@ def test_solve(run: Run, finished: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert json.loads(again)["question"] == answer["question"]
 
 
+def test_watch_has_the_dials_of_solve(run: Run, finished: Path, tmp_path: Path) -> None:
+    asked = ("1..." + "." * 12, "--model", finished / "outputs/model", "--steps", 3, "--seed", 5)
+    for dials in (
+        ["--votes", 3],
+        ["--votes", 2, "--rollouts", 3, "--noise", 0.5],
+        ["--rollouts", 2, "--noise", 0.5, "--check-rules", "--halt-early"],
+    ):
+        _, solved, _ = run("solve", *asked, *dials)
+        code, watched, err = run("watch", *asked, *dials)
+        assert (code, err) == (0, "")
+        pattern = r"the model is \S+% sure.*"
+        assert re.findall(pattern, watched) == re.findall(pattern, solved) != []
+    file = tmp_path / "a.gif"
+    test_puzzle = ("--model", finished / "outputs/model", "--dataset", finished / "outputs/dataset", "--test", 3)
+    assert run("watch", *test_puzzle, "--save", file)[0] == 0
+    assert file.read_bytes().startswith(b"GIF89a")
+
+
+@pytest.mark.parametrize("command", ["watch", "demo"])
+def test_watch_mistakes(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """They show before anything runs: there is not even a model to watch."""
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "0")  # demo would turn it off, here for all tests
+    _mistake(run(command, "--save", "none/a.gif"), "none/a.gif: the folder none does not exist")
+    _mistake(run(command, "--save", "a.png"), "a.png: --save writes a GIF")
+    _mistake(run(command, "--rollouts", 2), "rollouts above 1 need noise above 0", "Got 2 and 0.0")
+    assert [path.name for path in here.iterdir()] == ["params.yaml"]
+
+
 @pytest.mark.parametrize(
     ("puzzle", "words"),
     [

@@ -93,7 +93,7 @@ ARROWS = {
         "training",
     },
     "tracker": {"data", "report", "tracking"},
-    "study": {"config", "errors", "recipes", "report", "section", "stages"},
+    "study": {"config", "errors", "recipes", "report", "section", "stages", "tracking"},
 }
 
 

@@ -11,7 +11,9 @@ from trm import study as module
 from trm.errors import Fault, ParamsError, UserError
 from trm.recipes import studies
 from trm.report.study import Result, markdown, over_seeds, table, write_report
-from trm.study import Run, Study, load_study, run_study, runs_of
+from trm.stages import STAGES, Stage
+from trm.study import Run, Study, load_study, run_study, runs_of, stages_to
+from trm.tracking import TrackingParams
 
 TINY = Study.model_validate(
     {
@@ -72,6 +74,25 @@ def test_mistakes(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=r"train.lr must be a valid number. Got 'fast'"):
         runs_of(Study.model_validate(broken), tmp_path / "study")
     assert not (tmp_path / "study").exists(), "nothing left behind"
+
+
+def test_a_study_runs_what_leads_to_its_scores_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = ["fetch", "augment", "train", "evaluate"]
+    assert [stage.name for stage in stages_to("evaluation")] == wanted
+    assert [stage.name for stage in stages_to("model")] == wanted[:3]
+    later = Stage("later", ("report",), ("dataset", "evaluation"), "later", "trm.later:later", "Not needed.")
+    monkeypatch.setattr(module, "STAGES", (*STAGES, later))
+    assert [stage.name for stage in stages_to("evaluation")] == wanted
+    assert [stage.name for stage in stages_to("later")] == [*wanted, "later"]
+
+
+def test_how_runs_are_tracked(tmp_path: Path) -> None:
+    runs = runs_of(TINY, tmp_path / "small", TrackingParams(mode="offline", tags=("own",)))
+    told = [(run.tracking.group, run.tracking.tags) for run in runs if run.tracking]
+    assert told == [("small", ("own", recipe)) for recipe in ("baseline", "less-recursion", "baseline")]
+    named = runs_of(TINY, tmp_path / "small", TrackingParams(mode="offline", group="mine"))
+    assert {run.tracking.group for run in named if run.tracking} == {"mine"}
+    assert [run.tracking for run in runs_of(TINY, tmp_path / "small")] == [None] * 3
 
 
 def test_an_interval_over_seeds_by_hand() -> None:

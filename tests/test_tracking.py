@@ -17,6 +17,7 @@ from wandb.proto import wandb_internal_pb2
 
 from tests.conftest import ROOT
 from tests.test_cli import TINY
+from tests.test_study import TINY as TINY_STUDY
 from trm.config import load_tracking
 from trm.errors import ParamsError
 
@@ -189,6 +190,39 @@ def test_training_ends_well_when_it_dies_half_way(tmp_path: Path) -> None:
         process.communicate(timeout=300)
     assert process.returncode == 0
     assert (tmp_path / "outputs/model/manifest.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("named", [None, "mine"])
+def test_the_runs_of_a_study_are_one_group(tmp_path: Path, named: str | None) -> None:
+    """As the section of params.yaml says, which is no part of the study; each run is tagged with its recipe."""
+    runs = {"baseline": {}, "less-recursion": {}}
+    study = {"base": TINY_STUDY.base, "changes": TINY_STUDY.changes, "runs": runs}
+    (tmp_path / "small.yaml").write_text(json.dumps(study))
+    group = f"\n  group: {named}" if named else ""
+    text, count = re.subn(
+        "mode: disabled.*", f"mode: offline\n  tags: [own]{group}", (ROOT / "params.yaml").read_text()
+    )
+    assert count == 1
+    (tmp_path / "params.yaml").write_text(text)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    environment |= {"PYTHONPATH": str(ROOT), "TRM_STATE_DIR": str(tmp_path / "states"), "HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "trm", "study", "small.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = [Told(folder) for folder in sorted((tmp_path / "wandb").glob("offline-run-*"))]
+    assert len(told) == 4  # a training and an evaluation of two recipes
+    assert {each.run.run_group for each in told} == {named or "small"}
+    keys = {
+        recipe: json.loads((tmp_path / f"studies/small/{recipe}-0/model/manifest.json").read_text())["key"][:16]
+        for recipe in runs
+    }
+    assert sorted((each.run.run_id, *each.run.tags) for each in told) == sorted(
+        (key, "own", recipe) for recipe, key in keys.items() for _ in range(2)
+    )
+    curves = [each.curve("train", "loss") for each in told if each.curve("train", "loss")]
+    assert len(curves) == 2
+    assert curves[0] != curves[1]
 
 
 def _wait_for(condition: Any, seconds: float = 60) -> Any:  # noqa: ANN401 - whatever it returns

@@ -129,8 +129,12 @@ def model_(
 def study_(
     name: Annotated[str, typer.Argument(help="A study that ships (`trm study list` names them), or a file of one.")],
     folder: Annotated[Path, typer.Option(help="Where studies lie, each in a folder of its name.")] = Path("studies"),
+    params: Annotated[
+        str | None, typer.Option(help="Whose section `tracking` counts, and no other; params.yaml, if it is there.")
+    ] = None,
 ) -> None:
     """Train recipes that differ in little, several seeds each, and compare them in one report."""
+    from trm.config import load_tracking
     from trm.recipes import studies, summary
     from trm.study import load_study, run_study
 
@@ -140,7 +144,9 @@ def study_(
         return
     place = folder / Path(name).stem
     study, title = load_study(name)
-    run_study(study, place, title)
+    if params is None:
+        params = "params.yaml" if Path("params.yaml").is_file() else "{}"
+    run_study(study, place, title, load_tracking(params))
     print((place / "report.md").read_text(encoding="utf-8"), end="")
 
 

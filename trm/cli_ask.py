@@ -1,22 +1,18 @@
 """The commands that ask a trained model: `trm solve`, `watch`, `demo` and `curve`. It imports nothing heavy."""
 
-import errno
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trm.errors import DataError
-
 if TYPE_CHECKING:
-    from trm.data.kind import Grid
     from trm.evaluation.solve import Answer
     from trm.meta import DatasetMeta
 
 OUTPUTS = Path("outputs")
 """Where the stages put and look for their folders unless told otherwise."""
+MODEL, DATASET = f"{OUTPUTS / 'model'}", f"{OUTPUTS / 'dataset'}"
 
 ModelPlace = Annotated[str, typer.Option("--model", help="A model folder, its s3:// address, or a checkpoint file.")]
 Steps = Annotated[int, typer.Option(min=1, max=128, help="Supervision steps to think, at most.")]
@@ -31,7 +27,7 @@ Save = Annotated[Path | None, typer.Option(help="Write an animated GIF, a pictur
 
 def solve_command(
     puzzle: Annotated[str, typer.Argument(help="The puzzle row by row, '.' for a blank; a file of it; '-' for stdin.")],
-    model: ModelPlace = f"{OUTPUTS / 'model'}",
+    model: ModelPlace = MODEL,
     steps: Steps = 16,
     votes: Votes = 1,
     rollouts: Rollouts = 1,
@@ -43,10 +39,11 @@ def solve_command(
 ) -> None:
     """Answer one puzzle with a trained model."""
     from trm.evaluation.solve import solve
+    from trm.evaluation.typed import read_puzzle
     from trm.mirror import load_checkpoint
 
     net, meta = load_checkpoint(model)
-    question = _parsed(puzzle, meta)
+    question = read_puzzle(puzzle, meta)
     (answer,) = solve(
         net,
         meta,
@@ -62,18 +59,9 @@ def solve_command(
     if json:
         import json as json_module
 
-        print(
-            json_module.dumps(
-                {
-                    "question": question.tolist(),
-                    "answer": answer.grid.tolist(),
-                    "valid": answer.valid,
-                    "halt_probability": round(answer.halt_probability, 6),
-                    "votes": answer.votes,
-                    "of": votes,
-                }
-            )
-        )
+        said = {"question": question.tolist(), "answer": answer.grid.tolist(), "valid": answer.valid}
+        said |= {"halt_probability": round(answer.halt_probability, 6), "votes": answer.votes, "of": votes}
+        print(json_module.dumps(said))
         return
     _print_answer(answer, meta, votes)
 
@@ -81,10 +69,8 @@ def solve_command(
 def watch_command(
     puzzle: Annotated[str | None, typer.Argument(help="A puzzle as for `trm solve`; none: a test puzzle.")] = None,
     test: Annotated[int, typer.Option(min=0, help="Number of the test puzzle.")] = 0,
-    model: ModelPlace = f"{OUTPUTS / 'model'}",
-    dataset: Annotated[
-        str, typer.Option(help="The data set of the test puzzle: a folder or its s3:// address.")
-    ] = f"{OUTPUTS / 'dataset'}",
+    model: ModelPlace = MODEL,
+    dataset: Annotated[str, typer.Option(help="The data set of the test puzzle: a folder or s3:// address.")] = DATASET,
     steps: Steps = 16,
     votes: Votes = 1,
     rollouts: Rollouts = 1,
@@ -101,6 +87,7 @@ def watch_command(
     from rich.console import Console
 
     from trm.evaluation.solve import checked_dials
+    from trm.evaluation.typed import read_puzzle
     from trm.mirror import load_checkpoint, local_copy
     from trm.report.animation import check_place
     from trm.report.watch import puzzle_of, typed_puzzle, watch
@@ -112,7 +99,7 @@ def watch_command(
     if puzzle is None:
         asked = puzzle_of(meta, local_copy(dataset), test, votes, seed)
     else:
-        asked = typed_puzzle(meta, _parsed(puzzle, meta), votes, seed)
+        asked = typed_puzzle(meta, read_puzzle(puzzle, meta), votes, seed)
     watch(net, meta, asked, dials, check_rules, save, Console(highlight=False))
 
 
@@ -142,12 +129,8 @@ def demo_command(
 
 
 def curve_command(
-    model: Annotated[str, typer.Argument(help="A model folder, its s3:// address, or a checkpoint file.")] = str(
-        OUTPUTS / "model"
-    ),
-    dataset: Annotated[str, typer.Option(help="The data set it was trained on: a folder or its s3:// address.")] = str(
-        OUTPUTS / "dataset"
-    ),
+    model: Annotated[str, typer.Argument(help="A model folder, its s3:// address, or a checkpoint file.")] = MODEL,
+    dataset: Annotated[str, typer.Option(help="The data set it was trained on: a folder or s3:// address.")] = DATASET,
     curve: Annotated[Path, typer.Option(help="The folder to write.")] = OUTPUTS / "curve",
     steps: Annotated[str, typer.Option(help="Supervision steps to try.")] = "1,2,4,8,16,32",
     votes: Annotated[str, typer.Option(help="Versions that vote, to try.")] = "1,4",
@@ -186,32 +169,6 @@ def _number(text: str) -> object:
         except ValueError:
             continue
     return text
-
-
-def _parsed(puzzle: str, meta: "DatasetMeta") -> "Grid":
-    from trm.evaluation.solve import find_askable, parse_puzzle
-
-    find_askable(meta)  # before stdin is read
-    text = _puzzle_text(puzzle)
-    try:
-        return parse_puzzle(text, meta)
-    except DataError as error:
-        if text == puzzle and Path(puzzle).suffix and len(puzzle) < 256:
-            raise DataError(f"{puzzle}: no such file, and no puzzle either ({error}); - reads stdin") from None
-        raise
-
-
-def _puzzle_text(puzzle: str) -> str:
-    if puzzle == "-":
-        return sys.stdin.read()
-    path = Path(puzzle)
-    try:
-        if path.is_file():
-            return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        if getattr(error, "errno", None) != errno.ENAMETOOLONG:  # a puzzle too long for a file name is no file
-            raise DataError(f"{puzzle}: cannot be read as a puzzle ({error})") from None
-    return puzzle
 
 
 def _print_answer(answer: "Answer", meta: "DatasetMeta", votes: int) -> None:

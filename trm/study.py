@@ -18,11 +18,14 @@ from trm.config import Params, check_params
 from trm.errors import Fault
 from trm.recipes import changed, find, read_ablation, recipe_text, studies, summary
 from trm.section import Positive, Section, parse, read_yaml
-from trm.stages import STAGES, is_whole, requests, run_stage
+from trm.stages import STAGES, Stage, is_whole, requests, run_stage
+from trm.tracking import TrackingParams
 
 BASELINE = "baseline"
 """The recipe as it is."""
 SHARED = ("raw", "dataset")
+RESULT = "evaluation"
+"""The output that a run is made for."""
 
 
 class Member(Section):
@@ -54,6 +57,8 @@ class Run:
     folder: Path
     text: str
     """Its whole params file."""
+    tracking: TrackingParams | None = None
+    """What Weights & Biases is told; None: nothing."""
 
     @property
     def name(self) -> str:
@@ -66,17 +71,28 @@ class Run:
         return check_params(YAML(typ="safe", pure=True).load(self.text), self.name)
 
     def finish(self) -> None:
-        """Run every stage whose output is not there yet. Raises what the stages raise."""
+        """Run every stage that leads to the evaluation and whose output is not there yet. Raises what they raise."""
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "params.yaml").write_text(self.text, encoding="utf-8")
         places: dict[str, str] = {}
-        for stage, request in zip(STAGES, requests(self.params).values(), strict=True):
-            home = self.folder.parent / "data" / request["key"][:12] if stage.output in SHARED else self.folder
+        asked = requests(self.params)
+        for stage in stages_to(RESULT):
+            key = asked[stage.name]["key"]
+            home = self.folder.parent / "data" / key[:12] if stage.output in SHARED else self.folder
             out = home / stage.output
             places[stage.output] = str(out)
-            if not is_whole(out, stage, request["key"]):
+            if not is_whole(out, stage, key):
                 sections = {name: getattr(self.params, name) for name in stage.sections}
-                run_stage(stage, sections, {name: places[name] for name in stage.inputs}, str(out))
+                run_stage(stage, sections, {name: places[name] for name in stage.inputs}, str(out), self.tracking)
+
+
+def stages_to(output: str) -> list[Stage]:
+    """The stages without which there is no such output, in order."""
+    needed = {output}
+    for stage in reversed(STAGES):
+        if stage.output in needed:
+            needed.update(stage.inputs)
+    return [stage for stage in STAGES if stage.output in needed]
 
 
 def load_study(name: str) -> tuple[Study, str]:
@@ -86,8 +102,11 @@ def load_study(name: str) -> tuple[Study, str]:
     return parse(Study, values, str(path)), summary(path)
 
 
-def runs_of(study: Study, folder: Path) -> list[Run]:
-    """Every run, the first seed of all recipes before the second of any. Raises `UserError` for what cannot be run."""
+def runs_of(study: Study, folder: Path, tracking: TrackingParams | None = None) -> list[Run]:
+    """Every run, the first seed of all recipes before the second of any. Raises `UserError` for what cannot be run.
+
+    They are tracked as one group, named after the folder unless `tracking` names one, each tagged with its recipe.
+    """
     most = max(member.seeds for member in study.runs.values())
     runs = []
     for seed in range(most):
@@ -95,21 +114,25 @@ def runs_of(study: Study, folder: Path) -> list[Run]:
             if seed < member.seeds:
                 ablated = {} if recipe == BASELINE else read_ablation(recipe)[1]
                 changes = study.changes | ablated | member.changes | {"train.seed": seed}
-                runs.append(Run(recipe, seed, folder / f"{recipe}-{seed}", changed(recipe_text(study.base), changes)))
+                text, told = changed(recipe_text(study.base), changes), tracking
+                if tracking is not None:
+                    group, tags = tracking.group or folder.name, (*tracking.tags, recipe)
+                    told = tracking.model_copy(update={"group": group, "tags": tags})
+                runs.append(Run(recipe, seed, folder / f"{recipe}-{seed}", text, told))
     for run in runs:
         _ = run.params  # every mistake shows before the first training
     return runs
 
 
-def run_study(study: Study, folder: Path, title: str) -> None:
-    """Finish every run and write the report to `folder`.
+def run_study(study: Study, folder: Path, title: str, tracking: TrackingParams | None = None) -> None:
+    """Finish every run, tracked as `runs_of` says, and write the report to `folder`.
 
     A run that fails is told in the report and the others go on; then raises `Fault` at the end.
     """
     from trm.report.study import Result, write_report
 
     failed: dict[str, str] = {}
-    runs = runs_of(study, folder)
+    runs = runs_of(study, folder, tracking)
     for run in _told(runs):
         try:
             run.finish()

@@ -23,7 +23,7 @@ from trm.report.animation import save_gif
 from trm.report.screen import Room, View, draw
 from trm.report.trace import Frame, trace
 
-WATCH_SECONDS, LONGEST_FRAME = 5.0, 0.15
+WATCH_SECONDS, LONGEST_FRAME = 4.0, 0.15
 """How long a terminal shows all frames, and one of them at most, unless the model takes longer."""
 
 
