@@ -97,7 +97,7 @@ def watch_command(
         check_place(save)
     net, meta = load_checkpoint(model)
     if puzzle is None:
-        asked = puzzle_of(meta, local_copy(dataset), test, votes, seed)
+        asked = puzzle_of(model, meta, local_copy(dataset), test, votes, seed)
     else:
         asked = typed_puzzle(meta, read_puzzle(puzzle, meta), votes, seed)
     watch(net, meta, asked, dials, check_rules, save, Console(highlight=False))

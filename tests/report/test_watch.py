@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from tests.evaluation.test_arc import ASKED, VERSIONS, canvas, make
+from tests.evaluation.test_arc import RIGHT as RIGHT_GRIDS
 from trm.config import ModelParams
 from trm.data.kinds.maze import maze_meta
 from trm.data.kinds.sudoku import sudoku_meta
@@ -43,7 +45,7 @@ def test_a_typed_puzzle_knows_its_answer_if_it_has_one() -> None:
 
 def test_a_test_puzzle_and_its_answer(dataset: Path) -> None:
     meta, split = read_meta(dataset), read_split(dataset / "test")
-    puzzle = puzzle_of(meta, dataset, 2, 3, 0)
+    puzzle = puzzle_of("model", meta, dataset, 2, 3, 0)
     row = split.puzzle_starts[split.group_starts[2]]
     assert puzzle.right is not None
     assert np.array_equal(puzzle.asked.grid.ravel() + 1, split.inputs[row])
@@ -51,7 +53,29 @@ def test_a_test_puzzle_and_its_answer(dataset: Path) -> None:
     typed = typed_puzzle(meta, puzzle.asked.grid, 3, 0)
     assert np.array_equal(puzzle.asked.versions.tokens, typed.asked.versions.tokens)
     with pytest.raises(UserError, match="has 6 test puzzles, from 0. Got 6"):
-        puzzle_of(meta, dataset, 6, 1, 0)
+        puzzle_of("model", meta, dataset, 6, 1, 0)
+    with pytest.raises(UserError, match="model: trained on sudoku 6 x 6 .* holds sudoku 4 x 4 .*; name the data set"):
+        puzzle_of("model", sudoku_meta(6), dataset, 0, 1, 0)
+
+
+def test_an_arc_task_is_asked_in_the_versions_of_its_data_set(tmp_path: Path, model_params: ModelParams) -> None:
+    dataset = make(tmp_path / "data")
+    meta = read_meta(dataset)
+    numbers = range(len(read_split(dataset / "test").group_starts) - 1)
+    puzzles = [puzzle_of("model", meta, dataset, number, 4, 0) for number in numbers]
+    (two,) = [puzzle for puzzle in puzzles if puzzle.asked.versions.draws[0] == "two"]
+    assert two.asked.grid.tolist() == ASKED[0]
+    assert two.right is not None
+    assert two.right.tolist() == RIGHT_GRIDS[0]
+    assert len(two.asked.identifiers) == 4
+    for tokens, name in zip(two.asked.versions.tokens, two.asked.versions.draws, strict=True):
+        assert np.array_equal(np.where(tokens > 1, tokens, 0), canvas(ASKED[0], name))
+    assert len(puzzle_of("model", meta, dataset, 0, 99, 0).asked.identifiers) == VERSIONS
+    net = build_model(model_params.model_copy(update={"puzzle_emb_dim": 16, "puzzle_emb_len": 1}), meta).eval()
+    frames: list[Frame] = []
+    answer = trace(net, meta, two.asked, Dials(1), False, frames.append)
+    assert np.array_equal(frames[-1].answer, answer.grid)
+    assert len(frames[-1].tries) == 4
 
 
 def test_no_terminal_shows_the_steps_alone(model: TRM, tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from trm.data.kind import Grid, find_kind
+from trm.data.kind import Grid
 from trm.data.solver import count_solutions, solve_grid
-from trm.data.store import read_names, read_split
+from trm.data.store import read_meta
 from trm.errors import UserError
+from trm.evaluation.questions import TestSet, refuse_other_data
 from trm.evaluation.solve import Answer, Asked, asked, find_askable, to_tokens
 from trm.evaluation.thinking import Dials
 from trm.meta import DatasetMeta
@@ -42,27 +43,21 @@ def typed_puzzle(meta: DatasetMeta, grid: npt.NDArray[np.uint8], votes: int, see
     return Puzzle(asked(meta, tokens, votes, seed), right)
 
 
-def puzzle_of(meta: DatasetMeta, dataset: Path, number: int, votes: int, seed: int) -> Puzzle:
+def puzzle_of(model: str, meta: DatasetMeta, dataset: Path, number: int, votes: int, seed: int) -> Puzzle:
     """Puzzle `number` of the test split, from 0; of named puzzles (ARC) those versions vote that lie in the data set.
 
-    Raises `UserError` where there is none.
+    Raises `UserError` where there is none, or where the `model` of this `meta` was trained on other data.
     """
-    split, kind = read_split(dataset / "test"), find_kind(meta.kind)
-    if number >= len(split.group_starts) - 1:
-        raise UserError(f"{dataset}: has {len(split.group_starts) - 1} test puzzles, from 0. Got {number}")
-    first, end = split.group_starts[number : number + 2]
-    rows = split.puzzle_starts[first : min(first + votes, end)] if meta.puzzles_digest else split.puzzle_starts[[first]]
-    tokens, labels, identifiers = split.inputs[rows], split.labels[rows], split.identifiers[rows]
-    if meta.puzzles_digest:
-        names = read_names(dataset)
-        versions = kind.recall(meta, tokens, [names[identifier - 1].as_py() for identifier in identifiers.tolist()])
-        itself = kind.recall(meta, tokens[:1], versions.draws[:1])
-        seeds = [[seed, 0, version] for version in range(len(rows))]
-        asking = Asked(itself.undo(tokens[:1])[0], versions, identifiers, seeds)
-    else:
-        asking = asked(meta, tokens[0], votes, seed)
-        itself = kind.versions(meta, tokens[0], np.random.default_rng(0), 1)
-    return Puzzle(asking, itself.undo(labels[:1])[0] if labels[0].any() else None)
+    refuse_other_data(Path(model), meta, dataset, read_meta(dataset))
+    tests = TestSet(dataset, meta, votes, None, seed)
+    count = len(tests.sample())
+    if number >= count:
+        raise UserError(f"{dataset}: has {count} test puzzles, from 0. Got {number}")
+    question = next(tests.questions(number))
+    if tests.names is None:  # the versions of `solve`, not those of an evaluation
+        return Puzzle(asked(meta, tests.split.inputs[question.row], votes, seed), question.right)
+    seeds = [[seed, 0, version] for version in range(question.count)]
+    return Puzzle(Asked(question.grid, question.versions, question.identifiers, seeds), question.right)
 
 
 def watch(
