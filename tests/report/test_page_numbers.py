@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from matplotlib.figure import Figure
 
 from trm.data.kinds.arc import VOCABULARY
 from trm.data.kinds.sudoku import sudoku_meta
