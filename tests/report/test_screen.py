@@ -94,28 +94,26 @@ ROOMS = [Room(80, 24, True), Room(80, 40, True, False), Room(160, 50, True), Roo
 
 
 def cells_of(meta: DatasetMeta) -> tuple[np.ndarray, Callable[..., View]]:
-    """A right answer, and a function that makes views of answers."""
+    """An answer, and a function that makes views of it."""
     symbols = 10 if meta.kind == "arc" else meta.vocab_size - 1
-    right = np.random.default_rng(0).integers(1, symbols, (meta.height, meta.width)).astype(np.uint8)
-    question = np.full_like(right, 255 if meta.kind == "arithmetic" else 0)
+    answer = np.random.default_rng(0).integers(1, symbols, (meta.height, meta.width)).astype(np.uint8)
+    question = np.full_like(answer, 255 if meta.kind == "arithmetic" else 0)
 
-    def view(answer: np.ndarray, before: np.ndarray, known: bool = True, **more: object) -> View:
+    def view(before: np.ndarray, right: np.ndarray | None, **more: object) -> View:
         frame = frame_of(answer, **more)  # pyright: ignore[reportArgumentType]
-        return View(meta, frame, before, question, right if known else None)
+        return View(meta, frame, before, question, right)
 
-    return right, view
+    return answer, view
 
 
 @pytest.mark.parametrize("room", ROOMS, ids=lambda room: f"{room.width}x{room.height}-{room.colour}-{room.shades}")
 @pytest.mark.parametrize("kind", METAS)
 def test_what_happened_to_a_cell_can_be_told(kind: str, room: Room) -> None:
     """The first cell is right or wrong, just changed or not: four different drawings, none larger than the room."""
-    right, view = cells_of(METAS[kind])
-    wrong = right.copy()
-    wrong[0, 0] = 2 if right[0, 0] == 1 else 1
-    other = right.copy()
-    other[0, 0] = 0
-    drawn = [draw(view(answer, before), room) for answer in (right, wrong) for before in (answer, other)]
+    answer, view = cells_of(METAS[kind])
+    other = answer.copy()
+    other[0, 0] = 2 if answer[0, 0] == 1 else 1
+    drawn = [draw(view(before, right), room) for right in (answer, other) for before in (answer, other)]
     pictures = []
     for text in drawn:
         lines = text.plain.splitlines()
@@ -129,27 +127,27 @@ def test_what_happened_to_a_cell_can_be_told(kind: str, room: Room) -> None:
         pictures.append(console.file.getvalue())  # pyright: ignore[reportAttributeAccessIssue]
     assert len(set(pictures)) == 4
     # Where nobody knows the answer: changed or not.
-    unknown = {printed(view(right, before, known=False), room).split("\n", 2)[2] for before in (right, other)}
+    unknown = {printed(view(before, None), room).split("\n", 2)[2] for before in (answer, other)}
     assert len(unknown) == 2
 
 
 @pytest.mark.parametrize("kind", METAS)
 @pytest.mark.parametrize("colour", [True, False])
 def test_a_window_of_any_size_is_kept_to(kind: str, colour: bool) -> None:
-    right, view = cells_of(METAS[kind])
+    answer, view = cells_of(METAS[kind])
     tries = tuple(Try(f"{n}", "A", 1.0, "thinks", True, n == 3) for n in range(1, 100))
     for width, height in ((1, 1), (20, 5), (64, 20), (100, 34)):
         for more in ({}, {"tries": tries}, {"moved": False}):
-            lines = draw(view(right, right, **more), Room(width, height, colour)).plain.splitlines()
+            lines = draw(view(answer, answer, **more), Room(width, height, colour)).plain.splitlines()
             assert len(lines) <= height
             assert max(map(len, lines)) <= width
 
 
 def test_the_largest_drawing_that_fits() -> None:
-    right, view = cells_of(maze_meta(30))
+    answer, view = cells_of(maze_meta(30))
 
     def lines(room: Room) -> list[str]:
-        return draw(view(right, right), room).plain.splitlines()
+        return draw(view(answer, answer), room).plain.splitlines()
 
     roomy = lines(Room(160, 50, True))
     assert "how much each latent moves" in roomy[2]
@@ -187,8 +185,8 @@ def test_tries_by_hand() -> None:
         ("3.1", "", 0.0, "waits"),
     ]
     tries = tuple(Try(*words, votes=n in (0, 2), shown=n == 2) for n, words in enumerate(said))
-    right, view = cells_of(sudoku_meta(4))
-    lines = draw(view(right, right, tries=tries), Room(80, 40, False)).plain.splitlines()
+    answer, view = cells_of(sudoku_meta(4))
+    lines = draw(view(answer, answer, tries=tries), Room(80, 40, False)).plain.splitlines()
     assert lines[-4:] == [
         "tries: answer (the same letter is the same answer), halt logit; > is shown",
         " 1.1 A +1.2 halted      1.2 B -2.0            >2.1 A +3.0 obeys",
@@ -196,5 +194,5 @@ def test_tries_by_hand() -> None:
         "votes: A 2",
     ]
     many = tuple(Try(str(n), "A", 1.0, "thinks", True, n == 1) for n in range(1, 61))
-    lines = draw(view(right, right, tries=many), Room(80, 40, False)).plain.splitlines()
+    lines = draw(view(answer, answer, tries=many), Room(80, 40, False)).plain.splitlines()
     assert lines[-2:] == ["and 42 more", "votes: A 60"]

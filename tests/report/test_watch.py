@@ -181,7 +181,9 @@ def test_an_animation_is_whole_or_not_there(model: TRM, tmp_path: Path, monkeypa
     file = tmp_path / "a.gif"
     file.write_text("older")
 
-    def full(_path: Path, _content: bytes) -> int:
+    def full(path: Path, content: bytes) -> int:
+        with path.open("wb") as half:
+            half.write(content[:100])
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(animation.Path, "write_bytes", full)
