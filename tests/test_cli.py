@@ -275,6 +275,15 @@ def test_full_disk(
         subprocess.run(["umount", "-l", small], check=True)
 
 
+def test_mistakes_in_a_curve(run: Run, here: Path, finished: Path) -> None:
+    folders = ("curve", finished / "outputs/model", "--dataset", finished / "outputs/dataset")
+    _mistake(run(*folders, "--steps", "0,4"), "trm curve: curve.steps", "Got 0")
+    _mistake(run(*folders, "--votes", "two"), "trm curve: curve.votes", "'two'")
+    _mistake(run(*folders, "--rollouts", "1"), "rollouts above 1 need a noise")
+    _mistake(run(*folders, "--device", "abacus"), "trm curve: device must be", "'abacus'")
+    assert not (here / "outputs").exists()
+
+
 def test_a_finished_experiment(run: Run, finished: Path) -> None:
     outputs = finished / "outputs"
     metrics = json.loads((outputs / "evaluation/metrics.json").read_text())

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).parent
 # These cannot change a result: params.yaml is complete, bytes that travel are checked, and the rest calls the stages.
 NOT_DEPS = (
-    *("trm", "trm.config", "trm.section", "trm.cluster", "trm.tracking", "trm.stages", "trm.cli"),
+    *("trm", "trm.config", "trm.section", "trm.cluster", "trm.tracking", "trm.stages", "trm.cli", "trm.cli_ask"),
     *("trm.artifacts", "trm.s3", "trm.s3_client", "trm.s3_threads"),
 )
 FINDS_KINDS = "trm/data/kind.py"

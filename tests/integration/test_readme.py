@@ -36,6 +36,7 @@ NOT_HERE = (
     "make test",
     "make unit",
     "trm study ablations",
+    "python -m trm curve",
 )
 
 

@@ -146,7 +146,7 @@ def test_little_is_asked_and_little_is_shown(tmp_path: Path) -> None:
         "evaluate__votes": 1,
         "evaluate__pass_at": [1],
     }
-    page = Parsed(experiment_of("sudoku", tmp_path / "few", **changes).report(gallery=0))
+    page = Parsed(experiment_of("sudoku", tmp_path / "few", **changes).report(gallery=0, curve=None))
     assert page.sections == ["result", "training", "difficulty", "votes", "calibration", "mistakes", "settings"]
     assert page.puzzles["gallery"] == []
     assert "5, of 5 groups drawn from 9" in page.text
@@ -180,3 +180,20 @@ def test_folders_that_do_not_belong_together(tmp_path: Path) -> None:
     shutil.rmtree(one.folder / "evaluation")
     with pytest.raises(DataError, match="evaluation: holds no manifest.json; run `trm evaluate`"):
         one.report("again")
+
+
+def test_a_model_that_was_imported_has_no_training(tmp_path: Path) -> None:
+    """Its folder holds the checkpoint alone, and its manifest no settings: those inside the checkpoint are shown."""
+    sudoku = experiment_of("sudoku", tmp_path / "x")
+    model = sudoku.folder / "model"
+    for log in ("train.tsv", "validation.tsv"):
+        (model / log).unlink()
+    manifest = json.loads((model / "manifest.json").read_text())
+    bare = {"stage": "train", "key": manifest["key"], "facts": {"imported": "step_7"}}
+    (model / "manifest.json").write_text(json.dumps(bare))
+    page = Parsed(sudoku.report())
+    assert page.sections == [
+        *("result", "difficulty", "votes", "calibration", "gallery", "mistakes", "settings"),
+    ]
+    assert "step_7" in page.text
+    assert "halt_exploration_prob" in page.text

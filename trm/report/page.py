@@ -63,7 +63,6 @@ def report(
         "difficulty": sections.difficulty(meta, answered, read_split(dataset / "test")),
         "tasks": sections.tasks(meta, answered, settings.seed),
         "vote": sections.vote(answered),
-        "votes": metrics["votes"],
         "calibration": sections.calibration(answered),
         "known": bool(answered.known.any()),
         "total": len(answered),

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from trm.meta import DatasetMeta
@@ -50,7 +50,7 @@ class Origin:
     facts: list[tuple[str, str]]
     params: dict[str, list[tuple[str, str]]]
     modules: list[tuple[str, str]]
-    inputs: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, str]
 
 
 def subject(meta: DatasetMeta) -> str:
