@@ -91,8 +91,8 @@ def test_only_what_a_change_concerns_runs_again(clone: Clone) -> None:
     assert clone.ran("dvc repro") == ["train", "evaluate", "report"]
     params.write_text(text)
     assert clone.ran("dvc repro") == []  # both results are still known
-    report = clone.folder / "trm/data/inspect.py"
-    report.write_text(report.read_text() + "\n# only drawn differently\n")
+    shown = clone.folder / "trm/inspection.py"
+    shown.write_text(shown.read_text() + "\n# only told differently\n")
     assert clone.ran("dvc repro") == []
     clone.run("git checkout -q -- .")
 
