@@ -25,6 +25,7 @@ TINY = {
     r"global_batch_size: \d+": "global_batch_size: 32",
     r"\bsteps: \d+": "steps: 2",
     r"votes: \d+": "votes: 3",
+    r"curve:\n(?:    .*\n)+": "curve: null\n",
     "device: auto": "device: cpu",
 }
 DEPS = "import json; from trm.stages import STAGES, dvc_deps; print(json.dumps({s.name: dvc_deps(s) for s in STAGES}))"
