@@ -122,7 +122,7 @@ def _open(page: Path) -> dict[str, float | None]:
     loads, paints, works = [], [], []
     with started() as browser:
         for _ in range(OPENINGS):
-            with browser.new_context(viewport={"width": 1400, "height": 900}) as context:
+            with browser.new_context(viewport={"width": 1400, "height": 900}, bypass_csp=True) as context:
                 window = context.new_page()
                 protocol = context.new_cdp_session(window)
                 protocol.send("Performance.enable", {"timeDomain": "threadTicks"})
