@@ -192,8 +192,9 @@ def _work(stage: str, sections: Mapping[str, Any]) -> int:
 
 def _like(stage: str, sections: Mapping[str, Any]) -> str:
     """A digest of the settings that decide how long one unit of work takes."""
+    evaluated = ("data", "augment", "model", "evaluate")
     relevant = {"fetch": ("data",), "augment": ("data", "augment"), "train": ("data", "augment", "model", "train")}
-    names = relevant.get(stage, ("data", "augment", "model", "evaluate", *(["report"] if stage == "report" else [])))
+    names = (relevant | {"evaluate": evaluated, "report": (*evaluated, "report")})[stage]
     kept = {
         name: {key: value for key, value in sections[name].items() if key not in TIMELESS.get(name, ())}
         for name in names

@@ -328,9 +328,7 @@ def _boxes(view: View, scale: Scale) -> tuple[int, int]:
 def _cells(view: View, scale: Scale, shape: tuple[int, ...], cell: Callable[[tuple[int, int]], Cell]) -> list[Text]:
     """A row of text for each row of cells, as wide and as many as the area takes; between boxes of a Sudoku a line."""
     (rows, columns), width = view.area, _width(view.meta, scale)
-    tall, broad = (
-        BOXES.get(rows, (rows, columns)) if view.meta.kind == "sudoku" and scale == "wide" else (rows, columns)
-    )
+    tall, broad = _boxes(view, scale)
     rule = "+-".join(["-" * (width * broad)] * (columns // broad))
     lines = []
     for row in range(rows):
