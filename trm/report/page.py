@@ -17,6 +17,7 @@ from trm.evaluation.curve import measure_curve
 from trm.report import gallery, sections, summary
 from trm.report.predictions import read_answered
 from trm.report.thinking import thinking_section
+from trm.stages import producer
 from trm.training.checkpoint import load_checkpoint, read_settings
 
 FILE = "report.html"
@@ -105,7 +106,7 @@ def render(page: Mapping[str, Any]) -> str:
 
 def _manifests(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
     """The manifests of the folders, of which the evaluation is of the other two."""
-    manifests = {name: read_manifest(folder, summary.STAGES[name]) for name, folder in folders.items()}
+    manifests = {name: read_manifest(folder, producer(name).name) for name, folder in folders.items()}
     for name, key in manifests["evaluation"]["inputs"].items():
         if manifests[name]["key"] != key:
             raise DataError(

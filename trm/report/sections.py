@@ -59,7 +59,7 @@ def plot(figure: Figure, name: str, caption: str, description: str, table: Table
 
 def training(model: Path) -> list[Plot]:
     """The curves of the logs in a model folder; none where there are no logs (an imported model)."""
-    log, scores = (thinned(_columns(model / f"{name}.tsv")) for name in ("train", "validation"))
+    log, scores = (thinned(read_log(model / f"{name}.tsv")) for name in ("train", "validation"))
     wanted: tuple[tuple[Columns, Mapping[str, str], str, str, Scale], ...] = (
         (log, LOSSES, "loss", "Training loss", "log"),
         (log, ACCURACIES, "accuracy", "Accuracy in training", "fraction"),
@@ -96,7 +96,8 @@ def thinned(columns: Columns, most: int = CURVE_POINTS) -> dict[str, npt.NDArray
     return thin
 
 
-def _columns(path: Path) -> dict[str, npt.NDArray[np.float64]]:
+def read_log(path: Path) -> dict[str, npt.NDArray[np.float64]]:
+    """The columns of a training's log, NaN where a cell is empty; nothing where there is no such file, or no line."""
     if not path.is_file():
         return {}
     table = pa_csv.read_csv(path, parse_options=pa_csv.ParseOptions(delimiter="\t"))

@@ -1,6 +1,5 @@
 """The report of a study: a table of its recipes, and curves of loss and accuracy against steps and time."""
 
-import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from scipy import stats
 from trm.artifacts import read_manifest, write_json
 from trm.config import Params
 from trm.model.members import MEMBERS
+from trm.report.sections import read_log
 from trm.stages import timing_file
 
 SCORES = {"exact_accuracy": "exact", "cell_accuracy": "cell", "halt_accuracy": "halt"}
@@ -47,8 +47,8 @@ class Result:
             read_manifest(model, "train")["facts"],
             json.loads(timing_file(model).read_text(encoding="utf-8")),
             MEMBERS[params.model.family].depth(params.model),
-            _columns(model / "train.tsv"),
-            _columns(model / "validation.tsv"),
+            read_log(model / "train.tsv"),
+            read_log(model / "validation.tsv"),
         )
 
     def seconds(self, steps: np.ndarray) -> np.ndarray:
@@ -154,11 +154,3 @@ def _words(axes: "np.ndarray[Any, np.dtype[Any]]") -> None:
 
 def _recipes(results: Sequence[Result]) -> list[str]:
     return list(dict.fromkeys(each.recipe for each in results))
-
-
-def _columns(path: Path) -> dict[str, np.ndarray]:
-    if not path.exists():
-        return {}
-    with path.open(encoding="utf-8", newline="") as file:
-        lines = list(csv.DictReader(file, delimiter="\t"))
-    return {name: np.array([float(line[name] or "nan") for line in lines]) for name in lines[0]} if lines else {}

@@ -25,7 +25,6 @@ NOTHING = "\u2013"
 """Where there is no number."""
 NARROW = "\u00a0"
 """Between a number and its %, so that no line ends there."""
-STAGES = {"dataset": "augment", "model": "train", "evaluation": "evaluate"}
 
 
 @dataclass(frozen=True)
