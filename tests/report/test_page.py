@@ -193,7 +193,7 @@ def test_a_model_that_was_imported_has_no_training(tmp_path: Path) -> None:
     (model / "manifest.json").write_text(json.dumps(bare))
     page = Parsed(sudoku.report())
     assert page.sections == [
-        *("result", "difficulty", "votes", "calibration", "gallery", "mistakes", "settings"),
+        *("result", "difficulty", "votes", "calibration", "gallery", "mistakes", "thinking", "settings"),
     ]
     assert "step_7" in page.text
     assert "halt_exploration_prob" in page.text
