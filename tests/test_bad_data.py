@@ -47,6 +47,7 @@ def write_params(folder: Path, data: Values, **sections: Values) -> None:
     params = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())
     params["augment"] = {"num_aug": 0, "validation_groups": 0, "seed": 0}
     params["evaluate"] |= {"votes": 1}
+    params["report"] |= {"curve": None}
     params["data"] = data
     for section, values in sections.items():
         params[section] |= values
@@ -414,4 +415,13 @@ def test_more_versions_than_there_are(
     # Long before the model is trained that could not be asked.
     refused(run, here, "fetch", f"{section}.{key} must be at most {least_wrong - 1}{beside}", f"Got {least_wrong}")
     write_params(here, data, **{section: {key: least_wrong - 1}})
+    assert run("fetch")[0] == 0
+
+
+@pytest.mark.parametrize(("data", "most"), [(GENERATED_MAZE, 8), (ARITHMETIC, 1)])
+def test_more_versions_in_the_curve_than_there_are(run: Run, here: Path, data: Values, most: int) -> None:
+    curve = {"steps": [1], "votes": [1, most + 1], "rollouts": [1], "noise": [], "max_puzzles": None}
+    write_params(here, data, report={"curve": curve})
+    refused(run, here, "fetch", f"report.curve.votes must be at most {most}, the versions", f"Got {most + 1}")
+    write_params(here, data, report={"curve": curve | {"votes": [1, most]}})
     assert run("fetch")[0] == 0

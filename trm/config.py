@@ -318,10 +318,11 @@ class Params(Section):
                 f"augment.num_aug must be at most {most - 1}, the versions that such a puzzle has beside itself. "
                 f"Got {self.augment.num_aug}"
             )
-        if most is not None and self.evaluate.votes > most:
-            raise ValueError(
-                f"evaluate.votes must be at most {most}, the versions that such a puzzle has. Got {self.evaluate.votes}"
-            )
+        curve = self.report.curve
+        asked = {"evaluate.votes": self.evaluate.votes, "report.curve.votes": max(curve.votes) if curve else 1}
+        for name, votes in asked.items():
+            if most is not None and votes > most:
+                raise ValueError(f"{name} must be at most {most}, the versions that such a puzzle has. Got {votes}")
         return self
 
 
