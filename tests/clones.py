@@ -17,11 +17,9 @@ class Clone:
     def __init__(self, folder: Path, states: Path) -> None:
         self.folder = folder
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        unset = ("PYTHONPATH", "OMP_NUM_THREADS", "GIT_DIR", "MAKELEVEL", "MFLAGS")
+        unset = ("PYTHONPATH", "OMP_NUM_THREADS", "GIT_DIR", "MAKELEVEL", "MAKEFLAGS", "MFLAGS")
         self.environment = {name: value for name, value in os.environ.items() if name not in unset}
         self.environment |= {"PATH": path, "TRM_STATE_DIR": str(states), "DVC_NO_ANALYTICS": "1", "COLUMNS": "200"}
-        # The versions are installed already, for the tests themselves; a clone need not do it again.
-        self.environment["MAKEFLAGS"] = "--old-file=.venv/.ready"
         identity = {"NAME": "a tester", "EMAIL": "tester@example.org"}
         for role in ("AUTHOR", "COMMITTER"):
             self.environment |= {f"GIT_{role}_{key}": value for key, value in identity.items()}
@@ -52,7 +50,7 @@ def make_clone(base: Path) -> Clone:
         target = clone.folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, target)
-    (clone.folder / ".venv").symlink_to(sys.prefix)
+    _share_installation(clone.folder / ".venv")
     params = (clone.folder / "params.yaml").read_text()
     for old, new in {**TINY, "device: auto": "device: cpu"}.items():
         params = re.sub(old, new, params)
@@ -60,3 +58,12 @@ def make_clone(base: Path) -> Clone:
     (clone.folder / "dvc.lock").unlink(missing_ok=True)
     clone.run("git init -q -b main && git add -A && git commit -qm 'a clone'")
     return clone
+
+
+def _share_installation(venv: Path) -> None:
+    """What is installed for the tests, with a stamp of its own: `make` in a clone must install nothing there."""
+    venv.mkdir()
+    for part in Path(sys.prefix).iterdir():
+        if part.name not in (".ready", ".unfinished"):
+            (venv / part.name).symlink_to(part)
+    (venv / ".ready").touch()

@@ -47,7 +47,7 @@ def change(clone: Clone, changes: dict[str, str]) -> None:
         text, count = re.subn(old, new, text)
         assert count == 1, old
     params.write_text(text)
-    clone.run("git add -A -- . ':!.venv' && git commit -qm 'a change'")
+    clone.run("git add -A && git commit -qm 'a change'")
 
 
 def retrain(clone: Clone) -> tuple[int, str]:
