@@ -47,6 +47,7 @@ def curve(chosen: Knobs | None) -> Curve:
 
 
 def test_words() -> None:
+    assert described(row(10, 0.1, steps=1), PLAIN) == "1 step"
     assert described(ROWS[2], PLAIN) == "16 steps"
     assert described(ROWS[4], PLAIN) == "16 steps, 4 rollouts, noise 0.3"
     assert described(ROWS[1], PLAIN) == "16 steps, early halting"

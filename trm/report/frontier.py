@@ -22,14 +22,14 @@ from trm.report.summary import points, with_interval
 from trm.training.checkpoint import checkpoint_file, load_checkpoint
 
 DIALS = {
-    "steps": "{} steps",
+    "steps": "{} step{}",
     "halt_early": "early halting",
     "check_rules": "check of the rules",
-    "votes": "{} votes",
-    "rollouts": "{} rollouts",
+    "votes": "{} vote{}",
+    "rollouts": "{} rollout{}",
     "noise": "noise {:g}",
 }
-"""How a dial that is turned is told."""
+"""How a dial that is turned is told: its value, and the ending of more than one."""
 FAMILIES = (("one try", "C0", "o"), ("votes", "C1", "s"), ("rollouts", "C2", "^"), ("votes and rollouts", "C3", "D"))
 """Settings by what they repeat: name, colour, mark."""
 
@@ -37,7 +37,7 @@ FAMILIES = (("one try", "C0", "o"), ("votes", "C1", "s"), ("rollouts", "C2", "^"
 def described(row: Knobs | Row, plain: Knobs) -> str:
     """What a setting turns away from `plain`, in words; its steps always."""
     turned = [name for name in DIALS if row[name] != plain[name] or name == "steps"]
-    return ", ".join(DIALS[name].format(row[name]) for name in turned)
+    return ", ".join(DIALS[name].format(row[name], "" if row[name] == 1 else "s") for name in turned)
 
 
 def judged(row: Row) -> str:
