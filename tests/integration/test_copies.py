@@ -1,5 +1,6 @@
 """Training whose states are copied to a real S3: it goes on elsewhere, and it goes on without S3."""
 
+import contextlib
 import json
 import shutil
 import signal
@@ -36,10 +37,14 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch, storage: SeaweedFS, tmp_path: Pat
 
 def copies(storage: SeaweedFS) -> dict[int, dict]:
     """Step -> manifest of the copies that are whole."""
-    client = storage.client()
-    listed = client.list_objects_v2(Bucket="trm", Prefix="states/").get("Contents", [])
-    names = [item["Key"] for item in listed if item["Key"].endswith("/manifest.json")]
-    return {int(n.split("/")[-2]): json.loads(client.get_object(Bucket="trm", Key=n)["Body"].read()) for n in names}
+    client, found = storage.client(), {}
+    for item in client.list_objects_v2(Bucket="trm", Prefix="states/").get("Contents", []):
+        if item["Key"].endswith("/manifest.json"):
+            # A newer copy may take its place between the listing and the reading.
+            with contextlib.suppress(client.exceptions.NoSuchKey):
+                body = client.get_object(Bucket="trm", Key=item["Key"])["Body"]
+                found[int(item["Key"].split("/")[-2])] = json.loads(body.read())
+    return found
 
 
 @pytest.mark.parametrize("processes", [1, 2])
