@@ -80,7 +80,7 @@ def changed(text: str, changes: Mapping[str, Any]) -> str:
         pass
 
     Representer.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null"))
-    yaml = YAML()
+    yaml = YAML()  # keeps comments; like the safe one it constructs plain values alone
     yaml.Representer, yaml.width, yaml.preserve_quotes = Representer, 4096, True
     yaml.indent(mapping=2, sequence=4, offset=2)
     values = yaml.load(text)
