@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.csv as pa_csv
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -15,6 +14,7 @@ from trm.data.store import Split
 from trm.meta import DatasetMeta
 from trm.report import figures, tallies
 from trm.report.figures import Columns, Scale, inline_svg
+from trm.report.log import read_log
 from trm.report.predictions import Answered, Holds
 from trm.report.summary import NOTHING, percent, with_interval
 from trm.report.tallies import Bin
@@ -94,15 +94,6 @@ def thinned(columns: Columns, most: int = CURVE_POINTS) -> dict[str, npt.NDArray
         sums, counts = (np.add.reduceat(part, starts) for part in (np.where(known, values, 0), known.astype(float)))
         thin[name] = np.divide(sums, counts, out=np.full(len(starts), np.nan), where=counts > 0)
     return thin
-
-
-def read_log(path: Path) -> dict[str, npt.NDArray[np.float64]]:
-    """The columns of a training's log, NaN where a cell is empty; nothing where there is no such file, or no line."""
-    if not path.is_file():
-        return {}
-    table = pa_csv.read_csv(path, parse_options=pa_csv.ParseOptions(delimiter="\t"))
-    columns = {name: table.column(name).to_numpy().astype(np.float64) for name in table.column_names}
-    return columns if table.num_rows else {}
 
 
 def _curves(columns: Columns, names: Mapping[str, str], name: str, caption: str, scale: Scale) -> Plot:

@@ -14,7 +14,7 @@ from scipy import stats
 from trm.artifacts import read_manifest, write_json
 from trm.config import Params
 from trm.model.members import MEMBERS
-from trm.report.sections import read_log
+from trm.report.log import read_log
 from trm.stages import timing_file
 
 SCORES = {"exact_accuracy": "exact", "cell_accuracy": "cell", "halt_accuracy": "halt"}
