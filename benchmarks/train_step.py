@@ -17,17 +17,20 @@ import time
 import numpy as np
 import torch
 
-from trm.config import ModelParams, TrainParams, load_params, parse
+from trm.config.base import parse
+from trm.config.dataset_meta import DatasetMeta
+from trm.config.model import ModelParams
+from trm.config.recipes import recipes
+from trm.config.training import TrainParams
 from trm.data.batches import START, collate
-from trm.data.kind import expected_meta
-from trm.data.store import read_meta, read_split
-from trm.device import resolve_device, resolve_precision
-from trm.distributed import ALONE
-from trm.meta import DatasetMeta
-from trm.model.supervision import Batch
-from trm.recipes import recipes
-from trm.training.loop import network_of, new_state, train_step
+from trm.data.parquet import read_meta, read_split
+from trm.datasets.registry import expected_meta
+from trm.models.act import Batch
+from trm.stages.params import load_params
+from trm.training.distributed import ALONE
+from trm.training.trainer import network_of, new_state, train_step
 from trm.training.validation import to_tensors
+from trm.utils.device import resolve_device, resolve_precision
 
 
 class Timed:

@@ -5,7 +5,7 @@ from typing import Any
 
 from kfp import dsl
 
-from trm.stages import STAGES
+from trm.stages.records import STAGES
 
 IMAGE = "trm:latest"
 """Stands in a component until the pipeline names the image of its cluster."""

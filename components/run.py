@@ -15,9 +15,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from trm import cli, s3
-from trm.artifacts import MANIFEST
-from trm.errors import Fault, Interrupted, UserError, exit_code
+from trm.cli import main as cli
+from trm.storage import s3
+from trm.storage.artifacts import MANIFEST
+from trm.utils.errors import Fault, Interrupted, UserError, exit_code
 
 
 def main() -> NoReturn:
@@ -69,7 +70,7 @@ def report(outputs: Mapping[str, Any], pointer: Path, command: list[str]) -> Non
 
 
 def digest(manifest: Mapping[str, Any]) -> str:
-    """SHA-256 of the manifest's file, as `trm.artifacts.write_json` writes it."""
+    """SHA-256 of the manifest's file, as `trm.storage.artifacts.write_json` writes it."""
     text = json.dumps(manifest, indent=2, sort_keys=True, allow_nan=False) + "\n"
     return hashlib.sha256(text.encode()).hexdigest()
 

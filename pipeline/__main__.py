@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from trm.cli import run_app
-from trm.config import Params, load_params
-from trm.errors import Fault, UserError
+from trm.cli.main import run_app
+from trm.config.params import Params
+from trm.stages.params import load_params
+from trm.utils.errors import Fault, UserError
 
 if TYPE_CHECKING:
     from pipeline.champion import Champion

@@ -24,8 +24,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipeline.compare import Comparison, compare
 from pipeline.results import EVALUATE, Result, load_result
 from pipeline.runs import Recorded, read_runs
-from trm.errors import DataError, Fault, UserError
-from trm.s3_client import GoneError, LostError, Store
+from trm.storage.s3_client import GoneError, LostError, Store
+from trm.utils.errors import DataError, Fault, UserError
 
 NAME = "champion.json"
 

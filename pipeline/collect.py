@@ -11,12 +11,13 @@ from pipeline.git import head
 from pipeline.kubeflow import Run
 from pipeline.results import EVALUATE, METRICS
 from pipeline.runs import OUTPUTS, Origin, add_runs, read_runs
-from trm import s3
-from trm.artifacts import MANIFEST, read_manifest, write_json
-from trm.config import Params
-from trm.errors import UserError
-from trm.files import file_digest
-from trm.stages import STAGES, TIMING, Stage, requests, timing_file
+from trm.config.params import Params
+from trm.stages.content_keys import requests
+from trm.stages.records import STAGES, Stage
+from trm.storage import s3
+from trm.storage.artifacts import MANIFEST, TIMING, read_manifest, timing_file, write_json
+from trm.utils.errors import UserError
+from trm.utils.paths import file_digest
 
 
 def collect(params: Params, run: Run | None, origin: Origin | None = None) -> dict[str, str]:

@@ -10,10 +10,10 @@ from kfp.dsl.graph_component import GraphComponent
 
 from components.summary.component import summary
 from components.train.job import template
-from trm.cluster import ClusterParams, Resources
-from trm.config import Params
-from trm.errors import ParamsError
-from trm.stages import STAGES, Stage
+from trm.config.cluster import ClusterParams, Resources
+from trm.config.params import Params
+from trm.stages.records import STAGES, Stage
+from trm.utils.errors import ParamsError
 
 NAME = "trm"
 SECTIONS = tuple(name for name in Params.model_fields if any(name in stage.sections for stage in STAGES))

@@ -20,7 +20,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from trm.errors import Fault, UserError
+from trm.utils.errors import Fault, UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / ".dev"

@@ -13,7 +13,7 @@ from typing import Any
 
 from ruamel.yaml import YAML, YAMLError
 
-from trm.errors import Fault, UserError
+from trm.utils.errors import Fault, UserError
 
 DVC_YAML, LOCK = Path("dvc.yaml"), Path("dvc.lock")
 IGNORED = "__pycache__"

@@ -4,7 +4,7 @@ import os
 import subprocess
 from collections.abc import Iterable, Mapping
 
-from trm.errors import UserError
+from trm.utils.errors import UserError
 
 RESULTS = ("dvc.lock", "metrics.json", "runs.tsv")
 """The tracked files that a result changes, and that a pull request brings."""

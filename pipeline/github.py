@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
-from trm.errors import Fault, UserError
+from trm.utils.errors import Fault, UserError
 
 PATIENCE = 60.0
 """Seconds for which a server that is away is asked again."""

@@ -16,8 +16,8 @@ from kfp_server_api import ApiException
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from pipeline.github import id_token
-from trm.cluster import ClusterParams
-from trm.errors import Fault, UserError
+from trm.config.cluster import ClusterParams
+from trm.utils.errors import Fault, UserError
 
 PATIENCE = 180.0
 """Seconds for which a server that is away, slow or busy is asked again."""

@@ -9,10 +9,11 @@ from urllib.parse import urlsplit, urlunsplit
 from kfp import local
 
 from pipeline.definition import CACHE, arguments, build
-from trm import s3
-from trm.config import Params
-from trm.errors import Fault, UserError
-from trm.stages import STAGES, content_keys
+from trm.config.params import Params
+from trm.stages.content_keys import content_keys
+from trm.stages.records import STAGES
+from trm.storage import s3
+from trm.utils.errors import Fault, UserError
 
 
 def run_local(params: Params, image: str) -> dict[str, str]:

@@ -13,12 +13,13 @@ from typing import Any
 from pipeline import dvc
 from pipeline.dvc import Change, Repro, unlike
 from pipeline.runs import OUTPUTS, Recorded, expected, read_runs, runs_here, sections_of
-from trm import mirror
-from trm.artifacts import MANIFEST, read_manifest
-from trm.cluster import ClusterParams, Resources
-from trm.config import Params
-from trm.errors import UserError
-from trm.stages import STAGES, Stage, requests
+from trm.config.cluster import ClusterParams, Resources
+from trm.config.params import Params
+from trm.stages.content_keys import requests
+from trm.stages.records import STAGES, Stage
+from trm.storage import artifact_cache as mirror
+from trm.storage.artifacts import MANIFEST, read_manifest
+from trm.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def make_plan(params: Params, file: Path, online: bool = False) -> Plan:
                 gpu_hours=0.0 if there else _gpu_hours(stage, time, params.cluster),
             )
         )
-    return Plan(params.data.kind, tuple(stages), online, params.cluster.max_gpu_hours)
+    return Plan(params.data.name, tuple(stages), online, params.cluster.max_gpu_hours)
 
 
 def _lies(
@@ -138,7 +139,7 @@ def _lies(
     if _key_in(mirror.folder_of(uri)) == key:
         places.append("$TRM_CACHE_DIR")
     if online:
-        from trm import s3
+        from trm.storage import s3
 
         in_s3 = s3.read_manifest(uri) is not None
     else:

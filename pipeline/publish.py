@@ -13,7 +13,7 @@ from pipeline.dvc import dvc
 from pipeline.git import RESULTS, git
 from pipeline.report import percent
 from pipeline.results import collected
-from trm.errors import UserError
+from trm.utils.errors import UserError
 
 REMOTE = "origin"
 

@@ -15,11 +15,12 @@ from pipeline.publish import REMOTE
 from pipeline.report import write_report
 from pipeline.results import EVALUATE, data_set_name, find_key, load_result
 from pipeline.runs import OUTPUTS, Origin, read_runs
-from trm import s3
-from trm.artifacts import MANIFEST, read_manifest
-from trm.config import Params
-from trm.errors import Fault, UserError
-from trm.stages import STAGES, content_keys
+from trm.config.params import Params
+from trm.stages.content_keys import content_keys
+from trm.stages.records import STAGES
+from trm.storage import s3
+from trm.storage.artifacts import MANIFEST, read_manifest
+from trm.utils.errors import Fault, UserError
 
 REPORT = OUTPUTS / "comparison"
 """Stem of the report's files."""

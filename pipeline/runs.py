@@ -12,10 +12,11 @@ from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from trm.artifacts import MANIFEST, read_manifest
-from trm.config import Params
-from trm.errors import DataError
-from trm.stages import STAGES, digest_of, producer, timing_file
+from trm.config.params import Params
+from trm.stages.content_keys import digest_of
+from trm.stages.records import STAGES, producer
+from trm.storage.artifacts import MANIFEST, read_manifest, timing_file
+from trm.utils.errors import DataError
 
 FILE = Path("runs.tsv")
 OUTPUTS = Path("outputs")

@@ -12,12 +12,14 @@ from pipeline.definition import NAME, arguments, compile_to
 from pipeline.git import head
 from pipeline.job import refuse_impossible_jobs
 from pipeline.kubeflow import Kubeflow, Run
-from trm import s3
-from trm.cluster import ClusterParams
-from trm.config import Params, TrainParams
-from trm.errors import UserError
-from trm.section import Section
-from trm.stages import STAGES, content_keys
+from trm.config.base import Section
+from trm.config.cluster import ClusterParams
+from trm.config.params import Params
+from trm.config.training import TrainParams
+from trm.stages.content_keys import content_keys
+from trm.stages.records import STAGES
+from trm.storage import s3
+from trm.utils.errors import UserError
 
 
 def submit(params: Params, again: bool) -> tuple[Run, bool]:

@@ -10,9 +10,9 @@ from rich.text import Text
 
 from pipeline.definition import key_parameter
 from pipeline.kubeflow import ENDED, Kubeflow, Run, Task
-from trm import s3
-from trm.errors import Fault, UserError
-from trm.stages import STAGES
+from trm.stages.records import STAGES
+from trm.storage import s3
+from trm.utils.errors import Fault, UserError
 
 POLL = 5.0
 """Seconds between two looks."""

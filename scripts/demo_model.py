@@ -1,4 +1,4 @@
-"""Makes the model that `trm demo` asks, `trm/demo`, of the default experiment: averaged weights alone.
+"""Makes the model that `trm demo` asks, `trm/inference/demo_model`, of the default experiment: averaged weights alone.
 
 To be run from the top of the repository after `make repro`. README.md beside the weights says where they come from.
 """
@@ -6,10 +6,10 @@ To be run from the top of the repository after `make repro`. README.md beside th
 import json
 from pathlib import Path
 
-from trm.artifacts import verified_manifest
+from trm.storage.artifacts import verified_manifest
 from trm.training.checkpoint import FILE, load_checkpoint, write_tensors
 
-OUTPUTS, DEMO = Path("outputs"), Path("trm/demo")
+OUTPUTS, DEMO = Path("outputs"), Path("trm/inference/demo_model")
 
 README = """# The model that `trm demo` asks
 
@@ -30,7 +30,7 @@ Averaged weights of the default experiment, 6x6 Sudoku (`recipes/sudoku-6x6.yaml
 
 
 def main() -> None:
-    """Write `trm/demo` of `outputs`."""
+    """Write `trm/inference/demo_model` of `outputs`."""
     trained = verified_manifest(OUTPUTS / "model", "train")
     evaluated = verified_manifest(OUTPUTS / "evaluation", "evaluate")
     metrics = json.loads((OUTPUTS / "evaluation/metrics.json").read_text(encoding="utf-8"))

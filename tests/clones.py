@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.cli.test_cli import TINY
 from tests.conftest import ROOT
-from tests.test_cli import TINY
 
 
 class Clone:

@@ -1,30 +1,30 @@
 """Tiny Recursive Models: train and evaluate small networks that solve puzzles by recursing on their own answer.
 
-The names below are the public API; each is imported when it is first used, so that `import trm` stays light.
+The names in `__all__` are the public API. Each is imported on first use, so that `import trm` stays fast.
 """
 
 import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trm.config import load_params
-    from trm.errors import DataError, ParamsError, UserError
-    from trm.evaluation.solve import Answer, solve
-    from trm.mirror import load_checkpoint
-    from trm.model.published import export_published, import_published
-    from trm.model.supervision import build_model
+    from trm.inference.solve import Answer, solve
+    from trm.models.act import build_model
+    from trm.models.conversion import export_published, import_published
+    from trm.stages.params import load_params
+    from trm.training.checkpoint import load_checkpoint
+    from trm.utils.errors import DataError, ParamsError, UserError
 
-_HOMES = {
-    "Answer": "trm.evaluation.solve",
-    "DataError": "trm.errors",
-    "ParamsError": "trm.errors",
-    "UserError": "trm.errors",
-    "build_model": "trm.model.supervision",
-    "export_published": "trm.model.published",
-    "import_published": "trm.model.published",
-    "load_checkpoint": "trm.mirror",
-    "load_params": "trm.config",
-    "solve": "trm.evaluation.solve",
+_MODULES = {
+    "Answer": "trm.inference.solve",
+    "DataError": "trm.utils.errors",
+    "ParamsError": "trm.utils.errors",
+    "UserError": "trm.utils.errors",
+    "build_model": "trm.models.act",
+    "export_published": "trm.models.conversion",
+    "import_published": "trm.models.conversion",
+    "load_checkpoint": "trm.training.checkpoint",
+    "load_params": "trm.stages.params",
+    "solve": "trm.inference.solve",
 }
 
 __all__ = [
@@ -42,6 +42,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'trm' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trm import s3
-from trm.errors import Fault, Interrupted, UserError, exit_code
-from trm.stages import TIMING
+from trm.storage import s3
+from trm.storage.artifacts import TIMING
+from trm.utils.errors import Fault, Interrupted, UserError, exit_code
 
 
 def summary(status: Mapping[str, Any], root: str, keys: Mapping[str, str]) -> str:

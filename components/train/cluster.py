@@ -13,7 +13,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_de
 
 from components.train.job import GROUP, KIND, PLURAL, VERSION
 from components.train.say import say
-from trm.errors import Fault, UserError
+from trm.utils.errors import Fault, UserError
 
 PATIENCE = 1800.0
 """Seconds for which a server that is away is asked again; the job trains on meanwhile."""

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from components import run
 from components.train.job import HASH, KEEP, fill
 from components.train.say import say
-from trm import s3
-from trm.cli import run_app
-from trm.errors import Fault, Interrupted, UserError
-from trm.mirror import artifact_uri
+from trm.cli.main import run_app
+from trm.storage import s3
+from trm.storage.artifact_cache import artifact_uri
+from trm.utils.errors import Fault, Interrupted, UserError
 
 if TYPE_CHECKING:
     from components.train.cluster import Cluster
@@ -189,7 +189,8 @@ def _wait_until_gone(cluster: "Cluster", job: Mapping[str, Any], seconds: float 
 
 def _canonical(command: list[str]) -> list[str]:
     """The command with the one JSON text of its params, whoever wrote it: the spec's hash is of bytes."""
-    from trm.config import canonical_json, load_sections
+    from trm.config.base import canonical_json
+    from trm.stages.params import load_sections
 
     place = command.index("--params") + 1
     sections = load_sections(command[place], ("model", "train"))

@@ -5,7 +5,7 @@ from typing import Any
 
 from components.train.cluster import Cluster, number
 from components.train.say import say
-from trm.errors import Fault, UserError
+from trm.utils.errors import Fault, UserError
 
 LINES = 100
 """The end of a failed pod's log that is printed."""

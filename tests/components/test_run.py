@@ -11,10 +11,11 @@ import pytest
 
 from components import run
 from tests.conftest import ROOT
-from trm import cli, s3
-from trm.artifacts import write_json
-from trm.errors import Fault, Interrupted, UserError
-from trm.files import file_digest
+from trm.cli import main as cli
+from trm.storage import s3
+from trm.storage.artifacts import write_json
+from trm.utils.errors import Fault, Interrupted, UserError
+from trm.utils.paths import file_digest
 
 URI = "s3://bucket/artifacts/train/abc"
 DATASET = "s3://bucket/artifacts/augment/def"

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trm.data.batches import IGNORED, Place, collate, test_batches, total_steps, training_batches
-from trm.data.store import Split
+from trm.data.parquet import Split
 
 
 def make_split(*groups: list[int], length: int = 2) -> Split:

@@ -8,20 +8,22 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from trm.config import AugmentParams, EvaluateParams, ModelParams
-from trm.data.augment import augment
-from trm.data.kinds import arc
-from trm.data.store import read_meta, read_names, read_split
-from trm.errors import UserError
+from trm.config.base import parse
+from trm.config.data import AugmentParams
+from trm.config.dataset_meta import DatasetMeta
+from trm.config.evaluation import EvaluateParams
+from trm.config.model import ModelParams
+from trm.data.parquet import read_meta, read_names, read_split
+from trm.datasets.arc import dataset as arc
+from trm.datasets.augment import augment
 from trm.evaluation import evaluate as stage
 from trm.evaluation.evaluate import evaluate
-from trm.evaluation.solve import solve
-from trm.evaluation.thinking import Predictions
-from trm.meta import DatasetMeta
-from trm.model.supervision import build_model
-from trm.section import parse
+from trm.inference.engine import Predictions
+from trm.inference.solve import solve
+from trm.models.act import build_model
 from trm.training.checkpoint import FILE, save_checkpoint
 from trm.training.ema import averaged_copy
+from trm.utils.errors import UserError
 
 Grid = list[list[int]]
 ASKED: list[Grid] = [[[1, 2], [0, 3]], [[4, 5, 6]]]
@@ -66,7 +68,7 @@ def make(folder: Path, edition: str = "arc-agi-1", solutions: bool = True, seed:
         place = str(folder / f"{name}.json") if solutions or name != "evaluation_solutions" else None
         source.setdefault(key, {})[part] = place
         source[key][f"{part}_sha256"] = None
-    values = {"kind": "arc", "edition": edition, "source": source, "seed": seed}
+    values = {"name": "arc", "edition": edition, "source": source, "seed": seed}
     data = parse(arc.Settings, values, "test")
     arc.fetch(data, raw)
     augment(data, AugmentParams(num_aug=VERSIONS - 1, validation_groups=held_out, seed=seed), raw, out, "key")

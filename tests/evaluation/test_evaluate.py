@@ -7,18 +7,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from trm.config import EvaluateParams, ModelParams
-from trm.data.kinds.sudoku import cells, versions
-from trm.data.solver import count_solutions, solve_grid
-from trm.data.store import read_meta, read_split
-from trm.errors import UserError
+from trm.config.dataset_meta import DatasetMeta
+from trm.config.evaluation import EvaluateParams
+from trm.config.model import ModelParams
+from trm.data.parquet import read_meta, read_split
+from trm.datasets.sudoku.dataset import cells, versions
+from trm.datasets.sudoku.solver import count_solutions, solve_grid
 from trm.evaluation import evaluate as stage
 from trm.evaluation.evaluate import evaluate
-from trm.evaluation.thinking import Dials, Predictions, predict
-from trm.meta import DatasetMeta
-from trm.model.supervision import build_model
+from trm.inference.engine import Dials, Predictions, predict
+from trm.models.act import build_model
 from trm.training.checkpoint import FILE, load_checkpoint, save_checkpoint
 from trm.training.ema import averaged_copy
+from trm.utils.errors import UserError
 
 SETTINGS = EvaluateParams(
     steps=4,

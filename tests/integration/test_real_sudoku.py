@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import ROOT
 from trm import load_checkpoint
-from trm.recipes import recipe_text
+from trm.config.recipes import recipe_text
 
 SMALL = {
     r"num_aug: \d+": "num_aug: 5",

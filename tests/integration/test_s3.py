@@ -20,9 +20,9 @@ from pipeline.dev import BUCKET, SeaweedFS
 from tests.clones import Clone, make_clone
 from tests.conftest import ROOT
 from tests.seaweed import artifact, objects, speak_to
-from trm import s3, s3_client
-from trm.artifacts import MANIFEST, verified_manifest
-from trm.errors import DataError
+from trm.storage import s3, s3_client
+from trm.storage.artifacts import MANIFEST, verified_manifest
+from trm.utils.errors import DataError
 
 pytestmark = pytest.mark.slow
 KEY = "0" * 64
@@ -140,8 +140,8 @@ def test_server_killed_in_mid_transfer(
 PUBLISH = """
 import os, signal, sys
 from pathlib import Path
-from trm import s3, s3_client
-from trm.errors import Interrupted
+from trm.storage import s3, s3_client
+from trm.utils.errors import Interrupted
 
 def interrupted(number, frame):
     raise Interrupted(number)

@@ -23,7 +23,7 @@ from components.train.job import fill, template
 from pipeline.dev import BUCKET, _free_ports
 from tests.k8s.pod_security import violations
 from tests.k8s.rendering import FOLDER, VARIANTS, objects, render
-from trm.cluster import ClusterParams, JobParams, Resources
+from trm.config.cluster import ClusterParams, JobParams, Resources
 
 Objects = dict[tuple[str, str], dict[str, Any]]
 KUBEFLOW = {"pipelines.kubeflow.org/v2_component": "true"}

@@ -13,8 +13,8 @@ from pipeline.dev import BUCKET, SeaweedFS
 from pipeline.results import Result, load_result
 from tests.pipeline.results import publish_result, record, workspace  # noqa: F401 - a fixture
 from tests.seaweed import objects, speak_to
-from trm import s3_client
-from trm.errors import DataError, Fault, UserError
+from trm.storage import s3_client
+from trm.utils.errors import DataError, Fault, UserError
 
 pytestmark = pytest.mark.usefixtures("workspace")
 

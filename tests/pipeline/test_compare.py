@@ -10,8 +10,9 @@ from pipeline.compare import Comparison, compare, pair
 from pipeline.report import as_html, as_markdown, headline
 from pipeline.results import find_key, load_result
 from tests.pipeline.results import publish_result
-from trm.config import Params, load_params
-from trm.errors import UserError
+from trm.config.params import Params
+from trm.stages.params import load_params
+from trm.utils.errors import UserError
 
 
 def of(solved: list[bool]) -> dict[tuple[str, int], bool]:

@@ -12,11 +12,12 @@ from ruamel.yaml import YAML
 from components.train.job import template
 from pipeline.definition import SECTIONS, arguments, compile_to, component, key_parameter
 from tests.conftest import ROOT
-from trm.cluster import ClusterParams, JobParams, Resources, Toleration
-from trm.config import Params, load_params, load_sections
-from trm.errors import ParamsError
-from trm.recipes import recipes
-from trm.stages import STAGES, Stage, producer
+from trm.config.cluster import ClusterParams, JobParams, Resources, Toleration
+from trm.config.params import Params
+from trm.config.recipes import recipes
+from trm.stages.params import load_params, load_sections
+from trm.stages.records import STAGES, Stage, producer
+from trm.utils.errors import ParamsError
 
 SPEC, *PLATFORM = YAML(typ="safe", pure=True).load_all((ROOT / "pipeline/trm.yaml").read_text())
 STAGES_DAG = SPEC["components"]["comp-exit-handler-1"]["dag"]["tasks"]
@@ -47,7 +48,8 @@ def test_a_stale_file_is_said(tmp_path: Path) -> None:
 
 def test_compiling_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from pipeline.definition import build; from trm.config import ClusterParams as C; build(C())\n"
+        "import sys; from pipeline.definition import build; from trm.config.cluster import ClusterParams as C\n"
+        "build(C())\n"
         "print(*{name.partition('.')[0] for name in sys.modules} & {'torch', 'numba', 'numpy', 'pyarrow', 'dvc'})"
     )
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
@@ -89,7 +91,7 @@ def test_the_compiled_task_is_the_record(stage: Stage) -> None:
 
 @each_stage
 def test_the_component_runs_the_command_of_the_record(stage: Stage) -> None:
-    """The container's words are those of the command line, as tests/test_stages.py holds it to the record."""
+    """The container's words are those of the command line, as tests/stages/test_stages.py holds it to the record."""
     container = SPEC["deploymentSpec"]["executors"][f"exec-{stage.name}"]["container"]
     launcher = stage.name == "train"  # its container may have others do the work
     assert container["command"] == ["python", "-m", "components.train.launcher" if launcher else "components.run"]

@@ -16,8 +16,8 @@ from pipeline.__main__ import main
 from pipeline.definition import arguments
 from tests.conftest import ROOT
 from tests.pipeline.kfp_server import KfpServer, kfp_server
-from trm.config import load_params
-from trm.stages import content_keys
+from trm.stages.content_keys import content_keys
+from trm.stages.params import load_params
 
 IMAGE = f"registry.example/trm@sha256:{'0' * 64}"
 Run = Callable[..., tuple[int, str, str]]
@@ -36,7 +36,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpServer]:
 @pytest.fixture
 def params_file(server: KfpServer, tmp_path: Path) -> Path:
     """The experiment of the repository, on this server, without S3."""
-    from trm.recipes import without_surroundings
+    from trm.config.recipes import without_surroundings
 
     text, _ = without_surroundings((ROOT / "params.yaml").read_text())
     file = tmp_path / "params.yaml"
@@ -263,7 +263,7 @@ def test_what_a_cluster_cannot_run_is_refused_before_it_is_asked(
     _refused(run, server, "cluster.host is null")
     params_file.write_text(text + "  stages: {trian: {cpu: '1'}}\n")
     _refused(run, server, "cluster.stages.trian is not a stage; there are fetch")
-    start, end = text.index("  source:"), text.index("  allow_equivalent")
+    start, end = text.index("  source:"), text.index("  allow_leakage")
     files = (
         "train: a.csv, test: b.csv, train_sha256: null, test_sha256: null, min_rating: null, subsample: null, seed: 0"
     )

@@ -17,7 +17,7 @@ from pipeline.plan import Plan, StagePlan
 from pipeline.plan_text import markdown, show
 from tests.clones import Clone, make_clone
 from tests.pipeline.results import workspace  # noqa: F401 - a fixture
-from trm.stages import STAGES
+from trm.stages.records import STAGES
 
 STAGE = StagePlan("train", "1" * 64, "run", "run", (Change("param", "train.lr", 0.002, 0.001),), (), 7200.0, None, 4.0)
 
@@ -87,9 +87,10 @@ def clone(tmp_path_factory: pytest.TempPathFactory, storage: SeaweedFS) -> Clone
 PUBLISH = """python -c "
 import json
 from pathlib import Path
-from trm import s3
-from trm.artifacts import read_manifest
-from trm.stages import STAGES, timing_file
+from trm.storage import s3
+from trm.storage.artifacts import read_manifest
+from trm.stages.records import STAGES
+from trm.storage.artifacts import timing_file
 for stage in STAGES:
     folder = Path('outputs') / stage.output
     uri = f's3://trm/artifacts/{stage.name}/' + read_manifest(folder)['key']
@@ -128,9 +129,9 @@ CHANGES = {
         },
     ),
     "a module of train": (
-        "trm/training/loss.py", r"\Z", "\n# another thought\n",
+        "trm/training/losses.py", r"\Z", "\n# another thought\n",
         {
-            "train": [("module", "trm/training/loss.py")], "evaluate": [("input", "model")],
+            "train": [("module", "trm/training/losses.py")], "evaluate": [("input", "model")],
             "report": MODEL_AND_SCORES,
         },
     ),
@@ -209,7 +210,7 @@ def test_without_torch_without_network(clone: Clone) -> None:
 @pytest.mark.usefixtures("workspace")
 def test_mistakes_are_told(workspace: Path) -> None:  # noqa: F811
     from pipeline.dvc import repro
-    from trm.errors import UserError
+    from trm.utils.errors import UserError
 
     with pytest.raises(UserError, match=r"dvc\.yaml is not here"):
         repro(Path("params.yaml"))

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline import github
 from pipeline.publish import publish
-from trm.errors import Fault, UserError
+from trm.utils.errors import Fault, UserError
 
 KEY = "0123456789abcdef" * 4
 BRANCH = f"retrain/{KEY[:12]}"

@@ -10,10 +10,10 @@ import pytest
 from pipeline.runs import Origin, Recorded, add_runs, expected, read_runs, runs_here, sections_of, write_runs
 from tests.conftest import ROOT
 from tests.pipeline.results import workspace  # noqa: F401 - a fixture
-from trm.artifacts import write_manifest
-from trm.config import load_params
-from trm.errors import DataError
-from trm.stages import STAGES, producer
+from trm.stages.params import load_params
+from trm.stages.records import STAGES, producer
+from trm.storage.artifacts import write_manifest
+from trm.utils.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("workspace")
 SECTIONS: dict[str, Any] = sections_of(load_params(ROOT / "params.yaml"))

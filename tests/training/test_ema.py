@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from trm.config import ModelParams
-from trm.meta import DatasetMeta
-from trm.model.supervision import build_model
+from trm.config.dataset_meta import DatasetMeta
+from trm.config.model import ModelParams
+from trm.models.act import build_model
 from trm.training.ema import averaged_copy, update_average
 
 

@@ -1,1 +1,1 @@
-"""Data sets: where puzzles come from, how they are augmented, stored and batched."""
+"""What all datasets share: Parquet, CSV, augmentation plans, deduplication, batching, downloads."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from trm.data.store import Split
+from trm.data.parquet import Split
 
 IGNORED = -100
 """The label of a padding token."""

@@ -7,10 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from trm.config import Natural, Positive
-from trm.errors import UserError
-from trm.files import file_digest
-from trm.section import Section, Sha256
+from trm.config.base import Natural, Positive, Section, Sha256
+from trm.utils.errors import UserError
+from trm.utils.paths import file_digest
 
 Url = Annotated[str, Field(pattern=r"^https?://")]
 TableSplit = Literal["train", "test"]

@@ -1,1 +1,1 @@
-"""Evaluation: answers, votes, rule checks and scores."""
+"""Evaluation: the stage, metrics, test-time-compute sweep, submission."""

@@ -13,19 +13,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trm.config import EvaluateParams
-from trm.data.kind import Grid
-from trm.data.store import read_meta
-from trm.device import resolve_device, resolve_precision
-from trm.distributed import World, world
+from trm.config.evaluation import EvaluateParams
+from trm.data.parquet import read_meta
+from trm.data.protocol import Grid
+from trm.evaluation.eval_dataset import Question, TestSet, refuse_other_data
 from trm.evaluation.metrics import scores
-from trm.evaluation.questions import Question, TestSet, refuse_other_data
 from trm.evaluation.submission import submission
-from trm.evaluation.thinking import Dials, Rules, predict
-from trm.evaluation.voting import Ballots, grid_hash
-from trm.model.supervision import TRM
-from trm.progress import progress
+from trm.inference.engine import Dials, Rules, predict
+from trm.inference.voting import Ballots, grid_hash
+from trm.models.act import TRM
 from trm.training.checkpoint import load_checkpoint
+from trm.training.distributed import World, world
+from trm.utils.device import resolve_device, resolve_precision
+from trm.utils.progress import progress
 
 SCHEMA = pa.schema(
     {

@@ -1,1 +1,1 @@
-"""Training: loss, optimisers, schedule, checkpoints and the loop."""
+"""Training: trainer, optimizers, losses, EMA, checkpoints, distributed processes."""

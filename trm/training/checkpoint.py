@@ -11,11 +11,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trm.config import ModelParams, canonical_json
-from trm.errors import DataError, ParamsError
-from trm.meta import DatasetMeta
-from trm.model.supervision import TRM, build_model
-from trm.section import parse
+from trm.config.base import canonical_json, parse
+from trm.config.dataset_meta import DatasetMeta
+from trm.config.model import ModelParams
+from trm.models.act import TRM, build_model
+from trm.storage.artifact_cache import local_copy
+from trm.utils.errors import DataError, ParamsError
 
 FILE = "checkpoint.safetensors"
 
@@ -74,13 +75,14 @@ def read_settings(path: Path) -> Header:
 
 
 def load_checkpoint(
-    path: str | Path, weights: Literal["ema", "raw"] = "ema", dtype: torch.dtype = torch.float32
+    location: str | Path, weights: Literal["ema", "raw"] = "ema", dtype: torch.dtype = torch.float32
 ) -> tuple[TRM, DatasetMeta]:
-    """The model at `path` (a file or a model folder) in eval mode on the CPU, computing in `dtype`; and its meta.
+    """Load a model, in eval mode on the CPU, computing in `dtype`, and the `DatasetMeta` of its training data.
 
-    Raises `DataError` for a missing or broken file or one whose tensors do not fit its settings.
+    `location` is a checkpoint file, a model folder or its `s3://` URI. Raises `DataError` for a file that is missing,
+    damaged or does not match its settings, and `UserError` if S3 denies access.
     """
-    file = checkpoint_file(Path(path))
+    file = checkpoint_file(local_copy(location))
     header = read_settings(file)
     model = build_model(header.model, header.meta, dtype=dtype)
     parameters = {name for name, _ in model.named_parameters()}

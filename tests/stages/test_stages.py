@@ -1,0 +1,126 @@
+"""Stage records, dvc.yaml and the command line agree; content keys and DVC dependencies are complete."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+import typer
+from ruamel.yaml import YAML
+
+from tests.conftest import ROOT
+from trm.cli.main import app
+from trm.config.params import Params
+from trm.data.protocol import Dataset
+from trm.datasets.registry import dataset_module, dataset_names
+from trm.stages.content_keys import content_keys, dvc_deps, is_excluded, key_request, module_digests
+from trm.stages.params import load_params
+from trm.stages.records import STAGES, Stage
+
+DVC = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())
+each_stage = pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+
+
+def test_same_stages() -> None:
+    assert list(DVC["stages"]) == [stage.name for stage in STAGES]
+    assert {section for stage in STAGES for section in stage.sections} == set(Params.model_fields) - {
+        "cluster",
+        "tracking",
+    }
+
+
+@each_stage
+def test_dvc_yaml_is_the_record(stage: Stage) -> None:
+    folders = (*stage.inputs, stage.output)
+    flags = "".join(f" --{name} outputs/{name}" for name in folders)
+    assert DVC["stages"][stage.name] == {
+        "cmd": f"python -m trm {stage.name} --params params.yaml{flags}",
+        "deps": [f"outputs/{name}" for name in stage.inputs] + dvc_deps(stage),
+        "params": list(stage.sections),
+        "outs": [f"outputs/{stage.output}"],
+    }
+
+
+@each_stage
+def test_command_line_is_the_record(stage: Stage) -> None:
+    command = typer.main.get_command(app).commands[stage.name]  # pyright: ignore[reportAttributeAccessIssue]
+    options = {option.name: option.default for option in command.params}
+    assert options == {"params": "params.yaml"} | {name: f"outputs/{name}" for name in (*stage.inputs, stage.output)}
+
+
+@each_stage
+def test_deps_are_what_python_really_imports(stage: Stage) -> None:
+    """The walk over the source finds every module of the package that running the stage's module loads."""
+    code = f"import sys, {stage.module}; print(*(name for name in sys.modules if name.split('.')[0] == 'trm'))"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    counted = (name for name in loaded.split() if name.count(".") and not is_excluded(name))
+    files = {f"{name.replace('.', '/')}.py" for name in counted}
+    packages = {file for file in files if (ROOT / file).with_suffix("").is_dir()}
+    assert files - packages <= set(module_digests(stage.module))
+    assert all(any(file.startswith(dep) for dep in dvc_deps(stage)) for file in files - packages)
+
+
+def test_package_inits_hold_nothing_that_could_change_a_result() -> None:
+    for path in (ROOT / "trm").rglob("*/__init__.py"):
+        statements = ast.parse(path.read_text()).body
+        assert [type(statement) for statement in statements] == [ast.Expr], f"{path} must be a docstring alone"
+
+
+def test_content_keys_follow_what_a_stage_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = load_params(ROOT / "params.yaml")
+    keys = content_keys(params)
+    assert keys == content_keys(params)
+
+    def changed(section: str, **values: object) -> set[str]:
+        part = getattr(params, section).model_copy(update=values)
+        other = content_keys(params.model_copy(update={section: part}))
+        return {name for name in keys if keys[name] != other[name]}
+
+    assert changed("augment", seed=77) == {"augment", "train", "evaluate", "report"}
+    assert changed("train", lr=0.5) == {"train", "evaluate", "report"}
+    assert changed("evaluate", votes=99) == {"evaluate", "report"}
+    assert changed("report", gallery=3) == {"report"}
+    assert changed("data", allow_leakage=True) == set(keys)
+
+
+def test_a_content_key_covers_its_own_dataset_alone() -> None:
+    augment = next(stage for stage in STAGES if stage.name == "augment")
+    params = load_params(ROOT / "params.yaml")
+    sections = {"data": params.data, "augment": params.augment}
+    modules = key_request(augment, sections, "sudoku", {})["modules"]
+    own = {"trm/datasets/sudoku/dataset.py", "trm/datasets/sudoku/augmentation.py", "trm/data/parquet.py"}
+    assert own <= set(modules)
+    assert not [name for name in modules if name.startswith("trm/datasets/maze")]
+
+
+def test_a_changed_report_does_not_retrain() -> None:
+    deps = {stage.name: dvc_deps(stage) for stage in STAGES}
+    assert [name for name in deps if "trm/reporting" in deps[name]] == ["report"]
+    assert [name for name in deps if "trm/evaluation" in deps[name]] == ["evaluate", "report"]
+    assert "trm/datasets" not in deps["train"]
+    assert len((ROOT / "dvc.yaml").read_text().splitlines()) < 100
+
+
+def test_every_dataset_implements_the_protocol() -> None:
+    names = {name for name in vars(Dataset) if not name.startswith("_")} | set(Dataset.__annotations__)
+    for dataset in dataset_names():
+        wanted = names - ({"recall"} if dataset != "arc" else set())
+        assert not [name for name in wanted if not hasattr(dataset_module(dataset), name)], dataset
+
+
+def test_a_changed_module_changes_the_keys_of_those_who_import_it() -> None:
+    users = {stage.name for stage in STAGES if "trm/training/losses.py" in module_digests(stage.module)}
+    assert users == {"train"}
+    users = {stage.name for stage in STAGES if "trm/models/layers.py" in module_digests(stage.module)}
+    assert users == {"train", "evaluate", "report"}
+
+
+def test_what_lies_beside_a_module_under_its_name_belongs_to_it() -> None:
+    beside = {
+        "trm/reporting/html/page.py",
+        "trm/reporting/html/page.css",
+        "trm/reporting/html/page.js",
+        "trm/reporting/html/page.html.j2",
+    }
+    assert beside <= set(module_digests("trm.reporting.html.page"))
+    assert not beside & set(module_digests("trm.evaluation.evaluate"))

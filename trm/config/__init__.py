@@ -1,0 +1,1 @@
+"""Typed settings of `params.yaml`, and the recipes."""

@@ -1,0 +1,1 @@
+"""Custom puzzles from a CSV or JSONL file."""

@@ -1,0 +1,42 @@
+"""Finds the datasets: each subpackage of `trm.datasets` with a module `dataset` is one, under its own name."""
+
+import importlib
+import pkgutil
+from types import ModuleType
+from typing import cast
+
+import trm.datasets
+from trm.config.data import DataSection
+from trm.config.dataset_meta import DatasetMeta
+from trm.data.protocol import Dataset
+from trm.utils.errors import ParamsError
+
+
+def dataset_names() -> list[str]:
+    """The names of all datasets, sorted."""
+    return sorted(module.name for module in pkgutil.iter_modules(trm.datasets.__path__) if module.ispkg)
+
+
+def dataset_module(name: object) -> ModuleType:
+    """Import and return `trm.datasets.<name>.dataset`. Raises `ParamsError` for an unknown name."""
+    known = dataset_names()
+    if name not in known:
+        raise ParamsError(f"data.name must be one of {', '.join(known)}. Got {name!r}")
+    module = importlib.import_module(f"trm.datasets.{name}.dataset")
+    if not hasattr(module, "Settings"):
+        raise ParamsError(f"data.name {name}: {module.__name__} has no class Settings; see trm/data/protocol.py")
+    return module
+
+
+def get_dataset(name: str) -> Dataset:
+    """The dataset of that name. Raises `ParamsError` for an unknown name."""
+    return cast(Dataset, dataset_module(name))
+
+
+def expected_meta(data: DataSection) -> DatasetMeta | None:
+    """The `DatasetMeta` that these settings lead to, or None if it is only known after `fetch`.
+
+    Datasets may define `expected_meta(data)`. The number of identifiers may be preliminary: 1.
+    """
+    function = getattr(dataset_module(data.name), "expected_meta", None)
+    return function(data) if function else None

@@ -1,0 +1,1 @@
+"""Inference: supervision steps, samples, verification, voting, solving a puzzle."""

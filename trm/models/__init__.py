@@ -1,0 +1,1 @@
+"""The network: layers, recursion, adaptive computation time, variants, published checkpoints."""

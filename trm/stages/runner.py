@@ -1,0 +1,144 @@
+"""Runs a stage: reads its inputs, calls its function, publishes the output folder with its manifest."""
+
+import json
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from trm.stages.content_keys import digest_of, key_request
+from trm.stages.records import Stage, producer
+
+if TYPE_CHECKING:
+    from trm.config.tracking import TrackingParams
+
+
+def run_stage(
+    stage: Stage,
+    sections: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    out: str,
+    tracking: "TrackingParams | None" = None,
+) -> None:
+    """Run `stage` on the folders `inputs` and publish its output at `out`, with the wall times next to it.
+
+    Folders are paths or URIs `s3://<root>/<stage>/<key>`; `out` may also be a bare `s3://<root>`. A result that exists
+    in S3 under its content key is not computed again, and its inputs are not downloaded. `tracking` configures Weights
+    & Biases; None disables it.
+    """
+    from trm.storage import artifact_cache, s3
+    from trm.storage.artifacts import TIMING, read_manifest, timing_file
+    from trm.tracking.client import run_name, tracked
+    from trm.utils.errors import UserError
+
+    is_main = os.environ.get("RANK", "0") == "0"
+    manifests = {name: _manifest_at(inputs[name], producer(name).name) for name in stage.inputs}
+    dataset_name = sections["data"].name if "data" in sections else manifests["dataset"]["params"]["data"]["name"]
+    input_keys = {name: manifest["key"] for name, manifest in manifests.items()}
+    request = key_request(stage, sections, dataset_name, input_keys)
+    key = digest_of(request)
+    if not s3.is_uri(out) and re.match("s3:/", out, re.IGNORECASE):
+        raise UserError(f"{out}: neither a path nor an S3 URI; write it as s3://bucket/folder")
+    if not is_main:
+        # A worker started by torchrun: it takes part in the computation, the main process publishes.
+        with TemporaryDirectory() as scratch:
+            _call(stage, sections, _input_folders(stage, inputs), Path(scratch), key)
+        return
+
+    def run_here(folder: Path) -> None:
+        with tracked(tracking, stage.name, manifests, request, key) as finish_tracking:
+            folders = _run_here(stage, sections, inputs, request, folder, run_name(tracking, stage.name, key))
+            finish_tracking(**folders, out=folder)
+
+    if not s3.is_uri(out):
+        run_here(Path(out))
+        return
+    uri = artifact_cache.output_uri(out, stage.name, key)
+    if s3.read_manifest(uri) is not None:
+        print(f"{uri} exists: nothing to do", file=sys.stderr)
+        return
+    folder = artifact_cache.folder_of(uri)
+    with artifact_cache.locked(folder):
+        if not is_complete(folder, stage, key):
+            run_here(folder)
+    if s3.publish(folder, uri) == read_manifest(folder) and timing_file(folder).is_file():
+        s3.put_json(f"{uri}/{TIMING}", json.loads(timing_file(folder).read_text(encoding="utf-8")))
+    print(f"published {uri}", file=sys.stderr)
+
+
+def is_complete(folder: Path, stage: Stage, key: str) -> bool:
+    """Whether `folder` holds the complete, undamaged result of `stage` with this content key."""
+    from trm.storage.artifacts import verified_manifest
+    from trm.utils.errors import DataError
+
+    try:
+        return verified_manifest(folder, stage.name)["key"] == key
+    except DataError:
+        return False
+
+
+def _manifest_at(location: str, stage: str) -> dict[str, Any]:
+    """The manifest of an input, read before its files are downloaded."""
+    from trm.storage import artifact_cache, s3
+    from trm.storage.artifacts import read_manifest
+    from trm.utils.errors import DataError
+
+    if not s3.is_uri(location):
+        return read_manifest(Path(location), stage)
+    uri = artifact_cache.artifact_uri(location)
+    manifest = s3.read_manifest(uri)
+    if manifest is None:
+        raise DataError(f"{uri}: no such artifact; run `trm {stage}` with this root first")
+    if manifest["stage"] != stage:
+        raise DataError(f"{uri}: was written by stage {manifest['stage']}; give the output of `trm {stage}`")
+    return manifest
+
+
+def _run_here(
+    stage: Stage,
+    sections: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    request: Mapping[str, Any],
+    out: Path,
+    wandb: str | None,
+) -> dict[str, Path]:
+    """Write the local folder `out`; returns the local folders of the inputs. `wandb` is the path of the W&B run."""
+    from trm.storage.artifacts import staged, timing_file, write_json, write_manifest
+
+    folders, key = _input_folders(stage, inputs), digest_of(request)
+    started, clock = datetime.now(UTC), time.monotonic()
+    with staged(out) as staging:
+        facts = _call(stage, sections, folders, staging, key)
+        timing = {"stage": stage.name, "key": key, "started": started.isoformat(timespec="seconds")}
+        timing |= {"seconds": round(time.monotonic() - clock, 3), **_machine(), **facts.pop("timing", {})}
+        timing |= {"wandb": wandb} if wandb else {}
+        write_manifest(staging, {**request, "key": key, "facts": facts})
+    write_json(timing_file(out), timing)
+    return folders
+
+
+def _input_folders(stage: Stage, inputs: Mapping[str, str]) -> dict[str, Path]:
+    """The inputs as local folders, with the digest of every file checked."""
+    from trm.storage.artifact_cache import local_copy
+    from trm.storage.artifacts import verified_manifest
+
+    folders = {name: local_copy(inputs[name]) for name in stage.inputs}
+    for name, folder in folders.items():
+        verified_manifest(folder, producer(name).name)
+    return folders
+
+
+def _call(
+    stage: Stage, sections: Mapping[str, Any], folders: Mapping[str, Path], out: Path, key: str
+) -> dict[str, Any]:
+    return stage.function()(**sections, **folders, out=out, key=key)
+
+
+def _machine() -> dict[str, Any]:
+    return {"host": platform.node(), "machine": platform.machine(), "cores": os.cpu_count()}

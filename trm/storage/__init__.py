@@ -1,0 +1,1 @@
+"""Artifact folders, S3 and the local artifact cache."""

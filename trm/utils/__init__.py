@@ -1,0 +1,1 @@
+"""Errors, paths, devices, progress."""
