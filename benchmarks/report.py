@@ -42,7 +42,7 @@ CHANGES = {
     "augment.num_aug": 10,
     "augment.validation_groups": 10,
     "train.epochs": 10,
-    "evaluate.steps": 8,
+    "evaluate.max_steps": 8,
 }
 KEY = "0" * 64
 OPENINGS = 5

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from trm.cli import main as cli
 from trm.storage import s3
 from trm.storage.artifacts import MANIFEST
-from trm.utils.errors import Fault, Interrupted, UserError, exit_code
+from trm.utils.errors import InternalError, Interrupted, UserError, exit_code
 
 
 def main() -> NoReturn:
@@ -34,7 +34,7 @@ def main() -> NoReturn:
             if ended.code:
                 raise
         report(kubeflow["outputs"], Path(pointer), command)
-    except (UserError, Fault, Interrupted) as error:
+    except (UserError, InternalError, Interrupted) as error:
         print(f"trm: {error}", file=sys.stderr)
         sys.exit(exit_code(error))
     sys.exit(0)
@@ -48,20 +48,20 @@ def resolved(command: list[str], inputs: Mapping[str, Any]) -> list[str]:
         try:
             command[place] = json.loads(Path(command[place]).read_text(encoding="utf-8"))["uri"]
         except (OSError, ValueError, KeyError, TypeError):
-            raise Fault(f"{command[place]}: is no pointer to the artifact {name}; run the stage before again") from None
+            raise InternalError(f"{command[place]}: is no pointer to the artifact {name}; run the stage before again") from None
     return command
 
 
 def report(outputs: Mapping[str, Any], pointer: Path, command: list[str]) -> None:
     """Write the pointer to the command's output, and the executor output with its metadata.
 
-    Raises `Fault` where no manifest lies there, whatever the command's exit code was.
+    Raises `InternalError` where no manifest lies there, whatever the command's exit code was.
     """
     ((name, listed),) = outputs["artifacts"].items()
     uri = command[command.index(f"--{name}") + 1]
     manifest = s3.read_manifest(uri)
     if manifest is None:
-        raise Fault(f"{uri}: holds no {MANIFEST} although the command ended well; run the stage again")
+        raise InternalError(f"{uri}: holds no {MANIFEST} although the command ended well; run the stage again")
     facts = {"uri": uri, "key": manifest["key"], "digest": digest(manifest)}
     metadata = dict(scalars(manifest["facts"])) | facts
     artifact = listed["artifacts"][0] | {"metadata": metadata}

@@ -10,7 +10,7 @@ import typer
 from trm.cli.main import run_app
 from trm.config.params import Params
 from trm.stages.params import load_params
-from trm.utils.errors import Fault, UserError
+from trm.utils.errors import InternalError, UserError
 
 if TYPE_CHECKING:
     from pipeline.champion import Champion
@@ -122,7 +122,7 @@ def watch(run: RunId, params: ParamsFile = PARAMS) -> None:
 
     ended = watch(Kubeflow(load_params(params).cluster), run)
     if ended.state != "SUCCEEDED":
-        raise Fault(verdict(ended))
+        raise InternalError(verdict(ended))
     print(f"run {ended.id} succeeded; `python -m pipeline collect {ended.id}` brings it home", file=sys.stderr)
 
 

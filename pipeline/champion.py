@@ -25,7 +25,7 @@ from pipeline.compare import Comparison, compare
 from pipeline.results import EVALUATE, Result, load_result
 from pipeline.runs import Recorded, read_runs
 from trm.storage.s3_client import GoneError, LostError, Store
-from trm.utils.errors import DataError, Fault, UserError
+from trm.utils.errors import DataError, InternalError, UserError
 
 NAME = "champion.json"
 
@@ -91,7 +91,7 @@ class Throne:
     ) -> tuple[Champion, Comparison | None, bool]:
         """Make a result the champion if it is better, or `anyway`: the champion, the comparison with the one before,
         and whether it is new there. The comparison is told to `report` before anything is written. Raises `Refused`;
-        `UserError` where its origin is not recorded; `Fault` where another promotion was faster.
+        `UserError` where its origin is not recorded; `InternalError` where another promotion was faster.
         """
         lineage = _lineage(result)
         champion, tag = self._read()
@@ -198,7 +198,7 @@ class Throne:
             winner = self._read()[0]
             if winner is None or winner.token != new.token:
                 who = f"{winner.key[:12]} (version {winner.version})" if winner else "nobody"
-                raise Fault(
+                raise InternalError(
                     f"{self.uri}: the champion is {who} by now, changed while this one was compared; nothing was "
                     "written; compare with it and promote again"
                 ) from None

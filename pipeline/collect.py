@@ -26,7 +26,7 @@ def collect(params: Params, run: Run | None, origin: Origin | None = None) -> di
 
     `run` None: what lies below `cluster.root` under the workspace's own keys, which came from `origin`. Before anything
     is written, every key is made again from the workspace: raises `UserError`, naming the param or module, where one
-    differs, and where an output is not there; `Fault` where DVC fails.
+    differs, and where an output is not there; `InternalError` where DVC fails.
     """
     if not DVC_YAML.is_file():
         raise UserError("dvc.yaml is not here; run this in the folder that holds params.yaml and dvc.yaml")
@@ -77,7 +77,7 @@ def _difference(stage: Stage, manifest: Mapping[str, Any] | None, run: Run | Non
 def _bring(stage: Stage, uri: str) -> None:
     folder = OUTPUTS / stage.output
     if not ((folder / MANIFEST).is_file() and read_manifest(folder) == s3.read_manifest(uri)):
-        s3.bring(uri, folder)
+        s3.download(uri, folder)
     timing = s3.get_json(f"{uri}/{TIMING}")
     if timing is None:
         timing_file(folder).unlink(missing_ok=True)  # it would be another run's

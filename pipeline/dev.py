@@ -20,7 +20,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from trm.utils.errors import Fault, UserError
+from trm.utils.errors import InternalError, UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / ".dev"
@@ -50,7 +50,7 @@ class SeaweedFS:
         return f"http://127.0.0.1:{self._settings()['ports']['s3']}"
 
     def start(self) -> None:
-        """Start it, in a session of its own, and wait until an object can be put and got. Raises `Fault`."""
+        """Start it, in a session of its own, and wait until an object can be put and got. Raises `InternalError`."""
         assert self.pid() is None, f"{self.folder}: runs already"
         (self.folder / "data").mkdir(parents=True, exist_ok=True)
         settings = self._settings()
@@ -157,7 +157,7 @@ class SeaweedFS:
             except Exception as error:  # whatever a server says that is not ready yet
                 if process.poll() is not None or time.monotonic() > deadline:
                     self.kill()
-                    raise Fault(f"{self.folder}: SeaweedFS did not start ({error}); {self.log} says why") from None
+                    raise InternalError(f"{self.folder}: SeaweedFS did not start ({error}); {self.log} says why") from None
             time.sleep(0.1)
 
     def _try_out(self, client: Any) -> None:
@@ -243,7 +243,7 @@ def main() -> NoReturn:
     """Run the command line: exit code 2 for a user's mistake, 1 for a fault."""
     try:
         app()
-    except (UserError, Fault) as error:
+    except (UserError, InternalError) as error:
         print(f"pipeline.dev: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)
     sys.exit(0)

@@ -13,7 +13,7 @@ from typing import Any
 
 from ruamel.yaml import YAML, YAMLError
 
-from trm.utils.errors import Fault, UserError
+from trm.utils.errors import InternalError, UserError
 
 DVC_YAML, LOCK = Path("dvc.yaml"), Path("dvc.lock")
 IGNORED = "__pycache__"
@@ -44,14 +44,14 @@ class Repro:
 
 
 def dvc(*arguments: str) -> str:
-    """Run DVC; its stdout. Raises `Fault` in its own words where it fails."""
+    """Run DVC; its stdout. Raises `InternalError` in its own words where it fails."""
     program = shutil.which("dvc", path=str(Path(sys.executable).parent)) or shutil.which("dvc")
     if program is None:
-        raise Fault("dvc is not installed here; `make repro` installs it")
+        raise InternalError("dvc is not installed here; `make repro` installs it")
     ended = subprocess.run([program, *arguments], check=False, capture_output=True, text=True)
     if ended.returncode:
         said = " ".join((ended.stderr or ended.stdout).split())
-        raise Fault(f"dvc {arguments[0]} failed ({said or 'the outputs are not what dvc.yaml says'})")
+        raise InternalError(f"dvc {arguments[0]} failed ({said or 'the outputs are not what dvc.yaml says'})")
     return ended.stdout
 
 

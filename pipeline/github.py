@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
-from trm.utils.errors import Fault, UserError
+from trm.utils.errors import InternalError, UserError
 
 PATIENCE = 60.0
 """Seconds for which a server that is away is asked again."""
@@ -20,7 +20,7 @@ ID_TOKEN_URL, ID_TOKEN_SECRET = "ACTIONS_ID_TOKEN_REQUEST_URL", "ACTIONS_ID_TOKE
 
 
 class Repository:
-    """The repository whose workflow runs here. Raises `UserError` where GitHub refuses, `Fault` where it is away."""
+    """The repository whose workflow runs here. Raises `UserError` where GitHub refuses, `InternalError` where it is away."""
 
     def __init__(self) -> None:
         self.name, token = os.environ.get("GITHUB_REPOSITORY", ""), os.environ.get("GITHUB_TOKEN", "")
@@ -100,14 +100,14 @@ def _answer(method: str, url: str, what: str, headers: Mapping[str, str], body: 
     except httpx.HTTPStatusError as error:
         status = error.response.status_code
         if _may_pass(error):
-            raise Fault(f"GitHub: {what}: {status}, after {PATIENCE:.0f} s; start again later") from None
+            raise InternalError(f"GitHub: {what}: {status}, after {PATIENCE:.0f} s; start again later") from None
         raise UserError(
             f"GitHub refuses {what} ({status}); check GITHUB_TOKEN and the workflow's permissions"
         ) from None
     except httpx.HTTPError as error:
-        raise Fault(f"GitHub cannot be reached for {what} ({type(error).__name__}), after {PATIENCE:.0f} s") from None
+        raise InternalError(f"GitHub cannot be reached for {what} ({type(error).__name__}), after {PATIENCE:.0f} s") from None
     except ValueError:
-        raise Fault(f"GitHub: {what}: the answer is not JSON; check GITHUB_API_URL") from None
+        raise InternalError(f"GitHub: {what}: the answer is not JSON; check GITHUB_API_URL") from None
 
 
 def _may_pass(error: BaseException) -> bool:

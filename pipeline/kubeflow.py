@@ -17,7 +17,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_de
 
 from pipeline.github import id_token
 from trm.config.cluster import ClusterParams
-from trm.utils.errors import Fault, UserError
+from trm.utils.errors import InternalError, UserError
 
 PATIENCE = 180.0
 """Seconds for which a server that is away, slow or busy is asked again."""
@@ -76,7 +76,7 @@ class Kubeflow:
     It is asked with the token in `$KFP_TOKEN`, else with that of the service account whose token is mounted at
     `$KF_PIPELINES_SA_TOKEN_PATH` (or at Kubeflow's own place for it), else in a GitHub workflow with the workflow's own
     identity (OIDC, where it has `id-token: write`), else with none. Every method raises `UserError` where the server
-    refuses, `Fault` where it stays away for `PATIENCE` seconds.
+    refuses, `InternalError` where it stays away for `PATIENCE` seconds.
     """
 
     def __init__(self, cluster: ClusterParams) -> None:
@@ -213,7 +213,7 @@ class Kubeflow:
             raise UserError(f"cluster.host {self.host}: not an address ({error}); correct it in params.yaml") from None
         except urllib3.exceptions.HTTPError as error:
             reason = " ".join(str(error).split())[:200]
-            raise Fault(f"{self.host}: Kubeflow cannot be reached ({reason}), after {PATIENCE:.0f} s") from None
+            raise InternalError(f"{self.host}: Kubeflow cannot be reached ({reason}), after {PATIENCE:.0f} s") from None
 
     def _say_once(self, state: RetryCallState) -> None:
         if state.attempt_number == 1:
@@ -227,7 +227,7 @@ class Kubeflow:
             return UserError(f"{self.host}: has no {what} (404 {said}); check the run's id, cluster.host and namespace")
         if error.status is not None and error.status < 500:
             return UserError(f"{self.host}: refuses {what} ({error.status} {said}); check section cluster")
-        return Fault(f"{self.host}: {what}: {error.status} {said}, after {PATIENCE:.0f} s")
+        return InternalError(f"{self.host}: {what}: {error.status} {said}, after {PATIENCE:.0f} s")
 
 
 def _run(answer: Any) -> Run:

@@ -13,14 +13,14 @@ from trm.config.params import Params
 from trm.stages.content_keys import content_keys
 from trm.stages.records import STAGES
 from trm.storage import s3
-from trm.utils.errors import Fault, UserError
+from trm.utils.errors import InternalError, UserError
 
 
 def run_local(params: Params, image: str) -> dict[str, str]:
     """Run every stage in a container of `image`; returns stage -> URI of its output.
 
     S3 is the one that the AWS_* variables of this process name. Raises `UserError` where Docker or the image is not
-    there, `Fault` where a container failed.
+    there, `InternalError` where a container failed.
     """
     image_id(image)  # told before anything else
     cluster = params.cluster.model_copy(
@@ -42,7 +42,7 @@ def run_local(params: Params, image: str) -> dict[str, str]:
     missing = [name for name, uri in uris.items() if s3.read_manifest(uri) is None]
     if missing or problem:
         where = f"stage {missing[0]} left no artifact" if missing else "the run failed after its stages"
-        raise Fault(f"{where}; its log stands above" + (f" ({problem})" if problem else ""))
+        raise InternalError(f"{where}; its log stands above" + (f" ({problem})" if problem else ""))
     return uris
 
 

@@ -20,14 +20,14 @@ from trm.stages.content_keys import content_keys
 from trm.stages.records import STAGES
 from trm.storage import s3
 from trm.storage.artifacts import MANIFEST, read_manifest
-from trm.utils.errors import Fault, UserError
+from trm.utils.errors import InternalError, UserError
 
 REPORT = OUTPUTS / "comparison"
 """Stem of the report's files."""
 
 
 def compute(params: Params, file: Path, image: str | None) -> None:
-    """Plan, run and collect the experiment: on the cluster, or in Docker here where `image` is given. Raises `Fault`
+    """Plan, run and collect the experiment: on the cluster, or in Docker here where `image` is given. Raises `InternalError`
     where the run did not succeed.
     """
     show(make_plan(params, file), Console(stderr=True))
@@ -44,7 +44,7 @@ def compute(params: Params, file: Path, image: str | None) -> None:
     run, _ = submit(params, again=False)
     ended = watch(Kubeflow(params.cluster), run.id)
     if ended.state != "SUCCEEDED":
-        raise Fault(f"{verdict(ended)}; the champion is as it was; start again, and what is done is not done again")
+        raise InternalError(f"{verdict(ended)}; the champion is as it was; start again, and what is done is not done again")
     collect(params, ended)
 
 

@@ -28,7 +28,7 @@ TIMELESS: dict[str, set[str]] = {
         *("epochs", "lr", "lr_min_ratio", "lr_warmup_steps", "beta1", "beta2", "weight_decay", "ema_rate", "seed"),
         *("puzzle_emb_lr", "puzzle_emb_weight_decay", "eval_interval", "log_interval", "checkpoint_interval"),
     },
-    "evaluate": {"steps", "votes", "rollouts", "noise", "pass_at", "seed"},
+    "evaluate": {"steps", "votes", "rollouts", "noise", "pass_at_k", "seed"},
     "report": {"published", "seed"},
 }
 

@@ -105,9 +105,9 @@ def refuse_what_pods_cannot_reach(data: BaseModel) -> None:
 
 def refuse_a_start_that_pods_cannot_reach(train: TrainParams) -> None:
     """Raise `UserError` for a model of this machine to start from."""
-    if train.start is not None and not s3.is_uri(train.start.model):
+    if train.init_from is not None and not s3.is_uri(train.init_from.model):
         raise UserError(
-            f"train.start.model must be an s3:// address on a cluster. Got {train.start.model}, which pods do not see"
+            f"train.init_from.model must be an s3:// address on a cluster. Got {train.init_from.model}, which pods do not see"
         )
 
 

@@ -12,7 +12,7 @@ from pipeline.definition import key_parameter
 from pipeline.kubeflow import ENDED, Kubeflow, Run, Task
 from trm.stages.records import STAGES
 from trm.storage import s3
-from trm.utils.errors import Fault, UserError
+from trm.utils.errors import InternalError, UserError
 
 POLL = 5.0
 """Seconds between two looks."""
@@ -108,7 +108,7 @@ class _Shown:
             uri = f"{run.arguments.get('root')}/{task.name}/{run.arguments.get(key_parameter(stage))}"
             try:
                 manifest = s3.read_manifest(uri) or {}
-            except (UserError, Fault) as error:
+            except (UserError, InternalError) as error:
                 manifest = {"facts": {"metrics": {"not to be read from here": str(error)}}}
             metrics = manifest.get("facts", {}).get("metrics", {})
             self._metrics[task.name] = ", ".join(

@@ -52,7 +52,7 @@ def meta() -> DatasetMeta:
 def model_params() -> ModelParams:
     """A network small enough for a step to take milliseconds."""
     return ModelParams(
-        family="trm",
+        arch="trm",
         hidden_size=16,
         num_heads=2,
         L_layers=1,
@@ -65,11 +65,11 @@ def model_params() -> ModelParams:
         pos_encodings="none",
         rope_theta=10000.0,
         rms_norm_eps=1e-5,
-        puzzle_emb_dim=0,
+        puzzle_emb_ndim=0,
         puzzle_emb_len=0,
         halt_max_steps=4,
         halt_exploration_prob=0.1,
-        continue_loss=False,
+        q_continue_loss=False,
     )
 
 
@@ -78,7 +78,7 @@ def train_params() -> TrainParams:
     """Settings that overfit a few puzzles quickly, float32 on the CPU."""
     return TrainParams(
         start=None,
-        freeze_network=False,
+        freeze_weights=False,
         epochs=8,
         global_batch_size=4,
         micro_batch_size=None,

@@ -8,7 +8,7 @@ from trm.config.base import parse
 from trm.config.data import AugmentParams
 from trm.config.dataset_meta import DatasetMeta
 from trm.data.parquet import Split, read_split
-from trm.data.protocol import Prepared
+from trm.data.protocol import DatasetPlan
 from trm.datasets.augment import augment
 from trm.datasets.custom import dataset as own
 
@@ -56,7 +56,7 @@ def made(data: own.Settings, folder: Path, params: AugmentParams = NONE) -> dict
     return {name: read_split(folder / name) for name in names}
 
 
-def planned(data: own.Settings, folder: Path, params: AugmentParams = NONE) -> Prepared:
+def planned(data: own.Settings, folder: Path, params: AugmentParams = NONE) -> DatasetPlan:
     """The data set as it is planned."""
     folder.mkdir()
     own.fetch(data, folder)

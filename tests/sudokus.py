@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from trm.config.base import parse
-from trm.data.deduplication import Sameness, classes
+from trm.data.deduplication import Equivalence, classes
 from trm.data.puzzle_csv import Puzzles, join, read_puzzles, write_puzzles
 from trm.datasets.sudoku.dataset import Settings, cells, layout
 from trm.datasets.sudoku.equivalence import equivalent, fingerprints
@@ -44,4 +44,4 @@ def digits(tokens: np.ndarray) -> np.ndarray:
 
 def grid_classes(grids: np.ndarray) -> np.ndarray:
     """The class of each grid of digits uint8 [N, n, n]."""
-    return classes(Sameness(fingerprints, equivalent), lambda: [grids])
+    return classes(Equivalence(fingerprints, equivalent), lambda: [grids])

@@ -11,7 +11,7 @@ from typing import Any
 
 from trm.storage import s3
 from trm.storage.artifacts import TIMING
-from trm.utils.errors import Fault, Interrupted, UserError, exit_code
+from trm.utils.errors import InternalError, Interrupted, UserError, exit_code
 
 
 def summary(status: Mapping[str, Any], root: str, keys: Mapping[str, str]) -> str:
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> None:
     status, file, root, *pairs = arguments
     try:
         text = summary(json.loads(status), root, dict(pair.split("=", 1) for pair in pairs))
-    except (UserError, Fault, Interrupted) as error:
+    except (UserError, InternalError, Interrupted) as error:
         print(f"summary: {error}", file=sys.stderr)
         sys.exit(exit_code(error))
     print(text)

@@ -13,7 +13,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_de
 
 from components.train.job import GROUP, KIND, PLURAL, VERSION
 from components.train.say import say
-from trm.utils.errors import Fault, UserError
+from trm.utils.errors import InternalError, UserError
 
 PATIENCE = 1800.0
 """Seconds for which a server that is away is asked again; the job trains on meanwhile."""
@@ -27,7 +27,7 @@ ResultT = TypeVar("ResultT")
 class Cluster:
     """The cluster of the pod that this runs in, else the one that the kubeconfig names.
 
-    Every method raises `UserError` where the server refuses, `Fault` where it stays away for `PATIENCE` seconds.
+    Every method raises `UserError` where the server refuses, `InternalError` where it stays away for `PATIENCE` seconds.
     """
 
     def __init__(self, namespace: str | None) -> None:
@@ -143,7 +143,7 @@ class Cluster:
             raise refusal(error, self.host) from None
         except urllib3.exceptions.HTTPError as error:
             reason = " ".join(str(error).split())[:200]
-            raise Fault(
+            raise InternalError(
                 f"{self.host}: Kubernetes cannot be reached ({reason}), after {PATIENCE:.0f} s; the job may train on: "
                 "start the launcher again to take it up"
             ) from None
@@ -200,7 +200,7 @@ def refusal(error: ApiException, host: str) -> Exception:
     if error.status == 404 and kind == PLURAL:
         return _GoneError()
     if _may_pass(error):
-        return Fault(f"{host}: {error.status} {said}, after {PATIENCE:.0f} s")
+        return InternalError(f"{host}: {error.status} {said}, after {PATIENCE:.0f} s")
     if error.status == 404 and kind is None:
         said = f"{host}: has no {KIND} ({GROUP}/{VERSION})"
         remedy = "install Kubeflow's training operator, or set cluster.job to null: then one pod trains"

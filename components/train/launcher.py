@@ -21,7 +21,7 @@ from components.train.say import say
 from trm.cli.main import run_app
 from trm.storage import s3
 from trm.storage.artifact_cache import artifact_uri
-from trm.utils.errors import Fault, Interrupted, UserError
+from trm.utils.errors import InternalError, Interrupted, UserError
 
 if TYPE_CHECKING:
     from components.train.cluster import Cluster
@@ -53,7 +53,7 @@ def main() -> NoReturn:
 def launch(template: Mapping[str, Any], command: list[str]) -> None:
     """Have a job of `template` run `trm <command>`, unless its output is in S3 already; returns when it is there.
 
-    Raises `UserError` for what the user can mend, `Fault` for a job that failed or was deleted, `Interrupted` after
+    Raises `UserError` for what the user can mend, `InternalError` for a job that failed or was deleted, `Interrupted` after
     SIGTERM or SIGINT, when it has deleted the job (unless told to keep it).
     """
     uri = artifact_uri(command[command.index("--model") + 1])
@@ -131,7 +131,7 @@ def _stay(cluster: "Cluster", held: Mapping[str, Any], uri: str) -> None:
         if found is None or found["metadata"]["uid"] != uid or "deletionTimestamp" in found["metadata"]:
             if s3.read_manifest(uri) is not None:
                 return  # its time to live was over before we saw that it had ended
-            raise Fault(f"job {name} was deleted by another; run the stage again, it goes on from its last state")
+            raise InternalError(f"job {name} was deleted by another; run the stage again, it goes on from its last state")
         pods = cluster.pods(found)
         for pod in pods:
             if number(pod) == 0:
@@ -154,7 +154,7 @@ def _stay(cluster: "Cluster", held: Mapping[str, Any], uri: str) -> None:
     if condition(found)[0] == "Failed":
         raise failure(cluster, found, pods)
     if s3.read_manifest(uri) is None:
-        raise Fault(f"job {name} succeeded, but {uri} holds no model; run the stage again")
+        raise InternalError(f"job {name} succeeded, but {uri} holds no model; run the stage again")
 
 
 def _let_go(cluster: "Cluster", job: Mapping[str, Any]) -> None:

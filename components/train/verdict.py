@@ -5,7 +5,7 @@ from typing import Any
 
 from components.train.cluster import Cluster, number
 from components.train.say import say
-from trm.utils.errors import Fault, UserError
+from trm.utils.errors import InternalError, UserError
 
 LINES = 100
 """The end of a failed pod's log that is printed."""
@@ -95,7 +95,7 @@ def failure(cluster: Cluster, job: Mapping[str, Any], pods: list[Any]) -> Except
     if mistake:
         return UserError(mistake.removeprefix("trm: "))
     ends = "; ".join(f"worker {number(pod)} {_state(pod)}" for pod in failed)
-    return Fault(f"job {name} failed: {words}" + (f"; {ends}" if ends else "; none of its pods is left to ask"))
+    return InternalError(f"job {name} failed: {words}" + (f"; {ends}" if ends else "; none of its pods is left to ask"))
 
 
 def said_of(event: Any) -> str:

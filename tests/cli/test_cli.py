@@ -108,14 +108,14 @@ def _edit(here: Path, old: str, new: str) -> None:
         (r"  epochs: \d+", "  epochs: 0", ("train.epochs must be greater than or equal to 1. Got 0",)),
         (r"  mlp_t: true", "  mlp_t: 1", ("model.mlp_t must be a valid boolean. Got 1",)),
         (r"  lr: .*", "  lr: '1e-3'", ("train.lr must be a valid number. Got '1e-3'",)),
-        (r"family: trm", "family: urm", ("model.family must be 'trm', 'single-state',", "'direct'. Got 'urm'")),
-        (r"family: trm", "familiy: trm", ("model.family is missing",)),
+        (r"arch: trm", "arch: urm", ("model.arch must be 'trm', 'trm_singlez',", "'transformers_baseline'. Got 'urm'")),
+        (r"arch: trm", "familiy: trm", ("model.arch is missing",)),
         (
             r"enable: false, mode: clean",
             "enable: true, mode: clean",
             ("lma.length must divide hidden_size", "Got", "32"),
         ),
-        (r"freeze_network: false", "freeze_network: true", ("start must name a trained model", "Got null")),
+        (r"freeze_weights: false", "freeze_weights: true", ("start must name a trained model", "Got null")),
         (r"hidden_size: 16", "hidden_size: 17", ("hidden_size must be a multiple of num_heads", "17")),
         (r"size: 4", "size: 5", ("data.size must be 4, 6 or 9. Got 5",)),
         (
@@ -279,9 +279,9 @@ def test_full_disk(
 
 def test_mistakes_in_a_curve(run: Run, here: Path, finished: Path) -> None:
     folders = ("curve", finished / "outputs/model", "--dataset", finished / "outputs/dataset")
-    _mistake(run(*folders, "--steps", "0,4"), "trm curve: curve.steps", "Got 0")
-    _mistake(run(*folders, "--votes", "two"), "trm curve: curve.votes", "'two'")
-    _mistake(run(*folders, "--rollouts", "1"), "rollouts above 1 need a noise")
+    _mistake(run(*folders, "--max-steps", "0,4"), "trm curve: curve.steps", "Got 0")
+    _mistake(run(*folders, "--num-votes", "two"), "trm curve: curve.votes", "'two'")
+    _mistake(run(*folders, "--num-samples", "1"), "rollouts above 1 need a noise")
     _mistake(run(*folders, "--device", "abacus"), "trm curve: device must be", "'abacus'")
     assert not (here / "outputs").exists()
 
@@ -319,9 +319,9 @@ def test_solve(run: Run, finished: Path, tmp_path: Path, monkeypatch: pytest.Mon
     code, out, err = run("solve", puzzle, "--model", model)
     assert (code, err) == (0, "")
     assert len(out.splitlines()) == 6  # four rows, a rule between the bands, the verdict
-    code, out, _ = run("watch", puzzle, "--model", model, "--steps", 2)
+    code, out, _ = run("watch", puzzle, "--model", model, "--max-steps", 2)
     assert (code, out.count("step 2, "), out.count("halt logit")) == (0, 1, 2)
-    code, out, _ = run("solve", puzzle, "--model", model, "--json", "--votes", 3)
+    code, out, _ = run("solve", puzzle, "--model", model, "--json", "--num-votes", 3)
     answer = json.loads(out)
     assert answer["question"][0] == [1, 0, 0, 0]
     assert answer["of"] == 3
@@ -336,11 +336,11 @@ def test_solve(run: Run, finished: Path, tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_watch_has_the_dials_of_solve(run: Run, finished: Path, tmp_path: Path) -> None:
     hard = "6......3.26.2.4......5...6..5....3.."  # of it the model that ships is not sure
-    asked = (hard, "--model", ROOT / "trm/inference/demo_model", "--steps", 5, "--seed", 5)
+    asked = (hard, "--model", ROOT / "trm/inference/demo_model", "--max-steps", 5, "--seed", 5)
     for dials in (
-        ["--votes", 3],
-        ["--votes", 2, "--rollouts", 3, "--noise", 0.5],
-        ["--rollouts", 2, "--noise", 0.5, "--check-rules", "--halt-early"],
+        ["--num-votes", 3],
+        ["--num-votes", 2, "--num-samples", 3, "--latent-noise-std", 0.5],
+        ["--num-samples", 2, "--latent-noise-std", 0.5, "--verify", "--early-halting"],
     ):
         _, solved, _ = run("solve", *asked, *dials)
         code, watched, err = run("watch", *asked, *dials)
@@ -359,7 +359,7 @@ def test_watch_mistakes(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch, c
     monkeypatch.setenv("NUMBA_DISABLE_JIT", "0")  # demo would turn it off, here for all tests
     _mistake(run(command, "--save", "none/a.gif"), "none/a.gif: the folder none does not exist")
     _mistake(run(command, "--save", "a.png"), "a.png: --save writes a GIF")
-    _mistake(run(command, "--rollouts", 2), "rollouts above 1 need noise above 0", "Got 2 and 0.0")
+    _mistake(run(command, "--num-samples", 2), "rollouts above 1 need noise above 0", "Got 2 and 0.0")
     assert [path.name for path in here.iterdir()] == ["params.yaml"]
 
 
@@ -471,7 +471,7 @@ def test_a_new_puzzle_table(run: Run, here: Path, finished: Path) -> None:
     from trm.models.conversion import arch_of
 
     dataset = finished / "outputs/dataset"
-    for old, new in {"puzzle_emb_dim: 0": "puzzle_emb_dim: 16", "puzzle_emb_len: 0": "puzzle_emb_len: 1"}.items():
+    for old, new in {"puzzle_emb_ndim: 0": "puzzle_emb_ndim: 16", "puzzle_emb_len: 0": "puzzle_emb_len: 1"}.items():
         _edit(here, old, new)
     meta = read_meta(dataset).model_copy(update={"num_identifiers": 5})
     source = build_model(load_params("params.yaml").model, meta)
@@ -480,20 +480,20 @@ def test_a_new_puzzle_table(run: Run, here: Path, finished: Path) -> None:
     torch.save(export_published(source), "published")
     YAML().dump({"arch": arch_of(source)}, Path("all_config.yaml"))
     words = ("checkpoint", "import", "published", "--dataset", dataset)
-    _mistake(run(*words), "arch.num_puzzle_identifiers must be 1, as in the data set. Got 5", "--reset-puzzle-table")
-    code, out, _ = run(*words, "--reset-puzzle-table")
+    _mistake(run(*words), "arch.num_puzzle_identifiers must be 1, as in the data set. Got 5", "--reset-puzzle-emb")
+    code, out, _ = run(*words, "--reset-puzzle-emb")
     assert code == 0
-    start = re.search(r"train.start: (\{.*\})", out)
+    start = re.search(r"train.init_from: (\{.*\})", out)
     assert start
     _edit(here, "start: null", f"start: {start[1]}")
-    _edit(here, "freeze_network: false", "freeze_network: true")
+    _edit(here, "freeze_weights: false", "freeze_weights: true")
     assert run("train", "--dataset", dataset)[0] == 0
     model, _ = load_checkpoint("outputs/model")
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), source.parameters(), strict=True))
     assert model.puzzle_table.shape == (1, 16)
     assert not torch.allclose(model.puzzle_table[0], source.puzzle_table.mean(0))
     _edit(here, start[1][-30:-1], start[1][-30:-1].replace("false", "maybe"))
-    _mistake(run("train", "--dataset", dataset), "train.start.reset_puzzle_table must be a valid boolean. Got 'maybe'")
+    _mistake(run("train", "--dataset", dataset), "train.init_from.reset_puzzle_emb must be a valid boolean. Got 'maybe'")
 
 
 def test_an_ablation_is_used_like_a_recipe(run: Run, here: Path) -> None:

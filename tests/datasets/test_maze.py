@@ -192,20 +192,20 @@ def test_a_broken_file_is_named_with_its_line(raw: Path, tmp_path: Path) -> None
 def test_undo_brings_every_version_back(seed: int, k: int) -> None:
     rng = np.random.default_rng(seed)
     tokens = rng.integers(1, 6, 25, dtype=np.uint8)
-    versions = maze.versions(maze.maze_meta(5), tokens, rng, k)
+    versions = maze.augmentations(maze.maze_meta(5), tokens, rng, k)
     assert versions.tokens.shape == (k, 25)
     assert versions.tokens.dtype == np.uint8
     assert np.array_equal(versions.tokens[0], tokens)
-    assert len(set(versions.draws)) == k
-    grids = versions.undo(versions.tokens)
+    assert len(set(versions.names)) == k
+    grids = versions.invert(versions.tokens)
     assert len(grids) == k
     assert all(np.array_equal(grid, tokens.reshape(5, 5) - 1) for grid in grids)
 
 
 def test_no_more_votes_than_symmetries() -> None:
     tokens = np.ones(25, np.uint8)
-    with pytest.raises(UserError, match=r"^evaluate.votes must be at most 8, .* Got 9$"):
-        maze.versions(maze.maze_meta(5), tokens, np.random.default_rng(0), 9)
+    with pytest.raises(UserError, match=r"^evaluate.num_votes must be at most 8, .* Got 9$"):
+        maze.augmentations(maze.maze_meta(5), tokens, np.random.default_rng(0), 9)
 
 
 def test_valid_takes_any_shortest_path_and_no_padding() -> None:
@@ -215,7 +215,7 @@ def test_valid_takes_any_shortest_path_and_no_padding() -> None:
     one[1:, 0], one[3, 1:3] = 4, 4
     other[0, 1:], other[1:3, 3] = 4, 4
     longer[0, 1:], longer[1:3, 3], longer[2, 2] = 4, 4, 4
-    unanswered = maze.versions(meta, np.zeros(16, np.uint8), np.random.default_rng(0), 1).undo(np.zeros((1, 16), "u1"))
+    unanswered = maze.augmentations(meta, np.zeros(16, np.uint8), np.random.default_rng(0), 1).invert(np.zeros((1, 16), "u1"))
     answers = [one, other, longer, question, *unanswered]
     assert list(maze.valid(meta, [question] * 5, answers)) == [True, True, False, False, False]
     # Padding where the question has a wall is no wall.
@@ -223,5 +223,5 @@ def test_valid_takes_any_shortest_path_and_no_padding() -> None:
     tokens = (one + np.uint8(1)).reshape(1, 16)
     assert maze.valid(meta, [question], [maze.cells(tokens[0], 4)])[0]
     tokens[0, 5] = 0
-    padded = maze.versions(meta, tokens[0], np.random.default_rng(0), 1).undo(tokens)
+    padded = maze.augmentations(meta, tokens[0], np.random.default_rng(0), 1).invert(tokens)
     assert not maze.valid(meta, [question], padded)[0]

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.sudokus import digits, grid_classes
-from trm.data.deduplication import Sameness, find_twins
+from trm.data.deduplication import Equivalence, find_duplicates
 from trm.datasets.sudoku.augmentation import draw_shuffles
 from trm.datasets.sudoku.equivalence import _is_symmetry, equivalent, fingerprints
 from trm.datasets.sudoku.generator import generate_puzzles
@@ -12,8 +12,8 @@ from trm.datasets.sudoku.generator import generate_puzzles
 
 def twins(train: np.ndarray, test: np.ndarray) -> list[tuple[int, int]]:
     """Read in two parts, to see that rows are counted across them."""
-    sameness = Sameness(fingerprints, equivalent)
-    return find_twins(sameness, lambda: [train[:3], train[3:]], lambda: [test[:1], test[1:]])
+    equivalence = Equivalence(fingerprints, equivalent)
+    return find_duplicates(equivalence, lambda: [train[:3], train[3:]], lambda: [test[:1], test[1:]])
 
 
 sizes = st.sampled_from([4, 6, 9])

@@ -32,12 +32,12 @@ WRONG: list[Grid] = [[[5]], [[6, 6, 6]]]
 VERSIONS = 6
 SETTINGS = EvaluateParams(
     steps=1,
-    halt_early=False,
+    early_halting=False,
     rollouts=1,
     noise=0.0,
-    check_rules=False,
+    verify=False,
     votes=VERSIONS,
-    pass_at=(1, 2),
+    pass_at_k=(1, 2),
     max_puzzles=None,
     batch_size=4,
     precision="float32",
@@ -83,7 +83,7 @@ def dataset(tmp_path: Path) -> Path:
 def model_of(dataset: Path, folder: Path, params: ModelParams) -> Path:
     """A model folder with weights nobody trained."""
     folder.mkdir()
-    net = build_model(params.model_copy(update={"puzzle_emb_dim": 16, "puzzle_emb_len": 1}), read_meta(dataset))
+    net = build_model(params.model_copy(update={"puzzle_emb_ndim": 16, "puzzle_emb_len": 1}), read_meta(dataset))
     save_checkpoint(folder / FILE, net, averaged_copy(net), {})
     return folder
 

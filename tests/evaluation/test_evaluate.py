@@ -23,12 +23,12 @@ from trm.utils.errors import UserError
 
 SETTINGS = EvaluateParams(
     steps=4,
-    halt_early=False,
+    early_halting=False,
     rollouts=1,
     noise=0.0,
-    check_rules=False,
+    verify=False,
     votes=5,
-    pass_at=(1, 2, 5),
+    pass_at_k=(1, 2, 5),
     max_puzzles=None,
     batch_size=7,
     precision="float32",
@@ -70,7 +70,7 @@ def test_a_solver_of_every_version_scores_everything(
     split = read_split(dataset / "test")
     unique = [count_solutions((row - 1).reshape(4, 4)) == 1 for row in split.inputs]
     assert sum(unique) >= 3
-    assert metrics["valid"] == metrics["voted_valid"] == 1
+    assert metrics["valid"] == metrics["valid_voted"] == 1
     for puzzle, exact, votes in zip(lines["puzzle"], lines["exact"], lines["votes"], strict=True):
         if unique[puzzle]:
             assert exact
@@ -90,7 +90,7 @@ def test_predictions_and_metrics_agree_with_the_model(dataset: Path, model: Path
     right = (plain.tokens == split.labels).mean(axis=1)
     assert metrics["cell_accuracy"] == pytest.approx(right.mean())
     assert metrics["exact_accuracy"] == (right == 1).mean()
-    assert metrics["mean_first_halt"] == pytest.approx(plain.first_halt.mean())
+    assert metrics["mean_halt_step"] == pytest.approx(plain.first_halt.mean())
     assert metrics["mean_steps"] == 4
     for row in range(6):
         of_puzzle = [line for line in range(30) if lines["puzzle"][line] == row]
@@ -136,11 +136,11 @@ def test_versions_begin_with_the_puzzle_and_are_undone(meta: DatasetMeta) -> Non
     tokens = np.array([1, 2, 3, 4, 5, 1, 1, 1, 2, 3, 1, 1, 1, 1, 5, 4], dtype=np.uint8)
     drawn = versions(meta, tokens, np.random.default_rng(0), 50)
     assert np.array_equal(drawn.tokens[0], tokens)
-    assert drawn.draws[0] == "digits=1234,rows=0123,columns=0123,transposed=0"
-    assert (np.stack(drawn.undo(drawn.tokens)) == cells(tokens, 4)).all()
+    assert drawn.names[0] == "digits=1234,rows=0123,columns=0123,transposed=0"
+    assert (np.stack(drawn.invert(drawn.tokens)) == cells(tokens, 4)).all()
     assert len({row.tobytes() for row in drawn.tokens}) > 30
     # A model may answer with padding; it is undone as a blank, never as a digit.
-    assert (np.stack(drawn.undo(np.zeros_like(drawn.tokens))) == 0).all()
+    assert (np.stack(drawn.invert(np.zeros_like(drawn.tokens))) == 0).all()
 
 
 def test_validation_puzzles_are_asked_once_all_of_them(dataset: Path, model: Path, tmp_path: Path) -> None:

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from trm.config.evaluation import CurveParams, EvaluateParams
+from trm.config.evaluation import SweepParams, EvaluateParams
 from trm.config.model import ModelParams
 from trm.config.training import TrainParams
 from trm.data.batches import START, collate
 from trm.data.parquet import read_meta, read_split, write_split
-from trm.evaluation.eval_dataset import TestSet
+from trm.evaluation.eval_dataset import EvalDataset
 from trm.evaluation.evaluate import _answer
 from trm.evaluation.metrics import paired_difference
 from trm.evaluation.sweep import Knobs, Row, cheapest, find, frontier, knobs, measure_curve, one_dial
@@ -23,11 +23,11 @@ from trm.training.trainer import new_state, train_step
 from trm.training.validation import to_tensors
 from trm.utils.errors import UserError
 
-PLAIN = Knobs(steps=4, halt_early=False, check_rules=False, votes=1, rollouts=1, noise=0.0)
+PLAIN = Knobs(steps=4, early_halting=False, verify=False, votes=1, rollouts=1, noise=0.0)
 TRIES = [Noisy(0.0, 0), *(Noisy(scale, number) for scale in (0.3, 1.0) for number in (1, 2))]
 SETTINGS = [
     Setting(Dials(4), 1, False),
-    Setting(Dials(6, halt_early=True), 1, False),
+    Setting(Dials(6, early_halting=True), 1, False),
     Setting(Dials(5), 4, False),
     Setting(Dials(6), 1, True),
     Setting(Dials(6, True, 3, 1.0), 1, False),
@@ -55,15 +55,15 @@ def model(dataset: Path, model_params: ModelParams, train_params: TrainParams) -
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
 def test_a_replay_is_what_evaluating_says(dataset: Path, model: TRM, setting: Setting) -> None:
     meta = read_meta(dataset)
-    tests = TestSet(dataset, meta, 4, None, 7)
+    tests = EvalDataset(dataset, meta, 4, None, 7)
     seen = record(model, tests, 6, TRIES, batch_size=5)
     answer, steps = seen.replay(setting)
     share = np.take_along_axis(seen.right, seen.answer.reshape(len(answer), -1), axis=1).mean()
     assert 0.05 < share < 0.95, "the model must be right here and wrong there"
     asked = EvaluateParams(
-        **knobs(setting), pass_at=(1,), max_puzzles=None, batch_size=64, precision="float32", device="cpu", seed=7
+        **knobs(setting), pass_at_k=(1,), max_puzzles=None, batch_size=64, precision="float32", device="cpu", seed=7
     )
-    fewer = TestSet(dataset, meta, setting.votes, None, 7)
+    fewer = EvalDataset(dataset, meta, setting.votes, None, 7)
     lines = _answer(model, fewer, asked, fewer.sample().tolist(), lambda _: None).to_pylist()
     for row in range(len(answer)):
         versions = lines[row * setting.votes : (row + 1) * setting.votes]
@@ -83,12 +83,12 @@ def test_the_record_by_hand() -> None:
     right = np.array([[False, True, False]])
     seen = Record((Noisy(0.0, 0), Noisy(0.5, 1)), answer, logit, halts, np.ones((1, 2), bool), right, right)
 
-    def said(dials: Dials, votes: int, check_rules: bool) -> tuple[int, int]:
-        won, steps = seen.replay(Setting(dials, votes, check_rules))
+    def said(dials: Dials, votes: int, verify: bool) -> tuple[int, int]:
+        won, steps = seen.replay(Setting(dials, votes, verify))
         return int(won[0]), int(steps[0])
 
     assert said(Dials(3), 1, False) == (0, 3)
-    assert said(Dials(3, halt_early=True), 1, False) == (1, 2)
+    assert said(Dials(3, early_halting=True), 1, False) == (1, 2)
     assert said(Dials(3), 1, True) == (1, 2)
     assert said(Dials(1), 1, True) == (0, 1)
     assert said(Dials(3, rollouts=2, noise=0.5), 1, False) == (2, 6)  # surer
@@ -101,7 +101,7 @@ def test_the_record_by_hand() -> None:
 
 
 def test_the_curve_of_a_data_set(dataset: Path, model: TRM) -> None:
-    grid = CurveParams(steps=(1, 2), votes=(3,), rollouts=(2,), noise=(0.5,), max_puzzles=None)
+    grid = SweepParams(steps=(1, 2), votes=(3,), rollouts=(2,), noise=(0.5,), max_puzzles=None)
     meta = read_meta(dataset)
     curve = measure_curve(model, meta, dataset, grid, 64, 0)
     assert curve == measure_curve(model, meta, dataset, grid, 5, 0)
@@ -115,7 +115,7 @@ def test_the_curve_of_a_data_set(dataset: Path, model: TRM) -> None:
         assert plain["difference_low"] < 0 < plain["difference_high"]
     assert curve["chosen"] is not None
     assert {dial for dial, _ in one_dial(curve["splits"]["test"]["settings"], PLAIN)} == {
-        *("steps", "halt_early", "check_rules", "votes", "rollouts")
+        *("steps", "early_halting", "verify", "votes", "rollouts")
     }
     few = measure_curve(model, meta, dataset, grid.model_copy(update={"max_puzzles": 2}), 64, 0)
     assert {split["puzzles"] for split in few["splits"].values()} == {2}
@@ -126,7 +126,7 @@ def test_without_validation_puzzles_nothing_is_chosen(dataset: Path, model: TRM,
 
     copy = shutil.copytree(dataset, tmp_path / "dataset")
     shutil.rmtree(copy / "validation")
-    grid = CurveParams(steps=(1,), votes=(1,), rollouts=(1,), noise=(), max_puzzles=None)
+    grid = SweepParams(steps=(1,), votes=(1,), rollouts=(1,), noise=(), max_puzzles=None)
     curve = measure_curve(model, read_meta(dataset), copy, grid, 64, 0)
     assert curve["chosen"] is None
     assert list(curve["splits"]) == ["test"]
@@ -170,11 +170,11 @@ def test_mistakes(dataset: Path, model: TRM, tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match="rollouts above 1 need a noise, and the other way round. Got rollouts=\\[2\\]"
     ):
-        CurveParams(steps=(1,), votes=(1,), rollouts=(2,), noise=(), max_puzzles=None)
+        SweepParams(steps=(1,), votes=(1,), rollouts=(2,), noise=(), max_puzzles=None)
     unknown = tmp_path / "dataset"
     unknown.mkdir()
     split = read_split(dataset / "test")
     write_split(unknown / "test", [replace(split, labels=np.zeros_like(split.labels[:]))], 16, {})
-    grid = CurveParams(steps=(1,), votes=(1,), rollouts=(1,), noise=(), max_puzzles=None)
+    grid = SweepParams(steps=(1,), votes=(1,), rollouts=(1,), noise=(), max_puzzles=None)
     with pytest.raises(UserError, match="no answer to any of these puzzles is known"):
         measure_curve(model, read_meta(dataset), unknown, grid, 64, 0)

@@ -7,7 +7,7 @@ import torch
 from trm.config.model import ModelParams
 from trm.datasets.sudoku.dataset import sudoku_meta
 from trm.inference import engine as thinking
-from trm.inference.engine import Dials, Predictions, Rules, Thinker, predict
+from trm.inference.engine import Dials, Predictions, Rules, InferenceEngine, predict
 from trm.inference.solve import solve
 from trm.models.act import TRM, build_model
 from trm.utils.errors import DataError, UserError
@@ -50,7 +50,7 @@ def test_plain_thinking_is_the_models_own(model: TRM) -> None:
 
 def test_early_halting_answers_as_at_that_step(model: TRM) -> None:
     """Whoever halts leaves; the others never notice."""
-    found = asked(model, 40, Dials(steps=6, halt_early=True), batch=16)
+    found = asked(model, 40, Dials(steps=6, early_halting=True), batch=16)
     assert np.array_equal(found.steps, found.first_halt)
     assert len(set(found.steps.tolist())) > 1
     for step in set(found.steps.tolist()):
@@ -68,8 +68,8 @@ def test_the_surest_rollout_wins(model: TRM) -> None:
     answers, logits = [], []
     for roll in range(4):
         noise = [None if roll == 0 else [7, row, roll] for row in range(5)]
-        thinker = Thinker(model, questions(5), np.zeros(5, int), 0.5, noise)
-        said = [thinker.step() for _ in range(3)][-1]
+        engine = InferenceEngine(model, questions(5), np.zeros(5, int), 0.5, noise)
+        said = [engine.step() for _ in range(3)][-1]
         answers.append(said[0])
         logits.append(said[1])
     plain = asked(model, 5, Dials(steps=3))
@@ -88,13 +88,13 @@ def test_noise_is_the_sequences_own(model: TRM) -> None:
     assert np.array_equal(whole.tokens, pieces.tokens)
     assert whole.halt_logit == pytest.approx(pieces.halt_logit, abs=1e-5)
     assert not np.allclose(whole.halt_logit, asked(model, 6, dials, seeds=[[9, row] for row in range(6)]).halt_logit)
-    thinker = Thinker(model, questions(200), np.zeros(200, int), 0.3, [[row] for row in range(200)])
-    before = thinker._states["z"]
-    thinker._add_noise()
-    moved = thinker._states["z"] - before
+    engine = InferenceEngine(model, questions(200), np.zeros(200, int), 0.3, [[row] for row in range(200)])
+    before = engine._states["z"]
+    engine._add_noise()
+    moved = engine._states["z"] - before
     assert moved.std().item() == pytest.approx(0.3, rel=0.02)
-    assert thinker._states["y"] is not None
-    assert torch.equal(thinker._states["y"], model.start(200)["y"])
+    assert engine._states["y"] is not None
+    assert torch.equal(engine._states["y"], model.initial_states(200)["y"])
 
 
 def scripted(answers: list[list[np.ndarray]], monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -114,7 +114,7 @@ def scripted(answers: list[list[np.ndarray]], monkeypatch: pytest.MonkeyPatch) -
         def keep(self, which: np.ndarray) -> None:
             self.alive = self.alive[which]
 
-    monkeypatch.setattr(thinking, "Thinker", Script)
+    monkeypatch.setattr(thinking, "InferenceEngine", Script)
     return sizes
 
 
@@ -155,12 +155,12 @@ def test_solve_has_the_same_dials(model: TRM, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr("trm.inference.solve.predict", predict)
     blank = np.zeros((4, 4), np.uint8)
-    (voted,) = solve(model, META, [blank], steps=3, votes=4, halt_early=True)
-    (judged,) = solve(model, META, [blank], steps=3, votes=4, rollouts=2, noise=0.1, check_rules=True)
+    (voted,) = solve(model, META, [blank], steps=3, votes=4, early_halting=True)
+    (judged,) = solve(model, META, [blank], steps=3, votes=4, rollouts=2, noise=0.1, verify=True)
     assert not voted.valid
     assert judged.valid
     assert np.array_equal(judged.grid, SOLVED)
-    assert asked_of == [Dials(3, halt_early=True), Dials(3, rollouts=2, noise=0.1)]
+    assert asked_of == [Dials(3, early_halting=True), Dials(3, rollouts=2, noise=0.1)]
 
 
 def test_mistakes(model: TRM) -> None:
@@ -168,5 +168,5 @@ def test_mistakes(model: TRM) -> None:
         solve(model, META, [np.zeros((4, 4))], rollouts=2)
     for kind in ("arc", "custom"):
         without = META.model_copy(update={"kind": kind})
-        with pytest.raises(UserError, match=f"no rules are known of {kind}; leave check_rules false"):
+        with pytest.raises(UserError, match=f"no rules are known of {kind}; leave verify false"):
             Rules(without, np.ones((1, 16), np.uint8), np.zeros(1, int))

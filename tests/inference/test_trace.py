@@ -41,17 +41,17 @@ def traced(
     question: np.ndarray,
     dials: Dials,
     votes: int = 1,
-    check_rules: bool = False,
+    verify: bool = False,
     seed: int = 0,
 ) -> tuple[Answer, list[Frame]]:
     frames: list[Frame] = []
     puzzle = asked(meta, question.ravel() + np.uint8(1), votes, seed)
-    return trace(model, meta, puzzle, dials, check_rules, frames.append), frames
+    return trace(model, meta, puzzle, dials, verify, frames.append), frames
 
 
-@pytest.mark.parametrize("family", ["trm", "single-state", "seven-state", "hrm", "direct"])
-def test_the_end_of_each_step_is_the_models_own_answer(model_params: ModelParams, family: str) -> None:
-    model = model_of(model_params, family=family)
+@pytest.mark.parametrize("arch", ["trm", "trm_singlez", "trm_hier6", "hrm", "transformers_baseline"])
+def test_the_end_of_each_step_is_the_models_own_answer(model_params: ModelParams, arch: str) -> None:
+    model = model_of(model_params, arch=arch)
     _, frames = traced(model, META, QUESTION, Dials(3))
     assert len(frames) == 3 * model.passes
     ends = [frame for frame in frames if frame.ends_step]
@@ -63,14 +63,14 @@ def test_the_end_of_each_step_is_the_models_own_answer(model_params: ModelParams
         assert frame.halt_logit == pytest.approx(float(halt_logit[0]), abs=1e-5)
 
 
-PLAIN, EARLY = Dials(4), Dials(4, halt_early=True)
-NOISY, BOTH = Dials(3, rollouts=3, noise=0.5), Dials(5, halt_early=True, rollouts=4, noise=1.0)
+PLAIN, EARLY = Dials(4), Dials(4, early_halting=True)
+NOISY, BOTH = Dials(3, rollouts=3, noise=0.5), Dials(5, early_halting=True, rollouts=4, noise=1.0)
 MANY = Dials(2, rollouts=20, noise=0.5)
 """More tries than a batch holds, with five votes."""
 
 
 def of_solve(model: TRM, meta: DatasetMeta, question: np.ndarray, dials: Dials, **more: object) -> Answer:
-    settings = {"steps": dials.steps, "rollouts": dials.rollouts, "noise": dials.noise, "halt_early": dials.halt_early}
+    settings = {"steps": dials.steps, "rollouts": dials.rollouts, "noise": dials.noise, "early_halting": dials.early_halting}
     (answer,) = solve(model, meta, [question], **settings, **more)  # pyright: ignore[reportArgumentType]
     return answer
 
@@ -87,11 +87,11 @@ def same(answer: Answer, frames: list[Frame], expected: Answer) -> None:
     assert frames[-1].halt_logit == shown.halt_logit
 
 
-@pytest.mark.parametrize("family", ["trm", "single-state", "hrm", "direct"])
+@pytest.mark.parametrize("arch", ["trm", "trm_singlez", "hrm", "transformers_baseline"])
 @pytest.mark.parametrize("dials", [PLAIN, EARLY, NOISY, BOTH], ids=["plain", "early", "noisy", "both"])
 @pytest.mark.parametrize("votes", [1, 5])
-def test_the_answer_is_that_of_solve(model_params: ModelParams, family: str, dials: Dials, votes: int) -> None:
-    model = model_of(model_params, family=family)
+def test_the_answer_is_that_of_solve(model_params: ModelParams, arch: str, dials: Dials, votes: int) -> None:
+    model = model_of(model_params, arch=arch)
     answer, frames = traced(model, META, QUESTION, dials, votes, seed=7)
     same(answer, frames, of_solve(model, META, QUESTION, dials, votes=votes, seed=7))
     assert len(frames[-1].tries) == votes * dials.rollouts
@@ -111,7 +111,7 @@ def test_with_rules_and_a_model_that_obeys_them(votes: int, dials: Dials) -> Non
     model, meta = load_checkpoint(MODEL)
     question, right = fresh_puzzle(44)  # which it does not solve in one try
     answer, frames = traced(model, meta, question, dials, votes, True)
-    same(answer, frames, of_solve(model, meta, question, dials, votes=votes, check_rules=True))
+    same(answer, frames, of_solve(model, meta, question, dials, votes=votes, verify=True))
     states = {one.state for one in frames[-1].tries}
     if votes * dials.rollouts == 1:
         assert (answer.valid, states) == (False, {"done"})
@@ -162,7 +162,7 @@ def test_latents_move_before_the_answer_does(model_params: ModelParams) -> None:
     assert moved.shape == (4, 4)
     assert (moved > 0).all()
     assert np.array_equal(frames[2].moved, frames[3].moved)  # type: ignore[arg-type] - the answer's pass moves no latent
-    assert traced(model_of(model_params, family="direct"), META, QUESTION, Dials(1))[1][0].moved is None
+    assert traced(model_of(model_params, arch="transformers_baseline"), META, QUESTION, Dials(1))[1][0].moved is None
 
 
 def test_movement_is_relative_to_the_start_of_the_round(model_params: ModelParams) -> None:
@@ -170,7 +170,7 @@ def test_movement_is_relative_to_the_start_of_the_round(model_params: ModelParam
     _, frames = traced(model, META, QUESTION, Dials(2))
     x = model.embed(torch.from_numpy(QUESTION.astype(np.int32).reshape(1, -1) + 1), torch.zeros(1, 0))
     with torch.no_grad():
-        first = model.deep_recursion(x, model.start(1))
+        first = model.deep_recursion(x, model.initial_states(1))
         second = model.deep_recursion(x, first)
     expected = (second["z"] - first["z"]).norm(dim=-1) / second["z"].norm(dim=-1)
     assert frames[-1].moved == pytest.approx(expected.numpy().reshape(4, 4), rel=1e-4)
@@ -199,7 +199,7 @@ def test_where_the_cells_of_an_arc_grid_come_from() -> None:
     meta = DatasetMeta(name="arc", height=30, width=30, vocabulary=arc.VOCABULARY, num_identifiers=9)
     versions = arc.recall(meta, tokens, ["task", "task|||t1|||0213456789"])
     assert origin(meta, versions, 0, tokens[0]).tolist() == [[0, 1], [30, 31], [60, 61]]
-    (_, turned) = versions.undo(tokens)
+    (_, turned) = versions.invert(tokens)
     assert turned.shape == (2, 3)
     cells = origin(meta, versions, 1, tokens[1])
     back = np.array([0, 2, 1, 3, 4, 5, 6, 7, 8, 9])
@@ -210,4 +210,4 @@ def test_where_the_cells_of_an_arc_grid_come_from() -> None:
 def test_mistakes(model_params: ModelParams) -> None:
     without = META.model_copy(update={"name": "custom"})
     with pytest.raises(UserError, match="no rules are known of own"):
-        traced(model_of(model_params), without, QUESTION, PLAIN, check_rules=True)
+        traced(model_of(model_params), without, QUESTION, PLAIN, verify=True)

@@ -127,8 +127,8 @@ def test_another_param_is_named(clone: Clone, run: str) -> None:
     _refused(clone, f"python -m pipeline collect {run}", "train.lr is 0.5 here and was 0.002 in the run")
     params.write_text(re.sub(r"num_aug: .*", "num_aug: 3", text))
     _refused(clone, f"python -m pipeline collect {run}", "augment.num_aug is 3 here and was 2 in the run")
-    params.write_text(re.sub(r"pass_at: .*", "pass_at: [1, 3]", text))
-    _refused(clone, f"python -m pipeline collect {run}", "evaluate.pass_at is [1, 3] here and was [1, 2] in the run")
+    params.write_text(re.sub(r"pass_at_k: .*", "pass_at_k: [1, 3]", text))
+    _refused(clone, f"python -m pipeline collect {run}", "evaluate.pass_at_k is [1, 3] here and was [1, 2] in the run")
 
 
 def test_another_module_is_named(clone: Clone, run: str) -> None:

@@ -104,7 +104,7 @@ def test_all_stages_know_the_new_kind(checkout: Checkout) -> None:
     metrics = json.loads((outputs / "evaluation/metrics.json").read_text())
     assert (metrics["puzzles"], metrics["votes"]) == (200, 3)
     assert metrics["valid"] == metrics["exact_accuracy"] is not None  # a row has one sorted version
-    assert metrics["voted_valid"] == metrics["pass@1"]
+    assert metrics["valid_voted"] == metrics["pass@1"]
     shown = {
         name: checkout.run("-m", "trm", "inspect", f"outputs/{name}") for name in (stage.output for stage in STAGES)
     }
@@ -113,7 +113,7 @@ def test_all_stages_know_the_new_kind(checkout: Checkout) -> None:
     for folder, split in (("raw", "train"), ("raw", "test"), ("dataset", "test")):
         _, question, answer, _ = (outputs / f"raw/{split}.csv").read_text().splitlines()[1].split(",")
         assert re.search(rf"(?m)^{question} +{answer}", shown[folder])
-    answer = json.loads(checkout.run("-m", "trm", "solve", "314159", "--votes", "3", "--json"))
+    answer = json.loads(checkout.run("-m", "trm", "solve", "314159", "--num-votes", "3", "--json"))
     assert answer["question"] == [[3, 1, 4, 1, 5, 9]]
     assert answer["valid"] is (answer["answer"] == [[1, 1, 3, 4, 5, 9]])
 

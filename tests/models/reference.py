@@ -1,4 +1,4 @@
-"""The members of the family as the specification's sentences say them, on published state dicts: slow and literal."""
+"""The members of the arch as the specification's sentences say them, on published state dicts: slow and literal."""
 
 import math
 from collections.abc import Mapping

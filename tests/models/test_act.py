@@ -97,7 +97,7 @@ def test_states_are_detached_between_steps(model: TRM) -> None:
 
 
 def test_continue_loss_halts_against_the_continue_logit(model_params: ModelParams, meta: DatasetMeta) -> None:
-    params = model_params.model_copy(update={"continue_loss": True, "halt_exploration_prob": 0.0})
+    params = model_params.model_copy(update={"q_continue_loss": True, "halt_exploration_prob": 0.0})
     model = build_model(params, meta).train()
     assert model.q_head.bias is not None
     with torch.no_grad():

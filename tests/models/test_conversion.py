@@ -143,7 +143,13 @@ ARCH = {
 
 @pytest.fixture
 def published(model_params: ModelParams, meta: DatasetMeta) -> dict[str, torch.Tensor]:
-    changes = {"mlp_t": False, "pos_encodings": "rope", "puzzle_emb_dim": 20, "puzzle_emb_len": 2, "halt_max_steps": 16}
+    changes = {
+        "mlp_t": False,
+        "pos_encodings": "rope",
+        "puzzle_emb_ndim": 20,
+        "puzzle_emb_len": 2,
+        "halt_max_steps": 16,
+    }
     model = build_model(model_params.model_copy(update=changes), meta.model_copy(update={"num_identifiers": 3}), seed=5)
     return export_published(model)
 
@@ -152,7 +158,7 @@ def published(model_params: ModelParams, meta: DatasetMeta) -> dict[str, torch.T
 def test_prefixes_and_defaults(published: dict[str, torch.Tensor], prefix: str) -> None:
     model = import_published({prefix + key: value for key, value in published.items()}, ARCH)
     assert model.config.puzzle_emb_len == 2  # ceil(20 / 16)
-    assert (model.config.halt_max_steps, model.config.continue_loss) == (16, False)
+    assert (model.config.halt_max_steps, model.config.q_continue_loss) == (16, False)
     assert model.meta.name == "sudoku"
     assert all(torch.equal(value, published[key]) for key, value in export_published(model).items())
 
@@ -161,7 +167,7 @@ def test_sizes_come_from_the_data_set_where_the_config_lacks_them(
     published: dict[str, torch.Tensor], meta: DatasetMeta
 ) -> None:
     arch = {key: value for key, value in ARCH.items() if key not in ("seq_len", "vocab_size", "num_puzzle_identifiers")}
-    with pytest.raises(ParamsError, match="arch.seq_len is missing; name the data set"):
+    with pytest.raises(ParamsError, match="arch.seq_len is missing; give the dataset"):
         import_published(published, arch)
     model = import_published(published, arch, meta.model_copy(update={"num_identifiers": 3}))
     assert model.puzzle_table.shape == (3, 20)
@@ -190,7 +196,7 @@ def test_the_sizes_tell_the_kind_of_data() -> None:
     [
         ({"name": "recursive_reasoning.urm@URM"}, "arch.name: 'urm' cannot be imported; only trm, trm_singlez, "),
         ({"num_heads": 3}, "hidden_size must be a multiple of num_heads"),
-        ({"puzzle_emb_ndim": 33, "puzzle_emb_len": 2}, "puzzle_emb_dim must be at most"),
+        ({"puzzle_emb_ndim": 33, "puzzle_emb_len": 2}, "puzzle_emb_ndim must be at most"),
         ({"forward_dtype": "float16"}, "arch.forward_dtype must be float32 or bfloat16"),
     ],
 )
@@ -213,7 +219,7 @@ def test_tensors_that_do_not_fit(published: dict[str, torch.Tensor]) -> None:
 
 def test_reading_the_two_files(published: dict[str, torch.Tensor], tmp_path: Path) -> None:
     file = tmp_path / "step_65104"
-    with pytest.raises(DataError, match="no such file; a published checkpoint lies beside its all_config.yaml"):
+    with pytest.raises(DataError, match="no such file; a published checkpoint and its all_config.yaml are in one folder"):
         read_published(file)
     torch.save(published, file)
     YAML().dump({"arch": ARCH, "epochs": 50000}, tmp_path / "all_config.yaml")

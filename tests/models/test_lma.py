@@ -44,7 +44,7 @@ def test_joining_undoes_cutting(S: int, D: int, B: int, data: st.DataObject) -> 
 @pytest.mark.parametrize("mlp_t", [False, True])
 def test_the_way_in_and_back(model_params: ModelParams, meta: DatasetMeta, mlp_t: bool) -> None:
     """The blocks run on 4 tokens of 6; the question is encoded twice and added, the answer decoded once."""
-    params = model_params.model_copy(update={"mlp_t": mlp_t, "puzzle_emb_dim": 16, "puzzle_emb_len": 2})
+    params = model_params.model_copy(update={"mlp_t": mlp_t, "puzzle_emb_ndim": 16, "puzzle_emb_len": 2})
     model = _with_lma(params, meta, length=4, dim=6, heads=3)
     assert model.lma is not None
     assert model.lma.encoder.weight.shape == (6, 18 * 16 // 4)
@@ -56,7 +56,7 @@ def test_the_way_in_and_back(model_params: ModelParams, meta: DatasetMeta, mlp_t
     chunks = e.permute(0, 2, 1).flatten(1).unflatten(1, (4, 72))
     x = model.embed(tokens, rows)
     assert torch.allclose(x, chunks @ model.lma.encoder.weight.T + chunks @ model.lma.residual.weight.T, atol=1e-5)
-    states = model.deep_recursion(x, model.start(2))
+    states = model.deep_recursion(x, model.initial_states(2))
     assert {name: tuple(state.shape) for name, state in states.items()} == {"y": (2, 4, 6), "z": (2, 4, 6)}
     whole = (states["y"] @ model.lma.decoder.weight.T).flatten(1).unflatten(1, (16, 18)).permute(0, 2, 1)
     with torch.no_grad():
@@ -69,7 +69,9 @@ def test_the_way_in_and_back(model_params: ModelParams, meta: DatasetMeta, mlp_t
 def test_every_part_learns(model_params: ModelParams, meta: DatasetMeta) -> None:
     model = _with_lma(model_params, meta)
     model.read_out(
-        model.deep_recursion(model.embed(torch.ones(1, 16, dtype=torch.int32), model.puzzle_table), model.start(1))
+        model.deep_recursion(
+            model.embed(torch.ones(1, 16, dtype=torch.int32), model.puzzle_table), model.initial_states(1)
+        )
     )[0].sum().backward()
     assert all(weight.grad is not None for name, weight in model.named_parameters() if "q_head" not in name)
 
@@ -98,7 +100,7 @@ def test_unclean_takes_lengths_that_clean_refuses(model_params: ModelParams, met
 
 
 def test_it_is_for_trm_alone(model_params: ModelParams, meta: DatasetMeta) -> None:
-    with pytest.raises(ParamsError, match="lma.enable must be false but in family trm. Got family=hrm"):
-        _with_lma(model_params.model_copy(update={"family": "hrm"}), meta)
+    with pytest.raises(ParamsError, match="lma.enable must be false unless arch is trm. Got arch=hrm"):
+        _with_lma(model_params.model_copy(update={"arch": "hrm"}), meta)
     off = LmaParams(enable=False, mode="clean", length=999, dim=None, heads=7)  # not looked at
     assert build_model(model_params.model_copy(update={"lma": off}), meta).lma is None

@@ -4,7 +4,7 @@ from rich.console import Console
 from trm.config.dataset_meta import DatasetMeta
 from trm.config.model import ModelParams
 from trm.models.model_summary import describe_model, flops
-from trm.models.variants import MEMBERS
+from trm.models.variants import VARIANTS
 
 
 def _pass(params: ModelParams, S: int, D: int) -> int:
@@ -17,20 +17,20 @@ def _pass(params: ModelParams, S: int, D: int) -> int:
 
 
 @pytest.mark.parametrize("mlp_t", [False, True], ids=["attention", "mlp"])
-@pytest.mark.parametrize("family", MEMBERS)
-@pytest.mark.parametrize("continue_loss", [False, True])
+@pytest.mark.parametrize("arch", VARIANTS)
+@pytest.mark.parametrize("q_continue_loss", [False, True])
 def test_operations_by_hand(
-    model_params: ModelParams, meta: DatasetMeta, family: str, mlp_t: bool, continue_loss: bool
+    model_params: ModelParams, meta: DatasetMeta, arch: str, mlp_t: bool, q_continue_loss: bool
 ) -> None:
-    changes = {"family": family, "mlp_t": mlp_t, "L_layers": 2, "H_layers": 3, "H_cycles": 3, "L_cycles": 2}
+    changes = {"arch": arch, "mlp_t": mlp_t, "L_layers": 2, "H_layers": 3, "H_cycles": 3, "L_cycles": 2}
     params = model_params.model_copy(
-        update={**changes, "puzzle_emb_dim": 16, "puzzle_emb_len": 1, "continue_loss": continue_loss}
+        update={**changes, "puzzle_emb_ndim": 16, "puzzle_emb_len": 1, "q_continue_loss": q_continue_loss}
     )
     block, heads = _pass(params, S=17, D=16), 2 * 16 * 16 * 6 + 2 * 16 * 2
     # Blocks that run, and those of them that are differentiated.
-    blocks, last = {"hrm": (3 * (2 * 2 + 3), 2 + 3), "direct": (3, 3)}.get(family, (3 * 3 * 2, 3 * 2))
+    blocks, last = {"hrm": (3 * (2 * 2 + 3), 2 + 3), "transformers_baseline": (3, 3)}.get(arch, (3 * 3 * 2, 3 * 2))
     forward = blocks * block + heads
-    again = forward if continue_loss or family == "hrm" else 0  # the continue logit's target
+    again = forward if q_continue_loss or arch == "hrm" else 0  # the continue logit's target
     assert flops(params, meta) == (forward, forward + again + 2 * (last * block + heads))
 
 
@@ -43,7 +43,7 @@ def test_lma_by_hand(model_params: ModelParams, meta: DatasetMeta) -> None:
 
 
 def test_what_is_printed(model_params: ModelParams, meta: DatasetMeta) -> None:
-    params = model_params.model_copy(update={"family": "hrm", "L_layers": 2, "puzzle_emb_dim": 16, "puzzle_emb_len": 1})
+    params = model_params.model_copy(update={"arch": "hrm", "L_layers": 2, "puzzle_emb_ndim": 16, "puzzle_emb_len": 1})
     console = Console(width=200, record=True)
     with console.capture() as capture:
         console.print(describe_model(params, meta))
@@ -55,6 +55,6 @@ def test_what_is_printed(model_params: ModelParams, meta: DatasetMeta) -> None:
     for expected in (f"networks: {3 * block:,}", f"L: {2 * block:,}", f"H: {block:,}", "q_head [2 x 16]: 34"):
         assert any(line.endswith(expected) for line in lines), expected
     assert "effective depth 2 x (2 x 2 + 1) = 10 blocks" in lines
-    assert "passes 2 x (2 + 1) = 6 a supervision step" in lines
+    assert "passes 2 x (2 + 1) = 6 per supervision step" in lines
     assert "states y, z: 17 x 16 numbers each" in lines
     assert "puzzle table 16 more for each identifier" in lines

@@ -45,7 +45,7 @@ def test_gradient_reaches_the_network_through_the_last_round_only(model_params: 
         model.q_head.weight.normal_()
     tokens = torch.randint(1, 6, (2, 16))
     x = model.embed(tokens, model.puzzle_table)
-    start, weights = model.start(2), list(model.networks.parameters())
+    start, weights = model.initial_states(2), list(model.networks.parameters())
     with torch.no_grad():
         before = model.latent_recursion(x, model.latent_recursion(x, start))
 
@@ -61,7 +61,7 @@ def test_gradient_reaches_the_network_through_the_last_round_only(model_params: 
 
 def test_embedding_by_hand(model_params: ModelParams, meta: DatasetMeta) -> None:
     """Puzzle vector padded to P * D and cut into P tokens, then the grid's tokens, all times sqrt(D)."""
-    model = _model(model_params, meta, puzzle_emb_dim=20, puzzle_emb_len=2)
+    model = _model(model_params, meta, puzzle_emb_ndim=20, puzzle_emb_len=2)
     rows = torch.arange(1.0, 21.0)[None]
     x = model.embed(torch.full((1, 16), 3), rows)
     assert x.shape == (1, 18, 16)
@@ -78,7 +78,7 @@ def test_learned_positions_are_added_before_the_scaling(model_params: ModelParam
 
 
 def test_read_out_leaves_the_puzzle_tokens_out(model_params: ModelParams, meta: DatasetMeta) -> None:
-    model = _model(model_params, meta, puzzle_emb_dim=16, puzzle_emb_len=1)
+    model = _model(model_params, meta, puzzle_emb_ndim=16, puzzle_emb_len=1)
     with torch.no_grad():
         model.q_head.weight.fill_(1.0)
     y = torch.zeros(1, 17, 16)
@@ -90,7 +90,7 @@ def test_read_out_leaves_the_puzzle_tokens_out(model_params: ModelParams, meta: 
 
 
 def test_initialisation(model_params: ModelParams, meta: DatasetMeta) -> None:
-    model = _model(model_params, meta, hidden_size=128, puzzle_emb_dim=128, puzzle_emb_len=1)
+    model = _model(model_params, meta, hidden_size=128, puzzle_emb_ndim=128, puzzle_emb_len=1)
     assert model.puzzle_table.abs().max() == 0
     assert model.q_head.weight.abs().max() == 0
     assert model.q_head.bias is not None
@@ -112,7 +112,7 @@ def test_same_seed_same_weights(model_params: ModelParams, meta: DatasetMeta) ->
 def test_bfloat16_keeps_float32_master_weights(model_params: ModelParams, meta: DatasetMeta) -> None:
     model = build_model(model_params, meta, dtype=torch.bfloat16)
     x = model.embed(torch.full((1, 16), 3), model.puzzle_table)
-    states = model.deep_recursion(x, model.start(1))
+    states = model.deep_recursion(x, model.initial_states(1))
     logits, halt_logit, _ = model.read_out(states)
     assert (states["y"].dtype, logits.dtype, halt_logit.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
     logits.float().sum().backward()

@@ -1,4 +1,4 @@
-"""Every member of the family against the specification's sentences (tests/models/reference.py)."""
+"""Every member of the arch against the specification's sentences (tests/models/reference.py)."""
 
 from typing import Any
 
@@ -12,12 +12,10 @@ from trm.config.dataset_meta import DatasetMeta
 from trm.config.model import ModelParams
 from trm.models.act import TRM, build_model
 from trm.models.conversion import arch_of
-from trm.models.variants import MEMBERS
+from trm.models.variants import VARIANTS
 from trm.training.losses import supervision_loss
 
-WORDS = {"trm": "trm", "trm_singlez": "single-state", "trm_hier6": "seven-state", "hrm": "hrm"}
-WORDS["transformers_baseline"] = "direct"
-each_member = pytest.mark.parametrize("word", WORDS)
+each_variant = pytest.mark.parametrize("word", VARIANTS)
 each_mix = pytest.mark.parametrize("mlp_t", [False, True], ids=["attention", "mlp"])
 
 
@@ -83,15 +81,15 @@ def _batch(seed: int) -> dict[str, Tensor]:
     return {name: torch.randint(top, shape, generator=generator).int() for name, (top, shape) in drawn.items()}
 
 
-@each_member
+@each_variant
 @each_mix
 def test_steps_in_training(word: str, mlp_t: bool) -> None:
     """Logits, halting, refill, the continue logit's target: three steps, slot by slot."""
     arch = _arch(word, mlp_t)
     weights = _weights(arch)
     model = import_published(weights, arch).train()
-    assert model.config.family == WORDS[word]
-    assert model.config.learns_to_continue == (word == "hrm")
+    assert model.config.arch == word
+    assert model.config.uses_q_continue == (word == "hrm")
     carry = model.initial_carry(_batch(1))
     slots: list[dict[str, Any]] = [{"halted": True} for _ in range(5)]
     seen = set()
@@ -121,7 +119,7 @@ def test_steps_in_training(word: str, mlp_t: bool) -> None:
     assert len(seen) > 2, "the example should tell slots apart"
 
 
-@each_member
+@each_variant
 @each_mix
 @pytest.mark.parametrize("loss", ["stablemax", "softmax"])
 def test_gradients(word: str, mlp_t: bool, loss: str) -> None:
@@ -163,7 +161,7 @@ def _grad(tensor: Tensor) -> Tensor:
     return tensor.grad
 
 
-@each_member
+@each_variant
 @each_mix
 def test_evaluation_and_the_way_back(word: str, mlp_t: bool) -> None:
     arch = _arch(word, mlp_t)
@@ -196,14 +194,14 @@ def test_settings_that_a_member_leaves_aside() -> None:
     assert "L" not in model.networks
     arch = _arch("trm", no_ACT_continue=False)
     del arch["H_layers"]
-    assert import_published(_weights(arch), arch).config.learns_to_continue
+    assert import_published(_weights(arch), arch).config.uses_q_continue
     arch = _arch("transformers_baseline", no_ACT_continue=False)
-    assert not import_published(_weights(arch), arch).config.learns_to_continue  # a key of the trm family alone
+    assert not import_published(_weights(arch), arch).config.uses_q_continue  # a key of the trm arch alone
     arch = _arch("hrm", no_ACT_continue=True)
-    assert import_published(_weights(arch), arch).config.learns_to_continue
+    assert import_published(_weights(arch), arch).config.uses_q_continue
     with pytest.raises(ParamsError, match="arch.H_layers is missing"):
         import_published({}, {key: value for key, value in _arch("hrm").items() if key != "H_layers"})
-    with pytest.raises(ParamsError, match="L_cycles must be at most 6 in seven-state, a pass for each z. Got 7"):
+    with pytest.raises(ParamsError, match="L_cycles must be at most 6 in trm_hier6, one for each z. Got 7"):
         import_published({}, _arch("trm_hier6", L_cycles=7))
 
 
@@ -223,8 +221,8 @@ def test_six_passes_renew_all_six_states() -> None:
     [
         ("hrm", "trm", r"unknown tensor inner.H_level.layers.0.mlp.down_proj.weight, which a checkpoint of trm \(arch"),
         ("trm", "hrm", "inner.H_level.layers.0.mix.*|inner.H_level.layers.0.self_attn.qkv_proj.weight is missing"),
-        ("trm", "trm_singlez", "unknown tensor inner.H_init, which a checkpoint of single-state"),
-        ("trm", "trm_hier6", "inner.L1_init is missing, which a checkpoint of seven-state"),
+        ("trm", "trm_singlez", "unknown tensor inner.H_init, which a checkpoint of trm_singlez"),
+        ("trm", "trm_hier6", "inner.L1_init is missing, which a checkpoint of trm_hier6"),
         ("transformers_baseline", "trm", "is missing, which a checkpoint of trm"),
     ],
 )
@@ -240,22 +238,22 @@ def test_a_puzzle_table_of_another_size() -> None:
         DataError, match=r"inner.puzzle_emb.weights should have shape \(7, 20\). Got \(4, 20\).*--reset"
     ):
         import_published(weights, other)
-    model = import_published(weights, other, reset_puzzle_table=True)
+    model = import_published(weights, other, reset_puzzle_emb=True)
     assert torch.allclose(model.puzzle_table, weights["inner.puzzle_emb.weights"].mean(0).expand(7, 20))
     wider = weights | {"inner.puzzle_emb.weights": torch.zeros(4, 21)}
     with pytest.raises(DataError, match=r"should have shape \(7, 20\). Got \(4, 21\)"):
-        import_published(wider, other, reset_puzzle_table=True)
+        import_published(wider, other, reset_puzzle_emb=True)
     meta = DatasetMeta(name="any", height=1, width=9, vocabulary=tuple("abcdef"), num_identifiers=7)
-    with pytest.raises(ParamsError, match="arch.num_puzzle_identifiers must be 7, as in the data set. Got 4"):
+    with pytest.raises(ParamsError, match="arch.num_puzzle_identifiers must be 7, as in the dataset. Got 4"):
         import_published(weights, arch, meta)
-    assert import_published(weights, arch, meta, reset_puzzle_table=True).puzzle_table.shape == (7, 20)
+    assert import_published(weights, arch, meta, reset_puzzle_emb=True).puzzle_table.shape == (7, 20)
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"lma": {"enable": True}}, "model.lma.enable must be false to export"),
-        ({"family": "hrm", "puzzle_emb_dim": 16, "puzzle_emb_len": 2}, "puzzle_emb_len must be 1 to export hrm.*Got 2"),
+        ({"arch": "hrm", "puzzle_emb_ndim": 16, "puzzle_emb_len": 2}, "puzzle_emb_len must be 1 to export hrm.*Got 2"),
     ],
 )
 def test_what_the_published_code_has_not(
@@ -267,9 +265,9 @@ def test_what_the_published_code_has_not(
         export_published(build_model(model_params.model_copy(update=changes), meta))
 
 
-@pytest.mark.parametrize("family", MEMBERS)
-def test_depth_is_the_blocks_that_run(model_params: ModelParams, meta: DatasetMeta, family: str) -> None:
-    params = model_params.model_copy(update={"family": family, "L_layers": 2, "H_layers": 3, "H_cycles": 2})
+@pytest.mark.parametrize("arch", VARIANTS)
+def test_depth_is_the_blocks_that_run(model_params: ModelParams, meta: DatasetMeta, arch: str) -> None:
+    params = model_params.model_copy(update={"arch": arch, "L_layers": 2, "H_layers": 3, "H_cycles": 2})
     model = build_model(params, meta)
     runs: list[object] = []
     for blocks in model.networks.values():
@@ -277,5 +275,5 @@ def test_depth_is_the_blocks_that_run(model_params: ModelParams, meta: DatasetMe
             block.register_forward_hook(lambda *_: runs.append(1))
     batch = {"inputs": torch.ones(1, 16, dtype=torch.int32), "puzzle_identifiers": torch.zeros(1, dtype=torch.int32)}
     model.answer(batch, 1)
-    expected = {"hrm": 2 * (2 * 2 + 3), "direct": 3}.get(family, 2 * (2 + 1) * 2)
-    assert len(runs) == model.member.depth(params) == expected
+    expected = {"hrm": 2 * (2 * 2 + 3), "transformers_baseline": 3}.get(arch, 2 * (2 + 1) * 2)
+    assert len(runs) == model.variant.depth(params) == expected

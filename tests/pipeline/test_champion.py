@@ -14,7 +14,7 @@ from pipeline.results import Result, load_result
 from tests.pipeline.results import publish_result, record, workspace  # noqa: F401 - a fixture
 from tests.seaweed import objects, speak_to
 from trm.storage import s3_client
-from trm.utils.errors import DataError, Fault, UserError
+from trm.utils.errors import DataError, InternalError, UserError
 
 pytestmark = pytest.mark.usefixtures("workspace")
 
@@ -139,7 +139,7 @@ def test_of_two_promotions_at_once_one_wins_a_hundred_times(
     def promote(name: str) -> str:
         try:
             return throne.promote(results[name])[0].token
-        except Fault as error:
+        except InternalError as error:
             assert "changed while this one was compared; nothing was written" in str(error)
             return ""
 
@@ -242,7 +242,7 @@ def test_s3_that_is_down_is_told(own_seaweed: SeaweedFS, tmp_path: Path, monkeyp
     throne.promote(results[0])
     before = everything(own_seaweed, throne)
     own_seaweed.kill()
-    with pytest.raises(Fault, match="cannot be reached"):
+    with pytest.raises(InternalError, match="cannot be reached"):
         throne.promote(results[1])
     own_seaweed.start()
     assert everything(own_seaweed, throne) == before

@@ -272,9 +272,9 @@ def test_what_a_cluster_cannot_run_is_refused_before_it_is_asked(
     files = files.replace("a.csv", "http://x/a.csv").replace("b.csv", "http://x/b.csv")
     params_file.write_text(f"{text[:start]}  source: {{type: url, {files}}}\n{text[end:]}")
     _refused(run, server, "data.source.train_sha256 is null; on a cluster")
-    start = f"start: {{model: outputs/model, sha256: {'a' * 64}, reset_puzzle_table: false}}"
+    start = f"start: {{model: outputs/model, sha256: {'a' * 64}, reset_puzzle_emb: false}}"
     params_file.write_text(text.replace("start: null", start))
-    _refused(run, server, "train.start.model must be an s3:// address on a cluster. Got outputs/model")
+    _refused(run, server, "train.init_from.model must be an s3:// address on a cluster. Got outputs/model")
 
 
 def test_a_run_says_where_it_came_from(run: Run, server: KfpServer) -> None:

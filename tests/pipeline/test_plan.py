@@ -113,7 +113,7 @@ CHANGES = {
     "nothing": ("params.yaml", "seed: 0", "seed: 0", {}),
     "a param of evaluate": (
         "params.yaml", r"votes: \d+", "votes: 3",
-        {"evaluate": [("param", "evaluate.votes")], "report": [("input", "evaluation")]},
+        {"evaluate": [("param", "evaluate.num_votes")], "report": [("input", "evaluation")]},
     ),
     "a param of train": (
         "params.yaml", r"\n  lr: .*", "\n  lr: 0.25",

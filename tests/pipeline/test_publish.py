@@ -13,7 +13,7 @@ import pytest
 
 from pipeline import github
 from pipeline.publish import publish
-from trm.utils.errors import Fault, UserError
+from trm.utils.errors import InternalError, UserError
 
 KEY = "0123456789abcdef" * 4
 BRANCH = f"retrain/{KEY[:12]}"
@@ -209,7 +209,7 @@ def test_a_server_that_is_busy_is_asked_again(hub: GitHub) -> None:
     github.Repository().comment(7, "x", "x")
     assert len(hub.comments) == 1
     hub.errors = [500] * 100
-    with pytest.raises(Fault, match="500, after"):
+    with pytest.raises(InternalError, match="500, after"):
         github.Repository().comment(7, "x", "x")
     hub.errors = []
     hub.token = "another"

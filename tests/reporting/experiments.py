@@ -28,21 +28,21 @@ TINY: dict[str, Any] = {
     "train.precision": "float32",
     "evaluate.device": "cpu",
     "evaluate.precision": "float32",
-    "evaluate.steps": 3,
-    "evaluate.votes": 1,
-    "evaluate.pass_at": [1],
+    "evaluate.max_steps": 3,
+    "evaluate.num_votes": 1,
+    "evaluate.pass_at_k": [1],
     "report.device": "cpu",
     "report.precision": "float32",
-    "report.gallery": 4,
-    "report.curve": {"steps": [1, 2], "votes": [1], "rollouts": [1, 2], "noise": [0.3], "max_puzzles": 5},
+    "report.num_examples": 4,
+    "report.test_time_compute": {"steps": [1, 2], "votes": [1], "rollouts": [1, 2], "noise": [0.3], "max_puzzles": 5},
 }
 SUDOKU: dict[str, Any] = {
     "data.source.train_puzzles": 24,
     "data.source.test_puzzles": 9,
     "augment.num_aug": 1,
     "augment.validation_groups": 4,
-    "evaluate.votes": 3,
-    "evaluate.pass_at": [1, 2],
+    "evaluate.num_votes": 3,
+    "evaluate.pass_at_k": [1, 2],
 }
 TRAINED = SUDOKU | {
     "model.H_cycles": 2,
@@ -57,15 +57,15 @@ TRAINED = SUDOKU | {
     "train.lr_warmup_steps": 20,
     "train.log_interval": 20,
     "train.eval_interval": 4,
-    "evaluate.steps": 8,
-    "report.curve": {"steps": [1, 2, 8], "votes": [1, 3], "rollouts": [1, 2], "noise": [0.3], "max_puzzles": 40},
+    "evaluate.max_steps": 8,
+    "report.test_time_compute": {"steps": [1, 2, 8], "votes": [1, 3], "rollouts": [1, 2], "noise": [0.3], "max_puzzles": 40},
 }
 MAZE = {"data.size": 4, "data.source.train_puzzles": 24, "data.source.test_puzzles": 6, "data.source.min_path": 3}
-MAZE |= {"augment.validation_groups": 4, "evaluate.votes": 2, "model.mlp_t": False, "model.pos_encodings": "rope"}
+MAZE |= {"augment.validation_groups": 4, "evaluate.num_votes": 2, "model.mlp_t": False, "model.pos_encodings": "rope"}
 SUMS = {"data.digits": 1, "data.source.train_puzzles": 30, "data.source.test_puzzles": 20}
 SUMS |= {"augment.validation_groups": 5}
-ARC = {"augment.num_aug": 2, "model.puzzle_emb_dim": 32, "model.puzzle_emb_len": 1, "train.global_batch_size": 4}
-ARC |= {"evaluate.votes": 2, "evaluate.pass_at": [1, 2], "evaluate.steps": 2}
+ARC = {"augment.num_aug": 2, "model.puzzle_emb_ndim": 32, "model.puzzle_emb_len": 1, "train.global_batch_size": 4}
+ARC |= {"evaluate.num_votes": 2, "evaluate.pass_at_k": [1, 2], "evaluate.max_steps": 2}
 
 
 class Experiment:
@@ -138,7 +138,7 @@ def _own_source(folder: Path) -> dict[str, Any]:
         "data.allow_leakage": True,
         "data.symmetries": ["dihedral"],
         "augment.validation_groups": 0,
-        "evaluate.votes": 2,
+        "evaluate.num_votes": 2,
     }
 
 

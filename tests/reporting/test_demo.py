@@ -74,7 +74,7 @@ def test_it_answers_and_says_so_when_it_fails() -> None:
     assert once.endswith("the same puzzle again: trm demo --seed 3\n")
     failed = said(FAILED)
     assert "not solved; the model is" in failed
-    assert failed.endswith(f"more thought may help: trm demo --seed {FAILED} --votes 4\n")
+    assert failed.endswith(f"more thought may help: trm demo --seed {FAILED} --num-votes 4\n")
     assert "\nsolved; the model is" in said(FAILED, votes=4)
 
 
@@ -92,7 +92,7 @@ def test_in_an_empty_folder_without_a_network_or_a_compiler(tmp_path: Path) -> N
         "import socket, sys\n"
         "def refuse(*_): raise OSError('no network')\n"
         "socket.socket.connect = refuse\n"
-        "sys.argv = ['trm', 'demo', '--seed', '3', '--votes', '2']\n"
+        "sys.argv = ['trm', 'demo', '--seed', '3', '--num-votes', '2']\n"
         "from trm.cli import main\n"
         "main()\n"
     )

@@ -81,7 +81,7 @@ def test_a_page_of_every_kind(experiment: Experiment) -> None:
     assert not re.search(r"@import|url\((?!#)", text)
     assert [path.name for path in (experiment.folder / "first").iterdir()] == [FILE]
     assert f"{100 * experiment.metrics['exact_accuracy']:.1f}\u00a0%" in page.text
-    assert ("versions of a puzzle vote" in page.text) == (experiment.params.evaluate.votes > 1)
+    assert ("versions of a puzzle vote" in page.text) == (experiment.params.evaluate.num_votes > 1)
     for folder in ("dataset", "model", "evaluation"):
         assert json.loads((experiment.folder / folder / "manifest.json").read_text())["key"][:12] in page.text
     assert "<b>bold</b>" not in text  # the name of a task
@@ -99,7 +99,7 @@ def test_the_last_step_is_what_the_evaluation_answered(experiment: Experiment) -
     assert sorted(unpacked(each["steps"])[-1] for each in shown) == answers
     logits = sorted(each["logits"][-1] for each in shown)
     assert logits == pytest.approx(sorted(line["halt_logit"] for line in single), abs=0.02)
-    assert {len(each["steps"]) for each in shown} == {experiment.params.evaluate.steps}
+    assert {len(each["steps"]) for each in shown} == {experiment.params.evaluate.max_steps}
     wrong = [line for line in single if not line["right"]]
     mistakes = page.puzzles["mistakes"]
     assert len(mistakes) == min(len(wrong), MISTAKES)
@@ -154,12 +154,12 @@ def test_little_is_asked_and_little_is_shown(tmp_path: Path) -> None:
     assert "Accuracy in validation" not in page.text
 
 
-@pytest.mark.parametrize("family", ["single-state", "seven-state", "hrm", "direct"])
-def test_every_member_of_the_family(tmp_path: Path, family: str) -> None:
-    page = Parsed(experiment_of("sudoku", tmp_path / family, model__family=family).report())
-    assert f"{family}, 32 wide" in page.text
+@pytest.mark.parametrize("arch", ["trm_singlez", "trm_hier6", "hrm", "transformers_baseline"])
+def test_every_member_of_the_family(tmp_path: Path, arch: str) -> None:
+    page = Parsed(experiment_of("sudoku", tmp_path / arch, model__family=arch).report())
+    assert f"{arch}, 32 wide" in page.text
     assert len(page.puzzles["gallery"]) == 4
-    assert ("continue loss" in page.text) == (family == "hrm")
+    assert ("continue loss" in page.text) == (arch == "hrm")
 
 
 def test_what_a_page_is_told_is_text(tmp_path: Path) -> None:

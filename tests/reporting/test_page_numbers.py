@@ -252,8 +252,8 @@ METRICS: dict[str, Any] = {
     "pass@1": 0.75,
     "pass@2": 1.0,
     "mean_steps": 16.0,
-    "mean_passes": 640.0,
-    "mean_first_halt": 2.25,
+    "mean_forward_passes": 640.0,
+    "mean_halt_step": 2.25,
     "puzzles": 1200,
     "tasks": 1000,
     "votes": 4,
@@ -282,7 +282,7 @@ def test_scores_stand_beside_the_published_ones() -> None:
     assert (rows["pass@1000"].value, rows["pass@1000"].n, rows["pass@1000"].published) == (None, None, 0.4)
 
 
-PLAIN = Knobs(steps=16, halt_early=False, check_rules=False, votes=1, rollouts=1, noise=0.0)
+PLAIN = Knobs(steps=16, early_halting=False, verify=False, votes=1, rollouts=1, noise=0.0)
 
 
 def row(passes: float, exact: float, **dials: object) -> Row:
@@ -294,10 +294,10 @@ def row(passes: float, exact: float, **dials: object) -> Row:
 ROWS = [
     row(160, 0.9),
     row(40, 0.8, steps=4),
-    row(35, 0.9, halt_early=True),
+    row(35, 0.9, early_halting=True),
     row(640, 0.95, votes=4),
     row(600, 0.94, rollouts=4, noise=0.3),
-    row(700, 0.95, votes=4, halt_early=True),
+    row(700, 0.95, votes=4, early_halting=True),
 ]
 
 
@@ -305,7 +305,7 @@ def test_more_thinking_names_the_chosen_setting() -> None:
     curve = Curve(
         passes_per_step=10,
         plain=PLAIN,
-        chosen=Knobs(**{**PLAIN, "halt_early": True}),
+        chosen=Knobs(**{**PLAIN, "early_halting": True}),
         splits={"validation": {"puzzles": 5, "settings": ROWS}, "test": {"puzzles": 6, "settings": ROWS}},
     )
     section = thinking_section(curve)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from trm.config.evaluation import CurveParams, ReportParams
+from trm.config.evaluation import SweepParams, ReportParams
 from trm.config.model import ModelParams
 from trm.data.parquet import read_meta
 from trm.evaluation.sweep import Curve, Knobs, Row
@@ -16,7 +16,7 @@ from trm.training.checkpoint import FILE, save_checkpoint
 from trm.training.ema import averaged_copy
 from trm.utils.errors import UserError
 
-PLAIN = Knobs(steps=16, halt_early=False, check_rules=False, votes=1, rollouts=1, noise=0.0)
+PLAIN = Knobs(steps=16, early_halting=False, verify=False, votes=1, rollouts=1, noise=0.0)
 
 
 def row(
@@ -30,7 +30,7 @@ def row(
 
 ROWS = [
     row(40, 0.6, (-0.1, -0.2, -0.05), steps=4),
-    row(48, 0.7, halt_early=True),
+    row(48, 0.7, early_halting=True),
     row(160, 0.7),
     row(640, 0.9, (0.2, 0.1, 0.3), votes=4),
     row(640, 0.8, (0.1, 0.02, 0.2), rollouts=4, noise=0.3),
@@ -85,7 +85,7 @@ def test_the_figure_holds_every_setting() -> None:
 SETTINGS = ReportParams(
     published={},
     gallery=0,
-    curve=CurveParams(steps=(1, 2), votes=(1, 2), rollouts=(1,), noise=(), max_puzzles=3),
+    curve=SweepParams(steps=(1, 2), votes=(1, 2), rollouts=(1,), noise=(), max_puzzles=3),
     batch_size=16,
     precision="float32",
     device="cpu",

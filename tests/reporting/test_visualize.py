@@ -63,15 +63,15 @@ def test_an_arc_task_is_asked_in_the_versions_of_its_data_set(tmp_path: Path, mo
     meta = read_meta(dataset)
     numbers = range(len(read_split(dataset / "test").group_starts) - 1)
     puzzles = [puzzle_of("model", meta, dataset, number, 4, 0) for number in numbers]
-    (two,) = [puzzle for puzzle in puzzles if puzzle.asked.versions.draws[0] == "two"]
+    (two,) = [puzzle for puzzle in puzzles if puzzle.asked.versions.names[0] == "two"]
     assert two.asked.grid.tolist() == ASKED[0]
     assert two.right is not None
     assert two.right.tolist() == RIGHT_GRIDS[0]
     assert len(two.asked.identifiers) == 4
-    for tokens, name in zip(two.asked.versions.tokens, two.asked.versions.draws, strict=True):
+    for tokens, name in zip(two.asked.versions.tokens, two.asked.versions.names, strict=True):
         assert np.array_equal(np.where(tokens > 1, tokens, 0), canvas(ASKED[0], name))
     assert len(puzzle_of("model", meta, dataset, 0, 99, 0).asked.identifiers) == VERSIONS
-    net = build_model(model_params.model_copy(update={"puzzle_emb_dim": 16, "puzzle_emb_len": 1}), meta).eval()
+    net = build_model(model_params.model_copy(update={"puzzle_emb_ndim": 16, "puzzle_emb_len": 1}), meta).eval()
     frames: list[Frame] = []
     answer = trace(net, meta, two.asked, Dials(1), False, frames.append)
     assert np.array_equal(frames[-1].answer, answer.grid)

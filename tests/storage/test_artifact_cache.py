@@ -62,9 +62,9 @@ def test_sections_from_a_file_and_from_json_are_alike() -> None:
     [
         ("{", "--params: not valid JSON"),
         ("{}", "--params: evaluate is missing"),
-        ('{"evaluate": {"steps": 0}}', "--params: evaluate.steps must be"),
+        ('{"evaluate": {"steps": 0}}', "--params: evaluate.max_steps must be"),
         ('{"evaluate": 1}', "--params: evaluate must be"),
-        ('{"evaluate": {}, "train": {}}', "--params: evaluate.steps is missing"),
+        ('{"evaluate": {}, "train": {}}', "--params: evaluate.max_steps is missing"),
         (f'{{"evaluate": {EVALUATE}, "train": {{}}}}', "--params: train is not a setting; remove it"),
     ],
 )

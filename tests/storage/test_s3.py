@@ -22,7 +22,7 @@ from tests.conftest import ROOT
 from tests.seaweed import artifact, objects, speak_to
 from trm.storage import s3, s3_client
 from trm.storage.artifacts import MANIFEST, verified_manifest
-from trm.utils.errors import DataError, Fault, UserError
+from trm.utils.errors import DataError, InternalError, UserError
 
 PART = 5 << 20
 """The smallest that servers take."""
@@ -96,10 +96,10 @@ def test_round_trip_and_layout(model: Path, uri: str, seaweed: SeaweedFS, tmp_pa
     assert s3.read_manifest(uri) == published
     sizes = {f"{version(model)}/{name}": len(data) for name, data in FILES.items()}
     assert objects(seaweed, uri) == {MANIFEST: (model / MANIFEST).stat().st_size, **sizes}
-    assert s3.bring(uri, tmp_path / "brought") == published
+    assert s3.download(uri, tmp_path / "brought") == published
     verified_manifest(tmp_path / "brought", "train")
     assert digests(tmp_path / "brought") == digests(model)
-    assert s3.bring(f"{uri}/", tmp_path / "brought") == published  # over an earlier one
+    assert s3.download(f"{uri}/", tmp_path / "brought") == published  # over an earlier one
 
 
 def test_large_files_travel_in_parts(model: Path, uri: str, requests: list[str], tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_large_files_travel_in_parts(model: Path, uri: str, requests: list[str],
     assert len([sent for sent in requests if sent.startswith("GET")]) == 2 + 2  # manifest, lists
     assert requests[-3] == f"PUT {MANIFEST}", "the manifest is written last; then only lists"
     requests.clear()
-    s3.bring(uri, tmp_path / "brought")
+    s3.download(uri, tmp_path / "brought")
     assert requests.count("GET large.bin") == 3
     assert len(requests) == 1 + 3 + 2 + 2, "nothing is asked for where a file is empty"
 
@@ -196,7 +196,7 @@ def test_a_lost_upload_is_begun_again(model: Path, uri: str, monkeypatch: pytest
 
     monkeypatch.setattr(s3.Store, "complete", lose)
     s3.publish(model, uri)
-    s3.bring(uri, tmp_path / "brought")
+    s3.download(uri, tmp_path / "brought")
 
 
 def test_json(root: str) -> None:
@@ -218,7 +218,7 @@ def test_broken_objects(model: Path, uri: str, seaweed: SeaweedFS, tmp_path: Pat
     else:
         seaweed.client().put_object(**place, Body=broken[harm])
     with pytest.raises(DataError) as error:
-        s3.bring(uri, tmp_path / "new" / "brought")
+        s3.download(uri, tmp_path / "new" / "brought")
     problem = "is broken, its sha256 is not the manifest's" if harm == "changed" else "is missing or too short"
     assert str(error.value) == f"{uri}: {name} {problem}; delete {uri} and run its stage again"
     assert left(tmp_path) == ["model"]
@@ -235,7 +235,7 @@ def test_broken_objects(model: Path, uri: str, seaweed: SeaweedFS, tmp_path: Pat
 def test_a_strange_manifest(uri: str, seaweed: SeaweedFS, tmp_path: Path, text: bytes) -> None:
     key = f"{uri.removeprefix(f's3://{BUCKET}/')}/{MANIFEST}"
     seaweed.client().put_object(Bucket=BUCKET, Key=key, Body=text)
-    for read in (lambda: s3.read_manifest(uri), lambda: s3.bring(uri, tmp_path / "brought")):
+    for read in (lambda: s3.read_manifest(uri), lambda: s3.download(uri, tmp_path / "brought")):
         with pytest.raises(DataError, match=f"^{uri}: its manifest.json is not a manifest; delete it and run"):
             read()
     assert left(tmp_path) == []
@@ -243,7 +243,7 @@ def test_a_strange_manifest(uri: str, seaweed: SeaweedFS, tmp_path: Path, text: 
 
 def test_there_is_no_such_artifact(uri: str, tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
-        s3.bring(uri, tmp_path / "brought")
+        s3.download(uri, tmp_path / "brought")
     assert str(error.value) == f"{uri}: holds no artifact (yet); correct the address, or run the stage that writes it"
     assert left(tmp_path) == []
 
@@ -311,7 +311,7 @@ def test_no_keys(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_missing_bucket(model: Path, root: str, seaweed: SeaweedFS, tmp_path: Path) -> None:
     del root
     expected = "NoSuchBucket: the bucket does not exist; create it or correct the address"
-    for act in (lambda: s3.publish(model, "s3://absent/a"), lambda: s3.bring("s3://absent/a", tmp_path / "brought")):
+    for act in (lambda: s3.publish(model, "s3://absent/a"), lambda: s3.download("s3://absent/a", tmp_path / "brought")):
         _refused(act, f"s3://absent/a: cannot read manifest.json at {_server(seaweed)}: {expected}")
     assert left(tmp_path) == ["model"]
 
@@ -323,7 +323,7 @@ def test_read_only_identity(
     model = artifact(tmp_path / "model", {"file": bytes(size)})
     s3.publish(model, uri)
     speak_to(seaweed, monkeypatch, "reader")
-    s3.bring(uri, tmp_path / "brought")
+    s3.download(uri, tmp_path / "brought")
     expected = "AccessDenied: these credentials may not do that; use others, or have them allowed to"
     at = f"{uri}-new: cannot write {version(model)}/file at {_server(seaweed)}: "
     _refused(lambda: s3.publish(model, f"{uri}-new"), at + expected)
@@ -346,8 +346,8 @@ def test_no_server(model: Path, uri: str, monkeypatch: pytest.MonkeyPatch, tmp_p
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://user:secret@{address}")
-    for act in (lambda: s3.publish(model, uri), lambda: s3.bring(uri, tmp_path / "brought")):
-        with pytest.raises(Fault) as error:
+    for act in (lambda: s3.publish(model, uri), lambda: s3.download(uri, tmp_path / "brought")):
+        with pytest.raises(InternalError) as error:
             act()
         assert str(error.value) == (
             f"{uri}: {address} cannot be reached (EndpointConnectionError); "
@@ -460,7 +460,7 @@ def test_a_broken_download_goes_on(
     monkeypatch.setattr(s3_client, "_client", client)
     with losing_answers(seaweed, lambda line: b"/large.bin " in line, share=0.5) as (address, lost):
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)
-        s3.bring(uri, tmp_path / "brought")
+        s3.download(uri, tmp_path / "brought")
     assert lost
     assert digests(tmp_path / "brought") == digests(model)
     size = len(FILES["large.bin"])
@@ -493,7 +493,7 @@ def test_bytes_that_are_damaged_on_their_way(
     monkeypatch.setattr(s3_client, "_client", client)
     s3.publish(model, uri)
     assert damaged == {True, False}
-    s3.bring(uri, tmp_path / "brought")
+    s3.download(uri, tmp_path / "brought")
     monkeypatch.setattr(s3_client, "PASSING", s3_client.PASSING - {"BadDigest"})
     damaged.clear()
     with pytest.raises(UserError, match="BadDigest"):
@@ -509,7 +509,7 @@ def test_full_disk(model: Path, uri: str, tmp_path: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", small], check=True)
     try:
         with pytest.raises(UserError, match="brought: no space left on the disk; free some and run the command again"):
-            s3.bring(uri, small / "brought")
+            s3.download(uri, small / "brought")
         assert left(small) == []
     finally:
         subprocess.run(["umount", "-l", small], check=True)
@@ -518,6 +518,6 @@ def test_full_disk(model: Path, uri: str, tmp_path: Path) -> None:
 def test_progress_is_shown_in_bytes(model: Path, root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     uri = f"{root}/train/{'ab' * 32}"
     s3.publish(model, uri)
-    s3.bring(uri, tmp_path / "brought")
+    s3.download(uri, tmp_path / "brought")
     shown = [line.partition(" done")[0] for line in capsys.readouterr().err.splitlines()]
     assert shown == [f"{way} {root}/train/abababababab: 21.0 MB" for way in ("upload", "download")]

@@ -13,7 +13,7 @@ from trm.stages.records import STAGES, Stage
 from trm.studies import study as module
 from trm.studies.report import Result, markdown, over_seeds, table, write_report
 from trm.studies.study import Run, Study, load_study, run_study, runs_of, stages_to
-from trm.utils.errors import Fault, ParamsError, UserError
+from trm.utils.errors import InternalError, ParamsError, UserError
 
 TINY = Study.model_validate(
     {
@@ -28,8 +28,8 @@ TINY = Study.model_validate(
             "train.eval_interval": 1,
             "train.device": "cpu",
             "evaluate.device": "cpu",
-            "evaluate.votes": 1,
-            "evaluate.pass_at": [1],
+            "evaluate.num_votes": 1,
+            "evaluate.pass_at_k": [1],
         },
         "runs": {"baseline": {"seeds": 2}, "less-recursion": {}},
     }
@@ -136,11 +136,11 @@ def test_what_is_finished_is_skipped_and_what_failed_is_told(
 
     def broken(run: Run) -> None:
         if run.recipe == "less-recursion":
-            raise Fault("the loss is nan")
+            raise InternalError("the loss is nan")
         finish(run)
 
     monkeypatch.setattr(Run, "finish", broken)
-    with pytest.raises(Fault, match=r"1 of 3 runs failed \(less-recursion-0\)"):
+    with pytest.raises(InternalError, match=r"1 of 3 runs failed \(less-recursion-0\)"):
         run_study(TINY, folder, "tiny")
     assert json.loads((folder / "report.json").read_text())["failed"] == {"less-recursion-0": "the loss is nan"}
     assert len(list((folder / "data").iterdir())) == 2  # raw puzzles and a data set, for all runs

@@ -20,7 +20,7 @@ from trm.utils.errors import DataError, ParamsError, UserError
 def test_raw_and_averaged_weights_and_what_they_share(
     model_params: ModelParams, meta: DatasetMeta, tmp_path: Path
 ) -> None:
-    params = model_params.model_copy(update={"puzzle_emb_dim": 16, "puzzle_emb_len": 1})
+    params = model_params.model_copy(update={"puzzle_emb_ndim": 16, "puzzle_emb_len": 1})
     model = build_model(params, meta)
     average = averaged_copy(model)
     with torch.no_grad():
@@ -63,7 +63,7 @@ def test_tensors_that_do_not_fit_the_settings(model_params: ModelParams, meta: D
 def test_a_published_checkpoint_becomes_a_model_folder(
     model_params: ModelParams, meta: DatasetMeta, tmp_path: Path
 ) -> None:
-    changes = {"mlp_t": False, "pos_encodings": "rope", "puzzle_emb_dim": 20, "puzzle_emb_len": 2, "halt_max_steps": 16}
+    changes = {"mlp_t": False, "pos_encodings": "rope", "puzzle_emb_ndim": 20, "puzzle_emb_len": 2, "halt_max_steps": 16}
     model = build_model(model_params.model_copy(update=changes), meta.model_copy(update={"num_identifiers": 3}), seed=5)
     (tmp_path / "published").mkdir()
     file, out = tmp_path / "published/step_100", tmp_path / "imported"

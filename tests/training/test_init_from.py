@@ -10,11 +10,11 @@ import torch
 from trm.config.base import parse
 from trm.config.dataset_meta import DatasetMeta
 from trm.config.model import ModelParams
-from trm.config.training import StartParams, TrainParams
+from trm.config.training import InitFromParams, TrainParams
 from trm.data.batches import START, collate
 from trm.data.parquet import read_meta, read_split
 from trm.models.act import TRM, Batch, build_model
-from trm.models.variants import MEMBERS
+from trm.models.variants import VARIANTS
 from trm.training.checkpoint import FILE, load_checkpoint, save_checkpoint
 from trm.training.distributed import ALONE
 from trm.training.ema import averaged_copy
@@ -36,7 +36,7 @@ class Setting:
     file: Path
 
     def starting(self, reset: bool = False, **changes: object) -> TrainParams:
-        start = StartParams(model=str(self.file), sha256=file_digest(self.file), reset_puzzle_table=reset)
+        start = InitFromParams(model=str(self.file), sha256=file_digest(self.file), reset_puzzle_emb=reset)
         return self.settings.model_copy(update={"start": start, **changes})
 
 
@@ -48,7 +48,7 @@ def setting(dataset: Path, model_params: ModelParams, train_params: TrainParams,
 def _setting(
     dataset: Path, model_params: ModelParams, train_params: TrainParams, folder: Path, **changes: object
 ) -> Setting:
-    params = model_params.model_copy(update={"puzzle_emb_dim": 16, "puzzle_emb_len": 1, **changes})
+    params = model_params.model_copy(update={"puzzle_emb_ndim": 16, "puzzle_emb_len": 1, **changes})
     meta = read_meta(dataset).model_copy(update={"num_identifiers": 5})
     source = build_model(params, meta, seed=9)
     average = averaged_copy(source)
@@ -62,12 +62,12 @@ def _setting(
     return Setting(params, meta, train_params, batch, load_checkpoint(folder / FILE)[0], folder / FILE)
 
 
-@pytest.mark.parametrize("family", MEMBERS)
+@pytest.mark.parametrize("arch", VARIANTS)
 def test_only_the_rows_of_the_batch_change(
-    dataset: Path, model_params: ModelParams, train_params: TrainParams, tmp_path: Path, family: str
+    dataset: Path, model_params: ModelParams, train_params: TrainParams, tmp_path: Path, arch: str
 ) -> None:
-    given = _setting(dataset, model_params, train_params, tmp_path, family=family)
-    settings = given.starting(freeze_network=True)
+    given = _setting(dataset, model_params, train_params, tmp_path, arch=arch)
+    settings = given.starting(freeze_weights=True)
     state = new_state(given.params, given.meta, settings, given.batch, torch.float32)
     before = {name: value.clone() for name, value in state.model.state_dict().items()}
     network = network_of(state.model, settings, ALONE)
@@ -95,7 +95,7 @@ def test_without_freezing_the_network_is_trained_too(setting: Setting) -> None:
 
 def test_a_table_for_other_puzzles(setting: Setting) -> None:
     other = setting.meta.model_copy(update={"num_identifiers": 8})
-    with pytest.raises(UserError, match="should be of the data set's 8 identifiers. Got 5.*reset_puzzle_table: true"):
+    with pytest.raises(UserError, match="should be of the data set's 8 identifiers. Got 5.*reset_puzzle_emb: true"):
         new_state(setting.params, other, setting.starting(), setting.batch, torch.float32)
     model = new_state(setting.params, other, setting.starting(reset=True), setting.batch, torch.float32).model
     assert torch.allclose(model.puzzle_table, setting.source.puzzle_table.mean(0).expand(8, 16))
@@ -114,9 +114,9 @@ def test_the_same_number_of_other_puzzles(setting: Setting, tmp_path: Path) -> N
     ("changes", "error", "words"),
     [
         (
-            {"family": "single-state"},
+            {"arch": "trm_singlez"},
             ParamsError,
-            "model.family must be trm, as in train.start.model .* Got single",
+            "model.arch must be trm, as in train.init_from.model .* Got single",
         ),
         ({"hidden_size": 32}, DataError, r"L.0.mlp.down.weight should have shape \(32, 256\). Got \(16, 256\)"),
         ({"mlp_t": False}, DataError, r"networks.L.0.mix.down.weight should have shape None. Got \(17, 256\)"),
@@ -140,7 +140,7 @@ def test_a_start_on_other_data(setting: Setting) -> None:
 def test_a_start_that_is_not_the_one_meant(setting: Setting) -> None:
     settings = setting.starting()
     setting.file.write_bytes(setting.file.read_bytes() + b"\0")
-    with pytest.raises(UserError, match=f"train.start.sha256 must be {file_digest(setting.file)}"):
+    with pytest.raises(UserError, match=f"train.init_from.sha256 must be {file_digest(setting.file)}"):
         new_state(setting.params, setting.meta, settings, setting.batch, torch.float32)
     setting.file.unlink()
     with pytest.raises(DataError, match="no such file"):
@@ -148,14 +148,14 @@ def test_a_start_that_is_not_the_one_meant(setting: Setting) -> None:
 
 
 def test_freezing_needs_a_network_and_a_table(setting: Setting) -> None:
-    values = setting.settings.model_dump() | {"freeze_network": True, "start": None}
-    with pytest.raises(ParamsError, match="start must name a trained model where freeze_network is true. Got null"):
+    values = setting.settings.model_dump() | {"freeze_weights": True, "start": None}
+    with pytest.raises(ParamsError, match="start must name a trained model where freeze_weights is true. Got null"):
         parse(TrainParams, values, "train")
-    bare = setting.params.model_copy(update={"puzzle_emb_dim": 0, "puzzle_emb_len": 0})
+    bare = setting.params.model_copy(update={"puzzle_emb_ndim": 0, "puzzle_emb_len": 0})
     model = build_model(bare, setting.meta)
     save_checkpoint(setting.file, model, averaged_copy(model), {})
-    with pytest.raises(UserError, match="train.freeze_network must be false where model.puzzle_emb_dim is 0"):
-        new_state(bare, setting.meta, setting.starting(freeze_network=True), setting.batch, torch.float32)
+    with pytest.raises(UserError, match="train.freeze_weights must be false where model.puzzle_emb_ndim is 0"):
+        new_state(bare, setting.meta, setting.starting(freeze_weights=True), setting.batch, torch.float32)
 
 
 def test_a_whole_frozen_training(setting: Setting, dataset: Path, tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_whole_frozen_training(setting: Setting, dataset: Path, tmp_path: Path
     save_checkpoint(setting.file, model, averaged_copy(model), {})
     out = tmp_path / "out"
     out.mkdir()
-    train(setting.params, setting.starting(freeze_network=True), dataset, out, "key")
+    train(setting.params, setting.starting(freeze_weights=True), dataset, out, "key")
     for weights in ("ema", "raw"):
         trained, _ = load_checkpoint(out, weights=weights)
         assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), model.parameters(), strict=True))

@@ -67,7 +67,7 @@ def test_total_by_hand() -> None:
     halt = math.log(2) + math.log(4) + math.log(4 / 3)
     sums = dict(zip(LOSSES, losses.sums.tolist(), strict=True))
     assert sums == pytest.approx(
-        {"loss": tokens + 0.5 * halt, "token_loss": tokens, "halt_loss": halt, "continue_loss": 0}
+        {"loss": tokens + 0.5 * halt, "token_loss": tokens, "halt_loss": halt, "q_continue_loss": 0}
     )
     assert losses.total.item() == pytest.approx((tokens + 0.5 * halt) / 8)
 
@@ -76,7 +76,7 @@ def test_continue_loss_has_the_same_weight() -> None:
     carry, out = _step([[[1.0, 0.0]]], [[0]], [0.0])
     out = Output(out.logits, out.halt_logit, torch.tensor([0.0]), out.puzzle_rows, torch.tensor([0.25]))
     sums = dict(zip(LOSSES, supervision_loss(carry, out, "stablemax", 1).sums.tolist(), strict=True))
-    assert sums["continue_loss"] == pytest.approx(math.log(2))
+    assert sums["q_continue_loss"] == pytest.approx(math.log(2))
     assert sums["loss"] == pytest.approx(math.log(1.5) + 0.5 * math.log(2) + 0.5 * math.log(2))
 
 

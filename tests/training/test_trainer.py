@@ -14,7 +14,7 @@ from trm.config.training import TrainParams
 from trm.data.batches import START, collate
 from trm.data.parquet import read_meta, read_split
 from trm.inference.solve import solve
-from trm.models.variants import MEMBERS
+from trm.models.variants import VARIANTS
 from trm.training import trainer as loop
 from trm.training.checkpoint import FILE, load_checkpoint, read_settings
 from trm.training.distributed import ALONE
@@ -22,7 +22,7 @@ from trm.training.losses import Losses
 from trm.training.schedule import learning_rate
 from trm.training.trainer import network_of, new_state, train, train_step
 from trm.training.validation import to_tensors, validate
-from trm.utils.errors import Fault, Interrupted, UserError
+from trm.utils.errors import InternalError, Interrupted, UserError
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -50,7 +50,7 @@ def test_a_batch_can_be_overfitted(dataset: Path, model_params: ModelParams, tra
 def test_only_rows_of_the_batch_change_in_the_puzzle_table(
     dataset: Path, model_params: ModelParams, train_params: TrainParams
 ) -> None:
-    params = model_params.model_copy(update={"puzzle_emb_dim": 16, "puzzle_emb_len": 1})
+    params = model_params.model_copy(update={"puzzle_emb_ndim": 16, "puzzle_emb_len": 1})
     meta = read_meta(dataset).model_copy(update={"num_identifiers": 5})
     batch = to_tensors(collate(read_split(dataset / "train"), np.array([0, 4, 8, 12])), torch.device("cpu"))
     batch["puzzle_identifiers"] = torch.tensor([3, 1, 3, 3], dtype=torch.int32)
@@ -119,17 +119,17 @@ def test_two_runs_give_the_same_bytes(
 
 
 @pytest.mark.parametrize("moment", ["between steps", "inside an update"])
-@pytest.mark.parametrize("continue_loss", [False, True])
+@pytest.mark.parametrize("q_continue_loss", [False, True])
 def test_interrupted_at_any_step_and_resumed_is_the_run_never_interrupted(
     dataset: Path,
     model_params: ModelParams,
     train_params: TrainParams,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    continue_loss: bool,
+    q_continue_loss: bool,
     moment: str,
 ) -> None:
-    params = model_params.model_copy(update={"continue_loss": continue_loss, "puzzle_emb_dim": 8, "puzzle_emb_len": 1})
+    params = model_params.model_copy(update={"q_continue_loss": q_continue_loss, "puzzle_emb_ndim": 8, "puzzle_emb_len": 1})
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir()
     train(params, train_params, dataset, whole, "whole")
@@ -173,7 +173,7 @@ def test_first_loss_that_is_not_finite_stops_the_run(
         return Losses(losses.total * math.nan, losses.sums) if len(calls) == 7 else losses
 
     monkeypatch.setattr(loop, "supervision_loss", poisoned)
-    with pytest.raises(Fault, match="step 7: the loss is nan; try a lower train.lr"):
+    with pytest.raises(InternalError, match="step 7: the loss is nan; try a lower train.lr"):
         train(model_params, train_params, dataset, tmp_path, "key")
     assert not (tmp_path / FILE).exists()
 
@@ -189,7 +189,7 @@ def test_a_batch_greater_than_the_run_is_refused(
 LMA = {"enable": True, "mode": "unclean", "length": 32, "dim": 8, "heads": 2}
 
 
-@pytest.mark.parametrize("family", [*MEMBERS, "lma"])
+@pytest.mark.parametrize("arch", [*VARIANTS, "lma"])
 @pytest.mark.parametrize("loss", ["stablemax", "softmax"])
 def test_every_member_trains_is_stopped_and_goes_on(
     dataset: Path,
@@ -197,12 +197,12 @@ def test_every_member_trains_is_stopped_and_goes_on(
     train_params: TrainParams,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    family: str,
+    arch: str,
     loss: str,
 ) -> None:
     """With the continue loss beside softmax, in parts of a batch, its average scored, stopped once in the middle."""
-    changes = {"lma": LmaParams(**LMA)} if family == "lma" else {"family": family}
-    params = model_params.model_copy(update={**changes, "continue_loss": loss == "softmax", "mlp_t": loss == "softmax"})
+    changes = {"lma": LmaParams(**LMA)} if arch == "lma" else {"arch": arch}
+    params = model_params.model_copy(update={**changes, "q_continue_loss": loss == "softmax", "mlp_t": loss == "softmax"})
     settings = _changed(train_params, loss=loss, micro_batch_size=3, epochs=4)
     real, calls = loop.train_step, []
 
@@ -224,7 +224,7 @@ def test_every_member_trains_is_stopped_and_goes_on(
     log = _rows(tmp_path / "whole/train.tsv")
     assert all(math.isfinite(float(row["loss"])) for row in log)
     assert float(log[-1]["loss"]) < float(log[0]["loss"])
-    assert (float(log[0]["continue_loss"]) > 0) == (loss == "softmax" or family == "hrm")
+    assert (float(log[0]["q_continue_loss"]) > 0) == (loss == "softmax" or arch == "hrm")
     model, meta = load_checkpoint(tmp_path / "whole")
     assert model.config == params
     solve(model, meta, [[[0] * 4] * 4], steps=2)
@@ -233,11 +233,11 @@ def test_every_member_trains_is_stopped_and_goes_on(
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler for the CPU")
 @pytest.mark.filterwarnings("ignore")  # torch.compile itself gives several
-@pytest.mark.parametrize("family", ["seven-state", "hrm"])
+@pytest.mark.parametrize("arch", ["trm_hier6", "hrm"])
 def test_compiled_gradients_are_the_same(
-    dataset: Path, model_params: ModelParams, train_params: TrainParams, family: str
+    dataset: Path, model_params: ModelParams, train_params: TrainParams, arch: str
 ) -> None:
-    params = model_params.model_copy(update={"family": family, "halt_exploration_prob": 0.0})
+    params = model_params.model_copy(update={"arch": arch, "halt_exploration_prob": 0.0})
     batch = to_tensors(collate(read_split(dataset / "train"), np.array([0, 4, 8, 12])), torch.device("cpu"))
     gradients = []
     for compiled in (False, True):

@@ -1,4 +1,4 @@
-"""The commands that ask a trained model: `trm solve`, `watch`, `demo` and `curve`. It imports nothing heavy."""
+"""The commands that run a trained model: `trm solve`, `visualize`, `demo` and `sweep`. It imports nothing heavy."""
 
 import os
 from pathlib import Path
@@ -6,182 +6,159 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trm.cli.options import with_inference_options
+from trm.config.inference import InferenceConfig
+
 if TYPE_CHECKING:
     from trm.config.dataset_meta import DatasetMeta
     from trm.inference.solve import Answer
 
 OUTPUTS = Path("outputs")
-"""Where the stages put and look for their folders unless told otherwise."""
+"""The default folder of all outputs."""
 MODEL, DATASET = f"{OUTPUTS / 'model'}", f"{OUTPUTS / 'dataset'}"
 
-ModelPlace = Annotated[str, typer.Option("--model", help="A model folder, its s3:// address, or a checkpoint file.")]
-Steps = Annotated[int, typer.Option(min=1, max=128, help="Supervision steps to think, at most.")]
-Votes = Annotated[int, typer.Option(min=1, help="Shuffled versions that vote on the answer.")]
-Rollouts = Annotated[int, typer.Option(min=1, help="Tries with noise, the surest of which answers.")]
-Noise = Annotated[float, typer.Option(min=0, help="Standard deviation of that noise.")]
-HaltEarly = Annotated[bool, typer.Option("--halt-early", help="Stop as soon as the model wants to.")]
-CheckRules = Annotated[bool, typer.Option("--check-rules", help="Stop at an answer that obeys the rules.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of the versions and the noise.")]
-Save = Annotated[Path | None, typer.Option(help="Write an animated GIF, a picture for each step.")]
+ModelLocation = Annotated[str, typer.Option("--model", help="A model folder, its s3:// URI, or a checkpoint file.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the augmentations and the noise.")]
+Save = Annotated[Path | None, typer.Option(help="Write an animated GIF with a picture of each step.")]
 
 
+@with_inference_options
 def solve_command(
-    puzzle: Annotated[str, typer.Argument(help="The puzzle row by row, '.' for a blank; a file of it; '-' for stdin.")],
-    model: ModelPlace = MODEL,
-    steps: Steps = 16,
-    votes: Votes = 1,
-    rollouts: Rollouts = 1,
-    noise: Noise = 0.0,
-    halt_early: HaltEarly = False,
-    check_rules: CheckRules = False,
+    puzzle: Annotated[str, typer.Argument(help="The puzzle row by row, '.' for a blank; a text file; '-' for stdin.")],
+    config: InferenceConfig,
+    model: ModelLocation = MODEL,
     seed: Seed = 0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Answer one puzzle with a trained model."""
+    """Solve a puzzle with a trained model."""
     from trm.inference.puzzle_input import read_puzzle
     from trm.inference.solve import solve
     from trm.training.checkpoint import load_checkpoint
 
     net, meta = load_checkpoint(model)
     question = read_puzzle(puzzle, meta)
-    (answer,) = solve(
-        net,
-        meta,
-        [question],
-        steps=steps,
-        votes=votes,
-        seed=seed,
-        rollouts=rollouts,
-        noise=noise,
-        halt_early=halt_early,
-        check_rules=check_rules,
-    )
+    (answer,) = solve(net, meta, [question], config, seed=seed)
     if json:
         import json as json_module
 
-        said = {"question": question.tolist(), "answer": answer.grid.tolist(), "valid": answer.valid}
-        said |= {"halt_probability": round(answer.halt_probability, 6), "votes": answer.votes, "of": votes}
-        print(json_module.dumps(said))
+        result = {"question": question.tolist(), "answer": answer.grid.tolist(), "valid": answer.valid}
+        result |= {"halt_probability": round(answer.halt_probability, 6)}
+        result |= {"votes": answer.votes, "num_votes": config.num_votes}
+        print(json_module.dumps(result))
         return
-    _print_answer(answer, meta, votes)
+    _print_answer(answer, meta, config.num_votes)
 
 
-def watch_command(
-    puzzle: Annotated[str | None, typer.Argument(help="A puzzle as for `trm solve`; none: a test puzzle.")] = None,
-    test: Annotated[int, typer.Option(min=0, help="Number of the test puzzle.")] = 0,
-    model: ModelPlace = MODEL,
-    dataset: Annotated[str, typer.Option(help="The data set of the test puzzle: a folder or s3:// address.")] = DATASET,
-    steps: Steps = 16,
-    votes: Votes = 1,
-    rollouts: Rollouts = 1,
-    noise: Noise = 0.0,
-    halt_early: HaltEarly = False,
-    check_rules: CheckRules = False,
+@with_inference_options
+def visualize_command(
+    config: InferenceConfig,
+    puzzle: Annotated[str | None, typer.Argument(help="A puzzle as for `trm solve`; default: a test puzzle.")] = None,
+    index: Annotated[int, typer.Option(min=0, help="Number of the test puzzle.")] = 0,
+    model: ModelLocation = MODEL,
+    dataset: Annotated[str, typer.Option(help="The dataset of the test puzzle: a folder or s3:// URI.")] = DATASET,
     seed: Seed = 0,
     save: Save = None,
 ) -> None:
-    """Watch a model solve a puzzle: what it would answer after every pass of the network, and where its latents move.
+    """Show a model solving a puzzle: the answer after every forward pass, and the movement of the latents.
 
-    The dials are those of `trm solve`, and so is the answer.
+    The settings are those of `trm solve`, and so is the answer.
     """
     from rich.console import Console
 
     from trm.inference.puzzle_input import read_puzzle
-    from trm.inference.solve import checked_dials
-    from trm.reporting.terminal.animation import check_place
-    from trm.reporting.terminal.visualize import puzzle_of, typed_puzzle, watch
+    from trm.reporting.terminal.animation import check_gif_path
+    from trm.reporting.terminal.visualize import dataset_puzzle, input_puzzle, visualize
     from trm.storage.artifact_cache import local_copy
     from trm.training.checkpoint import load_checkpoint
 
-    dials = checked_dials(steps, votes, rollouts, noise, halt_early)
     if save is not None:
-        check_place(save)
+        check_gif_path(save)
     net, meta = load_checkpoint(model)
     if puzzle is None:
-        asked = puzzle_of(model, meta, local_copy(dataset), test, votes, seed)
+        shown = dataset_puzzle(model, meta, local_copy(dataset), index, config.num_votes, seed)
     else:
-        asked = typed_puzzle(meta, read_puzzle(puzzle, meta), votes, seed)
-    watch(net, meta, asked, dials, check_rules, save, Console(highlight=False))
+        shown = input_puzzle(meta, read_puzzle(puzzle, meta), config.num_votes, seed)
+    visualize(net, meta, shown, config, save, Console(highlight=False))
 
 
+@with_inference_options
 def demo_command(
-    seed: Annotated[int | None, typer.Option(min=0, help="Repeats the puzzle of this seed.")] = None,
-    steps: Steps = 16,
-    votes: Votes = 1,
-    rollouts: Rollouts = 1,
-    noise: Noise = 0.0,
-    halt_early: HaltEarly = False,
-    check_rules: CheckRules = False,
+    config: InferenceConfig,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the puzzle; default: random.")] = None,
     save: Save = None,
 ) -> None:
-    """Watch the model that ships with the package solve a new 6x6 Sudoku; nothing has to be trained or fetched."""
-    # Compiling what makes the puzzle takes much longer than making one without.
+    """Show the model that ships with the package solving a new 6x6 Sudoku; needs no training and no download."""
+    # Compiling the generator takes much longer than generating one puzzle without.
     os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
     from rich.console import Console
 
-    from trm.inference.solve import checked_dials
-    from trm.reporting.terminal.animation import check_place
+    from trm.reporting.terminal.animation import check_gif_path
     from trm.reporting.terminal.demo import demo
 
-    dials = checked_dials(steps, votes, rollouts, noise, halt_early)
     if save is not None:
-        check_place(save)
-    demo(votes, dials, check_rules, seed, save, Console(highlight=False))
+        check_gif_path(save)
+    demo(config, seed, save, Console(highlight=False))
 
 
-def curve_command(
-    model: Annotated[str, typer.Argument(help="A model folder, its s3:// address, or a checkpoint file.")] = MODEL,
-    dataset: Annotated[str, typer.Option(help="The data set it was trained on: a folder or s3:// address.")] = DATASET,
-    curve: Annotated[Path, typer.Option(help="The folder to write.")] = OUTPUTS / "curve",
-    steps: Annotated[str, typer.Option(help="Supervision steps to try.")] = "1,2,4,8,16,32",
-    votes: Annotated[str, typer.Option(help="Versions that vote, to try.")] = "1,4",
-    rollouts: Annotated[str, typer.Option(help="Tries with noise, to try.")] = "1,4",
-    noise: Annotated[str, typer.Option(help="Standard deviations of that noise, to try.")] = "0.3",
-    max_puzzles: Annotated[int | None, typer.Option(min=1, help="Puzzles of each split; all unless given.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Sequences at a time.")] = 64,
+def sweep_command(
+    model: Annotated[str, typer.Argument(help="A model folder, its s3:// URI, or a checkpoint file.")] = MODEL,
+    dataset: Annotated[str, typer.Option(help="The dataset it was trained on: a folder or s3:// URI.")] = DATASET,
+    out: Annotated[Path, typer.Option(help="The folder to write.")] = OUTPUTS / "sweep",
+    max_steps: Annotated[str, typer.Option(help="Values of max_steps.")] = "1,2,4,8,16,32",
+    num_votes: Annotated[str, typer.Option(help="Values of num_votes.")] = "1,4",
+    num_samples: Annotated[str, typer.Option(help="Values of num_samples.")] = "1,4",
+    latent_noise_std: Annotated[str, typer.Option(help="Values of latent_noise_std.")] = "0.3",
+    max_puzzles: Annotated[int | None, typer.Option(min=1, help="Puzzles of each split; default: all.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sequences computed at a time.")] = 64,
     device: Annotated[str, typer.Option(help="auto, cpu, mps or cuda.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "float32",
-    seed: Annotated[int, typer.Option(min=0, help="Of the versions, the noise and the sample.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the augmentations, the noise and the sample.")] = 0,
 ) -> None:
-    """Measure accuracy against network passes, every combination of the dials, and draw the frontier."""
+    """Measure accuracy against forward passes for all combinations of inference settings; plot the Pareto front."""
     from rich.console import Console
 
     from trm.config.base import parse
     from trm.config.evaluation import ReportParams
-    from trm.reporting.pareto import run_curve, told
+    from trm.reporting.pareto import terminal_tables, write_sweep
     from trm.storage.artifact_cache import local_copy
 
-    lists = {"steps": steps, "votes": votes, "rollouts": rollouts, "noise": noise}
+    lists = {"max_steps": max_steps, "num_votes": num_votes}
+    lists |= {"num_samples": num_samples, "latent_noise_std": latent_noise_std}
     grid = {name: [_number(part) for part in text.split(",") if part.strip()] for name, text in lists.items()}
     values = {"batch_size": batch_size, "device": device, "precision": precision, "seed": seed}
-    values |= {"published": {}, "gallery": 0, "curve": {**grid, "max_puzzles": max_puzzles}}
-    settings = parse(ReportParams, values, "trm curve")
-    measured = run_curve(local_copy(model), local_copy(dataset), settings, curve)
+    values |= {"published": {}, "num_examples": 0, "test_time_compute": {**grid, "max_puzzles": max_puzzles}}
+    settings = parse(ReportParams, values, "trm sweep")
+    results = write_sweep(local_copy(model), local_copy(dataset), settings, out)
     console = Console(highlight=False)
-    console.print(told(measured))
-    console.print(f"{curve}: curve.json, curve.png, curve.svg", soft_wrap=True)
+    console.print(terminal_tables(results))
+    console.print(f"{out}: sweep.json, sweep.png, sweep.svg", soft_wrap=True)
 
 
 def _number(text: str) -> object:
-    """A number where it is one."""
-    for kind in (int, float):
+    """Convert to a number if possible."""
+    for convert in (int, float):
         try:
-            return kind(text)
+            return convert(text)
         except ValueError:
             continue
     return text
 
 
-def _print_answer(answer: "Answer", meta: "DatasetMeta", votes: int) -> None:
+def _print_answer(answer: "Answer", meta: "DatasetMeta", num_votes: int) -> None:
     from rich.console import Console
 
-    from trm.reporting.terminal.dataset_summary import draw
+    from trm.reporting.terminal.dataset_summary import grid_text
 
-    verdict = {True: "obeys the rules", False: "breaks the rules or a clue: not a solution", None: "no rules to check"}
-    Console(highlight=False, soft_wrap=True).print(draw(meta, answer.grid))
-    said = f"{verdict[answer.valid]}; the model is {answer.halt_probability:.1%} sure"
-    print(said + (f"; {answer.votes} of {votes} votes" if votes > 1 else ""))
+    verdict = {True: "valid", False: "invalid: breaks a rule or a clue", None: "no rules to check"}
+    Console(highlight=False, soft_wrap=True).print(grid_text(meta, answer.grid))
+    line = f"{verdict[answer.valid]}; halt probability {answer.halt_probability:.1%}"
+    print(line + (f"; {answer.votes} of {num_votes} votes" if num_votes > 1 else ""))
 
 
-COMMANDS = {"solve": solve_command, "watch": watch_command, "demo": demo_command, "curve": curve_command}
-"""What `trm.cli` offers of them, by name."""
+COMMANDS = {
+    "solve": solve_command,
+    "visualize": visualize_command,
+    "demo": demo_command,
+    "sweep": sweep_command,
+}
+"""Command name -> function."""

@@ -14,7 +14,7 @@ import typer
 from trm.cli.inference import COMMANDS, OUTPUTS
 from trm.stages.records import STAGES, Stage, producer
 from trm.stages.runner import run_stage
-from trm.utils.errors import DataError, Fault, Interrupted, UserError, exit_code
+from trm.utils.errors import DataError, InternalError, Interrupted, UserError, exit_code
 
 app = typer.Typer(
     help="Train Tiny Recursive Models and let them solve puzzles.",
@@ -41,7 +41,7 @@ def run_app(app: typer.Typer, name: str) -> NoReturn:
         signal.signal(number, _raise_interrupted)
     try:
         app()
-    except (UserError, Fault, Interrupted) as error:
+    except (UserError, InternalError, Interrupted) as error:
         _exit(exit_code(error), f"{name}: {error}")
     except BrokenPipeError:
         # Whoever read our output has seen enough (`trm inspect … | head`); leave nothing for the interpreter to flush.
@@ -188,16 +188,16 @@ def checkpoint_import(
         Path | None, typer.Option(help="The data set it was trained on, where all_config.yaml does not tell it.")
     ] = None,
     model: Annotated[Path, typer.Option(help="The model folder to write.")] = OUTPUTS / "imported",
-    reset_puzzle_table: Annotated[
-        bool, typer.Option("--reset-puzzle-table", help="Start each puzzle of the data set at the table's mean row.")
+    reset_puzzle_emb: Annotated[
+        bool, typer.Option("--reset-puzzle-emb", help="Start each puzzle of the data set at the table's mean row.")
     ] = False,
 ) -> None:
     """Turn a checkpoint of the published code into a model folder."""
     from trm.training.import_export import import_checkpoint
 
-    digest = import_checkpoint(file, dataset, model, reset_puzzle_table)
+    digest = import_checkpoint(file, dataset, model, reset_puzzle_emb)
     print(f"{model} holds the model; `trm inspect {model}` shows what it is")
-    print(f"to train it further: train.start: {{model: {model}, sha256: {digest}, reset_puzzle_table: false}}")
+    print(f"to train it further: train.init_from: {{model: {model}, sha256: {digest}, reset_puzzle_emb: false}}")
 
 
 class PublishedFormat(StrEnum):

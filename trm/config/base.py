@@ -1,4 +1,4 @@
-"""What every section of settings is made of: a base class, numbers that may be doubles, mistakes in words."""
+"""The base class of all settings, number types, the YAML reader, and error messages for invalid values."""
 
 import difflib
 import json
@@ -13,15 +13,15 @@ from trm.utils.errors import ParamsError
 
 
 def whole(value: object) -> object:
-    """2.0 as 2, for a validator of whole numbers; anything else as it is."""
-    # Kubeflow carries every number as a double: 2.0 is 2. A string or a boolean is a mistake.
+    """Convert 2.0 to 2; other values are returned unchanged for validation."""
+    # Kubeflow passes every number as a double. Strings and booleans are not numbers.
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value
 
 
 def real(value: object) -> object:
-    """2 as 2.0, for a validator of fractions; anything else as it is."""
+    """Convert 2 to 2.0; other values are returned unchanged for validation."""
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
@@ -35,27 +35,27 @@ Steps = Annotated[int, Field(ge=1, le=128), BeforeValidator(whole)]
 """Supervision steps."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Quantity = Annotated[str, Field(pattern=r"^\d+(\.\d+)?([KMGTPE]i?)?$")]
-"""Bytes as Kubernetes writes them: 512Mi, 1.5G."""
+"""A number of bytes in Kubernetes notation: 512Mi, 1.5G."""
 Address = Annotated[str, Field(pattern=r"^https?://[^/@\s]+(/[^@\s]*)?$")]
-"""Of a server; no password belongs in it."""
+"""The URL of a server, without credentials."""
 Precision = Literal["auto", "float32", "bfloat16"]
 Device = Literal["auto", "cpu", "mps", "cuda"]
 
 
 ABSENT_IS_NULL = {"absent": "null"}
-"""Kubeflow's dicts hold no null, so params that come from there leave such keys out."""
+"""Validation context for params from Kubeflow, whose dicts drop null values: missing nullable keys are null."""
 
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
 
 
 class Section(BaseModel):
-    """One section of `params.yaml`: frozen, strictly typed, refusing unknown keys."""
+    """A section of `params.yaml`: frozen, strictly typed, without unknown keys. Docstrings of fields describe them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     on_this_machine: ClassVar[bool] = False
-    """True: the section names files by path, which no pod of a cluster sees."""
+    """True: the section contains local paths, which do not exist in the pods of a cluster."""
 
     @model_validator(mode="before")
     @classmethod
@@ -67,7 +67,7 @@ class Section(BaseModel):
 
 
 def read_yaml(path: str | Path, remedy: str) -> object:
-    """What a YAML file holds. Raises `ParamsError`, with the `remedy` where there is no such file."""
+    """Load a YAML file. Raises `ParamsError`; the message for a missing file ends with `remedy`."""
     from ruamel.yaml import YAML, YAMLError  # YAML 1.2: 1e-4 is a number, `no` is a word
 
     try:
@@ -86,7 +86,7 @@ def read_yaml(path: str | Path, remedy: str) -> object:
 
 
 def parse(cls: type[SectionT], values: object, where: str, context: object = None) -> SectionT:
-    """Check `values` against the settings class `cls`; `where` opens the message of the `ParamsError`."""
+    """Validate `values` as settings class `cls`. Raises `ParamsError`, whose message starts with `where`."""
     if not isinstance(values, Mapping):
         raise ParamsError(f"{where}: expected sections with keys and values. Got {type(values).__name__}")
     try:
@@ -110,18 +110,18 @@ def _explain(problem: ErrorDetails, values: Mapping[str, Any], cls: type[BaseMod
         close = difflib.get_close_matches(typed, [name for name in _all_keys(cls) if name != typed], n=1)
         return f"{key} is not a setting; " + (f"did you mean {close[0]}?" if close else "remove it")
     if problem["type"] == "value_error":
-        said = problem["msg"].removeprefix("Value error, ")
-        return f"{key}: {said}" if key else said
+        message = problem["msg"].removeprefix("Value error, ")
+        return f"{key}: {message}" if key else message
     if problem["type"] == "union_tag_invalid":
         tags = problem.get("ctx", {}).get("expected_tags", "").replace("'", "")
         return f"{key}.type must be one of {tags}. Got {problem['input'].get('type')!r}"
-    wanted = problem["msg"].removeprefix("Input should be ")
-    wanted = wanted.replace("String should match pattern", "a text of the form")
-    return f"{key} must be {wanted}. Got {problem['input']!r}"
+    expected = problem["msg"].removeprefix("Input should be ")
+    expected = expected.replace("String should match pattern", "a string of the form")
+    return f"{key} must be {expected}. Got {problem['input']!r}"
 
 
 def _typed_key(problem: ErrorDetails, values: Mapping[str, Any]) -> str:
-    """The key as a user typed it: pydantic names the variant of a union in between, which nobody typed."""
+    """The key as the user typed it, without the names of union members that pydantic inserts."""
     typed: list[str] = []
     value: Any = values
     for part in problem["loc"]:
@@ -146,6 +146,6 @@ def _all_keys(cls: type[BaseModel]) -> list[str]:
 
 
 def canonical_json(value: BaseModel | Mapping[str, Any]) -> str:
-    """The one JSON text of some settings: sorted keys, no spaces."""
+    """Canonical JSON of some settings: sorted keys, no spaces."""
     data = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
     return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)

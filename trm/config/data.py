@@ -4,21 +4,22 @@ from trm.config.base import Natural, Section
 
 
 class DataSection(Section):
-    """What is learned. Each kind of data has settings of its own: `Settings` in `trm/datasets/<kind>.py`."""
+    """The dataset. Each dataset extends this class: `Settings` in `trm/datasets/<name>/dataset.py`."""
 
     name: str
-    """The dataset: a folder of `trm.datasets`."""
+    """The dataset: a folder of `trm/datasets`."""
 
-    def most_versions(self) -> int | None:
-        """Versions that a puzzle has at most, itself included; None: no known bound."""
+    def max_augmentations(self) -> int | None:
+        """The number of different augmentations of a puzzle, itself included; None if there is no known limit."""
         return None
 
 
 class AugmentParams(Section):
-    """What is made of the raw puzzles: shuffled versions, and groups held out for validation."""
+    """Augmentation of the training puzzles, and the validation split."""
 
     num_aug: Natural
-    """Versions of each training puzzle (in ARC: of each task), besides the puzzle as it is."""
+    """Augmentations of each training puzzle (of each task in ARC), in addition to the puzzle as it is."""
     validation_groups: Natural
-    """Training groups held out, as they are, to choose the best checkpoint; 0: the last checkpoint is the result."""
+    """Training groups held out, without augmentation, to select the best checkpoint; 0: the last checkpoint is kept."""
     seed: Natural
+    """Seed of the augmentations and of the validation split."""

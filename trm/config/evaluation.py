@@ -4,75 +4,68 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from trm.config.base import Device, Fraction, Natural, Positive, Precision, Rate, Scale, Section, Steps
+from trm.config.base import Device, Fraction, Natural, Positive, Precision, Scale, Section, Steps
+from trm.config.inference import InferenceConfig
 
 
-class EvaluateParams(Section):
-    """How the test puzzles are answered and scored (spec section 6)."""
+class EvaluateParams(InferenceConfig):
+    """How the test puzzles are answered and scored."""
 
-    steps: Steps
-    """Supervision steps of each sequence, at most."""
-    halt_early: bool
-    """True: a sequence stops where training would have halted it. Published figures are without."""
-    rollouts: Positive
-    """Tries of each sequence with noise of their own, of which the answer with the highest halt logit wins."""
-    noise: Rate
-    """Standard deviation of the noise on the latent states of all rollouts but the first."""
-    check_rules: bool
-    """True: the work on a puzzle stops at the first answer that obeys the rules, which wins."""
-    votes: Positive
-    """Versions of each puzzle that vote on its answer: the puzzle as it is and `votes - 1` shuffles."""
-    pass_at: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)]
+    pass_at_k: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)]
+    """Values of k for the metrics pass@k: the right answer is among the k best candidates of the vote."""
     max_puzzles: Positive | None
-    """Score a seeded sample of so many test puzzles (groups: in ARC tasks); null: all of them."""
+    """Score a random sample of this many test puzzles (groups; tasks in ARC); null: all."""
     batch_size: Positive
+    """Sequences computed at a time."""
     precision: Precision
+    """Compute dtype; see train.precision."""
     device: Device
+    """Device; see train.device."""
     seed: Natural
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if (self.rollouts > 1) != (self.noise > 0):
-            raise ValueError(
-                "rollouts above 1 need noise above 0, and the other way round. "
-                f"Got rollouts={self.rollouts}, noise={self.noise}"
-            )
-        return self
+    """Seed of the augmentations, the noise and the sample of puzzles."""
 
 
-class CurveParams(Section):
-    """How far more thinking helps: accuracy against network passes for every combination of these dials (spec section
-    6), each with and without early halting and, where rules are known, with and without their check.
+class SweepParams(Section):
+    """The test-time-compute sweep: accuracy against forward passes for every combination of these settings.
+
+    Each combination runs with and without early halting and, if the dataset has rules, with and without verification.
     """
 
-    steps: Annotated[tuple[Steps, ...], Field(min_length=1, strict=False)]
-    votes: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)]
-    rollouts: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)]
-    noise: Annotated[tuple[Scale, ...], Field(strict=False)]
-    """Standard deviations to try, for rollouts above 1."""
+    max_steps: Annotated[tuple[Steps, ...], Field(min_length=1, strict=False)]
+    """Values of `max_steps`."""
+    num_votes: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)]
+    """Values of `num_votes`."""
+    num_samples: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)]
+    """Values of `num_samples`."""
+    latent_noise_std: Annotated[tuple[Scale, ...], Field(strict=False)]
+    """Values of `latent_noise_std` for num_samples above 1."""
     max_puzzles: Positive | None
-    """Puzzles of each split, a seeded sample of them; null: all. Validation puzzles choose, test puzzles score."""
+    """Random sample of this many puzzles of each split; null: all. Validation puzzles select, test puzzles score."""
 
     @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if (max(self.rollouts) > 1) != bool(self.noise):
+    def _check_noise(self) -> Self:
+        if (max(self.num_samples) > 1) != bool(self.latent_noise_std):
             raise ValueError(
-                "rollouts above 1 need a noise, and the other way round. "
-                f"Got rollouts={list(self.rollouts)}, noise={list(self.noise)}"
+                "num_samples above 1 requires a latent_noise_std, and vice versa. "
+                f"Got num_samples={list(self.num_samples)}, latent_noise_std={list(self.latent_noise_std)}"
             )
         return self
 
 
 class ReportParams(Section):
-    """The page about an experiment (spec section 6)."""
+    """The HTML report of an experiment."""
 
     published: dict[str, Fraction]
-    """Scores that others published of this experiment, to stand beside ours: a metric's name -> fraction."""
-    gallery: Natural
-    """Test puzzles that are shown step by step, half of them solved and half failed where there are such."""
-    curve: CurveParams | None
-    """null: more thinking is not measured."""
+    """Published scores of this experiment to compare with: metric -> fraction."""
+    num_examples: Natural
+    """Test puzzles shown step by step, half of them solved and half failed where possible."""
+    test_time_compute: SweepParams | None
+    """The test-time-compute sweep; null: none."""
     batch_size: Positive
+    """Sequences computed at a time."""
     precision: Precision
+    """Compute dtype; see train.precision."""
     device: Device
+    """Device; see train.device."""
     seed: Natural
+    """Seed of the augmentations, the noise and the samples of puzzles."""

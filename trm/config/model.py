@@ -8,105 +8,115 @@ from trm.config.base import Fraction, Natural, Positive, Scale, Section
 
 
 class LmaParams(Section):
-    """Latent meta attention, a front end of family `trm`: the blocks run on a shorter sequence (spec section 5)."""
+    """Latent meta attention: the blocks run on a shorter, narrower sequence. Only for arch `trm`."""
 
     enable: bool
+    """Use latent meta attention."""
     mode: Literal["clean", "unclean"]
     """clean: each chunk of the sequence holds whole channels; unclean: chunks may straddle channels."""
     length: Positive
-    """Latent tokens (S_new): a divisor of hidden_size (clean), of all tokens * hidden_size (unclean)."""
+    """Latent tokens (S_new). Must divide hidden_size (clean) or all tokens * hidden_size (unclean)."""
     dim: Positive | None
-    """Size of a latent token (D_new); null: hidden_size / 2."""
+    """Width of a latent token (D_new); null: hidden_size / 2."""
     heads: Positive
-    """Attention heads there, instead of num_heads."""
+    """Attention heads of the blocks, in place of num_heads."""
 
 
 class ModelParams(Section):
-    """The network and its recursion (spec sections 2 and 5).
+    """The network and its recursion.
 
     | here | TRM paper | meaning |
     |---|---|---|
-    | `H_cycles` | T | rounds of a supervision step; only the last is differentiated |
+    | `H_cycles` | T | rounds of a supervision step; only the last one is differentiated |
     | `L_cycles` | n | updates of the latent z in a round |
     | `halt_max_steps` | N_sup | supervision steps of a sequence |
     | `x`, `y`, `z` in the code | x, y, z | question, answer (z_H elsewhere), latent (z_L elsewhere) |
     """
 
-    family: Literal["trm", "single-state", "seven-state", "hrm", "direct"]
-    """The recursion: a member of `trm.models.variants`."""
+    arch: Literal["trm", "trm_singlez", "trm_hier6", "hrm", "transformers_baseline"]
+    """The recursion; see `trm.models.variants`."""
     hidden_size: Positive
+    """Width of a token (D)."""
     num_heads: Positive
+    """Attention heads of a block; must divide hidden_size."""
     L_layers: Positive
-    """Blocks of the network; in hrm of the low one. direct has none of these."""
+    """Blocks of the network; of the low-level network in hrm. Unused in transformers_baseline."""
     H_layers: Positive
-    """Blocks of hrm's high network, or of direct. The other members have none of these."""
+    """Blocks of the high-level network in hrm, and of transformers_baseline. Unused in the other architectures."""
     expansion: Scale
+    """Width of the SwiGLU layers relative to their input; the inner width is expansion * 2/3, rounded up to 256."""
     H_cycles: Positive
-    """Rounds; direct, which does not recurse, leaves both cycles aside."""
+    """Rounds of a supervision step (T). Unused in transformers_baseline."""
     L_cycles: Positive
-    """Passes of a round before the answer's; at most 6 in seven-state."""
+    """Latent updates of a round (n), before the update of the answer. At most 6 in trm_hier6."""
     lma: LmaParams
+    """Latent meta attention."""
     mlp_t: bool
-    """True: tokens are mixed by an MLP over the positions; False: by attention."""
+    """True: an MLP over the positions mixes the tokens; False: attention."""
     pos_encodings: Literal["rope", "learned", "none"]
+    """Position encodings: rotary, a learned table, or none."""
     rope_theta: Scale
+    """Base of the rotary frequencies."""
     rms_norm_eps: Scale
-    puzzle_emb_dim: Natural
-    """Width of a puzzle's embedding vector; 0: no puzzle tokens."""
+    """Epsilon of the RMS norms."""
+    puzzle_emb_ndim: Natural
+    """Width of a puzzle's embedding vector; 0: no puzzle embeddings."""
     puzzle_emb_len: Natural
-    """Puzzle tokens in front of the grid."""
+    """Puzzle tokens in front of the grid (P)."""
     halt_max_steps: Positive
+    """Supervision steps after which a sequence always halts (N_sup)."""
     halt_exploration_prob: Fraction
-    continue_loss: bool
-    """True: HRM's Q-learning; a sequence halts when its halt logit exceeds its continue logit. hrm always does so."""
+    """Probability that a slot must reach a random minimum of steps before it may halt, drawn at each training step."""
+    q_continue_loss: bool
+    """True: train the continue logit (Q-learning) and halt when the halt logit exceeds it. hrm always does."""
 
     @property
     def block_width(self) -> int:
-        """Numbers of a token inside the blocks: hidden_size, or lma.dim."""
+        """Width of a token inside the blocks: hidden_size, or lma.dim."""
         return (self.lma.dim or self.hidden_size // 2) if self.lma.enable else self.hidden_size
 
     @property
     def block_heads(self) -> int:
-        """Attention heads of a block."""
+        """Attention heads of a block: num_heads, or lma.heads."""
         return self.lma.heads if self.lma.enable else self.num_heads
 
     @property
-    def learns_to_continue(self) -> bool:
-        """Whether the continue logit is trained, and compared with the halt logit."""
-        return self.continue_loss or self.family == "hrm"
+    def uses_q_continue(self) -> bool:
+        """Whether the continue logit is trained and compared with the halt logit."""
+        return self.q_continue_loss or self.arch == "hrm"
 
     @model_validator(mode="after")
-    def _fits(self) -> Self:
+    def _check(self) -> Self:
         D, P = self.hidden_size, self.puzzle_emb_len
         if D % self.num_heads:
             raise ValueError(
                 f"hidden_size must be a multiple of num_heads. Got hidden_size={D}, num_heads={self.num_heads}"
             )
-        if self.family == "seven-state" and self.L_cycles > 6:
-            raise ValueError(f"L_cycles must be at most 6 in seven-state, a pass for each z. Got {self.L_cycles}")
+        if self.arch == "trm_hier6" and self.L_cycles > 6:
+            raise ValueError(f"L_cycles must be at most 6 in trm_hier6, one for each z. Got {self.L_cycles}")
         if self.lma.enable:
-            self._lma_fits()
+            self._check_lma()
         head_size = self.block_width // self.block_heads
         if self.pos_encodings == "rope" and not self.mlp_t and head_size % 2:
             sizes = "lma.dim / lma.heads" if self.lma.enable else "hidden_size / num_heads"
             raise ValueError(f"rope needs an even head size. Got {sizes} = {head_size}")
-        if (self.puzzle_emb_dim == 0) != (P == 0):
+        if (self.puzzle_emb_ndim == 0) != (P == 0):
             raise ValueError(
-                "puzzle_emb_dim and puzzle_emb_len must both be 0 (no puzzle tokens) or both be positive. "
-                f"Got {self.puzzle_emb_dim} and {P}"
+                "puzzle_emb_ndim and puzzle_emb_len must both be 0 (no puzzle tokens) or both be positive. "
+                f"Got {self.puzzle_emb_ndim} and {P}"
             )
-        if self.puzzle_emb_dim > P * D:
+        if self.puzzle_emb_ndim > P * D:
             raise ValueError(
-                f"puzzle_emb_dim must be at most puzzle_emb_len * hidden_size = {P * D}. Got {self.puzzle_emb_dim}"
+                f"puzzle_emb_ndim must be at most puzzle_emb_len * hidden_size = {P * D}. Got {self.puzzle_emb_ndim}"
             )
         return self
 
-    def _lma_fits(self) -> None:
+    def _check_lma(self) -> None:
         D, lma = self.hidden_size, self.lma
-        if self.family != "trm":
-            raise ValueError(f"lma.enable must be false but in family trm. Got family={self.family}")
+        if self.arch != "trm":
+            raise ValueError(f"lma.enable must be false unless arch is trm. Got arch={self.arch}")
         if lma.dim is None and D % 2:
-            raise ValueError(f"lma.dim must be a number where hidden_size is odd. Got null, hidden_size={D}")
+            raise ValueError(f"lma.dim must be a number if hidden_size is odd. Got null, hidden_size={D}")
         if self.block_width % lma.heads:
             raise ValueError(
                 f"lma.dim must be a multiple of lma.heads. Got lma.dim={self.block_width}, lma.heads={lma.heads}"

@@ -18,28 +18,39 @@ from trm.config.training import TrainParams
 
 
 class Params(Section):
-    """A whole experiment: one section for each stage's concern, and the cluster that may run it."""
+    """A complete experiment."""
 
     data: DataSection
+    """The dataset."""
     augment: AugmentParams
+    """Augmentation and validation split."""
     model: ModelParams
+    """The network and its recursion."""
     train: TrainParams
+    """Optimization, logging and checkpoints."""
     evaluate: EvaluateParams
+    """Test-time compute and metrics."""
     report: ReportParams
+    """The HTML report."""
     tracking: TrackingParams = TrackingParams()
+    """Weights & Biases. No result depends on it."""
     cluster: ClusterParams = ClusterParams()
+    """Kubernetes, Kubeflow and S3. No result depends on it."""
 
     @model_validator(mode="after")
-    def _versions_exist(self) -> Self:
-        most = self.data.most_versions()
-        if most is not None and self.augment.num_aug >= most:
+    def _check_augmentations(self) -> Self:
+        limit = self.data.max_augmentations()
+        if limit is None:
+            return self
+        if self.augment.num_aug >= limit:
             raise ValueError(
-                f"augment.num_aug must be at most {most - 1}, the versions that such a puzzle has beside itself. "
+                f"augment.num_aug must be at most {limit - 1}, the number of other augmentations of such a puzzle. "
                 f"Got {self.augment.num_aug}"
             )
-        curve = self.report.curve
-        asked = {"evaluate.votes": self.evaluate.votes, "report.curve.votes": max(curve.votes) if curve else 1}
-        for name, votes in asked.items():
-            if most is not None and votes > most:
-                raise ValueError(f"{name} must be at most {most}, the versions that such a puzzle has. Got {votes}")
+        sweep = self.report.test_time_compute
+        num_votes = {"evaluate.num_votes": self.evaluate.num_votes}
+        num_votes["report.test_time_compute.num_votes"] = max(sweep.num_votes) if sweep else 1
+        for name, value in num_votes.items():
+            if value > limit:
+                raise ValueError(f"{name} must be at most {limit}, the augmentations of such a puzzle. Got {value}")
         return self

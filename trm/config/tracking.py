@@ -7,19 +7,19 @@ from pydantic import Field
 from trm.config.base import Section
 
 VARIABLE = "TRM_TRACKING"
-"""The section as JSON, where a stage gets its settings otherwise than from a file: in a pod."""
+"""Environment variable with the section as JSON, for a stage whose settings do not come from a file: in a pod."""
 
 
 class TrackingParams(Section):
-    """Section `tracking`: what is told to Weights & Biases. No result depends on it, so it has defaults and enters no
-    key.
-    """
+    """Logging to Weights & Biases. No result depends on it: it has defaults and is not part of content keys."""
 
     mode: Literal["disabled", "offline", "online"] = "disabled"
-    """Offline: into a folder `wandb` here (or `$WANDB_DIR`), which `wandb sync` sends later."""
+    """offline: write to the folder `wandb` (or `$WANDB_DIR`) for a later `wandb sync`."""
     project: str = "trm"
+    """W&B project."""
     entity: str | None = None
-    """Team or user; null: the default of the key's owner."""
+    """W&B team or user; null: the default of the API key."""
     group: str | None = None
-    """Runs that belong together; null: the seeds of one experiment do."""
+    """W&B group of the run; null: the seeds of an experiment form a group."""
     tags: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """W&B tags of the run."""

@@ -1,4 +1,4 @@
-"""Section `train`: optimization, logging and checkpoints."""
+"""Section `train`: initialization, optimization, logging and checkpoints."""
 
 from typing import Literal, Self
 
@@ -7,56 +7,93 @@ from pydantic import model_validator
 from trm.config.base import BelowOne, Device, Fraction, Natural, Positive, Precision, Rate, Section, Sha256
 
 
-class StartParams(Section):
-    """The model whose averaged weights a training starts from."""
+class InitFromParams(Section):
+    """The model whose EMA weights initialize the training."""
 
     model: str
-    """A model folder, a checkpoint file, or an s3:// address."""
+    """A model folder, a checkpoint file, or an s3:// URI."""
     sha256: Sha256
-    """Of its checkpoint.safetensors, so that another one is another request."""
-    reset_puzzle_table: bool
-    """True: each row of the puzzle table starts at the mean of its rows, for puzzles that it was not trained on."""
+    """SHA-256 of its checkpoint.safetensors; another file is another request."""
+    reset_puzzle_emb: bool
+    """True: every row of the puzzle embedding starts at the mean of its rows, for puzzles it was not trained on."""
+
+
+class AdamAtan2Params(Section):
+    """Adam-atan2, for the network: Adam whose step is atan2(m, sqrt(v)), without an epsilon. Its rate is `train.lr`."""
+
+    name: Literal["adam_atan2"]
+    """The algorithm."""
+    beta1: BelowOne
+    """Decay of the average of the gradients."""
+    beta2: BelowOne
+    """Decay of the average of the squared gradients."""
+    weight_decay: Rate
+    """Decoupled weight decay: each step multiplies the weights by 1 - lr * weight_decay."""
+
+
+class SignSgdParams(Section):
+    """Sparse SignSGD, for the puzzle embedding: only the rows of the batch move, each by the sign of its gradient."""
+
+    name: Literal["sign_sgd"]
+    """The algorithm."""
+    lr: Rate
+    """Learning rate after warm-up; the schedule is that of `train.lr`."""
+    weight_decay: Rate
+    """Decoupled weight decay of the rows that move."""
+
+
+class OptimizerParams(Section):
+    """The optimizer, one entry for each parameter group."""
+
+    network: AdamAtan2Params
+    """All weights of the network."""
+    puzzle_emb: SignSgdParams
+    """The puzzle embedding."""
 
 
 class TrainParams(Section):
-    """Optimisation and its rhythm (spec sections 3 and 4)."""
+    """Optimization, logging and checkpoints."""
 
-    start: StartParams | None
-    """null: new weights, drawn from the seed."""
-    freeze_network: bool
-    """True: the puzzle table alone is trained, and the network has no gradient."""
+    init_from: InitFromParams | None
+    """Start from a trained model; null: from random weights drawn by the seed."""
+    freeze_weights: bool
+    """True: only the puzzle embedding is trained; the network has no gradient."""
 
     epochs: Positive
-    """Passes over the groups; one puzzle of each group a pass."""
+    """Passes over the groups; a pass takes one puzzle of each group."""
     global_batch_size: Positive
-    """Sequences of an update, over all processes."""
+    """Sequences of an optimizer step, over all processes."""
     micro_batch_size: Positive | None
-    """Sequences that a process computes at a time, adding up gradients, where memory is short; null: all it has."""
+    """Sequences that a process computes at a time, accumulating gradients, to save memory; null: all of them."""
     compile: bool
-    """True: torch.compile makes the network faster, after a while; checkpoints are the same."""
+    """True: compile the network with torch.compile. Checkpoints are the same."""
     lr: Rate
+    """Learning rate of the network after warm-up."""
     lr_min_ratio: Fraction
+    """Learning rate at the end of the cosine decay, relative to lr; 1: constant."""
     lr_warmup_steps: Natural
-    beta1: BelowOne
-    beta2: BelowOne
-    weight_decay: Rate
-    puzzle_emb_lr: Rate
-    puzzle_emb_weight_decay: Rate
+    """Optimizer steps of linear warm-up."""
+    optimizer: OptimizerParams
+    """The optimizer of each parameter group."""
     ema_rate: BelowOne
-    """Share of the old average kept at each step; 0: the average is the last weights (no EMA)."""
+    """Decay of the exponential moving average of the weights; 0: no EMA."""
     loss: Literal["stablemax", "softmax"]
+    """Token loss: cross-entropy with stablemax (float64) or softmax."""
     eval_interval: Positive
-    """Epochs between evaluations on the validation groups."""
+    """Epochs between two evaluations on the validation groups."""
     log_interval: Positive
-    """Steps averaged into one line of the training log."""
+    """Optimizer steps averaged into one line of the training log."""
     checkpoint_interval: Positive
-    """Steps between two saved states, from which a killed run goes on."""
+    """Optimizer steps between two saved training states."""
     precision: Precision
+    """Compute dtype; auto: bfloat16 where the hardware supports it, else float32. Weights stay float32."""
     device: Device
+    """Device; auto: CUDA, then MPS, then CPU."""
     seed: Natural
+    """Seed of the initial weights, the order of the examples and the exploration."""
 
     @model_validator(mode="after")
-    def _has_a_network_to_freeze(self) -> Self:
-        if self.freeze_network and self.start is None:
-            raise ValueError("start must name a trained model where freeze_network is true. Got null")
+    def _check(self) -> Self:
+        if self.freeze_weights and self.init_from is None:
+            raise ValueError("init_from must name a trained model if freeze_weights is true. Got null")
         return self

@@ -1,4 +1,4 @@
-"""From a split to batches: the stream of epochs, packed exactly as spec section 1 says, and test batches in order."""
+"""Batches of a split: the stream of training epochs packed into global batches, and test batches in order."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,27 +14,27 @@ Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where in the stream a batch starts: in `epoch`, after the first `position` puzzles of its order."""
+class StreamPosition:
+    """A position in the stream of examples: in `epoch`, after the first `index` puzzles of its order."""
 
     epoch: int = 0
-    position: int = 0
+    index: int = 0
 
 
-START = Place()
+START = StreamPosition()
 
 
 def training_batches(
-    split: Split, epochs: int, global_batch_size: int, seed: int, start: Place = START
-) -> Iterator[tuple[Rows, Place]]:
-    """The global batches of a run from `start` on: (rows of the split, int64 [G]; where the next batch starts).
+    split: Split, epochs: int, global_batch_size: int, seed: int, start: StreamPosition = START
+) -> Iterator[tuple[Rows, StreamPosition]]:
+    """The global batches of a run from `start` on: (rows of the split int64 [G], position of the next batch).
 
-    Each epoch permutes the groups, draws one puzzle of each and takes its examples in random order, as a pure function
-    of (seed, epoch). Batches run on across epochs; a puzzle is cut short where the batch is full and its rest skipped;
-    an incomplete batch at the end is dropped. `total_steps` is the run's length: with puzzles of several examples the
-    stream may hold a few batches more.
+    Each epoch permutes the groups, draws one puzzle of each and takes its examples in random order, as a function of
+    (seed, epoch). Batches extend across epochs. A puzzle that does not fit into a batch is truncated and its rest
+    skipped; an incomplete batch at the end is dropped. The length of a run is `total_steps`; with puzzles of several
+    examples the stream may contain a few more batches.
     """
-    epoch, position = start.epoch, start.position
+    epoch, index = start.epoch, start.index
     loaded, rows, starts = -1, np.empty(0, np.int64), np.zeros(1, np.int64)
     while True:
         parts: list[Rows] = []
@@ -42,21 +42,21 @@ def training_batches(
         while missing and epoch < epochs:
             if loaded != epoch:
                 loaded, (rows, starts) = epoch, _epoch_order(split, seed, epoch)
-            first = int(starts[position])
+            first = int(starts[index])
             part = rows[first : first + missing]
             parts.append(part)
             missing -= len(part)
-            # The next puzzle is the first one that no example was taken of.
-            position = int(np.searchsorted(starts, first + len(part)))
-            if position == len(starts) - 1:
-                epoch, position = epoch + 1, 0
+            # The next puzzle is the first one of which no example was taken.
+            index = int(np.searchsorted(starts, first + len(part)))
+            if index == len(starts) - 1:
+                epoch, index = epoch + 1, 0
         if missing:
             return
-        yield np.concatenate(parts), Place(epoch, position)
+        yield np.concatenate(parts), StreamPosition(epoch, index)
 
 
 def _epoch_order(split: Split, seed: int, epoch: int) -> tuple[Rows, Rows]:
-    """The rows of an epoch in order, and where in them each drawn puzzle starts, with their number at the end."""
+    """The rows of an epoch in order, and the start of each drawn puzzle in them, followed by their number."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, epoch]))
     order = rng.permutation(len(split.group_starts) - 1)
     first_puzzle, puzzles = split.group_starts[order], np.diff(split.group_starts)[order]
@@ -67,12 +67,12 @@ def _epoch_order(split: Split, seed: int, epoch: int) -> tuple[Rows, Rows]:
         return first_row, starts
     of_puzzle = np.repeat(np.arange(len(puzzle)), lengths)
     rows = first_row[of_puzzle] + np.arange(starts[-1]) - starts[of_puzzle]
-    # Sorted by puzzle, then by a random key: the examples of each puzzle in random order, in the puzzle's place.
+    # Sorting by puzzle and a random key shuffles the examples of each puzzle in place.
     return rows[np.lexsort((rng.random(len(rows)), of_puzzle))], starts
 
 
 def total_steps(split: Split, epochs: int, global_batch_size: int) -> int:
-    """Length of the schedule: epochs * groups * (mean examples per puzzle) / G, rounded down."""
+    """Length of the schedule in steps: epochs * groups * (mean examples per puzzle) / G, rounded down."""
     counts = split.counts()
     return epochs * counts["groups"] * counts["examples"] // (counts["puzzles"] * global_batch_size)
 
@@ -89,9 +89,9 @@ def collate(split: Split, rows: Rows) -> dict[str, npt.NDArray[np.int32]]:
 
 
 def test_batches(split: Split, batch_size: int) -> Iterator[tuple[dict[str, npt.NDArray[np.int32]], int]]:
-    """The split in order: (batch as `collate` makes it, its number of real rows).
+    """The split in order: (batch as returned by `collate`, number of examples in it).
 
-    The last batch is filled up with blank examples: inputs 0, labels -100, identifier 0.
+    The last batch is padded with blank examples: inputs 0, labels -100, identifier 0.
     """
     for start in range(0, len(split), batch_size):
         rows = np.arange(start, min(start + batch_size, len(split)), dtype=np.int64)
@@ -102,4 +102,4 @@ def test_batches(split: Split, batch_size: int) -> Iterator[tuple[dict[str, npt.
         yield batch, len(rows)
 
 
-test_batches.__test__ = False  # type: ignore[attr-defined]  # pytest would collect it by its name
+test_batches.__test__ = False  # type: ignore[attr-defined]  # not a test

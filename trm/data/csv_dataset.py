@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from trm.config.data import AugmentParams
 from trm.config.dataset_meta import DatasetMeta
-from trm.data.deduplication import Sameness, classes, find_twins
+from trm.data.deduplication import Equivalence, classes, find_duplicates
 from trm.data.parquet import Split
-from trm.data.protocol import Plan, Prepared
+from trm.data.protocol import DatasetPlan, SplitPlan
 from trm.data.puzzle_csv import Layout, Puzzles, Tokens, read_puzzles, write_puzzles
 from trm.data.sources import SPLITS, FileSource, TableSource, bring
 from trm.utils.errors import DataError, UserError
@@ -36,7 +36,7 @@ class Table:
     meta: DatasetMeta
     layout: Layout
     augment: Augment
-    sameness: Sameness | None
+    equivalence: Equivalence | None
     """When a test puzzle would be a training puzzle; None: that is allowed."""
 
 
@@ -100,7 +100,7 @@ def _chosen(parts: Iterable[Puzzles], lowest: int, chosen: npt.NDArray[np.bool_]
         start += len(rows)
 
 
-def prepare_table(table: Table, augment: AugmentParams, raw: Path) -> Prepared:
+def prepare_table(table: Table, augment: AugmentParams, raw: Path) -> DatasetPlan:
     """Plan the data set of `raw`/train.csv and `raw`/test.csv.
 
     Splits: train (each puzzle as it is, then `num_aug` versions of it), validation (only with `validation_groups`;
@@ -115,27 +115,29 @@ def prepare_table(table: Table, augment: AugmentParams, raw: Path) -> Prepared:
         for part in read_puzzles(path, table.layout):
             names.update(part.sources)
             counts[split] += len(part)
-    if table.sameness is not None:
-        _refuse_leak(table, table.sameness, files["train"], files["test"])
+    if table.equivalence is not None:
+        _check_leakage(table, table.equivalence, files["train"], files["test"])
     held = _hold_out(table, augment, files["train"], counts["train"])
     ordered = tuple(sorted(names))
 
-    def plan(path: Path, groups: Rows, num_aug: int) -> Plan:
-        return Plan(len(groups) * (1 + num_aug), _blocks(table, path, groups, num_aug, augment.seed, ordered))
+    def plan(path: Path, groups: Rows, num_aug: int) -> SplitPlan:
+        return SplitPlan(len(groups) * (1 + num_aug), _blocks(table, path, groups, num_aug, augment.seed, ordered))
 
     splits = {"train": plan(files["train"], np.flatnonzero(~held), augment.num_aug)}
     if held.any():
         splits["validation"] = plan(files["train"], np.flatnonzero(held), 0)
     splits["test"] = plan(files["test"], np.arange(counts["test"]), 0)
-    return Prepared(table.meta, splits)
+    return DatasetPlan(table.meta, splits)
 
 
 def _questions(path: Path, layout: Layout) -> Iterator[Tokens]:
     return (part.questions for part in read_puzzles(path, layout))
 
 
-def _refuse_leak(table: Table, sameness: Sameness, train: Path, test: Path) -> None:
-    leaks = find_twins(sameness, partial(_questions, train, table.layout), partial(_questions, test, table.layout))
+def _check_leakage(table: Table, equivalence: Equivalence, train: Path, test: Path) -> None:
+    leaks = find_duplicates(
+        equivalence, partial(_questions, train, table.layout), partial(_questions, test, table.layout)
+    )
     if leaks:
         in_test, in_train = leaks[0]
         more = f"; so are {len(leaks) - 1} other test puzzles" if len(leaks) > 1 else ""
@@ -153,8 +155,8 @@ def _hold_out(table: Table, augment: AugmentParams, train: Path, count: int) -> 
     if wanted >= count:
         raise UserError(f"augment.validation_groups must leave a training group: at most {count - 1}. Got {wanted}")
     which = np.arange(count)
-    if table.sameness is not None:
-        which = classes(table.sameness, partial(_questions, train, table.layout))
+    if table.equivalence is not None:
+        which = classes(table.equivalence, partial(_questions, train, table.layout))
     return hold_out(which, wanted, augment.seed)
 
 

@@ -17,7 +17,7 @@ Fingerprints = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
-class Sameness:
+class Equivalence:
     """When two questions of a kind are the same puzzle."""
 
     fingerprints: Callable[[npt.NDArray[np.uint8]], Fingerprints]
@@ -53,10 +53,10 @@ Parts = Callable[[], Iterable[npt.NDArray[np.uint8]]]
 """The questions of a file in order, in parts uint8 [n, L]; each call reads them anew."""
 
 
-def find_twins(sameness: Sameness, train: Parts, test: Parts) -> list[tuple[int, int]]:
+def find_duplicates(equivalence: Equivalence, train: Parts, test: Parts) -> list[tuple[int, int]]:
     """Pairs (row of a test puzzle, row of the first training puzzle that is the same)."""
-    train_prints, test_prints = _fingerprints(sameness, train), _fingerprints(sameness, test)
-    known = Representatives(sameness.same)
+    train_prints, test_prints = _fingerprints(equivalence, train), _fingerprints(equivalence, test)
+    known = Representatives(equivalence.same)
     for row, puzzle in _picked(train, np.isin(train_prints, test_prints)):
         known.find_or_add(puzzle, int(train_prints[row]), row)
     found = []
@@ -67,19 +67,19 @@ def find_twins(sameness: Sameness, train: Parts, test: Parts) -> list[tuple[int,
     return found
 
 
-def classes(sameness: Sameness, questions: Parts) -> npt.NDArray[np.int64]:
+def classes(equivalence: Equivalence, questions: Parts) -> npt.NDArray[np.int64]:
     """The class of each puzzle: int64 [N], the row of the first puzzle that is the same, often its own."""
-    prints = _fingerprints(sameness, questions)
+    prints = _fingerprints(equivalence, questions)
     result = np.arange(len(prints), dtype=np.int64)
     _, which, counts = np.unique(prints, return_inverse=True, return_counts=True)
-    known = Representatives(sameness.same)
+    known = Representatives(equivalence.same)
     for row, puzzle in _picked(questions, counts[which] > 1):
         result[row] = known.find_or_add(puzzle, int(prints[row]), row)
     return result
 
 
-def _fingerprints(sameness: Sameness, questions: Parts) -> Fingerprints:
-    return np.concatenate([sameness.fingerprints(part) for part in questions()])
+def _fingerprints(equivalence: Equivalence, questions: Parts) -> Fingerprints:
+    return np.concatenate([equivalence.fingerprints(part) for part in questions()])
 
 
 def _picked(questions: Parts, wanted: npt.NDArray[np.bool_]) -> Iterator[tuple[int, Puzzle]]:

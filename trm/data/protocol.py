@@ -1,4 +1,4 @@
-"""What a kind of data offers: a module of `trm.datasets`, found by its name, with the names of `Kind` in it."""
+"""The protocol of a dataset: the functions that `trm/datasets/<name>/dataset.py` defines."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,74 +13,93 @@ from trm.config.dataset_meta import DatasetMeta
 from trm.data.parquet import Split
 
 Grid = npt.NDArray[np.uint8]
-"""A grid of cells, uint8 [h, w]: what a person sees, without padding. Each kind says how cells and tokens belong
-together; mostly a cell is its token less 1."""
+"""A grid of cells without padding, uint8 [h, w]. Each dataset defines how cells map to tokens; mostly cell = token - 1.
+"""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How a split is made: its number of examples, and in order the calls that make its blocks of whole puzzles.
+class SplitPlan:
+    """How a split is generated: its number of examples and, in order, functions that return blocks of whole puzzles.
 
-    The calls run in threads, so the heavy part of each should be compiled code that lets go of the interpreter.
+    The functions run in threads; their expensive parts should be compiled code that releases the GIL.
     """
 
     examples: int
+    """Number of examples of the split."""
     blocks: Iterator[Callable[[], Split]]
+    """The functions."""
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What `prepare` makes of raw files: what the data set says of itself, and the plan of each split."""
+class DatasetPlan:
+    """The result of `prepare`: the metadata of the dataset and the plan of each split."""
 
     meta: DatasetMeta
-    splits: Mapping[str, Plan]
-    """train, validation (only where groups are held out) and test, in this order."""
+    """Canvas, vocabulary and number of identifiers."""
+    splits: Mapping[str, SplitPlan]
+    """train, validation (only if groups are held out) and test, in this order."""
     names: Iterable[Sequence[str]] | None = None
-    """Where puzzles have identifiers of their own: the names of identifiers 1, 2, …, in chunks."""
+    """The names of identifiers 1, 2, … in chunks, if puzzles have identifiers of their own."""
 
 
 @dataclass(frozen=True)
-class Versions:
-    """k versions of one puzzle; the first is the puzzle itself."""
+class Augmentations:
+    """k augmentations of a puzzle; the first is the puzzle itself."""
 
     tokens: npt.NDArray[np.uint8]
-    """uint8 [k, L]: what the model is asked."""
-    undo: Callable[[npt.NDArray[np.uint8]], list[Grid]]
-    """Answers to the versions, tokens uint8 [k, L], as k answers to the puzzle itself."""
-    draws: list[str]
-    """One word for each version that names its draw."""
+    """The questions, uint8 [k, L]."""
+    invert: Callable[[npt.NDArray[np.uint8]], list[Grid]]
+    """Maps answers to the augmentations, tokens uint8 [k, L], to k answers to the puzzle itself."""
+    names: list[str]
+    """A word for each augmentation that describes it."""
 
 
 class Dataset(Protocol):
-    """The module of a kind of data. `Any` stands for the module's own `Settings`."""
+    """The module of a dataset. `Any` stands for its own `Settings`."""
 
     Settings: type[DataSection]
-    """The section `data` of `params.yaml` for this kind."""
+    """Section `data` of `params.yaml` for this dataset."""
     FILLS_CANVAS: bool
-    """Whether every puzzle has the size of the canvas; else smaller ones lie in its upper left corner."""
+    """True if every puzzle has the size of the canvas; otherwise smaller ones lie in its upper left corner."""
+    FIRST_CELL_TOKEN: int
+    """Tokens from this one on are cells; the lower ones are padding and, in ARC, the border of the grid."""
 
     def source_digest(self, data: Any) -> dict[str, str]:
-        """The sha256 of the files that the source names, as far as they are known before anything runs."""
+        """SHA-256 of the source files, as far as known before anything runs."""
         ...
 
     def fetch(self, data: Any, out: Path) -> dict[str, object]:
-        """Bring or make the raw files in the empty folder `out`, check them, and say what they hold."""
+        """Write the raw files to the empty folder `out`, check them, and return counts and digests."""
         ...
 
-    def prepare(self, data: Any, augment: AugmentParams, raw: Path) -> Prepared:
-        """Plan the data set that is to be made of the raw files."""
+    def prepare(self, data: Any, augment: AugmentParams, raw: Path) -> DatasetPlan:
+        """Plan the dataset that is generated from the raw files."""
         ...
 
-    def versions(self, meta: DatasetMeta, tokens: npt.NDArray[np.uint8], rng: np.random.Generator, k: int) -> Versions:
-        """The puzzle `tokens` (uint8 [L]) and k - 1 drawn versions of it, for voting. Raises `UserError` for a k
-        that the kind does not have."""
+    def augmentations(
+        self, meta: DatasetMeta, tokens: npt.NDArray[np.uint8], rng: np.random.Generator, k: int
+    ) -> Augmentations:
+        """The puzzle `tokens` (uint8 [L]) and k - 1 random augmentations of it, for voting.
+
+        Raises `UserError` if there are fewer than k.
+        """
         ...
 
-    def recall(self, meta: DatasetMeta, tokens: npt.NDArray[np.uint8], names: Sequence[str]) -> Versions:
-        """Versions uint8 [k, L] that lie in the data set under these names, the puzzle itself first. Only kinds whose
-        puzzles have names (`Prepared.names`) are asked."""
+    def recall(self, meta: DatasetMeta, tokens: npt.NDArray[np.uint8], names: Sequence[str]) -> Augmentations:
+        """The augmentations uint8 [k, L] that the dataset stores under these names, the puzzle itself first.
+
+        Only for datasets whose puzzles have names (`DatasetPlan.names`).
+        """
         ...
 
     def valid(self, meta: DatasetMeta, questions: Sequence[Grid], answers: Sequence[Grid]) -> Sequence[bool] | None:
-        """Which answers obey the rules and fit their questions; None where the kind knows no rules."""
+        """Which answers obey the rules and match their questions; None if the dataset has no rules."""
+        ...
+
+    def unique_solution(self, grid: Grid) -> Grid | None:
+        """The only solution of a question, computed by a solver; None if there is no solver, or not exactly one."""
+        ...
+
+    def normalize_text(self, text: str) -> str:
+        """Convert further notations that users type for a puzzle (blanks, for example) to symbols of the vocabulary."""
         ...

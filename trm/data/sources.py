@@ -62,7 +62,7 @@ def bring(source: FileSource, split: TableSplit, target: Path) -> None:
     """Put the source's file of `split` at `target` and check its sha256. Raises `UserError` or `DataError`."""
     place, sha256 = getattr(source, split), getattr(source, f"{split}_sha256")
     if isinstance(source, UrlSource):
-        bring_url(place, target, sha256)
+        download_url(place, target, sha256)
     elif isinstance(source, HuggingFaceSource):
         copy_checked(_from_hugging_face(source, split), target, sha256, f"data.source.{split}")
     else:
@@ -77,7 +77,7 @@ def known_digests(source: FileSource) -> dict[str, str]:
     return {key: digest for key, digest in given.items() if digest is not None}
 
 
-def bring_url(url: str, target: Path, sha256: str | None) -> None:
+def download_url(url: str, target: Path, sha256: str | None) -> None:
     """Download `url` to `target`."""
     from trm.data.download import download
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from trm.config.data import AugmentParams, DataSection
 from trm.data.parquet import SCHEMA_VERSION, Split, write_meta, write_names, write_split
-from trm.data.protocol import Prepared
+from trm.data.protocol import DatasetPlan
 from trm.datasets.registry import get_dataset
 from trm.utils.errors import UserError
 from trm.utils.paths import file_digest
@@ -41,7 +41,7 @@ def augment(data: DataSection, augment: AugmentParams, raw: Path, out: Path, key
 
 
 def write_dataset(
-    prepared: Prepared, out: Path, lineage: dict[str, object], workers: int = 1
+    prepared: DatasetPlan, out: Path, lineage: dict[str, object], workers: int = 1
 ) -> dict[str, dict[str, int]]:
     """Write the splits as planned, the names of the puzzles where they have any, and meta.json; return the counts."""
     counts: dict[str, dict[str, int]] = {}

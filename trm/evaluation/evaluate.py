@@ -1,7 +1,7 @@
-"""The evaluation stage: answer the test puzzles, vote, check the rules, score (spec section 6).
+"""The stage `evaluate`: answer the test puzzles, vote, check the rules, compute metrics.
 
-It answers the validation puzzles too, where there are some: by them two models are compared, as test puzzles choose
-nothing.
+The validation puzzles are answered too: models are compared on them, because test puzzles are never used for model
+selection.
 """
 
 import json
@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 from trm.config.evaluation import EvaluateParams
 from trm.data.parquet import read_meta
 from trm.data.protocol import Grid
-from trm.evaluation.eval_dataset import Question, TestSet, refuse_other_data
-from trm.evaluation.metrics import scores
+from trm.evaluation.eval_dataset import EvalDataset, EvalExample, check_same_dataset
+from trm.evaluation.metrics import compute_metrics
 from trm.evaluation.submission import submission
-from trm.inference.engine import Dials, Rules, predict
-from trm.inference.voting import Ballots, grid_hash
+from trm.inference.engine import Verifier, predict
+from trm.inference.voting import VoteCounter, grid_hash, same_grid
 from trm.models.act import TRM
 from trm.training.checkpoint import load_checkpoint
 from trm.training.distributed import World, world
@@ -29,151 +29,150 @@ from trm.utils.progress import progress
 
 SCHEMA = pa.schema(
     {
-        "task": pa.string(),  # its name, or its row in the raw file
-        "pair": pa.int32(),  # which of the task's test examples
+        "task": pa.string(),  # name, or number in the raw file
+        "pair": pa.int32(),  # number among the test examples of the task
         "puzzle": pa.int32(),  # row of the split
-        "version": pa.int32(),  # 0: the puzzle as it is
-        "draw": pa.string(),  # what made the version, undone in `answer`
+        "augmentation": pa.int32(),  # 0: the puzzle itself
+        "transform": pa.string(),  # the augmentation, inverted in `answer`
         "height": pa.int32(),
         "width": pa.int32(),
         "answer": pa.binary(),  # cell values, row by row
-        "votes": pa.int32(),  # versions of the puzzle that gave this answer
-        "rank": pa.int32(),  # of this answer among the puzzle's candidates, from 1
+        "votes": pa.int32(),  # augmentations of the puzzle that gave this answer
+        "rank": pa.int32(),  # rank of this answer among the candidates of the puzzle, from 1
         "halt_logit": pa.float32(),
-        "steps": pa.int32(),  # supervision steps taken, over all rollouts
-        "first_halt": pa.int32(),  # the first step at which training would have halted
-        "cell_accuracy": pa.float64(),  # labelled cells that are right, a fraction; null where no answer is known
-        "exact": pa.bool_(),  # every labelled cell is right
-        "right": pa.bool_(),  # the answer is the right grid: the same as `exact` but for what lies around an ARC grid
-        "valid": pa.bool_(),  # null where the data has no rules
+        "steps": pa.int32(),  # supervision steps of all samples together
+        "halt_step": pa.int32(),  # first step with a positive halting decision
+        "cell_accuracy": pa.float64(),  # fraction of the labelled cells; null if the solution is unknown
+        "exact": pa.bool_(),  # all labelled cells are correct
+        "correct": pa.bool_(),  # the answer equals the solution; `exact` also counts the border around an ARC grid
+        "valid": pa.bool_(),  # the answer obeys the rules; null if the dataset has none
         "source": pa.string(),
         "rating": pa.int32(),
     }
 )
-SEQUENCES_AT_ONCE = 8192
-
-
-def dials(settings: EvaluateParams) -> Dials:
-    """What section `evaluate` says of a sequence's computation."""
-    return Dials(settings.steps, settings.halt_early, settings.rollouts, settings.noise)
+MAX_SEQUENCES = 8192
+"""Sequences of a chunk of tasks, about: the unit of work of a process."""
 
 
 def evaluate(evaluate: EvaluateParams, dataset: Path, model: Path, out: Path, key: str) -> dict[str, object]:
-    """Score the averaged weights in `model` on the test split; write predictions.parquet and metrics.json to `out`,
-    and submission.json in Kaggle's form where the puzzles are named tasks. The answers to the validation split, each
-    puzzle asked once as it is, go to validation.parquet.
+    """Evaluate the EMA weights of `model` on the test split.
 
-    Started by torchrun, the processes share the test puzzles and the leader writes.
-    Raises `UserError` where the model was trained on other data, `DataError` for a broken checkpoint or data set.
+    Writes predictions.parquet and metrics.json to `out`, submission.json in Kaggle's format if the puzzles are named
+    tasks, and validation.parquet with the answers to the validation split (one augmentation each). Under torchrun the
+    processes share the test puzzles and the main process writes. Returns the facts of the manifest. Raises `UserError`
+    if the model was trained on another dataset, `DataError` for a damaged checkpoint or dataset.
     """
     settings = evaluate
     device = resolve_device(settings.device)
     dtype = resolve_precision(settings.precision, device)
     net, trained_on = load_checkpoint(model, dtype=dtype)
     net, meta = net.to(device), read_meta(dataset)
-    refuse_other_data(model, trained_on, dataset, meta)
-    tests = TestSet(dataset, meta, settings.votes, settings.max_puzzles, settings.seed)
+    check_same_dataset(model, trained_on, dataset, meta)
+    tests = EvalDataset(dataset, meta, settings.num_votes, settings.max_puzzles, settings.seed)
     file = out / "predictions.parquet"
     with world(device) as processes:
         _write_answers(file, net, tests, settings, processes, "evaluate")
         if (dataset / "validation").is_dir():
-            held_out = TestSet(dataset, meta, 1, None, settings.seed, "validation")
+            held_out = EvalDataset(dataset, meta, 1, None, settings.seed, "validation")
             _write_answers(out / "validation.parquet", net, held_out, settings, processes, "validate")
-    if not processes.leads:
+    if not processes.is_main:
         return {}
     predictions = pq.read_table(file)
-    asked = {tests.name(task): tests.pairs(task) for task in tests.sample()}
-    metrics = scores(predictions, asked, settings.votes, settings.pass_at, net.passes)
-    _write(out / "metrics.json", metrics, indent=2)
+    tasks = {tests.name(task): tests.num_pairs(task) for task in tests.sample()}
+    metrics = compute_metrics(predictions, tasks, settings.num_votes, settings.pass_at_k, net.passes)
+    _write_json(out / "metrics.json", metrics, indent=2)
     if tests.names is not None:
-        everything = {tests.name(task): tests.pairs(task) for task in range(len(tests.split.group_starts) - 1)}
-        _write(out / "submission.json", submission(predictions, everything), indent=None)
+        all_tasks = {tests.name(task): tests.num_pairs(task) for task in range(len(tests.split.group_starts) - 1)}
+        _write_json(out / "submission.json", submission(predictions, all_tasks), indent=None)
     facts = {"device": device.type, "precision": str(dtype).removeprefix("torch."), "processes": processes.size}
     return {**facts, "metrics": {name: value for name, value in metrics.items() if not isinstance(value, dict)}}
 
 
 def _write_answers(
-    file: Path, model: TRM, tests: TestSet, settings: EvaluateParams, processes: World, description: str
+    file: Path, model: TRM, tests: EvalDataset, settings: EvaluateParams, processes: World, description: str
 ) -> None:
-    """A line for each version of each puzzle of the sample, in order."""
+    """Write a row for each augmentation of each puzzle of the sample, in order."""
     sample = tests.sample()
-    total = sum(tests.sequences(task) for task in sample)
+    total = sum(tests.num_sequences(task) for task in sample)
     with (
         pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer,
-        progress(description, total, silent=not processes.leads) as bar,
+        progress(description, total, silent=not processes.is_main) as bar,
     ):
-        for answered in _answers(model, tests, settings, processes, bar.advance):
-            writer.write_table(answered)
+        for table in _answers(model, tests, settings, processes, bar.advance):
+            writer.write_table(table)
 
 
-def _write(path: Path, value: dict[str, object], indent: int | None) -> None:
+def _write_json(path: Path, value: dict[str, object], indent: int | None) -> None:
     path.write_text(json.dumps(value, indent=indent, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _answers(
-    model: TRM, tests: TestSet, settings: EvaluateParams, processes: World, advance: Callable[[int], None]
+    model: TRM, tests: EvalDataset, settings: EvaluateParams, processes: World, advance: Callable[[int], None]
 ) -> Iterator[pa.Table]:
-    """The lines of all tasks in order, made in turns by all processes, for the leader; nothing for the others."""
+    """The rows of all tasks in order, computed by all processes in turn; empty except in the main process."""
     chunks = _chunks(tests, tests.sample(), processes.size)
     while turn := list(islice(chunks, processes.size)):
         own = turn[processes.rank] if processes.rank < len(turn) else []
-        answered = SCHEMA.empty_table()
+        table = SCHEMA.empty_table()
         if own:
-            answered = _answer(model, tests, settings, own, lambda done: advance(done * len(turn)))
+            table = _answer(model, tests, settings, own, lambda done: advance(done * len(turn)))
         if processes.size == 1:
-            yield answered
+            yield table
             continue
         with pa.BufferOutputStream() as stream, pa.ipc.new_stream(stream, SCHEMA) as writer:
-            writer.write_table(answered)
-        yield from (pa.ipc.open_stream(part).read_all() for part in processes.collect(stream.getvalue().to_pybytes()))
+            writer.write_table(table)
+        parts = processes.gather_object(stream.getvalue().to_pybytes())
+        yield from (pa.ipc.open_stream(part).read_all() for part in parts)
 
 
-def _chunks(tests: TestSet, sample: np.ndarray, processes: int) -> Iterator[list[int]]:
-    """Tasks of about `SEQUENCES_AT_ONCE` sequences together, or of fewer, so that every process has some."""
-    most = min(SEQUENCES_AT_ONCE, -(-sum(tests.sequences(task) for task in sample) // processes))
-    waiting: list[int] = []
+def _chunks(tests: EvalDataset, sample: np.ndarray, processes: int) -> Iterator[list[int]]:
+    """Tasks of about `MAX_SEQUENCES` sequences together, or fewer if that gives every process some."""
+    most = min(MAX_SEQUENCES, -(-sum(tests.num_sequences(task) for task in sample) // processes))
+    chunk: list[int] = []
     sequences = 0
     for task in sample:
-        waiting.append(task)
-        sequences += tests.sequences(task)
+        chunk.append(task)
+        sequences += tests.num_sequences(task)
         if sequences >= most:
-            yield waiting
-            waiting, sequences = [], 0
-    if waiting:
-        yield waiting
+            yield chunk
+            chunk, sequences = [], 0
+    if chunk:
+        yield chunk
 
 
 def _answer(
-    model: TRM, tests: TestSet, settings: EvaluateParams, tasks: Sequence[int], advance: Callable[[int], None]
+    model: TRM, tests: EvalDataset, settings: EvaluateParams, tasks: Sequence[int], advance: Callable[[int], None]
 ) -> pa.Table:
-    """Answer the tasks' questions in all their versions and vote: a line for each version, in order."""
-    questions = [question for task in tasks for question in tests.questions(task)]
+    """Answer all augmentations of the examples of some tasks and vote: a row for each augmentation, in order."""
+    examples = [example for task in tasks for example in tests.examples(task)]
     split = tests.split
-    tokens = np.concatenate([question.versions.tokens for question in questions])
-    identifiers = np.concatenate([question.identifiers for question in questions])
-    k = [question.count for question in questions]
-    seeds = [[settings.seed, question.row, 2, version] for question in questions for version in range(question.count)]
-    rules = Rules(tests.meta, tokens, np.arange(len(questions)).repeat(k)) if settings.check_rules else None
-    predicted = predict(model, tokens, identifiers, dials(settings), settings.batch_size, advance, seeds, rules)
+    tokens = np.concatenate([example.augmentations.tokens for example in examples])
+    identifiers = np.concatenate([example.identifiers for example in examples])
+    k = [example.num_votes for example in examples]
+    seeds = [seed for example in examples for seed in example.seeds]
+    verifier = Verifier(tests.meta, tokens, np.arange(len(examples)).repeat(k)) if settings.verify else None
+    predicted = predict(model, tokens, identifiers, settings, settings.batch_size, advance, seeds, verifier)
 
     ends = np.cumsum(k)
     parts = [slice(end - n, end) for n, end in zip(k, ends, strict=True)]
-    answers = [question.versions.undo(predicted.tokens[part]) for question, part in zip(questions, parts, strict=True)]
-    asked = [question.grid for question, grids in zip(questions, answers, strict=True) for _ in grids]
-    valid = tests.kind.valid(tests.meta, asked, [grid for grids in answers for grid in grids])
+    answers = [
+        example.augmentations.invert(predicted.tokens[part]) for example, part in zip(examples, parts, strict=True)
+    ]
+    questions = [example.grid for example, grids in zip(examples, answers, strict=True) for _ in grids]
+    valid = tests.dataset.valid(tests.meta, questions, [grid for grids in answers for grid in grids])
     logits = [predicted.halt_logit[part] for part in parts]
-    wins = valid if settings.check_rules and valid is not None else [False] * len(tokens)
-    votes, ranks = _vote(questions, answers, logits, [wins[part] for part in parts])
+    verified = valid if settings.verify and valid is not None else [False] * len(tokens)
+    votes, ranks = _vote(examples, answers, logits, [verified[part] for part in parts])
     columns: dict[str, list] = {name: [] for name in SCHEMA.names}
-    for question, part, grids, votes_of, ranks_of in zip(questions, parts, answers, votes, ranks, strict=True):
+    for example, part, grids, votes_of, ranks_of in zip(examples, parts, answers, votes, ranks, strict=True):
         n = len(grids)
-        accuracies = _accuracies(question, predicted.tokens[part], grids)
+        accuracies = _accuracies(example, predicted.tokens[part], grids)
         rows: dict[str, Sequence] = {
-            "task": [question.task] * n,
-            "pair": [question.pair] * n,
-            "puzzle": [question.row] * n,
-            "version": range(n),
-            "draw": question.versions.draws,
+            "task": [example.task] * n,
+            "pair": [example.pair] * n,
+            "puzzle": [example.row] * n,
+            "augmentation": range(n),
+            "transform": example.augmentations.names,
             "height": [grid.shape[0] for grid in grids],
             "width": [grid.shape[1] for grid in grids],
             "answer": [grid.tobytes() for grid in grids],
@@ -181,53 +180,50 @@ def _answer(
             "rank": ranks_of,
             "halt_logit": predicted.halt_logit[part].tolist(),
             "steps": predicted.steps[part].tolist(),
-            "first_halt": predicted.first_halt[part].tolist(),
+            "halt_step": predicted.halt_step[part].tolist(),
             "cell_accuracy": accuracies,
             "exact": [accuracy if accuracy is None else accuracy == 1 for accuracy in accuracies],
-            "right": [question.right if question.right is None else _same(grid, question.right) for grid in grids],
+            "correct": [None if example.solution is None else same_grid(grid, example.solution) for grid in grids],
             "valid": [None] * n if valid is None else [bool(value) for value in valid[part]],
-            "source": [split.source_names[split.source_codes[question.row]]] * n,
-            "rating": [int(split.ratings[question.row])] * n,
+            "source": [split.source_names[split.source_codes[example.row]]] * n,
+            "rating": [int(split.ratings[example.row])] * n,
         }
         for name, values in rows.items():
             columns[name] += values
     return pa.table([pa.array(columns[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
 
 
-def _accuracies(question: Question, tokens: np.ndarray, grids: Sequence[Grid]) -> list[float | None]:
-    """The fraction of labelled cells that are right, for each version."""
-    if question.right is None:
+def _accuracies(example: EvalExample, tokens: np.ndarray, grids: Sequence[Grid]) -> list[float | None]:
+    """The fraction of labelled cells that are correct, for each augmentation."""
+    if example.solution is None:
         return [None] * len(grids)
-    if question.labels is None:
-        return [float((grid == question.right).mean()) for grid in grids]
-    labelled = question.labels != 0
-    return (((tokens == question.labels) & labelled).sum(axis=1) / labelled.sum(axis=1)).tolist()
-
-
-def _same(one: Grid, other: Grid) -> bool:
-    return one.shape == other.shape and bool((one == other).all())
+    if example.labels is None:
+        return [float((grid == example.solution).mean()) for grid in grids]
+    labelled = example.labels != 0
+    return (((tokens == example.labels) & labelled).sum(axis=1) / labelled.sum(axis=1)).tolist()
 
 
 def _vote(
-    questions: Sequence[Question],
+    examples: Sequence[EvalExample],
     answers: Sequence[Sequence[Grid]],
     halt_logits: Sequence[np.ndarray],
-    wins: Sequence[Sequence[bool]],
+    verified: Sequence[Sequence[bool]],
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """For each version of each question: votes for its answer, and the rank of that among the question's candidates.
+    """For each augmentation of each example: the votes for its answer, and the rank of the answer.
 
-    An answer that `wins`, as it was seen to obey the rules, is ranked before those that do not.
+    Test examples of a task with equal questions share their votes.
     """
-    ballots = Ballots()
-    names = [(question.task, grid_hash(question.grid)) for question in questions]
+    counter = VoteCounter()
+    names = [(example.task, grid_hash(example.grid)) for example in examples]
     for name, grids, logits in zip(names, answers, halt_logits, strict=True):
         for grid, logit in zip(grids, logits.tolist(), strict=True):
-            ballots.add(name, grid, logit)
+            counter.add(name, grid, logit)
     votes, ranks = [], []
-    for name, grids, sure in zip(names, answers, wins, strict=True):
-        winners = {grid_hash(grid) for grid, win in zip(grids, sure, strict=True) if win}
-        ranked = sorted(ballots.ranked(name), key=lambda candidate: grid_hash(candidate.grid) not in winners)
-        place = {grid_hash(candidate.grid): place for place, candidate in enumerate(ranked, 1)}
-        ranks.append([place[grid_hash(grid)] for grid in grids])
+    for name, grids, are_verified in zip(names, answers, verified, strict=True):
+        hashes = [grid_hash(grid) for grid in grids]
+        preferred = {key for key, is_verified in zip(hashes, are_verified, strict=True) if is_verified}
+        ranked = counter.ranked(name, preferred)
+        rank_of = {grid_hash(candidate.grid): rank for rank, candidate in enumerate(ranked, 1)}
+        ranks.append([rank_of[key] for key in hashes])
         votes.append([ranked[rank - 1].votes for rank in ranks[-1]])
     return votes, ranks

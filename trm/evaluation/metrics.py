@@ -1,4 +1,4 @@
-"""Scores with their 95 % intervals, as they stand in `metrics.json`: plain numbers, and null where there is none."""
+"""The metrics of `metrics.json` with 95 % confidence intervals; null if a metric is not defined."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ CONFIDENCE = 0.95
 
 
 class Estimate(TypedDict):
-    """A score: fractions (not percent), the bounds of its 95 % interval, and the number of puzzles it rests on."""
+    """A fraction (not percent) with the bounds of its 95 % confidence interval and the number of puzzles."""
 
     value: float | None
     low: float | None
@@ -21,7 +21,7 @@ class Estimate(TypedDict):
 
 
 def proportion(successes: int, n: int) -> Estimate:
-    """The fraction `successes / n` with its Wilson 95 % interval; all null for n = 0.
+    """The fraction `successes / n` with its 95 % Wilson interval; null for n = 0.
 
     Raises `ValueError` unless 0 <= successes <= n.
     """
@@ -35,18 +35,18 @@ def proportion(successes: int, n: int) -> Estimate:
 
 
 def mean_interval(values: Sequence[float] | np.ndarray) -> Estimate:
-    """The mean of one fraction per puzzle, [n], with its 95 % interval (Student's t), cut to 0..1.
+    """The mean of one fraction per puzzle, [n], with its 95 % interval (Student's t), clipped to 0..1.
 
-    Puzzles are taken as independent, not cells, which fall together. Fewer than two puzzles have no interval; equal
-    values have one of no width. Raises `ValueError` for another shape or values that are no fractions.
+    Puzzles are assumed independent; cells of a puzzle are not. There is no interval for fewer than two puzzles. Raises
+    `ValueError` for another shape or values outside 0..1.
     """
     x = np.asarray(values, dtype=np.float64)
     if x.ndim != 1 or not ((x >= 0) & (x <= 1)).all():
-        raise ValueError(f"values must be fractions, one a puzzle. Got {x}")
+        raise ValueError(f"values must be fractions, one per puzzle. Got {x}")
     n = len(x)
     if n < 2:
         return Estimate(value=float(x[0]) if n else None, low=None, high=None, n=n)
-    mean = min(max(float(x.mean()), 0.0), 1.0)  # a rounding must not leave the bounds
+    mean = min(max(float(x.mean()), 0.0), 1.0)  # rounding must not leave 0..1
     reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * float(x.std(ddof=1)) / math.sqrt(n)
     return Estimate(value=mean, low=max(mean - reach, 0.0), high=min(mean + reach, 1.0), n=n)
 
@@ -54,9 +54,9 @@ def mean_interval(values: Sequence[float] | np.ndarray) -> Estimate:
 def paired_difference(ours: np.ndarray, theirs: np.ndarray) -> Estimate:
     """The difference of two accuracies on the same puzzles (`ours` and `theirs` bool [n]), with its 95 % interval.
 
-    The interval is Wald's after half a puzzle is added to each of the four cells of agreement (Agresti and Min, 2005,
-    "Simple improved confidence intervals for comparing matched proportions"), so that it has a width where the two
-    never differ. All null for n = 0.
+    The Wald interval after adding half a puzzle to each cell of the 2 x 2 table (Agresti and Min, 2005, "Simple
+    improved confidence intervals for comparing matched proportions"); its width is positive even if the two never
+    differ. Null for n = 0.
     """
     n = len(ours)
     if n == 0:
@@ -68,59 +68,59 @@ def paired_difference(ours: np.ndarray, theirs: np.ndarray) -> Estimate:
     return Estimate(value=(more - less) / n, low=max(middle - reach, -1.0), high=min(middle + reach, 1.0), n=n)
 
 
-def scores(
-    predictions: pa.Table, asked: Mapping[str, int], votes: int, pass_at: Sequence[int], passes: int
+def compute_metrics(
+    predictions: pa.Table, tasks: Mapping[str, int], num_votes: int, pass_at_k: Sequence[int], passes: int
 ) -> dict[str, object]:
-    """What `metrics.json` says of the lines of predictions.parquet, which stand together for each test example.
+    """The contents of `metrics.json` from the rows of predictions.parquet, those of a test example adjacent.
 
-    `asked` holds the number of test examples of every task that was asked. Fractions, with their bounds under
-    `interval_95`. `pass@K` and `voted_valid` are of the vote: a task's score is the mean over its test examples, one
-    without predictions scoring 0, and the result is the mean over the tasks. `mean_passes` is the network passes that a
-    test example took, over all versions and rollouts; a supervision step has `passes` of them. Everything else is of
-    the puzzle as it is (version 0). What nobody knows the answer to, or has no rules for, is null.
+    tasks: name -> number of test examples of every evaluated task. passes: forward passes of a supervision step.
+
+    `pass@k` and `valid_voted` are metrics of the vote: the score of a task is the mean over its test examples (0
+    without predictions), the result is the mean over the tasks. `mean_forward_passes` counts the forward passes of a
+    test example over all augmentations and samples. All other metrics are those of the puzzle itself (augmentation 0).
+    Values are fractions, their bounds are under `interval_95`. Metrics without solutions or rules are null.
     """
-    first = np.flatnonzero(_column(predictions, "version") == 0)
-    lines = predictions.take(first)
-    names, task_of = np.unique(lines.column("task").to_pylist(), return_inverse=True)
-    pairs = np.array([asked[name] for name in names], dtype=np.float64)
-    known = lines.column("exact").is_valid().to_numpy(zero_copy_only=False)
+    first = np.flatnonzero(_column(predictions, "augmentation") == 0)
+    rows = predictions.take(first)
+    names, task_of = np.unique(rows.column("task").to_pylist(), return_inverse=True)
+    pairs = np.array([tasks[name] for name in names], dtype=np.float64)
+    known = rows.column("exact").is_valid().to_numpy(zero_copy_only=False)
     rank = _column(predictions, "rank")
 
-    def share(name: str) -> Estimate:
-        holds = lines.column(name).drop_null().to_pylist()
-        return proportion(sum(holds), len(holds))
+    def fraction(name: str) -> Estimate:
+        values = rows.column(name).drop_null().to_pylist()
+        return proportion(sum(values), len(values))
 
-    def of_vote(holds: np.ndarray, is_known: bool) -> Estimate:
-        """From lines that make their test example a success; any one of them does."""
+    def of_vote(successes: np.ndarray, is_known: bool) -> Estimate:
+        """From rows whose test example succeeds if any of its rows does."""
         if not is_known:
             return proportion(0, 0)
-        hits = np.logical_or.reduceat(holds, first).astype(np.float64)
-        values = np.zeros(len(asked))
-        values[: len(names)] = np.bincount(task_of, hits, len(names)) / pairs
-        if max(asked.values()) == 1:
-            return proportion(int(values.sum()), len(values))
-        return mean_interval(values)
+        hits = np.logical_or.reduceat(successes, first).astype(np.float64)
+        scores = np.zeros(len(tasks))
+        scores[: len(names)] = np.bincount(task_of, hits, len(names)) / pairs
+        if max(tasks.values()) == 1:
+            return proportion(int(scores.sum()), len(scores))
+        return mean_interval(scores)
 
-    right, valid = (_holds(predictions, name) for name in ("right", "valid"))
-    exact, halts = _holds(lines, "exact")[known], (_column(lines, "halt_logit") >= 0)[known]
-    has_rules = lines.column("valid").null_count < len(lines)
+    correct, valid = (_true(predictions, name) for name in ("correct", "valid"))
+    exact, halts = _true(rows, "exact")[known], (_column(rows, "halt_logit") >= 0)[known]
+    has_rules = rows.column("valid").null_count < len(rows)
     estimates = {
-        "exact_accuracy": share("exact"),
-        "cell_accuracy": mean_interval(_column(lines, "cell_accuracy")[known]),
+        "exact_accuracy": fraction("exact"),
+        "cell_accuracy": mean_interval(_column(rows, "cell_accuracy")[known]),
         "halt_accuracy": proportion(int((halts == exact).sum()), len(exact)),
-        "valid": share("valid"),
-        "voted_valid": of_vote(valid & (rank == 1), has_rules),
+        "valid": fraction("valid"),
+        "valid_voted": of_vote(valid & (rank == 1), has_rules),
     }
-    # The right grid is among the first K candidates where a version that gave it has such a rank.
-    estimates |= {f"pass@{k}": of_vote(right & (rank <= k), bool(known.any())) for k in pass_at}
+    estimates |= {f"pass@{k}": of_vote(correct & (rank <= k), bool(known.any())) for k in pass_at_k}
     return {
         **{name: estimate["value"] for name, estimate in estimates.items()},
-        "mean_steps": float(_column(lines, "steps").mean()),
-        "mean_passes": passes * float(_column(predictions, "steps").sum()) / len(lines),
-        "mean_first_halt": float(_column(lines, "first_halt").mean()),
-        "puzzles": len(lines),
-        "tasks": len(asked),
-        "votes": votes,
+        "mean_steps": float(_column(rows, "steps").mean()),
+        "mean_forward_passes": passes * float(_column(predictions, "steps").sum()) / len(rows),
+        "mean_halt_step": float(_column(rows, "halt_step").mean()),
+        "puzzles": len(rows),
+        "tasks": len(tasks),
+        "num_votes": num_votes,
         "interval_95": {name: [estimate["low"], estimate["high"]] for name, estimate in estimates.items()},
     }
 
@@ -129,6 +129,6 @@ def _column(table: pa.Table, name: str) -> np.ndarray:
     return table.column(name).to_numpy(zero_copy_only=False)
 
 
-def _holds(table: pa.Table, name: str) -> np.ndarray:
-    """A column of truth values, bool; unknown ones do not hold."""
+def _true(table: pa.Table, name: str) -> np.ndarray:
+    """A boolean column, with null as false."""
     return table.column(name).fill_null(False).to_numpy(zero_copy_only=False)

@@ -1,4 +1,4 @@
-"""Kaggle's `submission.json`: two attempts for each test input of each task (spec section 6)."""
+"""Kaggle's `submission.json`: two attempts for each test input of each task."""
 
 from collections.abc import Mapping
 
@@ -11,9 +11,9 @@ Entry = dict[str, list[list[int]]]
 
 
 def submission(predictions: pa.Table, tasks: Mapping[str, int]) -> dict[str, object]:
-    """{task: one entry of attempts for each of its test pairs, in order}, from the lines of predictions.parquet.
+    """The submission {task: [an entry of attempts per test pair]} from the rows of predictions.parquet.
 
-    `tasks` holds the number of test pairs of every task. With too few candidates the first repeats; a pair without
+    tasks: name -> number of test pairs. With too few candidates the first is repeated; a pair without
     predictions gets `[[0]]` in every attempt; an empty answer is `[]`.
     """
     best = predictions.filter(pc.field("rank") <= len(ATTEMPTS))

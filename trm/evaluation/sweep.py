@@ -1,206 +1,192 @@
-"""Accuracy against network passes: what more thinking costs and what it brings (spec section 6).
+"""The test-time-compute sweep: accuracy against forward passes for many inference settings.
 
-Validation puzzles choose a setting, test puzzles score it.
+Validation puzzles select a setting, test puzzles score it.
 """
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from trm.config.dataset_meta import DatasetMeta
-from trm.config.evaluation import CurveParams
-from trm.evaluation.eval_dataset import TestSet
-from trm.evaluation.metrics import paired_difference, proportion
-from trm.evaluation.trajectories import Noisy, Record, Setting, record
-from trm.inference.engine import Dials
+from trm.config.evaluation import SweepParams
+from trm.config.inference import DEFAULT_INFERENCE, InferenceConfig
+from trm.evaluation.eval_dataset import EvalDataset
+from trm.evaluation.metrics import Estimate, paired_difference, proportion
+from trm.evaluation.trajectories import Sample, Trajectories, record_trajectories
 from trm.models.act import TRM
 from trm.utils.progress import progress
 
-CHOOSES, SCORES = "validation", "test"
-"""The splits that are asked."""
-WITHIN = 0.01
-"""The cheapest setting that is so close to the best is good enough."""
+SELECTION_SPLIT, SCORING_SPLIT = "validation", "test"
+TOLERANCE = 0.01
+"""The cheapest setting within this distance of the best accuracy is selected."""
+SETTINGS = tuple(InferenceConfig.model_fields)
+"""The names of the settings, in the order of their effects in tables."""
 
 
-class Knobs(TypedDict):
-    """A setting of the dials, by the names of section `evaluate`."""
+class Row(TypedDict):
+    """The result of a setting. Fractions; `forward_passes` is the mean per test example, over all samples."""
 
-    steps: int
-    halt_early: bool
-    check_rules: bool
-    votes: int
-    rollouts: int
-    noise: float
-
-
-class Row(Knobs):
-    """What a setting came to. Fractions; `passes` is the mean of a test example, over all its tries."""
-
-    passes: float
+    settings: dict[str, Any]
+    """The fields of its `InferenceConfig`."""
+    forward_passes: float
     exact: float
     low: float
     high: float
-    """The 95 % interval of `exact`."""
+    """Bounds of the 95 % interval of `exact`."""
     difference: float
-    """Of `exact` to the plain setting's, the same puzzles asked of both."""
+    """`exact` minus that of the published setting, on the same puzzles."""
     difference_low: float
     difference_high: float
     valid: float | None
-    """Answers that obey the rules, where there are some."""
+    """Fraction of answers that obey the rules; None without rules."""
 
 
-class Asked(TypedDict):
-    """The rows of a split, cheapest first."""
+class SplitResults(TypedDict):
+    """The rows of a split, sorted by forward passes."""
 
     puzzles: int
-    settings: list[Row]
+    rows: list[Row]
 
 
-class Curve(TypedDict):
-    """What `curve.json` holds."""
+class SweepResults(TypedDict):
+    """The contents of `sweep.json`."""
 
     passes_per_step: int
-    plain: Knobs
-    """As published: `halt_max_steps` steps and nothing else."""
-    chosen: Knobs | None
-    """The cheapest setting within `WITHIN` of the best; None without validation puzzles, as test puzzles choose
-    nothing."""
-    splits: dict[str, Asked]
+    published: dict[str, Any]
+    """The published setting: `halt_max_steps` steps, nothing else."""
+    selected: dict[str, Any] | None
+    """The cheapest setting within `TOLERANCE` of the best on validation puzzles; None without validation puzzles."""
+    splits: dict[str, SplitResults]
 
 
-def measure_curve(model: TRM, meta: DatasetMeta, dataset: Path, grid: CurveParams, batch_size: int, seed: int) -> Curve:
-    """Ask `model` the validation and the test puzzles of `dataset` in every setting of the `grid`.
+def run_sweep(
+    model: TRM, meta: DatasetMeta, dataset: Path, grid: SweepParams, batch_size: int, seed: int
+) -> SweepResults:
+    """Evaluate `model` on the validation and test puzzles of `dataset` in every setting of `grid`.
 
-    Raises `UserError` for votes that the kind of data does not have, and where no answer is known.
+    Raises `UserError` if the dataset has fewer augmentations than votes, or no known solutions.
     """
-    plain_steps = model.config.halt_max_steps
-    steps = sorted({*grid.steps, plain_steps})
-    plain = Setting(Dials(plain_steps), votes=1, check_rules=False)
-    asked: dict[str, Asked] = {}
-    for split in (name for name in (CHOOSES, SCORES) if (dataset / name).is_dir()):
-        tests = TestSet(dataset, meta, max(grid.votes), grid.max_puzzles, seed, split)
-        tries = [
-            Noisy(0.0, 0),
-            *(Noisy(scale, number) for scale in grid.noise for number in range(1, max(grid.rollouts))),
-        ]
-        total = len(tries) * sum(tests.sequences(task) for task in tests.sample())
-        with progress(f"curve, {split}", total) as bar:
-            seen = record(model, tests, max(steps), tries, batch_size, bar.advance)
-        settings = list(_settings(grid, steps, seen.valid is not None and not hasattr(tests.kind, "recall")))
-        asked[split] = {"puzzles": len(seen.answer), "settings": _rows(seen, settings, plain, model.passes)}
-    chosen = cheapest(asked[CHOOSES]["settings"]) if CHOOSES in asked else None
+    published = DEFAULT_INFERENCE.model_copy(update={"max_steps": model.config.halt_max_steps})
+    steps = sorted({*grid.max_steps, published.max_steps})
+    results: dict[str, SplitResults] = {}
+    for split in (name for name in (SELECTION_SPLIT, SCORING_SPLIT) if (dataset / name).is_dir()):
+        tests = EvalDataset(dataset, meta, max(grid.num_votes), grid.max_puzzles, seed, split)
+        noisy = [Sample(std, n) for std in grid.latent_noise_std for n in range(1, max(grid.num_samples))]
+        samples = [Sample(0.0, 0), *noisy]
+        total = len(samples) * sum(tests.num_sequences(task) for task in tests.sample())
+        with progress(f"test-time compute, {split}", total) as bar:
+            trajectories = record_trajectories(model, tests, max(steps), samples, batch_size, bar.advance)
+        can_verify = trajectories.valid is not None and not hasattr(tests.dataset, "recall")
+        rows = _rows(trajectories, list(_settings(grid, steps, can_verify)), published, model.passes)
+        results[split] = {"puzzles": len(trajectories.answer), "rows": rows}
+    selected = cheapest(results[SELECTION_SPLIT]["rows"])["settings"] if SELECTION_SPLIT in results else None
     return {
         "passes_per_step": model.passes,
-        "plain": knobs(plain),
-        "chosen": chosen and _knobs_of(chosen),
-        "splits": asked,
+        "published": published.model_dump(),
+        "selected": selected,
+        "splits": results,
     }
 
 
-def _settings(grid: CurveParams, steps: Sequence[int], has_rules: bool) -> Iterator[Setting]:
+def _settings(grid: SweepParams, steps: Sequence[int], can_verify: bool) -> Iterator[InferenceConfig]:
     noisy = [
-        (rollouts, scale)
-        for rollouts in sorted(set(grid.rollouts))
-        if rollouts > 1
-        for scale in sorted(set(grid.noise))
+        (num_samples, std)
+        for num_samples in sorted(set(grid.num_samples))
+        if num_samples > 1
+        for std in sorted(set(grid.latent_noise_std))
     ]
-    tries = [(1, 0.0), *noisy]
-    checks = (False, True) if has_rules else (False,)
-    votes = sorted({1, *grid.votes})
-    for rounds, halts, check, k, (rollouts, scale) in itertools.product(steps, (False, True), checks, votes, tries):
-        yield Setting(Dials(rounds, halts, rollouts, scale), k, check)
+    checks = (False, True) if can_verify else (False,)
+    votes = sorted({1, *grid.num_votes})
+    for max_steps, early_halting, verify, num_votes, (num_samples, std) in itertools.product(
+        steps, (False, True), checks, votes, [(1, 0.0), *noisy]
+    ):
+        yield InferenceConfig(
+            max_steps=max_steps,
+            early_halting=early_halting,
+            num_samples=num_samples,
+            latent_noise_std=std,
+            verify=verify,
+            num_votes=num_votes,
+        )
 
 
-def _rows(seen: Record, settings: Sequence[Setting], plain: Setting, passes: int) -> list[Row]:
-    as_published = _right(seen, seen.replay(plain)[0])
+def _rows(
+    trajectories: Trajectories, settings: Sequence[InferenceConfig], published: InferenceConfig, passes: int
+) -> list[Row]:
+    baseline = _correct(trajectories, trajectories.replay(published)[0])
     rows = []
-    for setting in settings:
-        answer, steps = seen.replay(setting)
-        right = _right(seen, answer)
-        exact, difference = proportion(int(right.sum()), len(right)), paired_difference(right, as_published)
-        valid = None if seen.valid is None else float(seen.valid[np.arange(len(answer)), answer].mean())
+    for config in settings:
+        answer, steps = trajectories.replay(config)
+        correct = _correct(trajectories, answer)
+        exact, low, high = _numbers(proportion(int(correct.sum()), len(correct)))
+        difference, difference_low, difference_high = _numbers(paired_difference(correct, baseline))
+        valid = trajectories.valid
         rows.append(
             Row(
-                **knobs(setting),
-                passes=passes * float(steps.mean()),
-                exact=_known(exact["value"]),
-                low=_known(exact["low"]),
-                high=_known(exact["high"]),
-                difference=_known(difference["value"]),
-                difference_low=_known(difference["low"]),
-                difference_high=_known(difference["high"]),
-                valid=valid,
+                settings=config.model_dump(),
+                forward_passes=passes * float(steps.mean()),
+                exact=exact,
+                low=low,
+                high=high,
+                difference=difference,
+                difference_low=difference_low,
+                difference_high=difference_high,
+                valid=None if valid is None else float(valid[np.arange(len(answer)), answer].mean()),
             )
         )
-    return sorted(rows, key=lambda row: row["passes"])
+    return sorted(rows, key=lambda row: row["forward_passes"])
 
 
-def _right(seen: Record, answer: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
-    return seen.right[np.arange(len(answer)), answer]
+def _correct(trajectories: Trajectories, answer: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+    return trajectories.correct[np.arange(len(answer)), answer]
 
 
-def _known(value: float | None) -> float:
-    assert value is not None
-    return value
-
-
-def knobs(setting: Setting) -> Knobs:
-    """The setting by the names of section `evaluate`."""
-    dials = setting.dials
-    return Knobs(
-        steps=dials.steps,
-        halt_early=dials.halt_early,
-        check_rules=setting.check_rules,
-        votes=setting.votes,
-        rollouts=dials.rollouts,
-        noise=dials.noise,
-    )
-
-
-def _knobs_of(row: Mapping[str, object]) -> Knobs:
-    return Knobs(**{name: row[name] for name in Knobs.__annotations__})  # pyright: ignore[reportArgumentType]
+def _numbers(estimate: Estimate) -> tuple[float, float, float]:
+    value, low, high = estimate["value"], estimate["low"], estimate["high"]
+    assert value is not None  # there is at least one puzzle
+    assert low is not None
+    assert high is not None
+    return value, low, high
 
 
 def cheapest(rows: Sequence[Row]) -> Row:
-    """The row with fewest passes among those within `WITHIN` of the best accuracy."""
+    """The row with the fewest forward passes among those within `TOLERANCE` of the best accuracy."""
     best = max(row["exact"] for row in rows)
-    return min((row for row in rows if row["exact"] >= best - WITHIN - 1e-9), key=lambda row: row["passes"])
+    return min((row for row in rows if row["exact"] >= best - TOLERANCE - 1e-9), key=lambda row: row["forward_passes"])
 
 
-def find(rows: Sequence[Row], wanted: Knobs) -> Row:
-    """The row of that setting."""
-    return next(row for row in rows if _knobs_of(row) == wanted)
+def find_row(rows: Sequence[Row], settings: Mapping[str, Any]) -> Row:
+    """The row of these settings."""
+    return next(row for row in rows if row["settings"] == settings)
 
 
-def frontier(rows: Sequence[Row]) -> list[Row]:
-    """The rows that no other row beats: each dearer one is more accurate."""
-    kept: list[Row] = []
-    for row in sorted(rows, key=lambda row: (row["passes"], -row["exact"])):
-        if not kept or row["exact"] > kept[-1]["exact"]:
-            kept.append(row)
-    return kept
+def pareto_front(rows: Sequence[Row]) -> list[Row]:
+    """The rows that no cheaper row matches in accuracy, sorted by forward passes."""
+    front: list[Row] = []
+    for row in sorted(rows, key=lambda row: (row["forward_passes"], -row["exact"])):
+        if not front or row["exact"] > front[-1]["exact"]:
+            front.append(row)
+    return front
 
 
-def one_dial(rows: Sequence[Row], plain: Knobs) -> list[tuple[str, Row]]:
-    """The rows in which one dial alone is turned away from `plain`, each with the dial's name."""
-    turned = []
+def single_changes(rows: Sequence[Row], published: Mapping[str, Any]) -> list[tuple[str, Row]]:
+    """The rows that differ from the published setting in one respect, each with the name of the changed setting.
+
+    `num_samples` and `latent_noise_std` count as one.
+    """
+    changes = []
     for row in rows:
-        differs = [name for name, value in plain.items() if row[name] != value]  # pyright: ignore[reportTypedDictNotRequiredAccess]
-        dial = "rollouts" if differs == ["rollouts", "noise"] else differs[0] if len(differs) == 1 else None
-        if dial:
-            turned.append((dial, row))
-    order = list(plain)
-    return sorted(
-        turned,
-        key=lambda pair: (
-            order.index(pair[0]),
-            pair[1]["steps"],
-            pair[1]["votes"],
-            pair[1]["rollouts"],
-            pair[1]["noise"],
-        ),
-    )
+        changed = [name for name in SETTINGS if row["settings"][name] != published[name]]
+        if set(changed) == {"num_samples", "latent_noise_std"}:
+            changes.append(("num_samples", row))
+        elif len(changed) == 1:
+            changes.append((changed[0], row))
+    return sorted(changes, key=lambda change: (SETTINGS.index(change[0]), *map(float, _order(change[1]))))
+
+
+def _order(row: Row) -> tuple[Any, ...]:
+    return tuple(row["settings"][name] for name in ("max_steps", "num_votes", "num_samples", "latent_noise_std"))

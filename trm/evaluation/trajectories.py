@@ -1,8 +1,7 @@
-"""What a model says at every step of every try, recorded once: any setting of the dials is then only counted.
+"""Trajectories: the answers of a model at every step of every sample, recorded once for the test-time-compute sweep.
 
-A try is a version of a puzzle, without noise or in a rollout with noise of some scale. It does not depend on the other
-tries, so what any setting of the dials (`trm.inference.engine`) would answer, and at which cost, follows from the
-record without the model (spec section 6).
+Samples and augmentations do not depend on each other. So the answer and the cost of any `InferenceConfig` follow from
+the recorded trajectories without running the model again.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,216 +11,192 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from trm.config.inference import InferenceConfig
 from trm.data.protocol import Grid
-from trm.evaluation.eval_dataset import Question, TestSet
-from trm.inference.engine import Dials, Thinker
-from trm.inference.voting import grid_hash
+from trm.evaluation.eval_dataset import EvalDataset, EvalExample
+from trm.inference.engine import InferenceEngine, Outputs
+from trm.inference.voting import elect, grid_hash, same_grid
 from trm.models.act import TRM
 from trm.utils.errors import UserError
 
 Scalar = TypeVar("Scalar", bound=np.generic)
-AT_ONCE = 4_000_000
-"""Pairs of votes that are compared at a time."""
 
 
 @dataclass(frozen=True)
-class Noisy:
-    """A try of a version: rollout 0 has no noise."""
+class Sample:
+    """A sample of an augmentation; number 0 has no noise."""
 
-    noise: float
-    rollout: int
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How a puzzle is thought about."""
-
-    dials: Dials
-    votes: int
-    check_rules: bool
+    noise_std: float
+    number: int
 
 
 @dataclass(frozen=True)
-class Record:
-    """N test examples of V versions, each tried in T ways for S supervision steps. Arrays are [N, V, T, S]."""
+class Trajectories:
+    """N test examples with V augmentations and T samples each, over S supervision steps: arrays are [N, V, T, S]."""
 
-    tries: tuple[Noisy, ...]
+    samples: tuple[Sample, ...]
+    """The T samples."""
     answer: npt.NDArray[np.int32]
-    """Which of the answers that its example ever got, numbered as they came."""
+    """Number of the answer among the distinct answers of its example, in the order of their first occurrence."""
     halt_logit: npt.NDArray[np.float32]
+    """Halt logit after the step."""
     halts: npt.NDArray[np.bool_]
-    """Training would have halted it."""
+    """Halting decision after the step."""
     exists: npt.NDArray[np.bool_]
-    """[N, V]: a task may have fewer versions than are asked for."""
-    right: npt.NDArray[np.bool_]
-    """[N, A]: by number of the answer: it is the right grid."""
+    """[N, V]: a task may have fewer augmentations than requested."""
+    correct: npt.NDArray[np.bool_]
+    """[N, A], by number of the answer: it equals the solution."""
     valid: npt.NDArray[np.bool_] | None
-    """[N, A]: it obeys the rules; None where the kind of data has none."""
+    """[N, A], by number of the answer: it obeys the rules. None if the dataset has no rules."""
 
-    def replay(self, setting: Setting) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-        """The answer that wins [N], and the supervision steps that all tries took together [N].
+    def replay(self, config: InferenceConfig) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """The winning answer [N] and the supervision steps of all samples together [N] under `config`.
 
-        The same as `predict` and the vote in `trm.evaluation.evaluate`; a test compares them.
+        Equal to `trm.inference.engine.predict` and the vote of `trm.evaluation.evaluate`.
         """
-        dials, V, S = setting.dials, setting.votes, setting.dials.steps
-        roll = [Noisy(dials.noise if number else 0.0, number) for number in range(dials.rollouts)]
-        part = np.ix_(range(len(self.answer)), range(V), [self.tries.index(each) for each in roll], range(S))
+        V, S = config.num_votes, config.max_steps
+        samples = [Sample(config.latent_noise_std if number else 0.0, number) for number in range(config.num_samples)]
+        columns = [self.samples.index(sample) for sample in samples]
+        part = np.ix_(range(len(self.answer)), range(V), columns, range(S))
         answer, exists = self.answer[part], self.exists[:, :V]
         last = np.full(answer.shape[:3], S)
-        if dials.halt_early:
+        if config.early_halting:
             last = _first(self.halts[part], S)
-        obeys = np.zeros_like(answer, bool)
-        if setting.check_rules:
-            assert self.valid is not None, "check_rules where there are no rules"
-            obeys = np.take_along_axis(self.valid, answer.reshape(len(answer), -1), axis=1).reshape(answer.shape)
-            counted = exists[..., None, None] & (np.arange(1, S + 1) <= last[..., None])
-            last = np.minimum(last, _first(obeys & counted, S).min(axis=(1, 2), keepdims=True))
+        valid = np.zeros_like(answer, bool)
+        if config.verify:
+            assert self.valid is not None, "verify without rules"
+            valid = np.take_along_axis(self.valid, answer.reshape(len(answer), -1), axis=1).reshape(answer.shape)
+            computed = exists[..., None, None] & (np.arange(1, S + 1) <= last[..., None])
+            last = np.minimum(last, _first(valid & computed, S).min(axis=(1, 2), keepdims=True))
         at = last[..., None] - 1
-        final, logit, obeyed = _pick(answer, at), _pick(self.halt_logit[part], at), _pick(obeys, at)
-        best = np.lexsort((-logit, ~obeyed), axis=2)[..., :1]  # [N, V, 1]
-        elected = _vote(_pick(final, best), _pick(logit, best), _pick(obeyed, best), exists)
+        final, logit, verified = _take(answer, at), _take(self.halt_logit[part], at), _take(valid, at)
+        best = np.lexsort((-logit, ~verified), axis=2)[..., :1]  # [N, V, 1], the rule of `best_samples`
+        elected = elect(_take(final, best), _take(logit, best), _take(verified, best), exists)
         return elected, (last.sum(axis=2) * exists).sum(axis=1)
 
 
-def _pick(values: npt.NDArray[Scalar], at: npt.NDArray[np.int64]) -> npt.NDArray[Scalar]:
+def _take(values: npt.NDArray[Scalar], at: npt.NDArray[np.int64]) -> npt.NDArray[Scalar]:
     """One value of the last axis."""
     return np.take_along_axis(values, at, axis=-1)[..., 0]
 
 
-def _first(holds: npt.NDArray[np.bool_], otherwise: int) -> npt.NDArray[np.int64]:
-    """The first place along the last axis, from 1."""
-    return np.where(holds.any(axis=-1), holds.argmax(axis=-1) + 1, otherwise)
+def _first(condition: npt.NDArray[np.bool_], otherwise: int) -> npt.NDArray[np.int64]:
+    """The first true place along the last axis, from 1."""
+    return np.where(condition.any(axis=-1), condition.argmax(axis=-1) + 1, otherwise)
 
 
-def _vote(
-    answer: npt.NDArray[np.int32],
-    logit: npt.NDArray[np.float32],
-    wins: npt.NDArray[np.bool_],
-    exists: npt.NDArray[np.bool_],
-) -> npt.NDArray[np.int32]:
-    """The answer [N] that the versions [N, V] elect: one that obeys, more votes, surer, the first; as `Ballots`."""
-    N, V = answer.shape
-    elected = np.zeros(N, np.int32)
-    for rows in np.array_split(np.arange(N), max(-(-N * V * V // AT_ONCE), 1)):
-        same = (answer[rows][:, :, None] == answer[rows][:, None]) & exists[rows][:, None]
-        votes = same.sum(axis=2)
-        sure = 1 / (1 + np.exp(-logit[rows].astype(np.float64)))
-        mean = (same * sure[:, None]).sum(axis=2) / np.maximum(votes, 1)
-        order = np.lexsort((-mean, -votes, ~wins[rows], ~exists[rows]), axis=1)
-        elected[rows] = np.take_along_axis(answer[rows], order[:, :1], axis=1)[:, 0]
-    return elected
-
-
-def record(
+def record_trajectories(
     model: TRM,
-    tests: TestSet,
+    tests: EvalDataset,
     steps: int,
-    tries: Sequence[Noisy],
+    samples: Sequence[Sample],
     batch_size: int,
     advance: Callable[[int], None] = lambda _: None,
-) -> Record:
-    """Ask the model the puzzles of `tests`, each version in all `tries`, and keep what it says after each step.
+) -> Trajectories:
+    """Run the model on the puzzles of `tests` in all augmentations and samples, and record every step.
 
-    The noise of a rollout is that of `trm evaluate` with the seed of `tests`. `advance` is told of every version of a
-    puzzle that is done. Test examples whose answer nobody knows are left out; raises `UserError` where none is left.
+    The noise of a sample is that of `trm evaluate` with the seed of `tests`. `advance` is called with the number of
+    finished sequences. Examples without a known solution are skipped; raises `UserError` if none is left.
     """
-    asked = (question for task in tests.sample() for question in tests.questions(task) if question.right is not None)
-    seen = [_Seen.of(model, tests, part, steps, tries, batch_size, advance) for part in _parts(asked, batch_size)]
-    if not seen:
-        raise UserError("no answer to any of these puzzles is known, so more thinking cannot be measured")
-    answers = [each for part in seen for each in part.answers]
-    most = max((len(grids) for grids in answers), default=1)
-    questions = [question for part in seen for question in part.questions]
-    right = np.zeros((len(answers), most), bool)
-    has_rules = tests.kind.valid(tests.meta, [questions[0].grid], [questions[0].grid]) is not None
-    valid = np.zeros_like(right) if has_rules else None
-    for row, (question, grids) in enumerate(zip(questions, answers, strict=True)):
-        right[row, : len(grids)] = [_same(grid, question.right) for grid in grids]
+    examples = (example for task in tests.sample() for example in tests.examples(task) if example.solution is not None)
+    parts = [
+        _Part.record(model, tests.num_votes, part, steps, samples, batch_size, advance)
+        for part in _parts(examples, batch_size)
+    ]
+    if not parts:
+        raise UserError("no solution of these puzzles is known, so test-time compute cannot be measured")
+    answers = [grids for part in parts for grids in part.grids]
+    examples = [example for part in parts for example in part.examples]
+    correct = np.zeros((len(answers), max(len(grids) for grids in answers)), bool)
+    has_rules = tests.dataset.valid(tests.meta, [examples[0].grid], [examples[0].grid]) is not None
+    valid = np.zeros_like(correct) if has_rules else None
+    for row, (example, grids) in enumerate(zip(examples, answers, strict=True)):
+        correct[row, : len(grids)] = [same_grid(grid, example.solution) for grid in grids]
         if valid is not None:
-            obey = tests.kind.valid(tests.meta, [question.grid] * len(grids), grids)
-            valid[row, : len(grids)] = np.asarray(obey, bool)
-    exists = np.arange(tests.votes) < np.array([question.count for question in questions])[:, None]
-    answer = np.concatenate([part.answer for part in seen])
-    logit, halts = np.concatenate([part.halt_logit for part in seen]), np.concatenate([part.halts for part in seen])
-    return Record(tuple(tries), answer, logit, halts, exists, right, valid)
+            obeys = tests.dataset.valid(tests.meta, [example.grid] * len(grids), grids)
+            valid[row, : len(grids)] = np.asarray(obeys, bool)
+    exists = np.arange(tests.num_votes) < np.array([example.num_votes for example in examples])[:, None]
+    return Trajectories(
+        samples=tuple(samples),
+        answer=np.concatenate([part.answer for part in parts]),
+        halt_logit=np.concatenate([part.halt_logit for part in parts]),
+        halts=np.concatenate([part.halts for part in parts]),
+        exists=exists,
+        correct=correct,
+        valid=valid,
+    )
 
 
-def _parts(questions: Iterator[Question], size: int) -> Iterator[list[Question]]:
-    """Questions of about `size` versions together."""
-    waiting: list[Question] = []
-    for question in questions:
-        waiting.append(question)
-        if sum(each.count for each in waiting) >= size:
-            yield waiting
-            waiting = []
-    if waiting:
-        yield waiting
+def _parts(examples: Iterator[EvalExample], size: int) -> Iterator[list[EvalExample]]:
+    """Examples of about `size` augmentations together."""
+    part: list[EvalExample] = []
+    for example in examples:
+        part.append(example)
+        if sum(each.num_votes for each in part) >= size:
+            yield part
+            part = []
+    if part:
+        yield part
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """The record of some questions."""
+class _Part:
+    """The trajectories of some examples, with the distinct answers of each."""
 
-    questions: list[Question]
-    answers: list[list[Grid]]
+    examples: list[EvalExample]
+    grids: list[list[Grid]]
     answer: npt.NDArray[np.int32]
     halt_logit: npt.NDArray[np.float32]
     halts: npt.NDArray[np.bool_]
 
     @classmethod
-    def of(
+    def record(
         cls,
         model: TRM,
-        tests: TestSet,
-        questions: list[Question],
+        num_votes: int,
+        examples: list[EvalExample],
         steps: int,
-        tries: Sequence[Noisy],
+        samples: Sequence[Sample],
         batch_size: int,
         advance: Callable[[int], None],
-    ) -> "_Seen":
-        shape = (len(questions), tests.votes, len(tries), steps)
+    ) -> "_Part":
+        shape = (len(examples), num_votes, len(samples), steps)
         answer, logit, halts = np.zeros(shape, np.int32), np.zeros(shape, np.float32), np.zeros(shape, bool)
-        numbers: list[dict[bytes, int]] = [{} for _ in questions]
-        grids: list[list[Grid]] = [[] for _ in questions]
-        for number, each in enumerate(tries):
-            told = _told(model, tests, questions, steps, each, batch_size)
+        numbers: list[dict[bytes, int]] = [{} for _ in examples]
+        grids: list[list[Grid]] = [[] for _ in examples]
+        for index, sample in enumerate(samples):
+            all_tokens, all_logits, all_halts = _run(model, examples, steps, sample, batch_size)
             start = 0
-            for row, question in enumerate(questions):
-                k = question.count
+            for row, example in enumerate(examples):
+                k = example.num_votes
                 part, start = slice(start, start + k), start + k
-                said = told[0][part]
-                logit[row, :k, number], halts[row, :k, number] = told[1][part], told[2][part]
+                tokens = all_tokens[part]
+                logit[row, :k, index], halts[row, :k, index] = all_logits[part], all_halts[part]
                 for step in range(steps):
-                    if step and (said[:, step] == said[:, step - 1]).all():
-                        answer[row, :, number, step] = answer[row, :, number, step - 1]
+                    if step and (tokens[:, step] == tokens[:, step - 1]).all():
+                        answer[row, :, index, step] = answer[row, :, index, step - 1]
                         continue
-                    for version, grid in enumerate(question.versions.undo(said[:, step])):
-                        name = grid_hash(grid)
-                        if name not in numbers[row]:
-                            numbers[row][name] = len(grids[row])
+                    for number, grid in enumerate(example.augmentations.invert(tokens[:, step])):
+                        key = grid_hash(grid)
+                        if key not in numbers[row]:
+                            numbers[row][key] = len(grids[row])
                             grids[row].append(grid)
-                        answer[row, version, number, step] = numbers[row][name]
+                        answer[row, number, index, step] = numbers[row][key]
                 advance(k)
-        return cls(questions, grids, answer, logit, halts)
+        return cls(examples, grids, answer, logit, halts)
 
 
-def _told(
-    model: TRM, tests: TestSet, questions: Sequence[Question], steps: int, each: Noisy, batch_size: int
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """One try of all versions of the questions: tokens [B, S, L], halt logits and halting [B, S]."""
-    tokens = np.concatenate([question.versions.tokens for question in questions])
-    identifiers = np.concatenate([question.identifiers for question in questions])
-    seeds = [[tests.seed, question.row, 2, version] for question in questions for version in range(question.count)]
-    said = np.zeros((len(tokens), steps, tokens.shape[1]), np.uint8)
+def _run(model: TRM, examples: Sequence[EvalExample], steps: int, sample: Sample, batch_size: int) -> Outputs:
+    """One sample of all augmentations of the examples: tokens [B, S, L], halt logits and decisions [B, S]."""
+    tokens = np.concatenate([example.augmentations.tokens for example in examples])
+    identifiers = np.concatenate([example.identifiers for example in examples])
+    seeds = [seed for example in examples for seed in example.seeds]
+    predicted = np.zeros((len(tokens), steps, tokens.shape[1]), np.uint8)
     logits, halts = np.zeros((len(tokens), steps), np.float32), np.zeros((len(tokens), steps), bool)
     for start in range(0, len(tokens), batch_size):
         part = slice(start, start + batch_size)
-        noise_of = [[*seed, each.rollout] if each.rollout else None for seed in seeds[part]]
-        thinker = Thinker(model, tokens[part], identifiers[part], each.noise, noise_of)
+        noise_seeds = [[*seed, sample.number] if sample.number else None for seed in seeds[part]]
+        engine = InferenceEngine(model, tokens[part], identifiers[part], sample.noise_std, noise_seeds)
         for step in range(steps):
-            said[part, step], logits[part, step], halts[part, step] = thinker.step()
-    return said, logits, halts
-
-
-def _same(one: Grid, other: Grid | None) -> bool:
-    return other is not None and one.shape == other.shape and bool((one == other).all())
+            predicted[part, step], logits[part, step], halts[part, step] = engine.step()
+    return predicted, logits, halts

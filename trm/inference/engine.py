@@ -1,7 +1,4 @@
-"""How long and how often a model thinks about a sequence: steps, early halting, noisy rollouts, a check of the rules.
-
-Spec section 6. Nothing here needs training: the same network answers with more or less computation.
-"""
+"""The inference engine: supervision steps, early halting, noisy samples and verification of a batch of sequences."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,111 +9,103 @@ import torch
 from torch import Tensor
 
 from trm.config.dataset_meta import DatasetMeta
+from trm.config.inference import InferenceConfig
 from trm.datasets.registry import get_dataset
+from trm.inference.voting import best_samples
 from trm.models.act import TRM
+from trm.models.recursion import States
 from trm.utils.errors import UserError
 
 Tokens = npt.NDArray[np.uint8]
 Movement = npt.NDArray[np.float32]
-"""float32 [B, L]: how far the latents of each cell have moved since the round began, relative to their length."""
-
-
-@dataclass(frozen=True)
-class Dials:
-    """How much computation a sequence gets."""
-
-    steps: int
-    """Supervision steps, at most."""
-    halt_early: bool = False
-    """A sequence leaves the batch as soon as training would have halted it."""
-    rollouts: int = 1
-    """Tries with noise of their own, of which the answer with the highest halt logit wins; the first has no noise."""
-    noise: float = 0.0
-    """Standard deviation of the Gaussian noise that is added to the latent states before each supervision step."""
+"""float32 [B, L]: change of the latents of each cell since the start of the round, relative to their norm."""
+Outputs = tuple[Tokens, npt.NDArray[np.float32], npt.NDArray[np.bool_]]
+"""Tokens uint8 [B, L], halt logits float32 [B] and halting decisions bool [B]."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model answers to N sequences."""
+    """The answers to N sequences."""
 
     tokens: Tokens
     """uint8 [N, L]."""
     halt_logit: npt.NDArray[np.float32]
-    """[N], after the last step that was taken."""
-    first_halt: npt.NDArray[np.int64]
-    """[N]: the first supervision step at which training would have halted, or the last."""
+    """[N], after the last step."""
+    halt_step: npt.NDArray[np.int64]
+    """[N]: the first supervision step with a positive halting decision, or the last step."""
     steps: npt.NDArray[np.int64]
-    """[N]: supervision steps taken, over all rollouts."""
+    """[N]: supervision steps of all samples together."""
 
 
 @dataclass(frozen=True)
-class Moment:
-    """The tries of some sequences after a network pass: B = sequences x rollouts, those of a sequence together."""
+class StepTrace:
+    """The samples of some sequences after a forward pass: B = sequences x samples, those of a sequence adjacent."""
 
     step: int
     """Supervision step, from 1."""
     round: int
-    """Of the step, from 1."""
+    """Round of the step, from 1."""
     number: int
-    """Of the pass in its round, from 1; the last renews the answer."""
+    """Pass of the round, from 1; the last one updates the answer."""
     ends_step: bool
-    """Whether it is the last pass of its step: what halts or obeys the rules is known by now."""
+    """True for the last pass of a step: halting and verification are up to date."""
     rows: npt.NDArray[np.int64]
-    """[B]: which sequence each try is of."""
+    """[B]: row of the sequence of each sample."""
     tokens: Tokens
-    """uint8 [B, L]: what each would answer now."""
+    """uint8 [B, L]: the decoded answer of each sample."""
     halt_logit: npt.NDArray[np.float32]
     """[B]."""
     moved: Movement | None
-    """0 for a try that no longer thinks; None where latents belong to no cells (latent meta attention), or where there
-    are none."""
-    alive: npt.NDArray[np.bool_]
-    """[B]: whether it thinks on."""
+    """0 for samples that have stopped; None if latents do not correspond to cells or there are none."""
+    active: npt.NDArray[np.bool_]
+    """[B]: samples that are still computed."""
     halted: npt.NDArray[np.bool_]
-    """[B]: whether it stopped because the model wanted to."""
-    right: npt.NDArray[np.bool_]
-    """[B]: whether its answer was seen to obey the rules."""
+    """[B]: samples stopped by early halting."""
+    verified: npt.NDArray[np.bool_]
+    """[B]: samples stopped because their answer obeys the rules."""
 
     def best(self) -> npt.NDArray[np.int64]:
-        """The places of the tries that would answer now, one of each sequence."""
-        return _best(self.halt_logit, self.right, len(np.unique(self.rows)))
+        """Index of the sample that answers for each sequence, [sequences]."""
+        return best_samples(self.halt_logit, self.verified, len(self.rows) // len(np.unique(self.rows)))
 
 
-Look = Callable[[Moment], None]
-"""What `predict` shows each moment to."""
+TraceCallback = Callable[[StepTrace], None]
 
 
-class Rules:
-    """The rules of sequences that are versions of some puzzles: a version is a puzzle of the same kind itself."""
+class Verifier:
+    """Checks answers to sequences against the rules of their dataset.
+
+    An augmentation of a puzzle is a puzzle itself, so its answer is checked as it is.
+    """
 
     def __init__(self, meta: DatasetMeta, tokens: Tokens, puzzles: npt.NDArray[np.int64]) -> None:
-        """`tokens` uint8 [N, L] is what is asked, `puzzles` int64 [N] of which puzzle each is a version; those of one
-        puzzle stand together. Raises `UserError` where the kind of data has no rules.
+        """tokens: the questions, uint8 [N, L]. puzzles: int64 [N], the puzzle of which each row is an augmentation;
+        rows of a puzzle are adjacent. Raises `UserError` if the dataset has no rules.
         """
-        self.puzzles, self._meta, self._kind = puzzles, meta, get_dataset(meta.name)
-        nothing, none = (
-            np.random.default_rng(0),
-            UserError(f"no rules are known of {meta.name}; leave check_rules false"),
-        )
-        if hasattr(self._kind, "recall"):  # its versions are those of the data set
-            raise none
-        self._selves = [self._kind.versions(meta, row, nothing, 1) for row in tokens]
-        self._asked = [itself.undo(row[None])[0] for itself, row in zip(self._selves, tokens, strict=True)]
-        if self._kind.valid(meta, self._asked[:1], self._asked[:1]) is None:
-            raise none
+        self.puzzles, self._meta, self._dataset = puzzles, meta, get_dataset(meta.name)
+        rng = np.random.default_rng(0)  # not used: no augmentation is drawn
+        no_rules = UserError(f"verify must be false for dataset {meta.name}, which has no rules to check. Got true")
+        if hasattr(self._dataset, "recall"):  # its augmentations come from the dataset
+            raise no_rules
+        self._identities = [self._dataset.augmentations(meta, row, rng, 1) for row in tokens]
+        self._questions = [
+            identity.invert(row[None])[0] for identity, row in zip(self._identities, tokens, strict=True)
+        ]
+        if self._dataset.valid(meta, self._questions[:1], self._questions[:1]) is None:
+            raise no_rules
 
-    def obeyed(self, rows: npt.NDArray[np.int64], answers: Tokens) -> npt.NDArray[np.bool_]:
+    def check(self, rows: npt.NDArray[np.int64], answers: Tokens) -> npt.NDArray[np.bool_]:
         """Which `answers` (uint8 [k, L]) to the sequences `rows` (int64 [k]) obey the rules, bool [k]."""
-        asked = [self._asked[row] for row in rows]
-        grids = [self._selves[row].undo(answer[None])[0] for row, answer in zip(rows, answers, strict=True)]
-        return np.asarray(self._kind.valid(self._meta, asked, grids), dtype=bool)
+        questions = [self._questions[row] for row in rows]
+        grids = [self._identities[row].invert(answer[None])[0] for row, answer in zip(rows, answers, strict=True)]
+        return np.asarray(self._dataset.valid(self._meta, questions, grids), dtype=bool)
 
 
-class Thinker:
-    """Some sequences on their way, step by step; those that are done leave the batch.
+class InferenceEngine:
+    """A batch of sequences, advanced by one supervision step at a time; finished sequences leave the batch.
 
-    `seeds` [B] gives each sequence's noise, whatever else is in the batch; where None, or `noise` 0, there is none.
-    `between` is called after each network pass of a step but the last, with the numbers of the round and of the pass.
+    seeds: [B], the seed of each sequence's noise; None: no noise. The noise of a sequence does not depend on the rest
+    of the batch. on_pass: called after each forward pass of a step but the last, with the round and the pass number.
     """
 
     def __init__(
@@ -124,108 +113,113 @@ class Thinker:
         model: TRM,
         tokens: Tokens,
         identifiers: npt.NDArray[np.integer],
-        noise: float = 0.0,
+        noise_std: float = 0.0,
         seeds: Sequence[Sequence[int] | None] = (),
-        between: Callable[[int, int], None] = lambda *_: None,
+        on_pass: Callable[[int, int], None] | None = None,
     ) -> None:
-        self.model, self.noise, self._between = model, noise, between
+        self.model, self.noise_std, self._on_pass = model, noise_std, on_pass
         inputs = torch.from_numpy(tokens.astype(np.int32)).to(model.device)
         rows = torch.from_numpy(identifiers.astype(np.int32)).to(model.device)
         with torch.no_grad():
             self._x = model.embed(inputs, model.gather_puzzle_rows(rows))
-            self._states = self._before = model.start(len(inputs))
-        self._dice = [_dice(seed) for seed in (seeds if noise else [None] * len(tokens))]
+            self.states = self._round_start = model.initial_states(len(inputs))
+        self._generators = [_generator(seed) for seed in (seeds if noise_std else [None] * len(tokens))]
 
     @torch.no_grad()
-    def step(self) -> tuple[Tokens, npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-        """One supervision step: the answers uint8 [B, L], halt logits [B], and who would halt in training [B]."""
+    def step(self) -> Outputs:
+        """Run one supervision step."""
         self._add_noise()
-        rounds, passes = self.model.member.rounds(self.model.config), self.model.member.passes(self.model.config)
-        for turn in range(1, rounds + 1):
-            self._before = self._states
-            for number in range(1, passes + 2):
-                if number <= passes:
-                    self._states = self.model.latent_passes(self._x, self._states, range(number - 1, number))
-                else:
-                    self._states = self.model.answer_pass(self._x, self._states)
-                if (turn, number) != (rounds, passes + 1):
-                    self._between(turn, number)
+        self._round_start = self.states
+        self.states = self.model.deep_recursion(self._x, self.states, self._after_pass if self._on_pass else None)
         return self.read()
 
+    def _after_pass(self, number_of_round: int, number: int, states: States) -> None:
+        assert self._on_pass is not None
+        self.states = states
+        is_answer_pass = number == self.model.variant.passes(self.model.config) + 1
+        if is_answer_pass and number_of_round == self.model.variant.rounds(self.model.config):
+            return  # the end of the step
+        self._on_pass(number_of_round, number)
+        if is_answer_pass:
+            self._round_start = states
+
     @torch.no_grad()
-    def read(self) -> tuple[Tokens, npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-        """What `step` returns, of the states as they are."""
-        logits, halt_logit, continue_logit = self.model.read_out(self._states)
-        halts = halt_logit > (continue_logit if self.model.config.learns_to_continue else 0)
+    def read(self) -> Outputs:
+        """The outputs of the current states."""
+        logits, halt_logit, continue_logit = self.model.read_out(self.states)
+        halts = halt_logit > (continue_logit if self.model.config.uses_q_continue else 0)
         return logits.argmax(-1).to(torch.uint8).cpu().numpy(), halt_logit.cpu().numpy(), halts.cpu().numpy()
 
     @torch.no_grad()
     def moved(self) -> Movement | None:
-        """Since the round began; None as in `Moment`."""
-        latents = self.model.member.latents
+        """Movement of the latents since the start of the round; None as in `StepTrace.moved`.
+
+        Requires `on_pass`: otherwise only the start of the step is known.
+        """
+        latents = self.model.variant.latents
         if self.model.lma is not None or not latents:
             return None
-        both = (self._states, self._before)
+        both = (self.states, self._round_start)
         now, before = (torch.cat([states[name] for name in latents], -1).float() for states in both)
-        share = ((now - before).square().sum(-1) / now.square().sum(-1)).sqrt()
-        return share[:, self.model.config.puzzle_emb_len :].cpu().numpy()
+        relative = ((now - before).square().sum(-1) / now.square().sum(-1)).sqrt()
+        return relative[:, self.model.config.puzzle_emb_len :].cpu().numpy()
 
     def keep(self, which: npt.NDArray[np.bool_]) -> None:
-        """Go on with these alone."""
+        """Remove the sequences that are false in `which` [B]."""
         rows = torch.from_numpy(np.flatnonzero(which)).to(self.model.device)
         self._x = self._x[rows]
-        self._states = {name: state[rows] for name, state in self._states.items()}
-        self._dice = [dice for dice, stays in zip(self._dice, which, strict=True) if stays]
+        self.states = {name: state[rows] for name, state in self.states.items()}
+        self._generators = [generator for generator, kept in zip(self._generators, which, strict=True) if kept]
 
     def _add_noise(self) -> None:
-        if not any(self._dice):
+        if not any(self._generators):
             return
-        for name in self.model.member.latents:
-            state = self._states[name]
-            # Drawn where every machine draws the same.
-            drawn = [_drawn(dice, state.shape[1:]) for dice in self._dice]
-            noise = torch.stack(drawn).to(state.device, state.dtype)
-            self._states = self._states | {name: state + self.noise * noise}
+        for name in self.model.variant.latents:
+            state = self.states[name]
+            # Drawn on the CPU, so that every device gets the same noise.
+            noise = torch.stack([_normal(generator, state.shape[1:]) for generator in self._generators])
+            self.states = self.states | {name: state + self.noise_std * noise.to(state.device, state.dtype)}
 
 
-def _dice(seed: Sequence[int] | None) -> torch.Generator | None:
+def _generator(seed: Sequence[int] | None) -> torch.Generator | None:
     if seed is None:
         return None
     word = int(np.random.SeedSequence(list(seed)).generate_state(1, np.uint64)[0] >> 1)
     return torch.Generator().manual_seed(word)
 
 
-def _drawn(dice: torch.Generator | None, shape: torch.Size) -> Tensor:
-    return torch.zeros(shape) if dice is None else torch.randn(shape, generator=dice)
+def _normal(generator: torch.Generator | None, shape: torch.Size) -> Tensor:
+    return torch.zeros(shape) if generator is None else torch.randn(shape, generator=generator)
 
 
 def predict(
     model: TRM,
     tokens: Tokens,
     identifiers: npt.NDArray[np.integer],
-    dials: Dials,
+    config: InferenceConfig,
     batch_size: int,
     advance: Callable[[int], None] = lambda _: None,
     seeds: Sequence[Sequence[int]] | None = None,
-    rules: Rules | None = None,
-    look: Look | None = None,
+    verifier: Verifier | None = None,
+    on_trace: TraceCallback | None = None,
 ) -> Predictions:
     """Answer the sequences `tokens` (uint8 [N, L]) with puzzle `identifiers` (int [N]), about `batch_size` at a time.
 
-    The noise of a sequence is drawn from its `seeds` and the number of the rollout. With `rules` the work on a puzzle
-    stops at the first answer that obeys them. `look` is shown the tries of a batch after every network pass.
+    Of `config`, the number of votes is not used: each row is answered for itself. The noise of a sample is drawn from
+    the `seeds` of its sequence and the number of the sample. With a `verifier`, a puzzle stops at the first answer that
+    obeys the rules. `advance` is called with the number of finished sequences; `on_trace` after each forward pass.
     """
-    puzzles = np.arange(len(tokens)) if rules is None else rules.puzzles
+    puzzles = np.arange(len(tokens)) if verifier is None else verifier.puzzles
     parts = []
-    for chosen in _batches(puzzles, max(batch_size // dials.rollouts, 1)):
-        parts.append(_predict(model, tokens, identifiers, dials, chosen, seeds, rules, look))
+    for chosen in _batches(puzzles, max(batch_size // config.num_samples, 1)):
+        parts.append(_predict_batch(model, tokens, identifiers, config, chosen, seeds, verifier, on_trace))
         advance(len(chosen))
-    names = ("tokens", "halt_logit", "first_halt", "steps")
+    names = ("tokens", "halt_logit", "halt_step", "steps")
     return Predictions(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
 
 def _batches(puzzles: npt.NDArray[np.int64], size: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Rows in order, about `size` at a time, those of one puzzle together."""
+    """Rows in order, about `size` at a time, those of a puzzle in one batch."""
     start = 0
     for end in [*(np.flatnonzero(np.diff(puzzles)) + 1).tolist(), len(puzzles)]:
         if end - start >= size or end == len(puzzles):
@@ -233,74 +227,69 @@ def _batches(puzzles: npt.NDArray[np.int64], size: int) -> Iterator[npt.NDArray[
             start = end
 
 
-def _predict(
+def _predict_batch(
     model: TRM,
     tokens: Tokens,
     identifiers: npt.NDArray[np.integer],
-    dials: Dials,
+    config: InferenceConfig,
     chosen: npt.NDArray[np.int64],
     seeds: Sequence[Sequence[int]] | None,
-    rules: Rules | None,
-    look: Look | None,
+    verifier: Verifier | None,
+    on_trace: TraceCallback | None,
 ) -> Predictions:
-    """All rollouts of the `chosen` sequences, in one batch that shrinks."""
-    rows = chosen.repeat(dials.rollouts)
-    rolls = np.tile(np.arange(dials.rollouts), len(chosen))
-    numbered = zip(rows.tolist(), rolls.tolist(), strict=True)
-    noise_of = [[*seeds[row], roll] if roll and seeds is not None else None for row, roll in numbered]
-    B, rounds, passes = len(rows), model.member.rounds(model.config), model.member.passes(model.config)
+    """All samples of the `chosen` sequences in one batch, which shrinks as samples finish."""
+    rows = chosen.repeat(config.num_samples)
+    samples = np.tile(np.arange(config.num_samples), len(chosen))
+    noise_seeds = [
+        [*seeds[row], sample] if sample and seeds is not None else None
+        for row, sample in zip(rows.tolist(), samples.tolist(), strict=True)
+    ]
+    B, last_pass = len(rows), (model.variant.rounds(model.config), model.variant.passes(model.config) + 1)
     answer, logit = np.zeros((B, tokens.shape[1]), np.uint8), np.zeros(B, np.float32)
-    first_halt, taken = np.full(B, dials.steps), np.zeros(B, np.int64)
-    halted, right = np.zeros((2, B), bool)
-    took = alive = np.arange(B)
+    halt_step, taken = np.full(B, config.max_steps), np.zeros(B, np.int64)
+    halted, verified = np.zeros((2, B), bool)
+    computed = active = np.arange(B)
+    """The samples computed in this step, and those that remain after it."""
     step = 1
 
-    def show(turn: int, number: int, said: Tokens, logits: npt.NDArray[np.float32], moved: Movement | None) -> None:
-        """All tries, of which those that `took` this pass say this."""
-        assert look is not None
-        now, sure, movement = answer.copy(), logit.copy(), None
-        now[took], sure[took] = said, logits
+    def emit(place: tuple[int, int], outputs: Outputs, moved: Movement | None) -> None:
+        """Pass the current outputs of all samples to `on_trace`."""
+        assert on_trace is not None
+        tokens_now, logit_now, movement = answer.copy(), logit.copy(), None
+        tokens_now[computed], logit_now[computed] = outputs[:2]
         if moved is not None:
             movement = np.zeros(answer.shape, np.float32)
-            movement[took] = moved
-        known = (np.isin(np.arange(B), alive), halted.copy(), right.copy())
-        look(Moment(step, turn, number, (turn, number) == (rounds, passes + 1), rows, now, sure, movement, *known))
+            movement[computed] = moved
+        flags = (np.isin(np.arange(B), active), halted.copy(), verified.copy())
+        on_trace(StepTrace(step, *place, place == last_pass, rows, tokens_now, logit_now, movement, *flags))
 
-    def between(turn: int, number: int) -> None:
-        if look is not None:
-            said, logits, _ = thinker.read()
-            show(turn, number, said, logits, thinker.moved())
+    def on_pass(number_of_round: int, number: int) -> None:
+        emit((number_of_round, number), engine.read(), engine.moved())
 
-    thinker = Thinker(model, tokens[rows], identifiers[rows], dials.noise, noise_of, between)
-    for step in range(1, dials.steps + 1):
-        took = alive
-        said, logits, halts = thinker.step()
-        moved = thinker.moved() if look is not None else None
-        news = (said != answer[alive]).any(axis=1) | (step == 1)
-        answer[alive], logit[alive], taken[alive] = said, logits, step
-        first_halt[alive[halts]] = np.minimum(first_halt[alive[halts]], step)
-        done = halts & dials.halt_early
-        halted[alive[done]] = True
-        if rules is not None and news.any():
-            asked = alive[news]
-            right[asked] = rules.obeyed(rows[asked], answer[asked])
-            done |= np.isin(rules.puzzles[rows[alive]], rules.puzzles[rows[right]])
+    engine = InferenceEngine(
+        model, tokens[rows], identifiers[rows], config.latent_noise_std, noise_seeds, on_pass if on_trace else None
+    )
+    for step in range(1, config.max_steps + 1):
+        computed = active
+        outputs = engine.step()
+        predicted, logits, halts = outputs
+        moved = engine.moved() if on_trace is not None else None
+        changed = (predicted != answer[active]).any(axis=1) | (step == 1)
+        answer[active], logit[active], taken[active] = predicted, logits, step
+        halt_step[active[halts]] = np.minimum(halt_step[active[halts]], step)
+        done = halts & config.early_halting
+        halted[active[done]] = True
+        if verifier is not None and changed.any():
+            checked = active[changed]
+            verified[checked] = verifier.check(rows[checked], answer[checked])
+            done |= np.isin(verifier.puzzles[rows[active]], verifier.puzzles[rows[verified]])
         if done.any():
-            alive = alive[~done]
-            if len(alive):
-                thinker.keep(~done)
-        if look is not None:
-            show(rounds, passes + 1, said, logits, moved)
-        if not len(alive):
+            active = active[~done]
+            if len(active):
+                engine.keep(~done)
+        if on_trace is not None:
+            emit(last_pass, outputs, moved)
+        if not len(active):
             break
-    best = _best(logit, right, len(chosen))
-    return Predictions(answer[best], logit[best], first_halt[best], taken.reshape(len(chosen), -1).sum(axis=1))
-
-
-def _best(logit: npt.NDArray[np.float32], right: npt.NDArray[np.bool_], sequences: int) -> npt.NDArray[np.int64]:
-    """The tries [sequences] that answer: the highest halt logit wins, the first of equals; an answer that obeys the
-    rules before all others.
-    """
-    shape = (sequences, len(logit) // sequences)
-    order = np.lexsort((-logit.reshape(shape), ~right.reshape(shape)), axis=1)
-    return order[:, 0] + np.arange(sequences) * shape[1]
+    best = best_samples(logit, verified, config.num_samples)
+    return Predictions(answer[best], logit[best], halt_step[best], taken.reshape(len(chosen), -1).sum(axis=1))

@@ -1,4 +1,4 @@
-"""A model at work on one puzzle: what it would answer after every network pass, and where its latents still move."""
+"""Traces the solution of a puzzle: the answer after every forward pass, and where the latents still change."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,168 +8,173 @@ import numpy as np
 import numpy.typing as npt
 
 from trm.config.dataset_meta import DatasetMeta
-from trm.data.protocol import Grid, Versions
-from trm.inference.engine import Dials, Moment
-from trm.inference.solve import Answer, Asked, answer, ranked
+from trm.config.inference import InferenceConfig
+from trm.data.protocol import Augmentations, Grid
+from trm.datasets.registry import get_dataset
+from trm.inference.engine import StepTrace
+from trm.inference.puzzle import EvalPuzzle
+from trm.inference.solve import Answer, rank_answers, solve_puzzle
+from trm.inference.voting import same_grid
 from trm.models.act import TRM
 
 Heat = npt.NDArray[np.float32]
 """float32 [h, w], a value for each cell of an answer."""
-State = Literal["waits", "thinks", "halted", "obeys", "stopped", "done"]
-"""Of a try: not begun, at work, halted by the model, stopped at an answer that obeys the rules, stopped because another
-try's did, or at the end of its steps."""
+Status = Literal["pending", "running", "halted", "valid", "stopped", "done"]
+"""Of a sample: not started, running, stopped by early halting, stopped at an answer that obeys the rules, stopped
+because another sample did, or at the end of its steps."""
 
 
 @dataclass(frozen=True)
-class Try:
-    """One of the sequences that work on the puzzle: a version of it, with or without noise."""
+class Sample:
+    """A sample of an augmentation of the puzzle."""
 
     name: str
-    """`2.3` is the third rollout of the second version."""
+    """`2.3` is the third sample of the second augmentation."""
     letter: str
-    """Which answer it gives: A, B, … in the order of the tries; those that give the same have the same."""
+    """Its answer: A, B, … in the order of the samples; equal answers have equal letters."""
     halt_logit: float
-    state: State
+    status: Status
     votes: bool
-    """Whether it is the one that answers for its version."""
+    """Whether it is the best sample of its augmentation."""
     shown: bool
-    """Whether it is the one that the frame shows."""
+    """Whether its answer is the answer of the frame."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """The model after one network pass."""
+    """The state after a forward pass."""
 
     step: int
     """Supervision step, from 1."""
     round: int
-    """Of the step, from 1."""
+    """Round of the step, from 1."""
     number: int
-    """Of the pass in its round, from 1; the last renews the answer."""
+    """Pass of the round, from 1; the last one updates the answer."""
     ends_step: bool
     answer: Grid
-    """What it would answer now."""
+    """The winning answer so far."""
     halt_logit: float
-    """Of the try that gives this answer."""
+    """Halt logit of the sample that gives this answer."""
     moved: Heat | None
-    """How far the latents of each cell of that try have moved since the round began, relative to their length; None
-    where they belong to no cells (latent meta attention), or where there are none."""
-    tries: tuple[Try, ...]
+    """Change of the latents of each cell since the start of the round, relative to their norm; None if latents do not
+    correspond to cells (latent meta attention) or there are none."""
+    samples: tuple[Sample, ...]
+    """All samples of all augmentations."""
 
 
 def trace(
-    model: TRM, meta: DatasetMeta, asked: Asked, dials: Dials, check_rules: bool, show: Callable[[Frame], None]
+    model: TRM, meta: DatasetMeta, puzzle: EvalPuzzle, config: InferenceConfig, on_frame: Callable[[Frame], None]
 ) -> Answer:
-    """Answer a puzzle as `trm.solve` does, and show a frame after each network pass.
+    """Solve a puzzle as `trm.solve` does, and call `on_frame` after each forward pass.
 
-    Raises `UserError` where there are no rules to check.
+    Raises `UserError` if `config.verify` is set and the dataset has no rules.
     """
-    return answer(model, meta, asked, dials, check_rules, _Tracer(meta, asked, dials, check_rules, show).look)
+    return solve_puzzle(model, meta, puzzle, config, _Tracer(meta, puzzle, config, on_frame).add)
 
 
 class _Tracer:
-    """Makes a frame of each moment; keeps what the tries said that are in no batch at the moment."""
+    """Converts step traces to frames; keeps the last outputs of samples that are not in the current batch."""
 
     def __init__(
-        self, meta: DatasetMeta, asked: Asked, dials: Dials, check_rules: bool, show: Callable[[Frame], None]
+        self, meta: DatasetMeta, puzzle: EvalPuzzle, config: InferenceConfig, on_frame: Callable[[Frame], None]
     ) -> None:
-        self._meta, self._asked, self._dials, self._check_rules, self._show = meta, asked, dials, check_rules, show
-        k, rollouts = len(asked.identifiers), dials.rollouts
-        self._tokens = np.zeros((k * rollouts, meta.seq_len), np.uint8)
-        self._logits = np.zeros(k * rollouts, np.float32)
-        self._states: list[State] = ["waits"] * (k * rollouts)
+        self._meta, self._puzzle, self._config, self._on_frame = meta, puzzle, config, on_frame
+        k, count = puzzle.num_votes, puzzle.num_votes * config.num_samples
+        self._tokens = np.zeros((count, meta.seq_len), np.uint8)
+        self._logits = np.zeros(count, np.float32)
+        self._status: list[Status] = ["pending"] * count
         self._best = np.full(k, -1)
-        """The try that answers for each version; -1 where it has not begun."""
+        """The best sample of each augmentation; -1 before its first pass."""
         self._origins: dict[tuple[int, int, int], npt.NDArray[np.int64]] = {}
 
-    def look(self, moment: Moment) -> None:
-        rollouts = self._dials.rollouts
-        rows = moment.rows[::rollouts]
-        places = (rows[:, None] * rollouts + np.arange(rollouts)).ravel()
-        self._tokens[places], self._logits[places] = moment.tokens, moment.halt_logit
-        self._best[rows] = places[moment.best()]
+    def add(self, trace: StepTrace) -> None:
+        num_samples = self._config.num_samples
+        rows = trace.rows[::num_samples]
+        places = (rows[:, None] * num_samples + np.arange(num_samples)).ravel()
+        self._tokens[places], self._logits[places] = trace.tokens, trace.halt_logit
+        self._best[rows] = places[trace.best()]
         for index, place in enumerate(places.tolist()):
-            self._states[place] = self._state(moment, index)
+            self._status[place] = self._status_of(trace, index)
 
-        grids = self._undone()
-        begun = np.flatnonzero(self._best >= 0)
-        voters = self._best[begun]
-        best = ranked(
-            self._meta, self._asked, [grids[place] for place in voters], self._logits[voters], self._check_rules
-        )[0]
-        shown = next(int(place) for place in voters if _same(grids[place], best.grid))
+        grids = self._inverted()
+        voters = self._best[self._best >= 0]
+        candidates = rank_answers(
+            self._meta, self._puzzle, [grids[place] for place in voters], self._logits[voters], self._config.verify
+        )
+        answer = candidates[0].grid
+        shown = next(int(place) for place in voters if same_grid(grids[place], answer))
         moved = None
-        if moment.moved is not None:
+        if trace.moved is not None:
             canvas = np.zeros(self._meta.seq_len, np.float32)
             if shown in places:
-                canvas = moment.moved[places.tolist().index(shown)]
-            moved = canvas[self._origin(shown, best.grid)]
-        tries = self._tries(grids, voters.tolist(), shown)
-        place = (moment.step, moment.round, moment.number, moment.ends_step)
-        self._show(Frame(*place, best.grid, float(self._logits[shown]), moved, tries))
+                canvas = trace.moved[places.tolist().index(shown)]
+            moved = canvas[self._origin(shown, answer)]
+        samples = self._samples(grids, voters.tolist(), shown)
+        place = (trace.step, trace.round, trace.number, trace.ends_step)
+        self._on_frame(Frame(*place, answer, float(self._logits[shown]), moved, samples))
 
-    def _state(self, moment: Moment, index: int) -> State:
-        if moment.right[index]:
-            return "obeys"
-        if moment.halted[index]:
+    def _status_of(self, trace: StepTrace, index: int) -> Status:
+        if trace.verified[index]:
+            return "valid"
+        if trace.halted[index]:
             return "halted"
-        if not moment.alive[index]:
+        if not trace.active[index]:
             return "stopped"
-        return "done" if moment.ends_step and moment.step == self._dials.steps else "thinks"
+        return "done" if trace.ends_step and trace.step == self._config.max_steps else "running"
 
-    def _undone(self) -> list[Grid]:
-        """The answer of each try to the puzzle itself."""
-        by_rollout = self._tokens.reshape(-1, self._dials.rollouts, self._meta.seq_len).swapaxes(0, 1)
-        undone = [self._asked.versions.undo(tokens) for tokens in by_rollout]
-        return [grid for of_version in zip(*undone, strict=True) for grid in of_version]
+    def _inverted(self) -> list[Grid]:
+        """The answer of each sample, with its augmentation inverted."""
+        by_sample = self._tokens.reshape(-1, self._config.num_samples, self._meta.seq_len).swapaxes(0, 1)
+        inverted = [self._puzzle.augmentations.invert(tokens) for tokens in by_sample]
+        return [grid for of_augmentation in zip(*inverted, strict=True) for grid in of_augmentation]
 
-    def _tries(self, grids: list[Grid], voters: list[int], shown: int) -> tuple[Try, ...]:
-        seen: list[Grid] = []
-        tries = []
-        rollouts, versions = self._dials.rollouts, len(self._best)
-        for place, (grid, state) in enumerate(zip(grids, self._states, strict=True)):
+    def _samples(self, grids: list[Grid], voters: list[int], shown: int) -> tuple[Sample, ...]:
+        distinct: list[Grid] = []
+        samples = []
+        num_samples, k = self._config.num_samples, len(self._best)
+        for place, (grid, status) in enumerate(zip(grids, self._status, strict=True)):
             letter = ""
-            if state != "waits":
-                number = next((n for n, other in enumerate(seen) if _same(grid, other)), len(seen))
-                if number == len(seen):
-                    seen.append(grid)
+            if status != "pending":
+                number = next((n for n, other in enumerate(distinct) if same_grid(grid, other)), len(distinct))
+                if number == len(distinct):
+                    distinct.append(grid)
                 letter = _letter(number)
-            version, rollout = place // rollouts + 1, place % rollouts + 1
-            name = f"{version}.{rollout}" if min(versions, rollouts) > 1 else str(max(version, rollout))
-            tries.append(Try(name, letter, float(self._logits[place]), state, place in voters, place == shown))
-        return tuple(tries)
+            augmentation, sample = place // num_samples + 1, place % num_samples + 1
+            name = f"{augmentation}.{sample}" if min(k, num_samples) > 1 else str(max(augmentation, sample))
+            logit = float(self._logits[place])
+            samples.append(Sample(name, letter, logit, status, place in voters, place == shown))
+        return tuple(samples)
 
     def _origin(self, place: int, grid: Grid) -> npt.NDArray[np.int64]:
-        version = place // self._dials.rollouts
-        key = (version, *grid.shape)
+        index = place // self._config.num_samples
+        key = (index, *grid.shape)
         if key not in self._origins:
-            self._origins[key] = origin(self._meta, self._asked.versions, version, self._tokens[place])
+            self._origins[key] = origin(self._meta, self._puzzle.augmentations, index, self._tokens[place])
         return self._origins[key]
 
 
-def origin(meta: DatasetMeta, versions: Versions, version: int, answer: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """The cell of the canvas from which each cell of an answer (uint8 [L]) comes when it is undone, int64 [h, w].
+def origin(
+    meta: DatasetMeta, augmentations: Augmentations, index: int, answer: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.int64]:
+    """The cell of the canvas that each cell of the inverted answer comes from, int64 [h, w].
 
-    Undoing a version moves cells and renames what is in them. So the cells' numbers are sent through it bit by bit,
-    written in two tokens, and read by what becomes of the one token.
+    answer: uint8 [L], an answer to augmentation `index`. Inverting an augmentation moves cells and renames values. So
+    the numbers of the cells are sent through it bit by bit, coded in two tokens, and read from the result.
     """
-    # Of an ARC canvas the grid is cut out: what is no colour must stay none.
-    replaced = answer > 1 if meta.name == "arc" else np.ones(len(answer), bool)
-    cells, k = np.arange(len(answer)), len(versions.tokens)
+    # Tokens that delimit the grid on the canvas must stay, or the grid would have another shape.
+    first = get_dataset(meta.name).FIRST_CELL_TOKEN
+    coded_cells = answer >= first if first > 1 else np.ones(len(answer), bool)
+    cells, k = np.arange(len(answer)), len(augmentations.tokens)
 
-    def sent(bits: npt.NDArray[np.int64]) -> Grid:
-        coded = np.where(replaced, meta.vocab_size - 2 + bits, answer).astype(np.uint8)
-        return versions.undo(np.tile(coded, (k, 1)))[version]
+    def send(bits: npt.NDArray[np.int64]) -> Grid:
+        coded = np.where(coded_cells, meta.vocab_size - 2 + bits, answer).astype(np.uint8)
+        return augmentations.invert(np.tile(coded, (k, 1)))[index]
 
-    zeros = sent(0 * cells)
-    bits = [(sent(cells >> bit & 1) != zeros).astype(np.int64) << bit for bit in range(len(cells).bit_length())]
+    zeros = send(0 * cells)
+    bits = [(send(cells >> bit & 1) != zeros).astype(np.int64) << bit for bit in range(len(cells).bit_length())]
     return np.sum(bits, axis=0)
 
 
 def _letter(number: int) -> str:
     """A to Z, then AA, AB, …"""
     return (_letter(number // 26 - 1) if number > 25 else "") + chr(ord("A") + number % 26)
-
-
-def _same(one: Grid, other: Grid) -> bool:
-    return one.shape == other.shape and bool((one == other).all())

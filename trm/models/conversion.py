@@ -1,4 +1,4 @@
-"""Checkpoints of the published code: read into our model, written from it (spec section 7)."""
+"""Conversion of published checkpoints: their state dicts and architecture settings, in and out."""
 
 import math
 import re
@@ -13,26 +13,19 @@ from trm.config.base import parse
 from trm.config.dataset_meta import DatasetMeta
 from trm.config.model import ModelParams
 from trm.models.act import TRM, build_model
+from trm.models.variants import VARIANTS
 from trm.utils.errors import DataError, ParamsError, UserError
 
 UNKNOWN_DATASET = "tokens"
-"""The kind of data of a model whose sizes do not tell it; no data set has it."""
+"""Name in `DatasetMeta` for a model whose dataset cannot be inferred from its sizes."""
 _MAZE = ("pad", *"# SGo")
 _ARC = ("pad", "end", *"0123456789")
-_FAMILIES = {
-    "trm": "trm",
-    "trm_singlez": "single-state",
-    "trm_hier6": "seven-state",
-    "hrm": "hrm",
-    "transformers_baseline": "direct",
-}
-"""The word in the published `name` (between its last dot before `@` and `@`), and our family."""
 _CLASSES = {"hrm": "HierarchicalReasoningModel_ACTV1", "transformers_baseline": "Model_ACTV2"}
 _TRM_CLASS = "TinyRecursiveReasoningModel_ACTV1"
 
 _PREFIX = re.compile(r"^((_orig_mod|model|module)\.)+")
 
-# Our tensor names and theirs; a block's name is put in front of its tensors'.
+# Our tensor name -> the published one. Names of block tensors are prefixed with the block.
 _NAMES = {
     "token_embedding": "embed_tokens.embedding_weight",
     "position_embedding": "embed_pos.embedding_weight",
@@ -52,36 +45,36 @@ def import_published(
     state_dict: Mapping[str, Tensor],
     arch: Mapping[str, Any],
     meta: DatasetMeta | None = None,
-    reset_puzzle_table: bool = False,
+    reset_puzzle_emb: bool = False,
 ) -> TRM:
-    """A model in eval mode with the weights of a published state dict, of whichever member of the family.
+    """Build a model in eval mode from a published state dict of any variant.
 
     `arch` is the flat dict of architecture settings under the published names. seq_len, vocab_size and
-    num_puzzle_identifiers come from `meta` where `arch` lacks them. With `reset_puzzle_table` every row of the puzzle
-    table is the mean of the published rows, and there may be another number of them. Raises `ParamsError` for settings
-    that make no model here, `DataError` for a missing, unknown or misshapen tensor.
+    num_puzzle_identifiers are taken from `meta` if `arch` lacks them. With `reset_puzzle_emb`, every row of the puzzle
+    table is the mean of the published rows, whose number may differ. Raises `ParamsError` for unsupported settings and
+    `DataError` for a missing or unknown tensor or one of another shape.
     """
-    config, meta = settings_from_arch(arch, meta, reset_puzzle_table)
+    config, meta = settings_from_arch(arch, meta, reset_puzzle_emb)
     theirs = {_PREFIX.sub("", key): value for key, value in state_dict.items()}
     model = build_model(config, meta, dtype=_dtype(arch))
     names, tensors = _published_names(model), _tensors(model)
     advice = "is the architecture in all_config.yaml the right one?"
     unknown = sorted(set(theirs) - set(names.values()))
     missing = [names[name] for name in tensors if names[name] not in theirs]
-    member = f"a checkpoint of {config.family} (arch.name)"
+    kind = f"a checkpoint of {config.arch} (arch.name)"
     if missing:
-        raise DataError(f"checkpoint: {missing[0]} is missing, which {member} has; {advice}")
+        raise DataError(f"checkpoint: {missing[0]} is missing, which {kind} contains; {advice}")
     if unknown:
-        raise DataError(f"checkpoint: unknown tensor {unknown[0]}, which {member} has not; {advice}")
+        raise DataError(f"checkpoint: unknown tensor {unknown[0]}, which {kind} does not contain; {advice}")
     with torch.no_grad():
         for name, tensor in tensors.items():
             value = theirs[names[name]]
-            if name == "puzzle_table" and reset_puzzle_table and value.shape[1:] == tensor.shape[1:]:
+            if name == "puzzle_table" and reset_puzzle_emb and value.shape[1:] == tensor.shape[1:]:
                 value = value.float().mean(0, keepdim=True).expand_as(tensor)
             if value.shape != tensor.shape:
-                remedy = "is the architecture in all_config.yaml, or the data set, the right one?"
+                remedy = "is the architecture in all_config.yaml, or the dataset, the right one?"
                 if name == "puzzle_table" and value.shape[1:] == tensor.shape[1:]:
-                    remedy = "name its own data set, or start all puzzles at the mean row with --reset-puzzle-table"
+                    remedy = "give its own dataset, or set all rows to the mean row with --reset-puzzle-emb"
                 raise DataError(
                     f"checkpoint: {names[name]} should have shape {tuple(tensor.shape)}. Got {tuple(value.shape)}; "
                     f"{remedy}"
@@ -91,18 +84,18 @@ def import_published(
 
 
 def export_published(model: TRM) -> dict[str, Tensor]:
-    """The model's tensors under the published names, each starting with `inner.`; float32 copies on the CPU.
+    """The model's tensors under the published names (`inner.…`), as float32 copies on the CPU.
 
-    Raises `UserError` for a model that the published code has not: with latent meta attention, or hrm and direct with
-    another number of puzzle tokens than their embedding needs.
+    Raises `UserError` for models that the published code does not support: latent meta attention, or an hrm or
+    transformers_baseline with another number of puzzle tokens than its embedding needs.
     """
     config = model.config
     if config.lma.enable:
         raise UserError("model.lma.enable must be false to export: the published code has no latent meta attention")
-    tokens = math.ceil(config.puzzle_emb_dim / config.hidden_size)
-    if config.family in ("hrm", "direct") and config.puzzle_emb_len != tokens:
+    tokens = math.ceil(config.puzzle_emb_ndim / config.hidden_size)
+    if config.arch in ("hrm", "transformers_baseline") and config.puzzle_emb_len != tokens:
         raise UserError(
-            f"model.puzzle_emb_len must be {tokens} to export {config.family}, as the published code has it. "
+            f"model.puzzle_emb_len must be {tokens} to export {config.arch}, as in the published code. "
             f"Got {config.puzzle_emb_len}"
         )
     names, tensors = _published_names(model), _tensors(model)
@@ -110,15 +103,14 @@ def export_published(model: TRM) -> dict[str, Tensor]:
 
 
 def arch_of(model: TRM) -> dict[str, Any]:
-    """The settings of `model` under the published names: what `import_published` needs beside the state dict."""
+    """The architecture settings of `model` under the published names, as `import_published` reads them."""
     config, meta = model.config, model.meta
-    word = next(word for word, family in _FAMILIES.items() if family == config.family)
     ours = config.model_dump(mode="json", include=set(_SAME_NAMES))
     return {
-        "name": f"recursive_reasoning.{word}@{_CLASSES.get(word, _TRM_CLASS)}",
+        "name": f"recursive_reasoning.{config.arch}@{_CLASSES.get(config.arch, _TRM_CLASS)}",
         **ours,
-        "puzzle_emb_ndim": config.puzzle_emb_dim,
-        "no_ACT_continue": not config.learns_to_continue,
+        "puzzle_emb_ndim": config.puzzle_emb_ndim,
+        "no_ACT_continue": not config.uses_q_continue,
         "forward_dtype": str(model.compute_dtype).removeprefix("torch."),
         "seq_len": meta.seq_len,
         "vocab_size": meta.vocab_size,
@@ -127,21 +119,24 @@ def arch_of(model: TRM) -> dict[str, Any]:
 
 
 def read_published(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A published checkpoint file and the architecture settings of the `all_config.yaml` beside it."""
+    """Read a published checkpoint file and the section `arch` of the `all_config.yaml` in its folder.
+
+    Raises `DataError` for a missing file or another format.
+    """
     from ruamel.yaml import YAML, YAMLError
 
     config_path = path.parent / "all_config.yaml"
     for file in (path, config_path):
         if not file.is_file():
-            raise DataError(f"{file}: no such file; a published checkpoint lies beside its all_config.yaml")
+            raise DataError(f"{file}: no such file; a published checkpoint and its all_config.yaml are in one folder")
     try:
-        # weights_only: a file from elsewhere may hold tensors and nothing that runs.
+        # weights_only: never unpickle code from a downloaded file.
         state_dict = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).splitlines()[0][:120]
         raise DataError(f"{path}: not a PyTorch state dict ({reason}); download it again") from None
     if not isinstance(state_dict, dict) or not all(isinstance(value, Tensor) for value in state_dict.values()):
-        raise DataError(f"{path}: not a state dict of tensors; give the file that holds the weights alone")
+        raise DataError(f"{path}: not a state dict of tensors; give the file that contains only the weights")
     try:
         settings = YAML(typ="safe", pure=True).load(config_path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError):
@@ -166,61 +161,58 @@ _IF_MISSING = {
 }
 _NO_LMA = {"enable": False, "mode": "clean", "length": 1, "dim": None, "heads": 1}
 _IGNORED = {
-    **dict.fromkeys(("trm", "single-state", "seven-state"), ("H_layers",)),
+    **dict.fromkeys(("trm", "trm_singlez", "trm_hier6"), ("H_layers",)),
     "hrm": (),
-    "direct": ("L_layers", "H_cycles", "L_cycles"),
+    "transformers_baseline": ("L_layers", "H_cycles", "L_cycles"),
 }
-"""Settings that the member's published code leaves aside, as ours does."""
+"""Architecture -> settings that it does not use."""
 
 
 def settings_from_arch(
-    arch: Mapping[str, Any], meta: DatasetMeta | None, reset_puzzle_table: bool = False
+    arch: Mapping[str, Any], meta: DatasetMeta | None, reset_puzzle_emb: bool = False
 ) -> tuple[ModelParams, DatasetMeta]:
-    """Our settings for the published ones; where `meta` is given, its sizes must agree with `arch`.
+    """Convert published architecture settings; the sizes of `meta`, if given, must agree with `arch`.
 
-    With `reset_puzzle_table` the number of identifiers may differ, and that of `meta` counts.
+    With `reset_puzzle_emb` the number of identifiers may differ; that of `meta` is used. Raises `ParamsError`.
     """
     name = str(arch.get("name", "trm@"))
-    word = name.partition("@")[0].rpartition(".")[2]
-    if word not in _FAMILIES:
-        raise ParamsError(f"arch.name: {word!r} cannot be imported; only {', '.join(_FAMILIES)} can. Got {name!r}")
-    family = _FAMILIES[word]
-    values: dict[str, Any] = {"family": family, "lma": _NO_LMA}
+    ours = name.partition("@")[0].rpartition(".")[2]
+    if ours not in VARIANTS:
+        raise ParamsError(f"arch.name: {ours!r} cannot be imported; only {', '.join(VARIANTS)} can. Got {name!r}")
+    values: dict[str, Any] = {"arch": ours, "lma": _NO_LMA}
     for key in _SAME_NAMES:
-        if key in _IGNORED[family]:
+        if key in _IGNORED[ours]:
             values[key] = 1
         elif key not in arch and key not in _IF_MISSING:
             raise ParamsError(f"arch.{key} is missing; it is needed to build the model")
         else:
             values[key] = arch.get(key, _IF_MISSING.get(key))
     dim, D = arch.get("puzzle_emb_ndim", 0), values["hidden_size"]
-    tokens = 0 if family in ("hrm", "direct") else values["puzzle_emb_len"]
-    if isinstance(dim, int) and isinstance(D, int) and D > 0:  # else `parse` says what is wrong with them
+    tokens = 0 if ours in ("hrm", "transformers_baseline") else values["puzzle_emb_len"]
+    if isinstance(dim, int) and isinstance(D, int) and D > 0:  # otherwise `parse` reports them
         values["puzzle_emb_len"] = (tokens or math.ceil(dim / D)) if dim else 0
-    values["puzzle_emb_dim"] = dim
+    values["puzzle_emb_ndim"] = dim
     no_continue = arch.get("no_ACT_continue", True)
-    values["continue_loss"] = family == "hrm" or (family != "direct" and not no_continue)
-    return parse(ModelParams, values, "arch"), _meta_from_arch(arch, meta, reset_puzzle_table)
+    values["q_continue_loss"] = ours == "hrm" or (ours != "transformers_baseline" and not no_continue)
+    return parse(ModelParams, values, "arch"), _meta_from_arch(arch, meta, reset_puzzle_emb)
 
 
-def _meta_from_arch(arch: Mapping[str, Any], meta: DatasetMeta | None, reset_puzzle_table: bool) -> DatasetMeta:
+def _meta_from_arch(arch: Mapping[str, Any], meta: DatasetMeta | None, reset_puzzle_emb: bool) -> DatasetMeta:
     sizes = {"seq_len": "seq_len", "vocab_size": "vocab_size", "num_puzzle_identifiers": "num_identifiers"}
     for key, ours in sizes.items():
         if meta is None and key not in arch:
-            raise ParamsError(f"arch.{key} is missing; name the data set that the model was trained on (--dataset)")
-        may_differ = reset_puzzle_table and ours == "num_identifiers"
+            raise ParamsError(f"arch.{key} is missing; give the dataset that the model was trained on (--dataset)")
+        may_differ = reset_puzzle_emb and ours == "num_identifiers"
         if meta is not None and not may_differ and arch.get(key, getattr(meta, ours)) != getattr(meta, ours):
-            remedy = (
-                "; or start all puzzles at the mean row with --reset-puzzle-table" if ours == "num_identifiers" else ""
-            )
-            raise ParamsError(f"arch.{key} must be {getattr(meta, ours)}, as in the data set. Got {arch[key]}{remedy}")
+            remedy = "; or set all rows to the mean row with --reset-puzzle-emb" if ours == "num_identifiers" else ""
+            raise ParamsError(f"arch.{key} must be {getattr(meta, ours)}, as in the dataset. Got {arch[key]}{remedy}")
     if meta is not None:
         return meta
     L, V, identifiers = arch["seq_len"], arch["vocab_size"], arch["num_puzzle_identifiers"]
     name, height, width, vocabulary = UNKNOWN_DATASET, 1, L, tuple(str(token) for token in range(V))
     side = math.isqrt(L)
     if side * side == L:
-        if side == V - 2 and side in (4, 6, 9):  # before the maze: nobody published one of 4 x 4
+        if side == V - 2 and side in (4, 6, 9):  # checked before the maze: 4 x 4 mazes have not been published
             name, vocabulary = "sudoku", ("pad", ".", *(str(digit) for digit in range(1, side + 1)))
         elif len(_MAZE) == V:
             name, vocabulary = "maze", _MAZE
@@ -239,18 +231,18 @@ def _dtype(arch: Mapping[str, Any]) -> torch.dtype:
 
 
 def _tensors(model: TRM) -> dict[str, Tensor]:
-    """Every tensor that is saved, but for a puzzle table that has no columns."""
+    """The saved tensors, without an empty puzzle table."""
     tensors = model.state_dict()
-    return tensors if model.config.puzzle_emb_dim else {k: v for k, v in tensors.items() if k != "puzzle_table"}
+    return tensors if model.config.puzzle_emb_ndim else {k: v for k, v in tensors.items() if k != "puzzle_table"}
 
 
 def _published_names(model: TRM) -> dict[str, str]:
-    """Our tensor name -> the published key, for every tensor that may be in `model`."""
+    """Our tensor name -> the published key, for every tensor of `model`."""
     names = dict(_NAMES)
-    if not {"y", "z"}.issuperset(model.member.states):
-        names |= {f"{state}_init": f"L{i}_init" for i, state in enumerate(model.member.latents, start=1)}
+    if not {"y", "z"}.issuperset(model.variant.states):
+        names |= {f"{state}_init": f"L{i}_init" for i, state in enumerate(model.variant.latents, start=1)}
     block_names = _BLOCK_NAMES | (_MLP_T_NAMES if model.config.mlp_t else _ATTENTION_NAMES)
-    for network, blocks in model.member.blocks(model.config).items():
+    for network, blocks in model.variant.blocks(model.config).items():
         for number in range(blocks):
             ours, theirs = f"networks.{network}.{number}", f"{network}_level.layers.{number}"
             names |= {f"{ours}.{name}": f"{theirs}.{key}" for name, key in block_names.items()}

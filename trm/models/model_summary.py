@@ -1,4 +1,4 @@
-"""`trm model`: what a network is made of and what a supervision step of it costs."""
+"""`trm model-summary`: parameters, states and floating-point operations of a network."""
 
 from collections.abc import Mapping
 
@@ -16,44 +16,44 @@ from trm.models.act import TRM, build_model
 
 
 def describe_model(config: ModelParams, meta: DatasetMeta) -> RenderableType:
-    """The tree of the parameters, the passes and the floating-point operations, as something for rich to print.
+    """A rich renderable: the parameter tree, the passes and the floating-point operations.
 
-    Raises `ParamsError` for a network that cannot be built for such data.
+    Raises `ParamsError` for a network that cannot be built for this dataset.
     """
     model = build_model(config, meta.model_copy(update={"num_identifiers": 1}))
-    member, weights = model.member, dict(model.named_parameters())
-    rounds, passes = member.rounds(config), member.passes(config)
-    blocks = member.blocks(config)
-    low, high = (blocks[name] for name in member.networks)
+    variant, weights = model.variant, dict(model.named_parameters())
+    rounds, passes = variant.rounds(config), variant.passes(config)
+    blocks = variant.blocks(config)
+    low, high = (blocks[name] for name in variant.networks)
     depth = f"{rounds} x ({passes} + 1) x {low}" if low == high else f"{rounds} x ({passes} x {low} + {high})"
     forward, training = flops(config, meta)
     facts = {
         "parameters": f"{_count(weights):,}",
-        "puzzle table": f"{config.puzzle_emb_dim} more for each identifier" if config.puzzle_emb_dim else "none",
-        "states": f"{', '.join(member.states)}: {model.positions} x {config.block_width} numbers each",
-        "passes": f"{rounds} x ({passes} + 1) = {rounds * (passes + 1)} a supervision step",
-        "effective depth": f"{depth} = {member.depth(config)} blocks",
-        "forward": f"{_readable(forward)} a sequence and supervision step",
-        "training": f"{_readable(training)}, the backward pass included",
-        "counted": "products of matrices, a multiplication and an addition as two operations; nothing else",
+        "puzzle embedding": f"{config.puzzle_emb_ndim} more per identifier" if config.puzzle_emb_ndim else "none",
+        "states": f"{', '.join(variant.states)}: {model.positions} x {config.block_width} values each",
+        "passes": f"{rounds} x ({passes} + 1) = {rounds * (passes + 1)} per supervision step",
+        "effective depth": f"{depth} = {variant.depth(config)} blocks",
+        "forward": f"{_readable(forward)} per sequence and supervision step",
+        "training": f"{_readable(training)}, including the backward pass",
+        "counted": "matrix products only; a multiplication and an addition count as two operations",
     }
     rows = Table(show_header=False, box=None, pad_edge=False)
     rows.add_column(no_wrap=True)
     rows.add_column(overflow="fold")
     for name, value in facts.items():
         rows.add_row(name, value)
-    tree = Tree(f"{config.family} for {meta.name} {meta.height} x {meta.width}: {_count(weights):,}")
+    tree = Tree(f"{config.arch} for {meta.name} {meta.height} x {meta.width}: {_count(weights):,}")
     _grow(tree, {name.removesuffix(".weight"): weight for name, weight in weights.items()})
     return Group(tree, "", rows)
 
 
 def flops(config: ModelParams, meta: DatasetMeta) -> tuple[int, int]:
-    """Operations of one supervision step on one sequence: without gradients, and as training does it.
+    """Floating-point operations of a supervision step on one sequence: (inference, training).
 
-    Training has the backward pass of what is differentiated and, with the continue loss, one more forward pass. A
-    product of n x k by k x m counts 2 n k m; additions, norms and other elementwise work count nothing.
+    Training includes the backward pass and, with the continue loss, one more forward pass. A product of n x k by k x m
+    counts 2 n k m; elementwise operations are not counted.
     """
-    # On no device: shapes alone are computed, and attention is made of the products that are counted.
+    # The meta device computes shapes only and decomposes attention into matrix products.
     model = build_model(config, meta.model_copy(update={"num_identifiers": 1})).to("meta")
     with torch.no_grad():
         forward, _ = _counted_step(model.eval())
@@ -74,7 +74,7 @@ def _counted_step(model: TRM) -> tuple[int, tuple[Tensor, Tensor, Tensor]]:
 
 
 def _grow(tree: Tree, weights: Mapping[str, Tensor]) -> None:
-    """A branch for each part of the names of `weights`, with the number of its parameters."""
+    """Add a branch for each component of the names of `weights`, with its number of parameters."""
     parts: dict[str, dict[str, Tensor]] = {}
     for name, weight in weights.items():
         head, _, rest = name.partition(".")

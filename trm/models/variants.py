@@ -1,12 +1,12 @@
-"""The members of the family, each a short description of its recursion (spec section 5).
+"""The model variants, each a short description of its recursion.
 
-All follow one scheme. A round renews the latent states in turn, then the answer:
+All variants follow one scheme. A round updates the latent states in turn, then the answer:
 
     z_i = net_L(z_1 + ... + z_n, y + x)      L_cycles passes, i = 1, 2, ...
     y   = net_H(y, z_1 + ... + z_n)          the last pass of the round
 
-where net(state, injected) runs the blocks on state + injected. Where the answer is a latent itself (single state) there
-is no y, and what would read it reads nothing. Where there are no latents (direct) the answer's pass reads x.
+where net(state, injected) runs the blocks on state + injected. In `trm_singlez` the latent is the answer: there is no
+y, and the sums lack it. In `transformers_baseline` there are no latents, and the answer pass reads x.
 """
 
 from dataclasses import dataclass
@@ -15,21 +15,21 @@ from trm.config.model import ModelParams
 
 
 @dataclass(frozen=True)
-class Member:
-    """What tells a member from the others."""
+class Variant:
+    """The recursion of one architecture."""
 
     latents: tuple[str, ...]
-    """The states that the passes of a round renew, in turn."""
+    """The states that the passes of a round update, in turn."""
     answer: str
-    """The state that the last pass of a round renews, and that is read out."""
+    """The state that the last pass of a round updates, and that the output heads read."""
     networks: tuple[str, str]
-    """Which network renews the latents, and which the answer: L has `L_layers` blocks, H has `H_layers`."""
+    """The networks that update the latents and the answer: L has `L_layers` blocks, H has `H_layers`."""
     short_gradient: bool = False
-    """True: of the last round, the last pass of the latents and that of the answer alone are differentiated."""
+    """True: only the last latent pass and the answer pass of the last round are differentiated."""
 
     @property
     def states(self) -> tuple[str, ...]:
-        """What is carried from one supervision step to the next."""
+        """The states carried from one supervision step to the next."""
         return tuple(dict.fromkeys((self.answer, *self.latents)))
 
     def rounds(self, config: ModelParams) -> int:
@@ -37,24 +37,25 @@ class Member:
         return config.H_cycles if self.latents else 1
 
     def passes(self, config: ModelParams) -> int:
-        """Passes of a round before that of the answer."""
+        """Latent passes of a round."""
         return config.L_cycles if self.latents else 0
 
     def blocks(self, config: ModelParams) -> dict[str, int]:
-        """The networks that there are, and their numbers of blocks."""
+        """Network name -> number of blocks, for the networks in use."""
         sizes = {"L": config.L_layers, "H": config.H_layers}
         return {name: sizes[name] for name in dict.fromkeys(self.networks)}
 
     def depth(self, config: ModelParams) -> int:
-        """Blocks that a state goes through in a supervision step."""
+        """Blocks that run in a supervision step."""
         blocks, (low, high) = self.blocks(config), self.networks
         return self.rounds(config) * (self.passes(config) * blocks[low] + blocks[high])
 
 
-MEMBERS = {
-    "trm": Member(latents=("z",), answer="y", networks=("L", "L")),
-    "single-state": Member(latents=("z",), answer="z", networks=("L", "L")),
-    "seven-state": Member(latents=("z1", "z2", "z3", "z4", "z5", "z6"), answer="y", networks=("L", "L")),
-    "hrm": Member(latents=("z",), answer="y", networks=("L", "H"), short_gradient=True),
-    "direct": Member(latents=(), answer="y", networks=("H", "H")),
+VARIANTS = {
+    "trm": Variant(latents=("z",), answer="y", networks=("L", "L")),
+    "trm_singlez": Variant(latents=("z",), answer="z", networks=("L", "L")),
+    "trm_hier6": Variant(latents=("z1", "z2", "z3", "z4", "z5", "z6"), answer="y", networks=("L", "L")),
+    "hrm": Variant(latents=("z",), answer="y", networks=("L", "H"), short_gradient=True),
+    "transformers_baseline": Variant(latents=(), answer="y", networks=("H", "H")),
 }
+"""Name in `model.arch` -> variant."""

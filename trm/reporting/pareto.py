@@ -1,7 +1,8 @@
-"""How far more thinking helps, for people: a figure of accuracy against network passes, and the settings in words."""
+"""The results of the test-time-compute sweep: a figure of accuracy against forward passes, tables and sentences."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -12,8 +13,17 @@ from rich.text import Text
 
 from trm.config.evaluation import ReportParams
 from trm.data.parquet import read_meta
-from trm.evaluation.eval_dataset import refuse_other_data
-from trm.evaluation.sweep import SCORES, WITHIN, Curve, Knobs, Row, find, frontier, measure_curve, one_dial
+from trm.evaluation.eval_dataset import check_same_dataset
+from trm.evaluation.sweep import (
+    SCORING_SPLIT,
+    TOLERANCE,
+    Row,
+    SweepResults,
+    find_row,
+    pareto_front,
+    run_sweep,
+    single_changes,
+)
 from trm.reporting.figures.charts import STYLE
 from trm.reporting.html.summary import points, with_interval
 from trm.storage.artifacts import staged, write_json, write_manifest
@@ -21,102 +31,108 @@ from trm.training.checkpoint import checkpoint_file, load_checkpoint
 from trm.utils.device import resolve_device, resolve_precision
 from trm.utils.paths import file_digest
 
-DIALS = {
-    "steps": "{} step{}",
-    "halt_early": "early halting",
-    "check_rules": "check of the rules",
-    "votes": "{} vote{}",
-    "rollouts": "{} rollout{}",
-    "noise": "noise {:g}",
+PHRASES = {
+    "max_steps": "{} step{}",
+    "early_halting": "early halting",
+    "num_samples": "{} sample{}",
+    "latent_noise_std": "noise {:g}",
+    "verify": "verification",
+    "num_votes": "{} vote{}",
 }
-"""How a dial that is turned is told: its value, and the ending of more than one."""
-FAMILIES = (("one try", "C0", "o"), ("votes", "C1", "s"), ("rollouts", "C2", "^"), ("votes and rollouts", "C3", "D"))
-"""Settings by what they repeat: name, colour, mark."""
+"""Setting -> phrase with its value and a plural ending."""
+GROUPS = (("single answer", "C0", "o"), ("votes", "C1", "s"), ("samples", "C2", "^"), ("votes and samples", "C3", "D"))
+"""Name, color and marker of the settings without and with votes and samples."""
 
 
-def described(row: Knobs | Row, plain: Knobs) -> str:
-    """What a setting turns away from `plain`, in words; its steps always."""
-    turned = [name for name in DIALS if row[name] != plain[name] or name == "steps"]
-    return ", ".join(DIALS[name].format(row[name], "" if row[name] == 1 else "s") for name in turned)
+def describe(settings: Mapping[str, Any], published: Mapping[str, Any]) -> str:
+    """The settings that differ from the published ones, and the steps."""
+    changed = [name for name in PHRASES if settings[name] != published[name] or name == "max_steps"]
+    return ", ".join(PHRASES[name].format(settings[name], "" if settings[name] == 1 else "s") for name in changed)
 
 
-def judged(row: Row) -> str:
-    """Whether the setting is better than the plain one, where the interval of the difference leaves 0 out."""
+def verdict(row: Row) -> str:
+    """Whether a setting is better than the published one: whether the interval of the difference excludes 0."""
     if row["difference_low"] > 0:
-        return "helps"
-    return "harms" if row["difference_high"] < 0 else "cannot tell"
+        return "better"
+    return "worse" if row["difference_high"] < 0 else "no significant difference"
 
 
-def figure(curve: Curve) -> Figure:
-    """Accuracy on the test puzzles against mean passes: every setting, the frontier, the plain and the chosen one."""
-    rows = curve["splits"][SCORES]["settings"]
+def figure(results: SweepResults) -> Figure:
+    """Accuracy on the test puzzles against mean forward passes: all settings and the Pareto front."""
+    rows = results["splits"][SCORING_SPLIT]["rows"]
     with rc_context(STYLE):
         made = Figure(figsize=(5.6, 3.8))
         axes = made.subplots()
-        for number, (name, colour, mark) in enumerate(FAMILIES):
-            own = [row for row in rows if (row["votes"] > 1) + 2 * (row["rollouts"] > 1) == number]
-            x, y = [row["passes"] for row in own], [row["exact"] for row in own]
-            if own:
-                axes.plot(x, y, mark, color=colour, markersize=4, alpha=0.55, label=name, linestyle="none")
-        best = frontier(rows)
-        x, y = [row["passes"] for row in best], [row["exact"] for row in best]
-        reach = [[row["exact"] - row["low"] for row in best], [row["high"] - row["exact"] for row in best]]
-        axes.errorbar(x, y, reach, color="C7", linewidth=1.2, capsize=2, label="frontier, 95 % interval", zorder=1)
-        named = {"plain": curve["plain"], "cheapest within a point": curve["chosen"]}
-        for (words, setting), mark in zip(named.items(), ("*", "o"), strict=True):
-            if setting is not None:
-                row = find(rows, setting)
+        for number, (name, color, marker) in enumerate(GROUPS):
+            of_group = [
+                row
+                for row in rows
+                if (row["settings"]["num_votes"] > 1) + 2 * (row["settings"]["num_samples"] > 1) == number
+            ]
+            x, y = [row["forward_passes"] for row in of_group], [row["exact"] for row in of_group]
+            if of_group:
+                axes.plot(x, y, marker, color=color, markersize=4, alpha=0.55, label=name, linestyle="none")
+        front = pareto_front(rows)
+        x, y = [row["forward_passes"] for row in front], [row["exact"] for row in front]
+        errors = [[row["exact"] - row["low"] for row in front], [row["high"] - row["exact"] for row in front]]
+        axes.errorbar(x, y, errors, color="C7", linewidth=1.2, capsize=2, label="Pareto front, 95 % interval", zorder=1)
+        marked = {"published setting": results["published"], "cheapest within a point": results["selected"]}
+        for (label, settings), marker in zip(marked.items(), ("*", "o"), strict=True):
+            if settings is not None:
+                row = find_row(rows, settings)
                 style = {"markersize": 13, "markerfacecolor": "none", "markeredgecolor": "black", "linestyle": "none"}
-                axes.plot([row["passes"]], [row["exact"]], marker=mark, label=words, **style)
+                axes.plot([row["forward_passes"]], [row["exact"]], marker=marker, label=label, **style)
         axes.set_xscale("log")
-        axes.set_xlabel("network passes for a puzzle, mean")
-        axes.set_ylabel(f"exact, {curve['splits'][SCORES]['puzzles']:,} test puzzles")
+        axes.set_xlabel("mean forward passes per puzzle")
+        axes.set_ylabel(f"exact accuracy, {results['splits'][SCORING_SPLIT]['puzzles']:,} test puzzles")
         axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
         axes.legend(loc="best", fontsize="small")
         return made
 
 
-def told(curve: Curve) -> RenderableType:
-    """The frontier, every dial by itself, and the setting that is chosen, for a terminal."""
-    rows, plain = curve["splits"][SCORES]["settings"], curve["plain"]
-    best = _table("The frontier: settings that no other beats at their cost")
-    _add(best, frontier(rows), plain)
-    alone = _table(f"Each dial by itself against the plain setting ({described(plain, plain)})")
-    _add(alone, [find(rows, plain), *(row for _, row in one_dial(rows, plain))], plain)
-    return Group(best, Text(), alone, Text(), *(Text(line) for line in sentences(curve)))
+def terminal_tables(results: SweepResults) -> RenderableType:
+    """The Pareto front, the effect of each setting alone, and the selected setting, for a terminal."""
+    rows, published = results["splits"][SCORING_SPLIT]["rows"], results["published"]
+    front = _table("Pareto front: settings that no cheaper setting matches")
+    _add(front, pareto_front(rows), published)
+    alone = _table(f"Each setting alone against the published one ({describe(published, published)})")
+    _add(alone, [find_row(rows, published), *(row for _, row in single_changes(rows, published))], published)
+    return Group(front, Text(), alone, Text(), *(Text(line) for line in sentences(results)))
 
 
-def sentences(curve: Curve) -> Iterator[str]:
-    """What early halting saves, and the setting that is chosen."""
-    rows, plain = curve["splits"][SCORES]["settings"], curve["plain"]
-    as_published, halting = find(rows, plain), find(rows, Knobs(**{**plain, "halt_early": True}))
-    saved = 100 * (1 - halting["passes"] / as_published["passes"])
-    yield f"Early halting saves {saved:.0f} % of the passes of the plain setting, at {difference(halting)} points."
-    if curve["chosen"] is None:
-        yield "No setting is chosen: there are no validation puzzles, and test puzzles choose nothing."
+def sentences(results: SweepResults) -> Iterator[str]:
+    """The effect of early halting, and the selected setting."""
+    rows, published = results["splits"][SCORING_SPLIT]["rows"], results["published"]
+    baseline, halting = find_row(rows, published), find_row(rows, {**published, "early_halting": True})
+    saved = 100 * (1 - halting["forward_passes"] / baseline["forward_passes"])
+    cost = difference(halting)
+    yield f"Early halting saves {saved:.0f} % of the forward passes of the published setting, at {cost} points."
+    if results["selected"] is None:
+        yield "No setting is selected: there are no validation puzzles, and test puzzles are never used for selection."
         return
-    row = find(rows, curve["chosen"])
-    near, share = 100 * WITHIN, row["passes"] / as_published["passes"]
+    row = find_row(rows, results["selected"])
+    tolerance, share = 100 * TOLERANCE, row["forward_passes"] / baseline["forward_passes"]
     yield (
-        f"Cheapest within {near:g} point of the best on the validation puzzles: {described(row, plain)}. On the test "
-        f"puzzles {exact(row)} with {row['passes']:,.1f} passes, {100 * share:.0f} % of plain."
+        f"Cheapest within {tolerance:g} point of the best on the validation puzzles: "
+        f"{describe(row['settings'], published)}. On the test puzzles {exact(row)} with {row['forward_passes']:,.1f} "
+        f"forward passes, {100 * share:.0f} % of the published setting."
     )
 
 
 def _table(title: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("setting")
-    for name in ("passes", "exact", "to plain, points"):
+    for name in ("passes", "exact", "difference, points"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("")
     return table
 
 
-def _add(table: Table, rows: Sequence[Row], plain: Knobs) -> None:
+def _add(table: Table, rows: Sequence[Row], published: Mapping[str, Any]) -> None:
     for row in rows:
-        is_plain = all(row[name] == plain[name] for name in DIALS)
-        told = ("plain", "") if is_plain else (difference(row), judged(row))
-        table.add_row(described(row, plain), f"{row['passes']:,.1f}", exact(row), *told)
+        is_published = row["settings"] == published
+        comparison = ("published", "") if is_published else (difference(row), verdict(row))
+        table.add_row(describe(row["settings"], published), f"{row['forward_passes']:,.1f}", exact(row), *comparison)
 
 
 def exact(row: Row) -> str:
@@ -125,27 +141,28 @@ def exact(row: Row) -> str:
 
 
 def difference(row: Row) -> str:
-    """How much more accurate than the plain setting, in percentage points, with its interval."""
+    """The accuracy minus that of the published setting, in percentage points, with its interval."""
     low, high = points(row["difference_low"]), points(row["difference_high"])
     return f"{points(row['difference'])} [{low}, {high}]"
 
 
-def run_curve(model: Path, dataset: Path, settings: ReportParams, out: Path) -> Curve:
-    """Measure `settings.curve` of a model and write curve.json, curve.png and curve.svg to `out`, all or none.
+def write_sweep(model: Path, dataset: Path, settings: ReportParams, out: Path) -> SweepResults:
+    """Run the sweep `settings.test_time_compute` and write sweep.json, sweep.png and sweep.svg to `out` atomically.
 
-    Raises `UserError` where the model was trained on other data, `DataError` for a broken checkpoint or data set.
+    Raises `UserError` if the model was trained on another dataset, `DataError` for a damaged checkpoint or dataset.
     """
-    assert settings.curve is not None
+    grid = settings.test_time_compute
+    assert grid is not None
     device = resolve_device(settings.device)
     net, trained_on = load_checkpoint(model, dtype=resolve_precision(settings.precision, device))
     meta = read_meta(dataset)
-    refuse_other_data(model, trained_on, dataset, meta)
+    check_same_dataset(model, trained_on, dataset, meta)
     with staged(out) as staging:
-        curve = measure_curve(net.to(device), meta, dataset, settings.curve, settings.batch_size, settings.seed)
-        write_json(staging / "curve.json", curve)
-        with rc_context({"svg.hashsalt": "curve"}):
-            drawn = figure(curve)
-            drawn.savefig(staging / "curve.png", dpi=120)
-            drawn.savefig(staging / "curve.svg", metadata={"Date": None})
-        write_manifest(staging, {"stage": "curve", "facts": {"model": file_digest(checkpoint_file(model))}})
-    return curve
+        results = run_sweep(net.to(device), meta, dataset, grid, settings.batch_size, settings.seed)
+        write_json(staging / "sweep.json", results)
+        with rc_context({"svg.hashsalt": "sweep"}):
+            made = figure(results)
+            made.savefig(staging / "sweep.png", dpi=120)
+            made.savefig(staging / "sweep.svg", metadata={"Date": None})
+        write_manifest(staging, {"stage": "sweep", "facts": {"model": file_digest(checkpoint_file(model))}})
+    return results

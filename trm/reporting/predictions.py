@@ -1,4 +1,4 @@
-"""What an evaluation asked, what was answered and what was right, as grids beside the lines of predictions.parquet."""
+"""The predictions of an evaluation as arrays and as grids, read from predictions.parquet."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,95 +16,101 @@ from trm.data.protocol import Grid
 from trm.datasets.registry import get_dataset
 from trm.utils.errors import DataError
 
-Holds = npt.NDArray[np.bool_]
-COLUMNS = ("task", "pair", "puzzle", "version", "votes", "rank", "halt_logit", "exact", "right", "valid", "rating")
-"""All that is read of every line: numbers, and not the answers, which may be a thousand bytes each."""
+Mask = npt.NDArray[np.bool_]
+COLUMNS = (
+    *("task", "pair", "puzzle", "augmentation", "votes", "rank", "halt_logit", "exact", "correct", "valid", "rating"),
+)
+"""The columns read for all rows. Answers, which may have a thousand bytes each, are read only where needed."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One answered puzzle."""
+class Prediction:
+    """The prediction for a puzzle, as grids."""
 
-    line: dict[str, Any]
-    """Its line in predictions.parquet."""
+    row: dict[str, Any]
+    """Its row in predictions.parquet."""
     question: Grid
     answer: Grid
-    right: Grid | None
-    """None where nobody knows it."""
+    solution: Grid | None
+    """None if unknown."""
     tokens: npt.NDArray[np.uint8]
-    """uint8 [L]: what the model was asked."""
-    undo: Callable[[npt.NDArray[np.uint8]], list[Grid]]
-    """An answer of the model, uint8 [1, L], as the one grid that it is."""
+    """The question, uint8 [L]."""
+    invert: Callable[[npt.NDArray[np.uint8]], list[Grid]]
+    """Converts an output of the model, tokens uint8 [1, L], to a list of one grid."""
 
 
 @dataclass(frozen=True)
-class Answered:
-    """N test examples as predictions.parquet knows them, arrays [N] of the puzzle as it is (version 0) and of its vote.
+class PredictionTable:
+    """The predictions for N test examples: arrays [N] of the puzzle itself (augmentation 0) and of its vote.
 
-    Where no answer is known, `exact`, `right` and `voted_right` are False, and `known` says so.
+    If the solution of an example is unknown, `known`, `exact`, `correct` and `vote_correct` are false.
     """
 
-    line: npt.NDArray[np.int64]
-    """Of version 0 in the file; the other versions of the example follow it."""
-    versions: npt.NDArray[np.int64]
-    """How many voted."""
+    row: npt.NDArray[np.int64]
+    """Row of augmentation 0 in the file; the other augmentations of the example follow it."""
+    num_votes: npt.NDArray[np.int64]
+    """Augmentations that voted."""
     task: npt.NDArray[np.int64]
-    """Place of the task's name in `tasks`."""
+    """Index of the name of the task in `tasks`."""
     tasks: list[str]
+    """Names of the tasks."""
     pair: npt.NDArray[np.int32]
+    """Number among the test examples of the task."""
     puzzle: npt.NDArray[np.int32]
     """Row of the test split."""
     rating: npt.NDArray[np.int32]
     halt_logit: npt.NDArray[np.float32]
-    known: Holds
-    exact: Holds
-    right: Holds
-    valid: Holds | None
-    """None where the data has no rules."""
+    known: Mask
+    """Examples with a known solution."""
+    exact: Mask
+    correct: Mask
+    valid: Mask | None
+    """None if the dataset has no rules."""
     votes: npt.NDArray[np.int32]
-    """For the answer that won."""
-    voted_right: Holds
-    second_right: Holds
-    """The answer that won is right, or the next one is."""
+    """Votes for the winning answer."""
+    vote_correct: Mask
+    """The winning answer is the solution."""
+    top2_correct: Mask
+    """The winning answer or the next one is the solution."""
 
     def __len__(self) -> int:
-        return len(self.line)
+        return len(self.row)
 
 
-def read_answered(file: Path) -> Answered:
-    """Read predictions.parquet, whose lines stand together for each test example. Raises `DataError`."""
+def read_predictions(file: Path) -> PredictionTable:
+    """Read predictions.parquet, in which the rows of a test example are adjacent. Raises `DataError`."""
     try:
         table = pq.read_table(file, columns=list(COLUMNS), read_dictionary=["task"]).combine_chunks()
     except (OSError, pa.ArrowException, KeyError) as error:
         reason = str(error).splitlines()[0]
-        raise DataError(f"{file}: not a whole file of predictions ({reason}); run `trm evaluate` again") from None
-    values = {name: table.column(name).fill_null(False) for name in ("exact", "right", "valid")}
+        raise DataError(f"{file}: not a complete file of predictions ({reason}); run `trm evaluate` again") from None
+    values = {name: table.column(name).fill_null(False) for name in ("exact", "correct", "valid")}
     values |= {name: table.column(name) for name in COLUMNS if name not in ("task", *values)}
-    lines = {name: column.to_numpy() for name, column in values.items()}
-    first = np.flatnonzero(lines["version"] == 0)
+    columns = {name: column.to_numpy() for name, column in values.items()}
+    first = np.flatnonzero(columns["augmentation"] == 0)
     if not len(first):
-        raise DataError(f"{file}: holds no predictions; run `trm evaluate` again")
+        raise DataError(f"{file}: contains no predictions; run `trm evaluate` again")
     tasks = table.column("task").unify_dictionaries().combine_chunks()
     tasks = tasks.chunk(0) if isinstance(tasks, pa.ChunkedArray) else tasks
-    rank, right = lines["rank"], lines["right"]
+    rank, correct = columns["rank"], columns["correct"]
     has_rules = table.column("valid").null_count < len(table)
-    return Answered(
-        line=first,
-        versions=np.diff(first, append=len(table)),
+    return PredictionTable(
+        row=first,
+        num_votes=np.diff(first, append=len(table)),
         task=tasks.indices.to_numpy()[first].astype(np.int64),
         tasks=tasks.dictionary.to_pylist(),
         known=table.column("exact").is_valid().to_numpy()[first],
-        valid=lines["valid"][first] if has_rules else None,
-        votes=np.maximum.reduceat(np.where(rank == 1, lines["votes"], 0), first),
-        voted_right=np.logical_or.reduceat(right & (rank == 1), first),
-        second_right=np.logical_or.reduceat(right & (rank <= 2), first),
-        **{name: lines[name][first] for name in ("pair", "puzzle", "rating", "halt_logit", "exact", "right")},
+        valid=columns["valid"][first] if has_rules else None,
+        votes=np.maximum.reduceat(np.where(rank == 1, columns["votes"], 0), first),
+        vote_correct=np.logical_or.reduceat(correct & (rank == 1), first),
+        top2_correct=np.logical_or.reduceat(correct & (rank <= 2), first),
+        **{name: columns[name][first] for name in ("pair", "puzzle", "rating", "halt_logit", "exact", "correct")},
     )
 
 
-def lines_at(file: Path, rows: Sequence[int]) -> pa.Table:
-    """Whole lines of predictions.parquet, in the order of `rows`; the file is read a row group at a time."""
-    wanted, found = np.unique(np.asarray(rows, np.int64), return_inverse=True)
+def rows_at(file: Path, rows: Sequence[int]) -> pa.Table:
+    """Complete rows of predictions.parquet, in the order of `rows`; the file is read one row group at a time."""
+    wanted, inverse = np.unique(np.asarray(rows, np.int64), return_inverse=True)
     with pq.ParquetFile(file) as parquet:
         sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
         ends = np.cumsum(sizes)
@@ -113,39 +119,40 @@ def lines_at(file: Path, rows: Sequence[int]) -> pa.Table:
         for group in np.unique(groups).tolist():
             inside = wanted[groups == group] - (ends[group] - sizes[group])
             parts.append(parquet.read_row_group(group).take(pa.array(inside)))
-    return pa.concat_tables(parts).take(pa.array(found))
+    return pa.concat_tables(parts).take(pa.array(inverse))
 
 
-def spread(count: int, most: int) -> npt.NDArray[np.int64]:
-    """At most `most` of `count` places, evenly spread."""
+def evenly_spaced(count: int, most: int) -> npt.NDArray[np.int64]:
+    """At most `most` of `count` indices, evenly spaced."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)) if count else np.arange(0)
 
 
-def seen(dataset: Path, meta: DatasetMeta, lines: pa.Table) -> Iterator[Seen]:
-    """The grids of `lines`, each of a puzzle as it is (version 0) of the test split of `dataset`."""
-    rows = lines.column("puzzle").to_pylist()
-    if not rows:
+def predictions_of(dataset: Path, meta: DatasetMeta, rows: pa.Table) -> Iterator[Prediction]:
+    """The grids of `rows`, which are rows of augmentation 0 of the test split of `dataset`."""
+    puzzles = rows.column("puzzle").to_pylist()
+    if not puzzles:
         return
-    kind, names = get_dataset(meta.name), _names(dataset, meta, rows)
-    for line, name, question, label in zip(lines.to_pylist(), names, *read_rows(dataset / "test", rows), strict=True):
+    module, names = get_dataset(meta.name), _names(dataset, meta, puzzles)
+    tokens = read_rows(dataset / "test", puzzles)
+    for row, name, question, label in zip(rows.to_pylist(), names, *tokens, strict=True):
         if name is None:
-            versions = kind.versions(meta, question, np.random.default_rng(0), 1)
+            identity = module.augmentations(meta, question, np.random.default_rng(0), 1)
         else:
-            versions = kind.recall(meta, question[None], [name])
-        (asked,), (right,) = versions.undo(question[None]), versions.undo(label[None])
-        answer = np.frombuffer(line["answer"], np.uint8).reshape(line["height"], line["width"])
-        yield Seen(line, asked, answer, right if label.any() else None, question, versions.undo)
+            identity = module.recall(meta, question[None], [name])
+        (grid,), (solution,) = identity.invert(question[None]), identity.invert(label[None])
+        answer = np.frombuffer(row["answer"], np.uint8).reshape(row["height"], row["width"])
+        yield Prediction(row, grid, answer, solution if label.any() else None, question, identity.invert)
 
 
 def identifiers_of(dataset: Path, split: str) -> npt.NDArray[np.int32]:
-    """The identifier of every example of a split, int32 [N]."""
+    """The puzzle identifier of every example of a split, int32 [N]."""
     column = pq.read_table(dataset / split / EXAMPLES, columns=["identifier"]).column(0)
     return column.to_numpy().astype(np.int32, copy=False)
 
 
-def _names(dataset: Path, meta: DatasetMeta, rows: Sequence[int]) -> list[str | None]:
-    """The names of the puzzles in these rows, where they have some."""
+def _names(dataset: Path, meta: DatasetMeta, puzzles: Sequence[int]) -> list[str | None]:
+    """The names of these puzzles, None for puzzles without names."""
     if not meta.puzzles_digest:
-        return [None] * len(rows)
-    identifiers = identifiers_of(dataset, "test")[rows]
+        return [None] * len(puzzles)
+    identifiers = identifiers_of(dataset, "test")[puzzles]
     return read_names(dataset).take(pa.array(identifiers - 1)).to_pylist()

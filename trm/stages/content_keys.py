@@ -27,6 +27,10 @@ INCLUDED = ("trm.config.dataset_meta",)
 """Exceptions to `EXCLUDED`: meta.json is part of a dataset."""
 REGISTRY = "trm/datasets/registry.py"
 """A stage that imports this file also depends on the dataset named in the settings."""
+DRAWINGS = "trm/datasets/drawings.py"
+"""A stage that imports this file also depends on the drawing of that dataset. Training does not."""
+DRAWINGS = "trm/datasets/drawings.py"
+"""A stage that imports this file also depends on the drawing of that dataset. Training does not."""
 LIBRARIES = ("torch", "numpy", "pyarrow")
 
 
@@ -76,8 +80,9 @@ def digest_of(request: Mapping[str, Any]) -> str:
 def _modules(stage: Stage, dataset_name: str) -> dict[str, str]:
     """Digests of the files that the stage imports, including those of the named dataset and of no other."""
     modules = module_digests(stage.module)
-    if REGISTRY in modules:
-        modules = modules | module_digests(f"trm.datasets.{dataset_name}.dataset")
+    for file, part in ((REGISTRY, "dataset"), (DRAWINGS, "drawing")):
+        if file in modules:
+            modules = modules | module_digests(f"trm.datasets.{dataset_name}.{part}")
     return dict(sorted(modules.items()))
 
 

@@ -57,7 +57,7 @@ def local_copy(location: str | Path) -> Path:
     folder = folder_of(uri)
     with locked(folder):
         if not (folder / MANIFEST).is_file() or read_manifest(folder) != s3.read_manifest(uri):
-            s3.bring(uri, folder)
+            s3.download(uri, folder)
     return folder
 
 

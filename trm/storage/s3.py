@@ -28,7 +28,7 @@ from trm.storage.artifacts import MANIFEST, staged
 from trm.storage.artifacts import read_manifest as read_local_manifest
 from trm.storage.s3_client import BLOCK, GoneError, LostError, Moved, Piece, Store
 from trm.storage.s3_threads import in_order, soon
-from trm.utils.errors import DataError, Fault, UserError
+from trm.utils.errors import DataError, InternalError, UserError
 from trm.utils.progress import progress
 
 UPLOAD_PART, DOWNLOAD_PART = 16 << 20, 32 << 20
@@ -72,8 +72,8 @@ def get_json(uri: str) -> dict[str, Any] | None:
 def publish(folder: Path, uri: str) -> dict[str, Any]:
     """Upload the artifact `folder` unless there is one at `uri`; the manifest that is there in the end.
 
-    Raises `DataError` where a file of the folder is not the manifest's, `UserError` where the server refuses, `Fault`
-    where it cannot be reached. An upload that broke off goes on with the files that are missing.
+    Raises `DataError` where a file of the folder is not the manifest's, `UserError` where the server refuses,
+    `InternalError` where it cannot be reached. An upload that broke off goes on with the files that are missing.
     """
     read_local_manifest(folder)
     own = (folder / MANIFEST).read_bytes()
@@ -86,11 +86,11 @@ def publish(folder: Path, uri: str) -> dict[str, Any]:
     return _parsed(winner, uri)
 
 
-def bring(uri: str, folder: Path) -> dict[str, Any]:
+def download(uri: str, folder: Path) -> dict[str, Any]:
     """Download the artifact at `uri` to `folder`, which appears whole or not at all; its manifest.
 
     Raises `DataError` where there is none or where it is broken, `UserError` where the server refuses or the disk is
-    full, `Fault` where the server cannot be reached.
+    full, `InternalError` where the server cannot be reached.
     """
     store = Store(uri)
     found = _published(store)
@@ -180,7 +180,7 @@ def _sweep(store: Store, version: str) -> None:
                 store.delete(name)
         for upload, name in store.uploads().items():
             _abort(store, name, upload)
-    except (UserError, Fault) as error:  # the artifact is there; some identities may write but not delete
+    except (UserError, InternalError) as error:  # the artifact is there; some identities may write but not delete
         print(f"{store.uri}: is published, but older tries could not be removed ({error})", file=sys.stderr)
 
 
@@ -201,7 +201,9 @@ def _upload(store: Store, folder: Path, files: Mapping[str, Any], version: str) 
         except GoneError:  # the winner removed it, or the server lost it
             if _published(store) is not None:
                 return
-    raise Fault(f"{store.uri}: the server lost parts of the upload {FRESH_STARTS} times; mend it, then start again")
+    raise InternalError(
+        f"{store.uri}: the server lost parts of the upload {FRESH_STARTS} times; mend it, then start again"
+    )
 
 
 def _upload_files(store: Store, folder: Path, files: Mapping[str, Any], version: str) -> None:

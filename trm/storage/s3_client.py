@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, sleep_using_event, wait_random_exponential
 
-from trm.utils.errors import Fault, UserError
+from trm.utils.errors import InternalError, UserError
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
@@ -198,7 +198,9 @@ class Store:
 
         answer = self._patiently(f"write {name}", request)
         if answer.get("ChecksumCRC32") != stated:
-            raise Fault(f"{self.uri}: {self._server()} does not check what it is sent (CRC32); use one that does")
+            raise InternalError(
+                f"{self.uri}: {self._server()} does not check what it is sent (CRC32); use one that does"
+            )
         return {"PartNumber": part.get("PartNumber"), "ETag": answer["ETag"], "ChecksumCRC32": stated}
 
     def complete(self, name: str, upload: str, parts: list[dict[str, Any]], size: int) -> None:
@@ -279,7 +281,9 @@ class Store:
                 waited = (
                     f"tried for {PATIENCE:.0f} seconds; check the network and AWS_ENDPOINT_URL_S3, then start again"
                 )
-                raise Fault(f"{self.uri}: {self._server()} cannot be reached ({_brief(error)}); {waited}") from None
+                raise InternalError(
+                    f"{self.uri}: {self._server()} cannot be reached ({_brief(error)}); {waited}"
+                ) from None
             remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or correct the settings of boto3"
             raise UserError(f"{self.uri}: {_brief(error)}; {remedy}") from None
 
@@ -291,7 +295,9 @@ class Store:
             return GoneError()
         where = f"{self.uri}: cannot {deed} at {self._server()}"
         if _may_pass(error):
-            return Fault(f"{where}: {code}, tried for {PATIENCE:.0f} seconds; mend the server, then start again")
+            return InternalError(
+                f"{where}: {code}, tried for {PATIENCE:.0f} seconds; mend the server, then start again"
+            )
         remedy = REMEDIES.get(code) or f"{error.response['Error'].get('Message') or status}; correct the settings of S3"
         return UserError(f"{where}: {code}: {remedy}")
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from trm.storage.s3_client import Store
-from trm.utils.errors import Fault, UserError
+from trm.utils.errors import InternalError, UserError
 
 THREADS = min(8, 2 * (os.cpu_count() or 1))
 """More would only wait for each other."""
@@ -86,7 +86,7 @@ def soon(deed: Callable[[], Any]) -> None:
     """Do what should be done but must not hold anybody up; its failure is nobody's concern."""
 
     def quietly() -> None:
-        with suppress(UserError, Fault):
+        with suppress(UserError, InternalError):
             deed()
 
     thread = threading.Thread(target=quietly, daemon=True)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from trm.config.params import Params
-from trm.models.variants import MEMBERS
+from trm.models.variants import VARIANTS
 from trm.reporting.training_log import read_log
 from trm.storage.artifacts import read_manifest, timing_file, write_json
 
@@ -45,7 +45,7 @@ class Result:
             json.loads((folder / "evaluation/metrics.json").read_text(encoding="utf-8")),
             read_manifest(model, "train")["facts"],
             json.loads(timing_file(model).read_text(encoding="utf-8")),
-            MEMBERS[params.model.family].depth(params.model),
+            VARIANTS[params.model.arch].depth(params.model),
             read_log(model / "train.tsv"),
             read_log(model / "validation.tsv"),
         )

@@ -1,7 +1,7 @@
-"""A study: recipes that differ in little, trained on the same data with the same budget, some with several seeds.
+"""A study: variations of a recipe, trained on the same data with the same budget and several seeds each.
 
-Its runs lie in `<folder>/<recipe>-<seed>/`, each with its whole params.yaml, its model and its evaluation; data that
-they share in `<folder>/data/<content key>/`. What is finished is skipped, what was stopped goes on.
+Runs are in `<folder>/<recipe>-<seed>/`, each with its complete params.yaml, its model and its evaluation; shared data
+is in `<folder>/data/<content key>/`. Finished stages are skipped, interrupted ones resume.
 """
 
 import sys
@@ -22,75 +22,75 @@ from trm.stages.content_keys import requests
 from trm.stages.params import check_params
 from trm.stages.records import STAGES, Stage
 from trm.stages.runner import is_complete, run_stage
-from trm.utils.errors import Fault
+from trm.utils.errors import InternalError
 
 BASELINE = "baseline"
-"""The recipe as it is."""
+"""Name of the unchanged recipe."""
 SHARED = ("raw", "dataset")
 RESULT = "evaluation"
-"""The output that a run is made for."""
+"""The output that a run ends with."""
 
 
-class Member(Section):
-    """One recipe of a study."""
+class Variation(Section):
+    """A variation of the base recipe."""
 
     seeds: Positive = 1
-    """It is trained so often, with seeds 0, 1, …"""
+    """Number of runs, with seeds 0, 1, …"""
     changes: dict[str, Any] = Field(default_factory=dict)
-    """Of this recipe alone: dotted key -> value."""
+    """Changes for this variation only: dotted key -> value."""
 
 
 class Study(Section):
-    """What a study's file holds."""
+    """The contents of a study file."""
 
     base: str
-    """The recipe that every run starts from."""
+    """The base recipe."""
     changes: dict[str, Any] = Field(default_factory=dict)
-    """The data and the budget of every run: dotted key -> value."""
-    runs: dict[str, Member]
-    """Name of an ablation, of which the changes count alone, or `baseline` -> how it is run."""
+    """Changes for all runs (data and budget): dotted key -> value."""
+    runs: dict[str, Variation]
+    """Name of an ablation (whose changes are applied), or `baseline` -> how to run it."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training of a study and its evaluation, in a folder of its own."""
+    """A training of a study and its evaluation, in its own folder."""
 
     recipe: str
     seed: int
     folder: Path
     text: str
-    """Its whole params file."""
+    """Its complete params file."""
     tracking: TrackingParams | None = None
-    """What Weights & Biases is told; None: nothing."""
+    """Settings of Weights & Biases; None: disabled."""
 
     @property
     def name(self) -> str:
-        """That of its folder."""
+        """The name of its folder."""
         return f"{self.recipe}-{self.seed}"
 
     @cached_property
     def params(self) -> Params:
-        """Raises `ParamsError`."""
+        """The validated params. Raises `ParamsError`."""
         return check_params(YAML(typ="safe", pure=True).load(self.text), self.name)
 
     def finish(self) -> None:
-        """Run every stage that leads to the evaluation and whose output is not there yet. Raises what they raise."""
+        """Run the stages up to the evaluation whose outputs do not exist yet. Raises their errors."""
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "params.yaml").write_text(self.text, encoding="utf-8")
-        places: dict[str, str] = {}
-        asked = requests(self.params)
+        folders: dict[str, str] = {}
+        all_requests = requests(self.params)
         for stage in stages_to(RESULT):
-            key = asked[stage.name]["key"]
+            key = all_requests[stage.name]["key"]
             home = self.folder.parent / "data" / key[:12] if stage.output in SHARED else self.folder
             out = home / stage.output
-            places[stage.output] = str(out)
+            folders[stage.output] = str(out)
             if not is_complete(out, stage, key):
                 sections = {name: getattr(self.params, name) for name in stage.sections}
-                run_stage(stage, sections, {name: places[name] for name in stage.inputs}, str(out), self.tracking)
+                run_stage(stage, sections, {name: folders[name] for name in stage.inputs}, str(out), self.tracking)
 
 
 def stages_to(output: str) -> list[Stage]:
-    """The stages without which there is no such output, in order."""
+    """The stages that `output` depends on, in order."""
     needed = {output}
     for stage in reversed(STAGES):
         if stage.output in needed:
@@ -99,56 +99,59 @@ def stages_to(output: str) -> list[Stage]:
 
 
 def load_study(name: str) -> tuple[Study, str]:
-    """A study that ships, or a file of one, and its first line, a comment. Raises `UserError`."""
+    """Load a study that ships with the package, or a file, and its title (the first comment). Raises `UserError`."""
     path = Path(name) if name.endswith(".yaml") else find(name, studies(), "study")
-    values = read_yaml(path, "name a file that is there, or a study that ships (`trm study list`)")
+    values = read_yaml(path, "give an existing file, or a study that ships with the package (`trm study list`)")
     return parse(Study, values, str(path)), summary(path)
 
 
 def runs_of(study: Study, folder: Path, tracking: TrackingParams | None = None) -> list[Run]:
-    """Every run, the first seed of all recipes before the second of any. Raises `UserError` for what cannot be run.
+    """All runs, the first seed of all variations before the second of any. Raises `UserError` for invalid params.
 
-    They are tracked as one group, named after the folder unless `tracking` names one, each tagged with its recipe.
+    In Weights & Biases they form a group, named after the folder unless `tracking` names one, and have the name of
+    their variation as a tag.
     """
-    most = max(member.seeds for member in study.runs.values())
+    most = max(variation.seeds for variation in study.runs.values())
     runs = []
     for seed in range(most):
-        for recipe, member in study.runs.items():
-            if seed < member.seeds:
+        for recipe, variation in study.runs.items():
+            if seed < variation.seeds:
                 ablated = {} if recipe == BASELINE else read_ablation(recipe)[1]
-                changes = study.changes | ablated | member.changes | {"train.seed": seed}
-                text, told = changed(recipe_text(study.base), changes), tracking
+                changes = study.changes | ablated | variation.changes | {"train.seed": seed}
+                text, run_tracking = changed(recipe_text(study.base), changes), tracking
                 if tracking is not None:
                     group, tags = tracking.group or folder.name, (*tracking.tags, recipe)
-                    told = tracking.model_copy(update={"group": group, "tags": tags})
-                runs.append(Run(recipe, seed, folder / f"{recipe}-{seed}", text, told))
+                    run_tracking = tracking.model_copy(update={"group": group, "tags": tags})
+                runs.append(Run(recipe, seed, folder / f"{recipe}-{seed}", text, run_tracking))
     for run in runs:
-        _ = run.params  # every mistake shows before the first training
+        _ = run.params  # all errors are raised before the first training
     return runs
 
 
 def run_study(study: Study, folder: Path, title: str, tracking: TrackingParams | None = None) -> None:
-    """Finish every run, tracked as `runs_of` says, and write the report to `folder`.
+    """Finish all runs and write the report to `folder`.
 
-    A run that fails is told in the report and the others go on; then raises `Fault` at the end.
+    Failed runs are listed in the report; if there are any, raises `InternalError` at the end.
     """
     from trm.studies.report import Result, write_report
 
     failed: dict[str, str] = {}
     runs = runs_of(study, folder, tracking)
-    for run in _told(runs):
+    for run in _announce(runs):
         try:
             run.finish()
-        except Fault as error:
+        except InternalError as error:
             failed[run.name] = str(error)
             print(f"{run.name} failed: {error}", file=sys.stderr, flush=True)
     results = [Result.of(run.recipe, run.seed, run.folder, run.params) for run in runs if run.name not in failed]
     write_report(title, results, failed, folder)
     if failed:
-        raise Fault(f"{folder}: {len(failed)} of {len(runs)} runs failed ({', '.join(failed)}); run the study again")
+        raise InternalError(
+            f"{folder}: {len(failed)} of {len(runs)} runs failed ({', '.join(failed)}); run the study again"
+        )
 
 
-def _told(runs: list[Run]) -> Iterator[Run]:
+def _announce(runs: list[Run]) -> Iterator[Run]:
     for number, run in enumerate(runs, 1):
         print(f"{run.name} ({number} of {len(runs)})", file=sys.stderr, flush=True)
         yield run

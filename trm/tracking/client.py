@@ -1,4 +1,4 @@
-"""Weights & Biases beside a stage: a process of its own follows the logs, so that nothing it does can harm the stage.
+"""Starts the process that logs a stage to Weights & Biases; its failures do not affect the stage.
 
 That process is `trm.tracking.wandb_process`. It reads JSON lines from stdin: first a description of the run and, after
 the stage has succeeded, the path of its output. Without the second line the run is marked as failed; when the stage is
@@ -17,17 +17,17 @@ from typing import Any
 from trm.config.tracking import TrackingParams
 from trm.utils.paths import states_folder
 
-PATIENCE = 120.0
-"""Seconds for which an ended stage waits until everything is told."""
+UPLOAD_TIMEOUT = 120.0
+"""Seconds that a finished stage waits for the upload."""
 
 
 @contextmanager
 def tracked(
     settings: TrackingParams | None, stage: str, manifests: Mapping[str, Any], request: Mapping[str, Any], key: str
 ) -> Iterator[Callable[..., None]]:
-    """Tell of stage `train` or `evaluate` while the block runs; it calls what it gets with the folders at the end.
+    """Log stage `train` or `evaluate` while the block runs; call the yielded function with the folders at the end.
 
-    `manifests` are those of the stage's inputs, `request` and `key` its own. What goes wrong here is said in a line.
+    manifests: those of the stage's inputs. request, key: those of the stage. Failures are printed in one line.
     """
     if settings is None or settings.mode == "disabled" or stage not in ("train", "evaluate"):
         yield lambda **_: None
@@ -38,33 +38,33 @@ def tracked(
             [sys.executable, "-m", "trm.tracking.wandb_process"],
             stdin=subprocess.PIPE,
             text=True,
-            start_new_session=True,  # Ctrl-C is for the stage: this process ends after it, in good order
+            start_new_session=True,  # Ctrl-C goes to the stage; this process ends after it
         )
     except OSError as error:
-        print(f"tracking: cannot be started ({error}); the stage goes on", file=sys.stderr, flush=True)
+        print(f"tracking: cannot be started ({error}); the stage continues", file=sys.stderr, flush=True)
         yield lambda **_: None
         return
-    _tell(process, start)
+    _send(process, start)
     try:
-        yield lambda **folders: _tell(process, {name: str(folder) for name, folder in folders.items()})
+        yield lambda **folders: _send(process, {name: str(folder) for name, folder in folders.items()})
     finally:
         _end(process)
 
 
 def run_id(key: str) -> str:
-    """The id of the run of a model with this content key."""
+    """The W&B id of the run of the model with this content key."""
     return key[:16]
 
 
 def run_name(settings: TrackingParams | None, stage: str, key: str) -> str | None:
-    """How W&B finds the run of a training, as `[entity/]project/id`; None where it is told nothing."""
+    """The path of the W&B run of a training, `[entity/]project/id`; None if tracking is disabled."""
     if settings is None or settings.mode == "disabled" or stage != "train":
         return None
     return "/".join(part for part in (settings.entity, settings.project, run_id(key)) if part)
 
 
 def _facts(stage: str, manifests: Mapping[str, Any], request: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Id, settings and lineage of the run: a model and its evaluation are one run, named by the model's content key."""
+    """Id, settings and lineage of the run. A model and its evaluation share a run, named by the model's content key."""
     trained = manifests["model"] if stage == "evaluate" else {"key": key, "params": request["params"]}
     params = {**manifests["dataset"]["params"], **trained["params"], **request["params"]}
     lineage = {**manifests["dataset"]["inputs"], **request["inputs"], stage: key, "versions": request["versions"]}
@@ -76,9 +76,9 @@ def _facts(stage: str, manifests: Mapping[str, Any], request: Mapping[str, Any],
     return facts | {"siblings": siblings}
 
 
-def _tell(process: subprocess.Popen[str], message: Mapping[str, Any]) -> None:
+def _send(process: subprocess.Popen[str], message: Mapping[str, Any]) -> None:
     assert process.stdin is not None
-    with suppress(OSError):  # it has died, and has said why
+    with suppress(OSError):  # the process has ended and printed the reason
         process.stdin.write(json.dumps(message) + "\n")
         process.stdin.flush()
 
@@ -88,18 +88,18 @@ def _end(process: subprocess.Popen[str]) -> None:
     with suppress(OSError):
         process.stdin.close()
     try:
-        process.wait(PATIENCE)
+        process.wait(UPLOAD_TIMEOUT)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
         print(
-            f"tracking: W&B did not take everything within {PATIENCE:.0f} s; what it missed lies in "
-            f"{wandb_folder() / 'wandb'}: `wandb sync` sends it",
+            f"tracking: the upload to W&B took more than {UPLOAD_TIMEOUT:.0f} s; the rest is in "
+            f"{wandb_folder() / 'wandb'}: `wandb sync` uploads it",
             file=sys.stderr,
             flush=True,
         )
 
 
 def wandb_folder() -> Path:
-    """Where W&B makes its folder `wandb`."""
+    """The folder in which W&B creates its folder `wandb`."""
     return Path(os.environ.get("WANDB_DIR") or Path.cwd())

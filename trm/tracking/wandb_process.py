@@ -20,22 +20,22 @@ if TYPE_CHECKING:
     from wandb import Run
 
 POLL = 2.0
-"""Seconds between two looks at the logs."""
+"""Seconds between two reads of the logs."""
 PICTURES = 64
 """Puzzles in the table of predictions."""
 LOGS = ("train", "validation")
 
 
 def main() -> None:
-    """Follow the run that stdin names until the stage has ended."""
+    """Follow the run described on stdin until the stage has ended."""
     lines: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_read, args=(lines,), daemon=True).start()
     start = json.loads(lines.get())
     if importlib.util.find_spec("wandb") is None:
-        _say("wandb is not installed; `pip install 'trm[tracking]'`, or set tracking.mode to disabled")
+        _log("wandb is not installed; run `pip install 'trm[tracking]'` or set tracking.mode to disabled")
         return
-    run = _begin(start)
-    told = _Told(run)
+    run = _start_run(start)
+    uploader = _LogUploader(run)
     logs = Path(start["logs"]) if "logs" in start else None
     ended = None
     while ended is None:
@@ -43,18 +43,18 @@ def main() -> None:
             ended = lines.get(timeout=POLL)
         except queue.Empty:
             if logs:
-                told.look(logs)
-    if not ended:  # the stage was stopped, or failed
+                uploader.upload(logs)
+    if not ended:  # the stage was interrupted or failed
         if logs:
-            told.look(logs)
+            uploader.upload(logs)
         run.finish(exit_code=1)
         return
     folders = {name: Path(folder) for name, folder in json.loads(ended).items()}
     if start["stage"] == "train":
-        told.look(folders["out"])
-        _tell_model(run, folders["out"])
+        uploader.upload(folders["out"])
+        _upload_model(run, folders["out"])
     else:
-        _tell_evaluation(run, folders)
+        _upload_evaluation(run, folders)
     run.finish()
 
 
@@ -64,14 +64,14 @@ def _read(lines: "queue.Queue[str]") -> None:
     lines.put("")
 
 
-def _begin(start: dict[str, Any]) -> "Run":
-    """The run, online where that is asked for and possible, else offline."""
+def _start_run(start: dict[str, Any]) -> "Run":
+    """Start the run, online if requested and possible, else offline."""
     import wandb
 
     settings = TrackingParams.model_validate_json(json.dumps(start["settings"]))
     group = settings.group or hashlib.sha256(json.dumps(start["siblings"], sort_keys=True).encode()).hexdigest()[:12]
 
-    def begin(mode: Literal["online", "offline"]) -> "Run":
+    def init(mode: Literal["online", "offline"]) -> "Run":
         return wandb.init(
             entity=settings.entity,
             project=settings.project,
@@ -93,32 +93,32 @@ def _begin(start: dict[str, Any]) -> "Run":
         )
 
     try:
-        run = begin("online" if settings.mode == "online" else "offline")
-    except Exception as error:  # no key, a wrong one, no network, no such entity
+        run = init("online" if settings.mode == "online" else "offline")
+    except Exception as error:  # no or wrong API key, no network, unknown entity
         reason = " ".join(str(error).split())[:200]
-        _say(f"W&B cannot be reached ({reason}); the run is kept offline, `wandb sync` sends it later")
-        wandb.teardown()  # what is left of the try would hold back the next one
-        run = begin("offline")
-    _say(f"W&B run {Path(run.dir).parent if run.offline else run.url}")
+        _log(f"W&B is unavailable ({reason}); the run is stored offline, `wandb sync` uploads it later")
+        wandb.teardown()  # the failed attempt would block the next one
+        run = init("offline")
+    _log(f"W&B run {Path(run.dir).parent if run.offline else run.url}")
     for log in LOGS:
         run.define_metric(f"{log}/step", hidden=True)
         run.define_metric(f"{log}/*", step_metric=f"{log}/step")
     return run
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(f"tracking: {text}", file=sys.stderr, flush=True)
 
 
-class _Told:
-    """What of the logs has been told; a run that goes on continues its curves after their last point."""
+class _LogUploader:
+    """Uploads new lines of the logs; a resumed run continues its curves after their last point."""
 
     def __init__(self, run: "Run") -> None:
         self.run = run
         self.last = {log: int(run.summary.get(f"{log}/step", -1)) for log in LOGS}
 
-    def look(self, folder: Path) -> None:
-        """Tell the lines that have come."""
+    def upload(self, folder: Path) -> None:
+        """Upload the lines added since the last call."""
         for log in LOGS:
             for row in _rows(folder / f"{log}.tsv"):
                 if int(row["step"]) > self.last[log]:
@@ -127,7 +127,7 @@ class _Told:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    """The whole lines of a log."""
+    """The complete lines of a log."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -135,7 +135,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]), delimiter="\t"))
 
 
-def _tell_model(run: "Run", folder: Path) -> None:
+def _upload_model(run: "Run", folder: Path) -> None:
     import wandb
 
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
@@ -146,31 +146,35 @@ def _tell_model(run: "Run", folder: Path) -> None:
     run.log_artifact(artifact)
 
 
-def _tell_evaluation(run: "Run", folders: dict[str, Path]) -> None:
+def _upload_evaluation(run: "Run", folders: dict[str, Path]) -> None:
     import numpy as np
     import pyarrow.parquet as pq
     import wandb
 
     from trm.data.parquet import read_meta
+    from trm.datasets.drawings import get_drawing
     from trm.reporting.figures.pictures import picture
-    from trm.reporting.predictions import seen, spread
+    from trm.reporting.predictions import evenly_spaced, predictions_of
 
     metrics = json.loads((folders["out"] / "metrics.json").read_text(encoding="utf-8"))
     run.summary.update({f"test/{name}": value for name, value in metrics.items()})
     meta = read_meta(folders["dataset"])
     predictions = pq.read_table(folders["out"] / "predictions.parquet")
+    drawing = get_drawing(meta)
     names = ("task", "pair", "exact", "valid", "votes", "halt_logit", "rating")
-    table = wandb.Table(columns=["question", "answer", "right answer", *names])
-    itself = predictions.take(np.flatnonzero(predictions.column("version").to_numpy() == 0))
-    for one in seen(folders["dataset"], meta, itself.take(spread(len(itself), PICTURES))):
-        pictures: list[Image | None] = [picture(meta, one.question), picture(meta, one.answer, one.question, one.right)]
-        pictures.append(picture(meta, one.right, one.question) if one.right is not None else None)
-        images = [wandb.Image(shown) if shown is not None else None for shown in pictures]
-        table.add_data(*images, *(one.line[name] for name in names))
+    table = wandb.Table(columns=["question", "answer", "solution", *names])
+    single = predictions.take(np.flatnonzero(predictions.column("augmentation").to_numpy() == 0))
+    rows = single.take(evenly_spaced(len(single), PICTURES))
+    for prediction in predictions_of(folders["dataset"], meta, rows):
+        question, answer, solution = prediction.question, prediction.answer, prediction.solution
+        pictures: list[Image | None] = [picture(drawing, question), picture(drawing, answer, question, solution)]
+        pictures.append(picture(drawing, solution, question) if solution is not None else None)
+        images = [None if image is None else wandb.Image(image) for image in pictures]
+        table.add_data(*images, *(prediction.row[name] for name in names))
     run.log({"predictions": table})
 
 
 if __name__ == "__main__":
-    for _kind in ("DATA", "CACHE", "CONFIG"):  # W&B's own places are in the home folder, which a container has not
+    for _kind in ("DATA", "CACHE", "CONFIG"):  # by default in the home folder, which containers may lack
         os.environ.setdefault(f"WANDB_{_kind}_DIR", str(wandb_folder() / "wandb" / _kind.lower()))
     main()

@@ -1,4 +1,4 @@
-"""A checkpoint: one safetensors file with raw and averaged weights, its settings travelling inside."""
+"""Checkpoints: a safetensors file with raw and EMA weights, and the settings in its header."""
 
 import json
 from collections.abc import Mapping
@@ -23,16 +23,16 @@ FILE = "checkpoint.safetensors"
 
 @dataclass(frozen=True)
 class Header:
-    """The settings inside a checkpoint."""
+    """The header of a checkpoint."""
 
     model: ModelParams
     meta: DatasetMeta
     facts: Mapping[str, Any]
-    """Where it comes from: the step, for example."""
+    """Its origin: the step, for example."""
 
 
 def save_checkpoint(path: Path, model: TRM, average: TRM, facts: Mapping[str, Any]) -> None:
-    """Write the raw weights of `model`, the averaged ones of `average`, and their common buffers once each."""
+    """Write the raw weights of `model`, the EMA weights of `average`, and their shared buffers."""
     tensors = {f"raw.{name}": value for name, value in model.named_parameters()}
     tensors |= {f"ema.{name}": value for name, value in average.named_parameters()}
     tensors |= {name: value for name, value in model.state_dict().items() if f"raw.{name}" not in tensors}
@@ -41,36 +41,36 @@ def save_checkpoint(path: Path, model: TRM, average: TRM, facts: Mapping[str, An
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """A safetensors file with `header` as its metadata; the same contents give the same bytes."""
+    """Write a safetensors file with `header` as metadata. The same contents give the same bytes."""
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    # One metadata key: safetensors writes several in an order that changes from run to run.
+    # A single metadata key: safetensors writes several in random order.
     save_file(plain, path, metadata={"trm": canonical_json(header)})
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The metadata of a file that `write_tensors` wrote. Raises `DataError` where it is none."""
+    """Read the metadata written by `write_tensors`. Raises `DataError` for another file."""
     try:
         with safe_open(path, framework="pt") as file:
             return json.loads(file.metadata()["trm"])
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; train a model first (`dvc repro`) or name another") from None
+        raise DataError(f"{path}: no such file; train a model first (`dvc repro`) or give another") from None
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: not a checkpoint of this project, or a broken one ({error}); make it again") from None
+        raise DataError(f"{path}: not a checkpoint of this project, or damaged ({error}); create it again") from None
 
 
 def checkpoint_file(path: Path) -> Path:
-    """The checkpoint that `path` names: a file, or a model folder that holds one."""
+    """The checkpoint file at `path`, which is the file itself or a model folder."""
     return path / FILE if path.is_dir() else path
 
 
 def read_settings(path: Path) -> Header:
-    """The settings inside the checkpoint at `path`. Raises `DataError`."""
+    """Read the header of the checkpoint at `path`. Raises `DataError`."""
     header = read_header(checkpoint_file(path))
     try:
         model = parse(ModelParams, header["model"], f"{path}: model")
         meta = parse(DatasetMeta, header["meta"], f"{path}: meta")
     except (KeyError, ParamsError) as error:
-        raise DataError(f"{path}: its settings are not of this version ({error}); train it again") from None
+        raise DataError(f"{path}: its settings do not match this version ({error}); train it again") from None
     return Header(model, meta, header.get("facts", {}))
 
 
@@ -94,5 +94,5 @@ def load_checkpoint(
                     raise DataError(f"{file}: {name} should have shape {tuple(tensor.shape)}. Got {tuple(value.shape)}")
                 tensor.copy_(value)
     except (SafetensorError, OSError) as error:
-        raise DataError(f"{file}: a broken checkpoint ({error}); make it again") from None
+        raise DataError(f"{file}: damaged checkpoint ({error}); create it again") from None
     return model.eval(), header.meta

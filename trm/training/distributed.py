@@ -1,11 +1,10 @@
-"""Several processes that work as one, as torchrun starts them: who they are, and the few things they tell each other.
+"""Distributed training: the processes that torchrun starts, and the few collectives that training needs.
 
-Nothing here changes what one process computes: alone, every method returns what it is given.
+With a single process every method returns its argument.
 """
 
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,20 +20,22 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run, seen from one of them."""
+    """The processes of a run, from the view of one of them."""
 
     rank: int = 0
+    """Rank of this process."""
     size: int = 1
+    """Number of processes."""
     device: torch.device = CPU
-    """Where tensors must lie to travel."""
+    """Device of the tensors of collectives: the GPU with NCCL, the CPU with Gloo."""
 
     @property
-    def leads(self) -> bool:
-        """True for the one process that writes and speaks."""
+    def is_main(self) -> bool:
+        """True for the process that writes files and prints."""
         return self.rank == 0
 
-    def share(self, count: int) -> slice:
-        """This process's slots of `count`. Raises `UserError` where they cannot be shared equally."""
+    def shard(self, count: int) -> slice:
+        """This process's part of `count` slots. Raises `UserError` if they cannot be divided equally."""
         if count % self.size:
             raise UserError(
                 f"train.global_batch_size must be a multiple of the number of processes. Got {count} and {self.size}"
@@ -42,70 +43,61 @@ class World:
         each = count // self.size
         return slice(self.rank * each, (self.rank + 1) * each)
 
-    def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over the processes, the same bytes in each."""
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """The sum over the processes, with identical bytes in each."""
         if self.size == 1:
             return tensor
-        travels = tensor.to(self.device)
-        dist.all_reduce(travels)
-        return travels.to(tensor.device)
+        summed = tensor.to(self.device)
+        dist.all_reduce(summed)
+        return summed.to(tensor.device)
 
     def any(self, value: bool) -> bool:
-        """Whether it is so in any process."""
-        return (self.size > 1 and bool(self.sum(torch.tensor(int(value))))) or value
+        """Whether `value` is true in any process."""
+        return (self.size > 1 and bool(self.all_reduce(torch.tensor(int(value))))) or value
 
-    def join(self, tensor: Tensor) -> Tensor:
-        """The processes' tensors, of one shape, joined along the first axis in their order."""
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """Concatenate the tensors of the processes, which have one shape, along the first axis in order of rank."""
         if self.size == 1:
             return tensor
-        joined = tensor.new_empty(self.size * len(tensor), *tensor.shape[1:])
-        dist.all_gather_single(joined, tensor.contiguous())
-        return joined
+        gathered = tensor.new_empty(self.size * len(tensor), *tensor.shape[1:])
+        dist.all_gather_single(gathered, tensor.contiguous())
+        return gathered
 
-    def copy_from_leader(self, tensor: Tensor) -> None:
-        """Overwrite `tensor` with the leader's."""
+    def broadcast_(self, tensor: Tensor) -> None:
+        """Overwrite `tensor` with that of the main process."""
         if self.size > 1:
-            travels = tensor.detach().to(self.device).contiguous()
-            dist.broadcast(travels, 0)
-            tensor.copy_(travels)
+            sent = tensor.detach().to(self.device).contiguous()
+            dist.broadcast(sent, 0)
+            tensor.copy_(sent)
 
-    def say(self, facts: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-        """What the leader says (JSON), or None."""
+    def broadcast_object(self, value: Any) -> Any:  # noqa: ANN401 - any picklable value
+        """The `value` of the main process."""
         if self.size == 1:
-            return facts
-        text = json.dumps(facts).encode()
-        size = torch.tensor(len(text))
-        self.copy_from_leader(size)
-        words = torch.zeros(int(size), dtype=torch.uint8)
-        if self.leads:
-            words = torch.frombuffer(bytearray(text), dtype=torch.uint8)
-        self.copy_from_leader(words)
-        return json.loads(bytes(words.tolist()))
+            return value
+        objects = [value]
+        dist.broadcast_object_list(objects, 0, device=self.device)
+        return objects[0]
 
-    def collect(self, data: bytes) -> list[bytes]:
-        """Every process's `data` in their order, for the leader; nothing for the others."""
+    def gather_object(self, value: Any) -> list[Any]:  # noqa: ANN401 - any picklable value
+        """The values of all processes in order of rank in the main process; an empty list in the others."""
         if self.size == 1:
-            return [data]
-        sizes = self.join(torch.tensor([len(data)], device=self.device)).tolist()
-        words = torch.zeros(max(sizes), dtype=torch.uint8)
-        words[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        words = words.to(self.device)
-        parts = [torch.empty_like(words) for _ in sizes] if self.leads else None
-        dist.gather(words, parts)
-        return [part.cpu().numpy().tobytes()[:size] for part, size in zip(parts or (), sizes, strict=False)]
+            return [value]
+        values = [None] * self.size if self.is_main else None
+        dist.gather_object(value, values)
+        return values or []
 
 
-ALONE = World()
+SINGLE_PROCESS = World()
 
 
 def rank() -> int:
-    """This process's place among those that torchrun started; 0 where it started none."""
+    """The rank that torchrun assigned to this process; 0 without torchrun."""
     return int(os.environ.get("RANK", "0"))
 
 
 @contextmanager
 def world(device: torch.device) -> Iterator[World]:
-    """The processes that torchrun started, connected inside the block; `ALONE` where it started none or one."""
+    """Connect the processes that torchrun started for the duration of the block."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield World(device=device)

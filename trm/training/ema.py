@@ -1,4 +1,4 @@
-"""The exponential moving average of the network's parameters, which evaluation and the published result use."""
+"""The exponential moving average (EMA) of the network's parameters, used by evaluation."""
 
 import copy
 
@@ -7,17 +7,17 @@ import torch
 from trm.models.act import TRM
 
 
-def averaged_copy(model: TRM) -> TRM:
-    """A model in eval mode for the average, starting at `model`'s weights; puzzle table and start vectors are shared.
+def ema_copy(model: TRM) -> TRM:
+    """A model in eval mode for the EMA, initialized with the weights of `model`.
 
-    Those have no average (spec section 4), and the table may be large.
+    The puzzle table and the initial states are shared: they have no EMA, and the table may be large.
     """
     shared = {id(buffer): buffer for buffer in model.buffers()}
     return copy.deepcopy(model, shared).eval().requires_grad_(False)
 
 
 @torch.no_grad()
-def update_average(average: TRM, model: TRM, rate: float) -> None:
+def update_ema(average: TRM, model: TRM, rate: float) -> None:
     """shadow = rate * shadow + (1 - rate) * weight, without bias correction."""
     for shadow, weight in zip(average.parameters(), model.parameters(), strict=True):
         shadow.lerp_(weight, 1 - rate)

@@ -1,4 +1,4 @@
-"""`trm checkpoint import` and `export`: a published checkpoint as a model folder like the stage's, and back."""
+"""`trm checkpoint import` and `export`: conversion between published checkpoints and model folders."""
 
 from pathlib import Path
 
@@ -8,32 +8,32 @@ from trm.data.parquet import read_meta
 from trm.models.conversion import arch_of, export_published, import_published, read_published
 from trm.storage.artifacts import staged, write_manifest
 from trm.training.checkpoint import FILE, checkpoint_file, load_checkpoint, read_settings, save_checkpoint
-from trm.training.ema import averaged_copy
+from trm.training.ema import ema_copy
 from trm.utils.paths import file_digest
 
 
-def import_checkpoint(file: Path, dataset: Path | None, out: Path, reset_puzzle_table: bool = False) -> str:
-    """Read the published checkpoint `file` and write the model folder `out`. Raises `DataError`, `ParamsError`.
+def import_checkpoint(file: Path, dataset: Path | None, out: Path, reset_puzzle_emb: bool = False) -> str:
+    """Convert the published checkpoint `file` to the model folder `out`; returns the SHA-256 of the new checkpoint.
 
-    The published file holds averaged weights alone: they stand for the raw ones too. `dataset` is a folder of the
-    augment stage, for the sizes that all_config.yaml may lack and for a kind of data that they do not tell. With
-    `reset_puzzle_table` its puzzles all start at the mean row. Returns the sha256 of the model folder's checkpoint.
+    Published files contain only EMA weights, which are used as raw weights too. dataset: output of stage augment, for
+    sizes that all_config.yaml lacks. reset_puzzle_emb: set all rows of the puzzle embedding to the mean row. Raises
+    `DataError` and `ParamsError` as `import_published`.
     """
     state_dict, arch = read_published(file)
     with torch.no_grad():
-        model = import_published(state_dict, arch, read_meta(dataset) if dataset else None, reset_puzzle_table)
+        model = import_published(state_dict, arch, read_meta(dataset) if dataset else None, reset_puzzle_emb)
     digest = file_digest(file)
     with staged(out) as folder:
-        save_checkpoint(folder / FILE, model, averaged_copy(model), {"imported": file.name, "sha256": digest})
+        save_checkpoint(folder / FILE, model, ema_copy(model), {"imported": file.name, "sha256": digest})
         write_manifest(folder, {"stage": "train", "key": digest, "facts": {"imported": file.name}})
     return file_digest(out / FILE)
 
 
 def export_checkpoint(model: Path, out: Path) -> Path:
-    """Write the averaged weights of the model at `model` to the folder `out` as the published code does; the file.
+    """Write the EMA weights of `model` to the folder `out` in the published format; returns the checkpoint file.
 
-    It is a PyTorch state dict, `all_config.yaml` beside it. Raises `DataError` for a broken model, `UserError` for one
-    that the published code has not.
+    The format is a PyTorch state dict with `all_config.yaml` in the same folder. Raises `DataError` for a damaged model
+    and `UserError` for one that the published code does not support.
     """
     from ruamel.yaml import YAML
 

@@ -1,4 +1,4 @@
-"""The weights that a training starts from, where they are not drawn: `train.start`."""
+"""Initialization from a trained model: `train.init_from`."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from trm.config.dataset_meta import DatasetMeta
-from trm.config.training import StartParams
+from trm.config.training import InitFromParams
 from trm.models.act import TRM
 from trm.storage import s3
 from trm.training.checkpoint import checkpoint_file, load_checkpoint
@@ -14,61 +14,65 @@ from trm.utils.errors import DataError, ParamsError, UserError
 from trm.utils.paths import file_digest
 
 
-def take_start(model: TRM, start: StartParams) -> None:
-    """Give `model` the averaged weights, the start vectors and the puzzle table of the model that `start` names.
+def init_from(model: TRM, settings: InitFromParams) -> None:
+    """Copy the EMA weights, the initial states and the puzzle embedding of the model in `settings` to `model`.
 
-    Raises `UserError` or `DataError` where that model is not there, not the one meant, of another member or size, or
-    knows other puzzles.
+    Raises `UserError` or `DataError` if that model is missing, has another digest, architecture or size, or was trained
+    on other puzzles.
     """
     with TemporaryDirectory() as scratch:
-        folder = Path(start.model)
-        if s3.is_uri(start.model):
+        folder = Path(settings.model)
+        if s3.is_uri(settings.model):
             folder = Path(scratch) / "model"
-            s3.bring(start.model.rstrip("/"), folder)
+            s3.download(settings.model.rstrip("/"), folder)
         file = checkpoint_file(folder)
-        if file.is_file() and (digest := file_digest(file)) != start.sha256:
-            raise UserError(f"train.start.sha256 must be {digest}, as of {start.model}. Got {start.sha256}")
+        if file.is_file() and (digest := file_digest(file)) != settings.sha256:
+            raise UserError(
+                f"train.init_from.sha256 must be {digest}, the digest of {settings.model}. Got {settings.sha256}"
+            )
         source, _ = load_checkpoint(file)
-    _refuse_another_model(source, model, start)
-    theirs = source.state_dict()
+    _check_architecture(source, model, settings)
+    trained = source.state_dict()
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
-            value = theirs[name]
-            if name == "puzzle_table" and start.reset_puzzle_table:
+            value = trained[name]
+            if name == "puzzle_table" and settings.reset_puzzle_emb:
                 value = value.mean(0, keepdim=True).expand_as(tensor)
             tensor.copy_(value)
 
 
-def _refuse_another_model(source: TRM, model: TRM, start: StartParams) -> None:
-    if source.config.family != model.config.family:
+def _check_architecture(source: TRM, model: TRM, settings: InitFromParams) -> None:
+    if source.config.arch != model.config.arch:
         raise ParamsError(
-            f"model.family must be {source.config.family}, as in train.start.model {start.model}. "
-            f"Got {model.config.family}"
+            f"model.arch must be {source.config.arch}, as in train.init_from.model {settings.model}. "
+            f"Got {model.config.arch}"
         )
-    _refuse_other_puzzles(source.meta, model.meta, start)
-    theirs, ours = source.state_dict(), model.state_dict()
-    for name in sorted(theirs.keys() | ours.keys()):
-        expected, got = (tuple(part[name].shape) if name in part else None for part in (ours, theirs))
-        if name == "puzzle_table" and start.reset_puzzle_table:
-            expected, got = ours[name].shape[1:], theirs[name].shape[1:]
+    _check_puzzles(source.meta, model.meta, settings)
+    trained, new = source.state_dict(), model.state_dict()
+    for name in sorted(trained.keys() | new.keys()):
+        expected, got = (tuple(part[name].shape) if name in part else None for part in (new, trained))
+        if name == "puzzle_table" and settings.reset_puzzle_emb:
+            expected, got = new[name].shape[1:], trained[name].shape[1:]
         if expected != got:
             raise DataError(
-                f"train.start.model {start.model}: {name} should have shape {expected}. Got {got}; "
-                "give section model the settings that `trm inspect` shows of it"
+                f"train.init_from.model {settings.model}: {name} should have shape {expected}. Got {got}; "
+                "use the settings that `trm inspect` shows of it in section model"
             )
 
 
-def _refuse_other_puzzles(trained_on: DatasetMeta, meta: DatasetMeta, start: StartParams) -> None:
-    canvas, wanted = ((part.height * part.width, part.vocab_size) for part in (trained_on, meta))
-    if canvas != wanted:
+def _check_puzzles(trained_on: DatasetMeta, meta: DatasetMeta, settings: InitFromParams) -> None:
+    got, expected = ((part.height * part.width, part.vocab_size) for part in (trained_on, meta))
+    if got != expected:
         raise UserError(
-            f"train.start.model {start.model}: should be of {wanted[0]} cells and {wanted[1]} tokens, as the data set. "
-            f"Got {canvas[0]} and {canvas[1]}; name a model of such data"
+            f"train.init_from.model {settings.model}: should have {expected[0]} cells and {expected[1]} tokens, "
+            f"like the dataset. Got {got[0]} and {got[1]}; give a model of such a dataset"
         )
-    known, asked = ((part.num_identifiers, part.puzzles_digest) for part in (trained_on, meta))
-    if start.reset_puzzle_table or (known[0] == asked[0] and not (known[1] and asked[1] and known[1] != asked[1])):
+    known, wanted = ((part.num_identifiers, part.puzzles_digest) for part in (trained_on, meta))
+    same_puzzles = known[0] == wanted[0] and not (known[1] and wanted[1] and known[1] != wanted[1])
+    if settings.reset_puzzle_emb or same_puzzles:
         return
     raise UserError(
-        f"train.start.model {start.model}: its puzzle table should be of the data set's {asked[0]} identifiers. "
-        f"Got {known[0]}, or of other puzzles; set train.start.reset_puzzle_table: true to start them at its mean row"
+        f"train.init_from.model {settings.model}: its puzzle embedding should have the dataset's {wanted[0]} "
+        f"identifiers. Got {known[0]}, or other puzzles; set train.init_from.reset_puzzle_emb: true to start from its "
+        "mean row"
     )

@@ -1,4 +1,4 @@
-"""Loss and metrics of one supervision step: functions of tensors, no module around the model (spec section 3)."""
+"""Loss and metrics of a supervision step, as functions of tensors."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from trm.models.act import Carry, Output
 
 IGNORED = -100
 METRICS = ("count", "cell_accuracy", "exact_accuracy", "halt_accuracy", "steps")
-LOSSES = ("loss", "token_loss", "halt_loss", "continue_loss")
+LOSSES = ("loss", "token_loss", "halt_loss", "q_continue_loss")
 
 
 def stablemax_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -18,21 +18,21 @@ def stablemax_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
     `logits` [B, L, V], `labels` int [B, L]; the loss is [B, L] in float64 (float32 on MPS, which has no float64).
     """
-    x = logits.to(_wide(logits))
-    # Each branch sees only its own side of 0, so that no gradient of 1 / (1 - x) is taken near its pole at 1.
+    x = logits.to(_loss_dtype(logits))
+    # The clamps keep each branch on its side of 0: no gradient is taken near the pole of 1 / (1 - x) at 1.
     s = torch.where(x < 0, 1 / (1 - x.clamp(max=0) + 1e-30), x.clamp(min=0) + 1)
     return _pick(-torch.log(s / s.sum(-1, keepdim=True)), labels)
 
 
 def softmax_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """The usual cross-entropy, float32 [B, L]; 0 where the label is ignored."""
+    """Softmax cross-entropy, float32 [B, L]; 0 where the label is ignored."""
     return _pick(-torch.log_softmax(logits.float(), -1), labels)
 
 
 TOKEN_LOSSES = {"stablemax": stablemax_cross_entropy, "softmax": softmax_cross_entropy}
 
 
-def _wide(x: Tensor) -> torch.dtype:
+def _loss_dtype(x: Tensor) -> torch.dtype:
     return torch.float32 if x.device.type == "mps" else torch.float64
 
 
@@ -44,28 +44,31 @@ def _pick(negative_log_p: Tensor, labels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Losses:
-    """Sums over the slots of a batch, and what they are made of."""
+    """The loss of a batch and its parts."""
 
     total: Tensor
-    """The scalar to differentiate: (sum of token losses + 0.5 * halt (and continue) losses) / G."""
+    """The scalar to differentiate: sum over slots of (token loss + 0.5 * (halt + continue loss)) / G."""
     sums: Tensor
-    """Detached, [len(LOSSES)]: sums over slots, the first already weighted as in `total` but not divided by G."""
+    """Detached, [len(LOSSES)]: sums over slots; the first is `total` * G."""
 
 
-def supervision_loss(carry: Carry, out: Output, kind: str, global_batch_size: int) -> Losses:
-    """Loss of the step that made `carry` and `out`. A slot without labelled tokens enters nothing."""
+def supervision_loss(carry: Carry, out: Output, token_loss: str, global_batch_size: int) -> Losses:
+    """Loss of the step that returned `carry` and `out`. Slots without labelled tokens do not count.
+
+    token_loss: a key of `TOKEN_LOSSES`.
+    """
     labelled = carry.labels != IGNORED
     counts = labelled.sum(-1)
     real = counts > 0
-    per_token = TOKEN_LOSSES[kind](out.logits, carry.labels)
-    token_loss = (per_token.sum(-1) / counts.clamp(min=1)).sum()
+    per_token = TOKEN_LOSSES[token_loss](out.logits, carry.labels)
+    token_sum = (per_token.sum(-1) / counts.clamp(min=1)).sum()
     exact = _exact(carry, out)
     halt_loss = _binary(out.halt_logit, exact.float(), real)
-    continue_loss = torch.zeros_like(halt_loss)
+    q_continue_loss = torch.zeros_like(halt_loss)
     if out.continue_target is not None:
-        continue_loss = _binary(out.continue_logit, out.continue_target, real)
-    total = token_loss + 0.5 * (halt_loss + continue_loss)
-    sums = torch.stack([part.detach().to(token_loss.dtype) for part in (total, token_loss, halt_loss, continue_loss)])
+        q_continue_loss = _binary(out.continue_logit, out.continue_target, real)
+    total = token_sum + 0.5 * (halt_loss + q_continue_loss)
+    sums = torch.stack([part.detach().to(token_sum.dtype) for part in (total, token_sum, halt_loss, q_continue_loss)])
     return Losses(total / global_batch_size, sums)
 
 
@@ -74,13 +77,13 @@ def step_metrics(carry: Carry, out: Output) -> Tensor:
     """Sums over the slots that halted in this step and have labels, float32 [len(METRICS)]."""
     labelled = carry.labels != IGNORED
     counts = labelled.sum(-1)
-    right = ((out.logits.argmax(-1) == carry.labels) & labelled).sum(-1)
+    correct = ((out.logits.argmax(-1) == carry.labels) & labelled).sum(-1)
     exact = _exact(carry, out)
     halted = carry.halted & (counts > 0)
     per_slot = torch.stack(
         [
             torch.ones_like(out.halt_logit),
-            right / counts.clamp(min=1),
+            correct / counts.clamp(min=1),
             exact.float(),
             ((out.halt_logit >= 0) == exact).float(),
             carry.steps.float(),
@@ -90,7 +93,7 @@ def step_metrics(carry: Carry, out: Output) -> Tensor:
 
 
 def _exact(carry: Carry, out: Output) -> Tensor:
-    """Whether every labelled token of a slot is right, bool [B]."""
+    """Slots with all labelled tokens correct, bool [B]."""
     return ((out.logits.argmax(-1) == carry.labels) | (carry.labels == IGNORED)).all(-1)
 
 

@@ -1,4 +1,4 @@
-"""Adam-atan2 for the network and row-wise sign-SGD for the puzzle table (spec section 4)."""
+"""Adam-atan2 for the network, sparse SignSGD for the puzzle embedding."""
 
 import importlib
 import importlib.util
@@ -9,15 +9,17 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
+from trm.config.training import AdamAtan2Params
+
 
 class AdamAtan2(torch.optim.Optimizer):
-    """Adam with atan2 in place of the division, as the CUDA kernel of adam-atan2 0.0.3 computes it.
+    """Adam with atan2 in place of the division, as in the CUDA kernel of adam-atan2 0.0.3.
 
         w = w * (1 - lr * weight_decay)
         w = w - lr / (1 - beta1^t) * atan2(m, sqrt(v) / sqrt(1 - beta2^t))
 
-    m and v as in Adam. There is no epsilon. The first bias correction scales the step and stands outside the atan2. A
-    parameter without a gradient is skipped, decay included.
+    m and v as in Adam, without an epsilon. The first bias correction scales the step outside the atan2. Parameters
+    without a gradient are skipped, including their decay.
     """
 
     def __init__(
@@ -32,7 +34,7 @@ class AdamAtan2(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One update of every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
             lr, (beta1, beta2), weight_decay = group["lr"], group["betas"], group["weight_decay"]
@@ -41,46 +43,40 @@ class AdamAtan2(torch.optim.Optimizer):
                     continue
                 state = self.state[weight]
                 if not state:
-                    state.update(fresh_moments(weight))
+                    state["step"] = torch.zeros((), dtype=torch.float32)
+                    state["exp_avg"] = torch.zeros_like(weight)
+                    state["exp_avg_sq"] = torch.zeros_like(weight)
                 state["step"] += 1
                 t, m, v = state["step"].item(), state["exp_avg"], state["exp_avg_sq"]
                 m.lerp_(weight.grad, 1 - beta1)
                 v.mul_(beta2).addcmul_(weight.grad, weight.grad, value=1 - beta2)
                 change = torch.atan2(m, v.sqrt().div_(math.sqrt(1 - beta2**t)))
-                # Decay and step are small beside the weight: added first, the weight is rounded once, not twice.
+                # Decay and step are small relative to the weight: adding them first rounds the weight only once.
                 change.mul_(lr / (1 - beta1**t)).add_(weight, alpha=lr * weight_decay)
                 weight.sub_(change)
         return loss
 
 
-def fresh_moments(weight: Tensor) -> dict[str, Tensor]:
-    """The optimiser's state of a parameter that was never updated."""
-    return {
-        "step": torch.zeros((), dtype=torch.float32),
-        "exp_avg": torch.zeros_like(weight),
-        "exp_avg_sq": torch.zeros_like(weight),
-    }
-
-
 def network_optimizer(
-    params: Iterable[nn.Parameter], betas: tuple[float, float], weight_decay: float, device: torch.device
+    params: Iterable[nn.Parameter], settings: AdamAtan2Params, device: torch.device
 ) -> torch.optim.Optimizer:
-    """The `adam_atan2` package's CUDA kernel where it is usable, our own implementation everywhere else.
+    """The optimizer of the network: the CUDA kernel of package `adam_atan2` if usable, else our implementation.
 
-    The learning rate is set at each step by the schedule. Both keep the same state: step, exp_avg, exp_avg_sq.
+    The schedule sets the learning rate before each step.
     """
+    betas = (settings.beta1, settings.beta2)
     if device.type == "cuda" and importlib.util.find_spec("adam_atan2_backend"):
         package: Any = importlib.import_module("adam_atan2")
-        return package.AdamATan2(params, lr=0.0, betas=betas, weight_decay=weight_decay)
-    return AdamAtan2(params, lr=0.0, betas=betas, weight_decay=weight_decay)
+        return package.AdamATan2(params, lr=0.0, betas=betas, weight_decay=settings.weight_decay)
+    return AdamAtan2(params, lr=0.0, betas=betas, weight_decay=settings.weight_decay)
 
 
 @torch.no_grad()
 def sign_sgd_rows(table: Tensor, identifiers: Tensor, gradients: Tensor, lr: float, weight_decay: float) -> None:
-    """Update in place the rows of `table` [N, dim] that `identifiers` int [B] name, by `gradients` [B, dim].
+    """Update in place the rows of `table` [N, dim] with indices `identifiers` int [B], by `gradients` [B, dim].
 
     Gradients of equal identifiers are summed; then row = row * (1 - lr * weight_decay) - lr * sign(gradient), once per
-    row however often it occurs. The work grows with B alone, never with N.
+    distinct row. The cost depends on B, not on N.
     """
     rows, place = torch.unique(identifiers, return_inverse=True)
     summed = torch.zeros(len(rows), table.shape[1], dtype=gradients.dtype, device=gradients.device)

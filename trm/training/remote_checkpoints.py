@@ -1,8 +1,8 @@
-"""Copies of a run's saved states in S3, from which another machine goes on when this one is taken away.
+"""Copies of the training state in S3, from which another machine resumes if this one is lost.
 
-`$TRM_STATE_DIR=s3://bucket/folder` asks for them: below `<folder>/<content key>/` each copy is an artifact named by its
-step, whole or absent. Copying happens beside the training, one copy at a time: while S3 is slow or away the training
-goes on, the states in between are passed over, and the disk holds one state besides the newest.
+Enabled by `$TRM_STATE_DIR=s3://bucket/folder`: each copy is an artifact `<folder>/<content key>/<step>`, complete or
+absent. A thread uploads one copy at a time. If S3 is slow or unavailable, training continues and intermediate states
+are skipped; the disk holds at most one state in addition to the newest.
 """
 
 import os
@@ -14,77 +14,76 @@ from pathlib import Path
 from trm.storage import s3
 from trm.storage.artifacts import write_manifest
 from trm.training.train_state import FILE, read_step
-from trm.utils.errors import Fault, UserError
+from trm.utils.errors import InternalError, UserError
 from trm.utils.paths import cache_folder
 
 GRACE = 20.0
-"""Seconds that a run which is stopped waits for its last copy; Kubernetes kills after 30."""
+"""Seconds that a stopped run waits for its last upload; Kubernetes kills after 30."""
 SNAPSHOT = "copy"
 
 
-def copies_of(folder: Path) -> "Copies | None":
-    """The copies of the run whose state lies in `folder`, where they are asked for."""
-    named = os.environ.get("TRM_STATE_DIR", "")
-    return Copies(f"{named.rstrip('/')}/{folder.name}", folder) if s3.is_uri(named) else None
+def remote_checkpoints(folder: Path) -> "RemoteCheckpoints | None":
+    """The remote copies of the run whose state is in `folder`; None if they are disabled."""
+    root = os.environ.get("TRM_STATE_DIR", "")
+    return RemoteCheckpoints(f"{root.rstrip('/')}/{folder.name}", folder) if s3.is_uri(root) else None
 
 
-class Copies:
-    """The copies of one run, whose state lies in `folder`."""
+class RemoteCheckpoints:
+    """The remote copies of a run whose state is in `folder`."""
 
     def __init__(self, uri: str, folder: Path) -> None:
         self.uri, self.folder = uri, folder
-        self._wanted = threading.Event()
+        self._requested = threading.Event()
         self._idle = threading.Event()
         self._idle.set()
-        self._away = False
+        self._failing = False
         self._thread: threading.Thread | None = None
 
-    def bring(self) -> None:
-        """Put the newest copy in the place of an older state here. Raises `UserError` or `Fault` as `trm.storage.s3` does."""
+    def download(self) -> None:
+        """Replace an older local state by the newest copy. Raises the errors of `trm.storage.s3`."""
         newest = max(s3.published_below(self.uri), default=None)
         file = self.folder / FILE
         if newest is None or (file.exists() and read_step(file) >= int(newest)):
             return
-        brought = cache_folder() / "states" / f"{self.folder.name}.brought"
-        s3.bring(f"{self.uri}/{newest}", brought)
-        for path in sorted(
-            brought.iterdir(), key=lambda path: path.name == FILE
-        ):  # the state last: it vouches for the rest
+        downloaded = cache_folder() / "states" / f"{self.folder.name}.download"
+        s3.download(f"{self.uri}/{newest}", downloaded)
+        # The state last: it refers to the other files.
+        for path in sorted(downloaded.iterdir(), key=lambda path: path.name == FILE):
             path.replace(self.folder / path.name)
-        shutil.rmtree(brought)
+        shutil.rmtree(downloaded)
 
     def save(self) -> None:
-        """Copy the state that was just saved, as soon as the copy before it is done."""
-        self._wanted.set()
+        """Upload the state just saved, as soon as the previous upload is finished."""
+        self._requested.set()
         if self._thread is None or not self._thread.is_alive():
             self._idle.clear()
             self._thread = threading.Thread(target=self._work, daemon=True)
             self._thread.start()
 
     def finish(self) -> None:
-        """Wait a moment for the newest state's copy."""
+        """Wait for the upload of the newest state, for a limited time."""
         if not self._idle.wait(GRACE):
-            print(f"{self.uri}: the last state is not copied yet; it lies in {self.folder}", file=sys.stderr)
+            print(f"{self.uri}: the last state is not uploaded; it is in {self.folder}", file=sys.stderr)
 
     def _work(self) -> None:
-        while self._wanted.is_set():
-            self._wanted.clear()
+        while self._requested.is_set():
+            self._requested.clear()
             try:
                 self._copy()
-                if self._away:
-                    print(f"{self.uri}: states are copied again", file=sys.stderr, flush=True)
-                self._away = False
-            except (UserError, Fault, OSError) as error:
-                if not self._away:
-                    print(f"states are not copied ({error}); the training goes on", file=sys.stderr, flush=True)
-                self._away = True
+                if self._failing:
+                    print(f"{self.uri}: uploads of states work again", file=sys.stderr, flush=True)
+                self._failing = False
+            except (UserError, InternalError, OSError) as error:
+                if not self._failing:
+                    print(f"states cannot be uploaded ({error}); training continues", file=sys.stderr, flush=True)
+                self._failing = True
         self._idle.set()
 
     def _copy(self) -> None:
         snapshot = self.folder / SNAPSHOT
         shutil.rmtree(snapshot, ignore_errors=True)
         snapshot.mkdir()
-        # The state first: what it speaks of in the other files is there already, and they only grow or get better.
+        # The state first: what it refers to in the other files is already there, and those only grow or improve.
         for path in sorted(self.folder.glob("*.safetensors"), key=lambda path: path.name != FILE):
             os.link(path, snapshot / path.name)
         for path in self.folder.glob("*.tsv"):

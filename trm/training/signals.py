@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as an exception that never lands in the middle of an update."""
+"""SIGTERM and SIGINT as an exception that is never raised during an update."""
 
 import signal
 from collections.abc import Iterator
@@ -10,51 +10,52 @@ from trm.utils.errors import Interrupted
 
 
 class Interrupts:
-    """Raises `Interrupted` where a signal arrives, or at the end of the `held` block that it arrives in."""
+    """Raises `Interrupted` when a signal arrives, or at the end of the current `held` block."""
 
     def __init__(self) -> None:
         self._holding = False
         self._pending: int | None = None
-        self._agreed = False
+        self._deferred = False
 
     @property
     def pending(self) -> bool:
-        """Whether a signal has arrived that nothing was raised for yet."""
+        """Whether a signal has arrived for which nothing has been raised yet."""
         return self._pending is not None
 
-    def wait_for_agreement(self) -> None:
-        """From now on a signal only shows in `pending`: several processes must stop at the same step."""
-        self._agreed = self._holding = True
+    def defer(self) -> None:
+        """From now on a signal only sets `pending`: several processes must stop at the same step."""
+        self._deferred = self._holding = True
 
     def stop(self) -> NoReturn:
-        """Raise for the signal that arrived, here or in another process."""
+        """Raise `Interrupted` for the signal that arrived here or in another process."""
         raise Interrupted(self._pending or signal.SIGTERM)
 
-    def _arrived(self, number: int, _frame: FrameType | None) -> None:
+    def handle(self, number: int, _frame: FrameType | None) -> None:
+        """The signal handler."""
         if self._holding:
             self._pending = number
         else:
-            self._holding = True  # one is enough: a second signal must not break into the saving
+            self._holding = True  # a second signal must not interrupt the saving
             raise Interrupted(number)
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """A block that must run as a whole: an update of the weights, the writing of a state."""
+        """A block that signals do not interrupt: an update of the weights, the writing of a state."""
         self._holding = True
         try:
             yield
         finally:
-            self._holding = self._agreed
-        if self._pending is not None and not self._agreed:
+            self._holding = self._deferred
+        if self._pending is not None and not self._deferred:
             number, self._pending = self._pending, None
             raise Interrupted(number)
 
 
 @contextmanager
 def interruptible() -> Iterator[Interrupts]:
-    """Turn SIGTERM and SIGINT into `Interrupted` inside the block; the old handlers come back after it."""
+    """Raise `Interrupted` for SIGTERM and SIGINT inside the block; restores the handlers after it."""
     interrupts = Interrupts()
-    old = {number: signal.signal(number, interrupts._arrived) for number in (signal.SIGTERM, signal.SIGINT)}
+    old = {number: signal.signal(number, interrupts.handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield interrupts
     finally:

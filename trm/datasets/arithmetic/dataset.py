@@ -15,8 +15,8 @@ from trm.config.base import Natural, Positive, Section, whole
 from trm.config.data import AugmentParams, DataSection
 from trm.config.dataset_meta import DatasetMeta
 from trm.data.csv_dataset import Rows, Table, prepare_table
-from trm.data.deduplication import Sameness
-from trm.data.protocol import Grid, Prepared, Versions
+from trm.data.deduplication import Equivalence
+from trm.data.protocol import Augmentations, DatasetPlan, Grid
 from trm.data.puzzle_csv import Bad, Layout, Puzzles, Tokens, write_puzzles
 from trm.data.sources import SPLITS
 from trm.utils.errors import UserError
@@ -24,6 +24,7 @@ from trm.utils.paths import file_digest
 from trm.utils.progress import Progress, progress
 
 FILLS_CANVAS = False  # a question may be typed without the places of its sum
+FIRST_CELL_TOKEN = 1
 VOCABULARY = ("pad", *"0123456789", "+", "=")
 UNKNOWN = "."
 """How the places of the sum are written in a question."""
@@ -50,7 +51,7 @@ class Settings(DataSection):
     """Digits of each number (k), with zeros in front."""
     source: GenerateSource
 
-    def most_versions(self) -> int:
+    def max_augmentations(self) -> int:
         """The sum itself."""
         return 1
 
@@ -75,27 +76,27 @@ def fetch(data: Settings, out: Path) -> dict[str, object]:
     return facts
 
 
-def prepare(data: Settings, augment: AugmentParams, raw: Path) -> Prepared:
+def prepare(data: Settings, augment: AugmentParams, raw: Path) -> DatasetPlan:
     """Plan the data set; see `prepare_table`. The rating of a sum is its carries. There are no versions to make."""
     if augment.num_aug:
         raise UserError(f"augment.num_aug must be 0: a sum has no versions. Got {augment.num_aug}")
     return prepare_table(table(data.digits), augment, raw)
 
 
-def versions(meta: DatasetMeta, tokens: npt.NDArray[np.uint8], rng: np.random.Generator, k: int) -> Versions:
+def augmentations(meta: DatasetMeta, tokens: npt.NDArray[np.uint8], rng: np.random.Generator, k: int) -> Augmentations:
     """The sum itself. Raises `UserError` for any more, and for what is no question of a sum."""
     del rng
     if k != 1:
-        raise UserError(f"evaluate.votes must be 1: a sum has no versions that could vote. Got {k}")
+        raise UserError(f"evaluate.num_votes must be 1: a sum has no versions that could vote. Got {k}")
     digits = meta.width // 3 - 1
     if _malformed(tokens[None], digits)[0]:
         asked = "".join(VOCABULARY[token] if token else UNKNOWN for token in tokens.tolist()).rstrip(UNKNOWN)
         raise UserError(f"the question must be of the form {_form(digits)} ({digits} digits each). Got {asked}")
 
-    def undo(answers: npt.NDArray[np.uint8]) -> list[Grid]:
+    def invert(answers: npt.NDArray[np.uint8]) -> list[Grid]:
         return [answer[None] - np.uint8(1) for answer in answers]  # padding, which no answer holds, becomes 255
 
-    return Versions(tokens[None].copy(), undo, ["as it is"])
+    return Augmentations(tokens[None].copy(), invert, ["as it is"])
 
 
 def valid(meta: DatasetMeta, questions: Sequence[Grid], answers: Sequence[Grid]) -> list[bool]:
@@ -136,8 +137,8 @@ def table(digits: int) -> Table:
         a, b = _operands(questions, digits)
         return (np.maximum(a, b) * 10**digits + np.minimum(a, b)).astype(np.uint64)
 
-    sameness = Sameness(names, lambda one, other: bool(names(one[None])[0] == names(other[None])[0]))
-    return Table(arithmetic_meta(digits), layout(digits), _as_they_are, sameness)
+    equivalence = Equivalence(names, lambda one, other: bool(names(one[None])[0] == names(other[None])[0]))
+    return Table(arithmetic_meta(digits), layout(digits), _as_they_are, equivalence)
 
 
 def layout(digits: int) -> Layout:
@@ -232,3 +233,13 @@ def _form(digits: int) -> str:
 def _as_they_are(puzzles: Puzzles, groups: Rows, num_aug: int, seed: int) -> tuple[Tokens, Tokens]:
     del groups, num_aug, seed
     return puzzles.questions, puzzles.answers
+
+
+def normalize_text(text: str) -> str:
+    """The places of the sum may be left out or written as `.`."""
+    return text.rstrip().rstrip(".")
+
+
+def unique_solution(grid: Grid) -> None:
+    """There is no solver."""
+    del grid

@@ -17,8 +17,8 @@ from trm.config.data import AugmentParams, DataSection
 from trm.config.dataset_meta import DatasetMeta
 from trm.data.csv_dataset import hold_out
 from trm.data.parquet import Split
-from trm.data.protocol import Grid, Plan, Prepared, Versions
-from trm.data.sources import Url, bring_url, copy_checked, existing
+from trm.data.protocol import Augmentations, DatasetPlan, Grid, SplitPlan
+from trm.data.sources import Url, copy_checked, download_url, existing
 from trm.datasets.custom.augmentation import (
     Draws,
     Space,
@@ -37,6 +37,7 @@ from trm.utils.paths import file_digest
 from trm.utils.progress import progress
 
 FILLS_CANVAS = False
+FIRST_CELL_TOKEN = 1
 SYMMETRIES = ("dihedral", "permute_symbols", "translate")
 BLOCK = 8192
 """Examples, about, that are made at a time."""
@@ -116,7 +117,7 @@ class Settings(DataSection):
     stay together when some are held out for validation."""
     seed: Natural
 
-    def most_versions(self) -> int | None:
+    def max_augmentations(self) -> int | None:
         """Without symmetries the puzzle itself."""
         return None if self.symmetries else 1
 
@@ -137,7 +138,7 @@ def fetch(data: Settings, out: Path) -> dict[str, object]:
     is_url = isinstance(source, UrlSource)
     target = out / f"puzzles{Path(urlsplit(source.file).path if is_url else source.file).suffix}"
     if is_url:
-        bring_url(source.file, target, source.sha256)
+        download_url(source.file, target, source.sha256)
     else:
         copy_checked(existing(source.file, "data.source.file"), target, None, "data.source")
     digest = file_digest(target)
@@ -154,7 +155,7 @@ def fetch(data: Settings, out: Path) -> dict[str, object]:
     return {"sha256": digest, "puzzles": len(puzzles), "groups": len(np.unique(puzzles.groups))}
 
 
-def prepare(data: Settings, augment: AugmentParams, raw: Path) -> Prepared:
+def prepare(data: Settings, augment: AugmentParams, raw: Path) -> DatasetPlan:
     """Plan the data set of the file in `raw`: train with its versions, validation and test as they are.
 
     Groups are drawn for testing by `data.seed` and held out for validation by `augment.seed`. Each row is a puzzle with
@@ -174,17 +175,17 @@ def prepare(data: Settings, augment: AugmentParams, raw: Path) -> Prepared:
         drawn = _Versions(space, puzzles, num_aug, augment.seed)
         counts = drawn.count(rows)
         ends = np.unique(puzzles.groups[rows], return_inverse=True)[1] + 1 if name == "test" else np.cumsum(counts)
-        plans[name] = Plan(int(counts.sum()), _blocks(drawn, rows, counts, ends))
-    return Prepared(meta, plans)
+        plans[name] = SplitPlan(int(counts.sum()), _blocks(drawn, rows, counts, ends))
+    return DatasetPlan(meta, plans)
 
 
-def versions(meta: DatasetMeta, tokens: npt.NDArray[np.uint8], rng: np.random.Generator, k: int) -> Versions:
+def augmentations(meta: DatasetMeta, tokens: npt.NDArray[np.uint8], rng: np.random.Generator, k: int) -> Augmentations:
     """The puzzle and k - 1 versions drawn from its symmetries; small puzzles may repeat one.
 
     Raises `UserError` where the settings chose no symmetries.
     """
     if k > 1 and not meta.symmetries:
-        raise UserError(f"evaluate.votes must be 1 where data.symmetries is empty. Got {k}")
+        raise UserError(f"evaluate.num_votes must be 1 where data.symmetries is empty. Got {k}")
     space = space_of(meta)
     canvas = tokens.reshape(meta.height, meta.width)
     rows, columns = np.flatnonzero(canvas.any(axis=1)), np.flatnonzero(canvas.any(axis=0))
@@ -197,7 +198,7 @@ def versions(meta: DatasetMeta, tokens: npt.NDArray[np.uint8], rng: np.random.Ge
         # Padding, which no answer holds, becomes 255.
         return [answer - np.uint8(1) for answer in undo(space, draws, answers, shape)]
 
-    return Versions(apply(space, draws, grid), back, [_draw_name(meta, draws, index) for index in range(k)])
+    return Augmentations(apply(space, draws, grid), back, [_draw_name(meta, draws, index) for index in range(k)])
 
 
 def valid(meta: DatasetMeta, questions: Sequence[Grid], answers: Sequence[Grid]) -> None:
@@ -255,7 +256,7 @@ def _split(data: Settings, augment: AugmentParams, puzzles: OwnPuzzles, space: S
     if not data.allow_leakage:
         grids = [puzzles.inputs[row, :height, :width] for row, (height, width) in enumerate(puzzles.shapes.tolist())]
         forms = canonical_forms(space, grids)
-        _refuse_leak(puzzles, forms, np.isin(puzzles.groups, test), path)
+        _check_leakage(puzzles, forms, np.isin(puzzles.groups, test), path)
         which = _classes(puzzles, forms)
     held = hold_out(which[rest], augment.validation_groups, augment.seed)
     parts = {"train": rest[~held], "validation": rest[held], "test": test}
@@ -283,7 +284,7 @@ def _classes(puzzles: OwnPuzzles, forms: Sequence[bytes]) -> Rows:
     return np.array([root(group) for group in range(len(parents))])
 
 
-def _refuse_leak(puzzles: OwnPuzzles, forms: Sequence[bytes], in_test: npt.NDArray[np.bool_], path: Path) -> None:
+def _check_leakage(puzzles: OwnPuzzles, forms: Sequence[bytes], in_test: npt.NDArray[np.bool_], path: Path) -> None:
     others: dict[bytes, int] = {}
     for row in np.flatnonzero(~in_test).tolist():
         others.setdefault(forms[row], row)
@@ -368,3 +369,13 @@ def _draw_name(meta: DatasetMeta, draws: Draws, index: int) -> str:
         "translate": f"place={draws.rows[index]}:{draws.columns[index]}",
     }
     return ",".join(words[name] for name in meta.symmetries) or "as it is"
+
+
+def normalize_text(text: str) -> str:
+    """Unchanged: the alphabet belongs to the user."""
+    return text
+
+
+def unique_solution(grid: Grid) -> None:
+    """There is no solver."""
+    del grid

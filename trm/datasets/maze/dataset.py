@@ -12,8 +12,8 @@ from trm.config.base import BelowOne, Natural, Positive, Section, whole
 from trm.config.data import AugmentParams, DataSection
 from trm.config.dataset_meta import DatasetMeta
 from trm.data.csv_dataset import Rows, Table, fetch_files, prepare_table, write_files
-from trm.data.deduplication import Sameness
-from trm.data.protocol import Grid, Prepared, Versions
+from trm.data.deduplication import Equivalence
+from trm.data.protocol import Augmentations, DatasetPlan, Grid
 from trm.data.puzzle_csv import Bad, Layout, Puzzles, Tokens
 from trm.data.sources import HuggingFaceSource, PathSource, UrlSource, known_digests
 from trm.data.symmetries import INVERSE, apply_symmetry
@@ -22,6 +22,7 @@ from trm.datasets.maze.rules import maze_valid
 from trm.utils.errors import UserError
 
 FILLS_CANVAS = True
+FIRST_CELL_TOKEN = 1
 SYMMETRIES = len(INVERSE)
 
 
@@ -46,7 +47,7 @@ class Settings(DataSection):
     allow_leakage: bool
     """False: no test maze may be a training maze turned or mirrored."""
 
-    def most_versions(self) -> int:
+    def max_augmentations(self) -> int:
         """The symmetries of a square."""
         return SYMMETRIES
 
@@ -70,7 +71,7 @@ def fetch(data: Settings, out: Path) -> dict[str, object]:
     return write_files(puzzles, source.train_puzzles, files, out)
 
 
-def prepare(data: Settings, augment: AugmentParams, raw: Path) -> Prepared:
+def prepare(data: Settings, augment: AugmentParams, raw: Path) -> DatasetPlan:
     """Plan the symmetries of the training mazes; see `prepare_table`. The rating of a maze is its path's moves.
 
     Raises `UserError` for more versions than there are symmetries.
@@ -83,19 +84,19 @@ def prepare(data: Settings, augment: AugmentParams, raw: Path) -> Prepared:
     return prepare_table(table(data.size, data.allow_leakage), augment, raw)
 
 
-def versions(meta: DatasetMeta, tokens: npt.NDArray[np.uint8], rng: np.random.Generator, k: int) -> Versions:
+def augmentations(meta: DatasetMeta, tokens: npt.NDArray[np.uint8], rng: np.random.Generator, k: int) -> Augmentations:
     """The maze and k - 1 of its other symmetries. Raises `UserError` where there are not so many."""
     if k > SYMMETRIES:
-        raise UserError(f"evaluate.votes must be at most {SYMMETRIES}, the symmetries of a maze. Got {k}")
+        raise UserError(f"evaluate.num_votes must be at most {SYMMETRIES}, the symmetries of a maze. Got {k}")
     size = meta.height
     drawn = [0, *(1 + rng.permutation(SYMMETRIES - 1)[: k - 1]).tolist()]
 
-    def undo(answers: npt.NDArray[np.uint8]) -> list[Grid]:
+    def invert(answers: npt.NDArray[np.uint8]) -> list[Grid]:
         return [apply_symmetry(maze, INVERSE[s]) for maze, s in zip(cells(answers, size), drawn, strict=True)]
 
     grid = tokens.reshape(size, size)
     asked = np.stack([apply_symmetry(grid, symmetry).ravel() for symmetry in drawn])
-    return Versions(asked, undo, [f"symmetry={symmetry}" for symmetry in drawn])
+    return Augmentations(asked, invert, [f"symmetry={symmetry}" for symmetry in drawn])
 
 
 def valid(meta: DatasetMeta, questions: Sequence[Grid], answers: Sequence[Grid]) -> npt.NDArray[np.bool_]:
@@ -116,11 +117,11 @@ def maze_meta(size: int) -> DatasetMeta:
 
 def table(size: int, allow_leakage: bool) -> Table:
     """Mazes n x n as two CSV files."""
-    sameness = Sameness(
+    equivalence = Equivalence(
         fingerprints=lambda questions: fingerprints(cells(questions, size)),
         same=lambda one, other: same(cells(one, size), cells(other, size)),
     )
-    return Table(maze_meta(size), layout(size), _augment, None if allow_leakage else sameness)
+    return Table(maze_meta(size), layout(size), _augment, None if allow_leakage else equivalence)
 
 
 def layout(size: int) -> Layout:
@@ -162,3 +163,13 @@ def _augment(puzzles: Puzzles, groups: Rows, num_aug: int, seed: int) -> tuple[T
             versions[maze, version] = apply_symmetry(grids[maze], symmetry)
         made.append(versions.reshape(-1, length))
     return made[0], made[1]
+
+
+def normalize_text(text: str) -> str:
+    """Open cells may be written as a space, `.`, `_` or `0`."""
+    return text.translate(str.maketrans("._0", "   "))
+
+
+def unique_solution(grid: Grid) -> None:
+    """There is no solver."""
+    del grid

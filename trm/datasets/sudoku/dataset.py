@@ -12,9 +12,9 @@ from trm.config.base import Natural, Positive, Section, whole
 from trm.config.data import AugmentParams, DataSection
 from trm.config.dataset_meta import DatasetMeta
 from trm.data.csv_dataset import Rows, Table, fetch_files, prepare_table, write_files
-from trm.data.deduplication import Sameness
+from trm.data.deduplication import Equivalence
 from trm.data.numba_utils import random_state
-from trm.data.protocol import Grid, Prepared, Versions
+from trm.data.protocol import Augmentations, DatasetPlan, Grid
 from trm.data.puzzle_csv import Bad, Layout, Puzzles, Tokens
 from trm.data.sources import HuggingFaceSource, PathSource, UrlSource, known_digests
 from trm.datasets.sudoku.augmentation import (
@@ -58,6 +58,7 @@ class Settings(DataSection):
 
 
 FILLS_CANVAS = True
+FIRST_CELL_TOKEN = 1
 
 
 def source_digest(data: Settings) -> dict[str, str]:
@@ -77,21 +78,21 @@ def fetch(data: Settings, out: Path) -> dict[str, object]:
     return write_files(puzzles, source.train_puzzles, files, out)
 
 
-def prepare(data: Settings, augment: AugmentParams, raw: Path) -> Prepared:
+def prepare(data: Settings, augment: AugmentParams, raw: Path) -> DatasetPlan:
     """Plan the shuffles of the training puzzles; see `prepare_table`."""
     return prepare_table(table(data.size, data.allow_leakage), augment, raw)
 
 
-def versions(meta: DatasetMeta, tokens: npt.NDArray[np.uint8], rng: np.random.Generator, k: int) -> Versions:
+def augmentations(meta: DatasetMeta, tokens: npt.NDArray[np.uint8], rng: np.random.Generator, k: int) -> Augmentations:
     """The puzzle and k - 1 shuffles."""
     size = meta.height
     shuffles = concatenate(identity_shuffle(size), draw_shuffles(rng, size, k - 1))
 
-    def undo(answers: npt.NDArray[np.uint8]) -> list[Grid]:
+    def invert(answers: npt.NDArray[np.uint8]) -> list[Grid]:
         return list(shuffles.invert(cells(answers, size)))
 
     asked = shuffles.apply(cells(tokens, size)).reshape(k, -1) + np.uint8(1)
-    return Versions(asked, undo, [_draw_name(shuffles, version) for version in range(k)])
+    return Augmentations(asked, invert, [_draw_name(shuffles, version) for version in range(k)])
 
 
 def valid(meta: DatasetMeta, questions: Sequence[Grid], answers: Sequence[Grid]) -> npt.NDArray[np.bool_]:
@@ -112,11 +113,11 @@ def sudoku_meta(size: int) -> DatasetMeta:
 
 def table(size: int, allow_leakage: bool) -> Table:
     """Sudoku n x n as two CSV files."""
-    sameness = Sameness(
+    equivalence = Equivalence(
         fingerprints=lambda questions: fingerprints(cells(questions, size)),
         same=lambda one, other: equivalent(cells(one, size), cells(other, size)),
     )
-    return Table(sudoku_meta(size), layout(size), _augment, None if allow_leakage else sameness)
+    return Table(sudoku_meta(size), layout(size), _augment, None if allow_leakage else equivalence)
 
 
 def layout(size: int) -> Layout:
@@ -154,3 +155,15 @@ def _draw_name(shuffles: Shuffles, version: int) -> str:
     }
     words = [f"{name}={''.join(map(str, order))}" for name, order in orders.items()]
     return ",".join([*words, f"transposed={int(shuffles.transposed[version])}"])
+
+
+def normalize_text(text: str) -> str:
+    """Blanks may be written as `.`, `_` or `0`."""
+    return text.translate(str.maketrans("_0", ".."))
+
+
+def unique_solution(grid: Grid) -> Grid | None:
+    """The solution of a puzzle uint8 [n, n], 0 for a blank; None if there is none or more than one."""
+    from trm.datasets.sudoku.solver import count_solutions, solve_grid
+
+    return solve_grid(grid) if count_solutions(grid) == 1 else None

@@ -1,7 +1,6 @@
-"""Figures of the page: drawn by matplotlib, set into the page as SVG that takes its colours and its letters from there.
+"""Charts of the HTML report: matplotlib figures, embedded as SVG with the fonts and colors of the page.
 
-A figure is drawn in matplotlib's own colours. `inline_svg` puts the page's CSS variables in their place, so that light
-and dark follow the reader's theme.
+`inline_svg` replaces matplotlib's colors by CSS variables of the page, so that charts follow the light or dark theme.
 """
 
 import io
@@ -29,7 +28,7 @@ THEME = {
     "#000000": "var(--ink)",
     "#ffffff": "var(--card)",
 }
-"""matplotlib's colours (C0 to C3 and C7, its grid, black and white) and the page's."""
+"""matplotlib color (C0 to C3 and C7, grid, black and white) -> CSS variable of the page."""
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -45,9 +44,9 @@ STYLE: dict[Any, Any] = {
     "figure.constrained_layout.w_pad": 0.04,
 }
 SMALL, WIDE = (3.7, 2.6), (5.6, 2.9)
-"""Inches; a small one is as wide as a phone."""
+"""Figure sizes in inches; a small one fits a phone."""
 MANY = 10
-"""Bins up to which a figure is small."""
+"""Up to this number of bins a figure is small."""
 LINES, MARKS = ("-", "--", ":"), ("o", "s", "^")
 
 Scale = Literal["number", "fraction", "log"]
@@ -55,7 +54,7 @@ Columns = Mapping[str, npt.NDArray[np.float64]]
 
 
 def inline_svg(figure: Figure, name: str, title: str, description: str) -> Markup:
-    """The figure as an SVG element for a page, with a text alternative; its ids begin with `name`."""
+    """Convert the figure to an SVG element with a text alternative; its ids start with `name`."""
     file = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
@@ -64,7 +63,7 @@ def inline_svg(figure: Figure, name: str, title: str, description: str) -> Marku
     width, height = re.findall(r'(?:width|height)="([\d.]+)pt"', text)[:2]
     body = text[text.index(">", text.index("<svg")) + 1 :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    # Many figures are one document here, in which an id is there once.
+    # The ids of all figures must be unique in the document.
     body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", body)
     body = re.sub("|".join(THEME), lambda found: THEME[found[0]], body)
     body = re.sub(r"[ \t]*\n[ \t]*", "\n", body)
@@ -74,15 +73,15 @@ def inline_svg(figure: Figure, name: str, title: str, description: str) -> Marku
 
 
 def lines(columns: Columns, names: Mapping[str, str], scale: Scale) -> Figure:
-    """The columns that `names` gives words for, against the column `step`."""
+    """Line chart of the columns in `names` (column -> label) against the column `step`."""
     with rc_context(STYLE):
         figure = Figure(figsize=SMALL)
         axes = figure.subplots()
         for number, (name, words) in enumerate(names.items()):
-            there = np.isfinite(columns[name])
-            few = {"marker": MARKS[number % 3], "markersize": 3.5} if there.sum() <= 30 else {}
+            known = np.isfinite(columns[name])
+            few = {"marker": MARKS[number % 3], "markersize": 3.5} if known.sum() <= 30 else {}
             style = {"color": f"C{number}", "linestyle": LINES[number % 3], "label": words, **few}
-            axes.plot(columns["step"][there], columns[name][there], **style)  # pyright: ignore[reportArgumentType]
+            axes.plot(columns["step"][known], columns[name][known], **style)  # pyright: ignore[reportArgumentType]
         axes.set_xlabel("training step")
         axes.set_xlim(0, 1.02 * columns["step"][-1])
         axes.locator_params(axis="x", nbins=5)
@@ -98,7 +97,7 @@ def lines(columns: Columns, names: Mapping[str, str], scale: Scale) -> Figure:
 
 
 def scores(bins: Sequence[Bin], names: Mapping[str, str], x: str) -> Figure:
-    """The share of solved puzzles in each bin with its interval; `names` gives words for the scores that are drawn."""
+    """Accuracy in each bin with its interval, for the scores in `names` (score -> label)."""
     with rc_context(STYLE):
         figure = Figure(figsize=SMALL if len(bins) <= MANY else WIDE)
         axes = figure.subplots()
@@ -114,7 +113,7 @@ def scores(bins: Sequence[Bin], names: Mapping[str, str], x: str) -> Figure:
 
 
 def stacked(bins: Sequence[Bin], name: str, words: tuple[str, str], x: str) -> Figure:
-    """Puzzles in each bin, those where the score `name` holds below the others; `words` name the two."""
+    """Stacked bars of the puzzles in each bin: those with the score `name` below the others; `words` label the two."""
     with rc_context(STYLE):
         figure = Figure(figsize=SMALL if len(bins) <= MANY else WIDE)
         axes = figure.subplots()
@@ -132,13 +131,13 @@ def stacked(bins: Sequence[Bin], name: str, words: tuple[str, str], x: str) -> F
 
 
 def reliability(calibrated: Calibration) -> Figure:
-    """What the halt logit promises, and what it keeps."""
+    """Reliability diagram of the halt logit."""
     with rc_context(STYLE):
         figure = Figure(figsize=(3.7, 3.3))
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color="C7", linestyle=":", linewidth=1.2)
         estimates = [each.scores["exact"] for each in calibrated.bins]
-        _with_intervals(axes, np.array(calibrated.sure), estimates, 0, "")
+        _with_intervals(axes, np.array(calibrated.probability), estimates, 0, "")
         axes.set_xlim(-0.04, 1.04)
         axes.xaxis.set_major_formatter(_as_percent)
         axes.set_xlabel("sigmoid of the halt logit")
@@ -155,9 +154,9 @@ def _with_intervals(
     words: str,
 ) -> None:
     values, lows, highs = (np.array([each[name] for each in estimates], float) for name in ("value", "low", "high"))
-    reach = np.maximum([values - lows, highs - values], 0)  # a rounding may put the value beyond its bound
+    errors = np.maximum([values - lows, highs - values], 0)  # rounding may put the value outside its bounds
     style = {"color": f"C{number}", "fmt": MARKS[number % 3], "markersize": 5, "capsize": 2.5, "elinewidth": 1.2}
-    axes.errorbar(places, values, reach, label=words, **style)  # pyright: ignore[reportArgumentType]
+    axes.errorbar(places, values, errors, label=words, **style)  # pyright: ignore[reportArgumentType]
 
 
 def _bins_below(axes: Axes, bins: Sequence[Bin], x: str) -> None:

@@ -1,75 +1,60 @@
-"""Grids as pictures, for pages and animations."""
+"""Grids as pictures, for animations and Weights & Biases."""
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from trm.config.dataset_meta import DatasetMeta
-from trm.datasets.sudoku.augmentation import BOXES
-from trm.reporting.terminal.dataset_summary import COLOURS
+from trm.data.drawing import INVALID, PAPER, Drawing
 
 Grid = npt.NDArray[np.uint8]
-MAZE = {"#": "#3b4252", " ": "#ffffff", "S": "#2e7d32", "G": "#c62828", "o": "#f9a825"}
-"""Colour of a maze's cells."""
-PAPER, INK, LINE, NOTHING = "#ffffff", "#1f2430", "#c3c8d2", "#8e44ad"
-RIGHT, WRONG, GIVEN = "#c9efd2", "#f8c9c9", "#e8eaf0"
+INK, LINE = "#1f2430", "#c3c8d2"
+CORRECT, WRONG, GIVEN = "#c9efd2", "#f8c9c9", "#e8eaf0"
 
 
 def picture(
-    meta: DatasetMeta,
+    drawing: Drawing,
     grid: Grid,
     question: Grid | None = None,
-    right: Grid | None = None,
-    side: int | None = None,
+    solution: Grid | None = None,
+    cell_size: int | None = None,
 ) -> Image.Image:
-    """A grid of cells, uint8 [h, w], as an RGB picture: colours for mazes and ARC, symbols for the rest.
+    """A grid of cells, uint8 [h, w], as an RGB picture.
 
-    With the `question`, a Sudoku's clues are grey; with the `right` answer, symbols lie on green or red, and wrong
-    colours are framed. A cell has `side` pixels, or as many as suit the grid.
+    With the `question`, given cells are gray. With the `solution`, symbols have a green or red background, and wrong
+    colors have a frame. cell_size: pixels of a cell; None: chosen by the size of the grid.
     """
     height, width = grid.shape
-    side = side or side_of(grid.shape)
-    shown = Image.new("RGB", (max(width, 1) * side + 1, max(height, 1) * side + 1), PAPER)
-    pen, font = ImageDraw.Draw(shown), ImageFont.load_default(size=side * 0.6)
-    coloured = meta.name in ("arc", "maze")
-    right = right if right is not None and right.shape == grid.shape else None
-    for place, cell in np.ndenumerate(grid):
-        colour, symbol = look(meta, int(cell))
-        wrong = right is not None and cell != right[place]
-        if question is not None and meta.name == "sudoku" and question[place]:
-            colour = GIVEN
-        elif right is not None and not coloured:
-            colour = WRONG if wrong else RIGHT
-        left, top = place[1] * side, place[0] * side
-        pen.rectangle((left, top, left + side, top + side), colour, LINE)
-        if wrong and coloured:
-            pen.rectangle((left + 1, top + 1, left + side - 1, top + side - 1), None, NOTHING, max(side // 8, 1))
+    size = cell_size or suitable_cell_size(grid.shape)
+    image = Image.new("RGB", (max(width, 1) * size + 1, max(height, 1) * size + 1), PAPER)
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(size=size * 0.6)
+    is_colored = drawing.colors is not None
+    solution = solution if solution is not None and solution.shape == grid.shape else None
+    for place, value in np.ndenumerate(grid):
+        color, symbol = drawing.color(int(value)), drawing.symbol(int(value))
+        wrong = solution is not None and value != solution[place]
+        if question is not None and drawing.boxes and drawing.blank is not None and question[place] != drawing.blank:
+            color = GIVEN
+        elif solution is not None and not is_colored:
+            color = WRONG if wrong else CORRECT
+        left, top = place[1] * size, place[0] * size
+        pen.rectangle((left, top, left + size, top + size), color, LINE)
+        if wrong and is_colored:
+            pen.rectangle((left + 1, top + 1, left + size - 1, top + size - 1), None, INVALID, max(size // 8, 1))
         if symbol:
-            pen.text((left + side / 2, top + side / 2), symbol, INK, font, anchor="mm")
-    if meta.name == "sudoku" and height in BOXES:
-        _draw_boxes(pen, height, side)
-    return shown
+            pen.text((left + size / 2, top + size / 2), symbol, INK, font, anchor="mm")
+    if drawing.boxes:
+        _draw_boxes(pen, grid.shape, drawing.boxes, size)
+    return image
 
 
-def side_of(shape: tuple[int, ...]) -> int:
-    """Pixels of a cell that suit a grid of this shape."""
+def suitable_cell_size(shape: tuple[int, ...]) -> int:
+    """Pixels of a cell for a grid of this shape."""
     return max(8, min(32, 480 // max(*shape, 1)))
 
 
-def look(meta: DatasetMeta, cell: int) -> tuple[str, str]:
-    """Colour and symbol of a cell."""
-    if meta.name == "arc":
-        return (COLOURS[cell] if cell < len(COLOURS) else NOTHING), ""
-    symbols = meta.vocabulary[1:]
-    symbol = symbols[cell] if cell < len(symbols) else "?"  # a model may answer with padding: 255
-    if meta.name == "maze":
-        return MAZE.get(symbol, NOTHING), symbol if symbol in "SG" else ""
-    return PAPER, "" if meta.name == "sudoku" and cell == 0 else symbol
-
-
-def _draw_boxes(pen: ImageDraw.ImageDraw, size: int, side: int) -> None:
-    rows, columns = BOXES[size]
-    for row in range(0, size + 1, rows):
-        pen.line((0, row * side, size * side, row * side), INK, 2)
-    for column in range(0, size + 1, columns):
-        pen.line((column * side, 0, column * side, size * side), INK, 2)
+def _draw_boxes(pen: ImageDraw.ImageDraw, shape: tuple[int, ...], boxes: tuple[int, int], size: int) -> None:
+    height, width = shape
+    for row in range(0, height + 1, boxes[0]):
+        pen.line((0, row * size, width * size, row * size), INK, 2)
+    for column in range(0, width + 1, boxes[1]):
+        pen.line((column * size, 0, column * size, height * size), INK, 2)

@@ -1,4 +1,4 @@
-"""The stage `report`: one HTML file about an experiment, which holds all that it shows and asks for nothing else."""
+"""The stage `report`: one self-contained HTML file about an experiment."""
 
 import json
 from collections.abc import Mapping
@@ -10,10 +10,11 @@ from markupsafe import Markup
 
 from trm.config.evaluation import ReportParams
 from trm.data.parquet import read_counts, read_meta, read_split
-from trm.evaluation.sweep import measure_curve
+from trm.datasets.drawings import get_drawing
+from trm.evaluation.sweep import run_sweep
 from trm.reporting.html import gallery, sections, summary
-from trm.reporting.html.test_time_compute import thinking_section
-from trm.reporting.predictions import read_answered
+from trm.reporting.html.test_time_compute import sweep_section
+from trm.reporting.predictions import read_predictions
 from trm.storage.artifacts import read_manifest
 from trm.training.checkpoint import load_checkpoint, read_settings
 from trm.utils.device import resolve_device, resolve_precision
@@ -21,36 +22,36 @@ from trm.utils.errors import DataError
 
 FILE = "report.html"
 HERE = Path(__file__).parent
-"""The template, its style and its script lie beside this file, under its name."""
+"""Template, style and script are in this folder, with the stem of this file."""
 
 
 def report(
     report: ReportParams, dataset: Path, model: Path, evaluation: Path, out: Path, key: str
 ) -> dict[str, object]:
-    """Write `out`/report.html, which shows settings, curves, scores and test puzzles of an experiment.
+    """Write `out`/report.html with settings, curves, metrics and test puzzles; return the facts of the manifest.
 
-    The model is asked again for the puzzles that are shown step by step. The same inputs give the same bytes.
-    Raises `DataError` for folders that do not belong together, or a broken one.
+    The model is run again on the puzzles shown step by step. The same inputs give the same bytes. Raises `DataError`
+    for a damaged folder, or folders that do not belong together.
     """
     settings = report
     manifests = _manifests({"dataset": dataset, "model": model, "evaluation": evaluation})
-    asked = manifests["evaluation"]["params"]["evaluate"]
+    inference = manifests["evaluation"]["params"]["evaluate"]
     metrics = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))
-    predictions = evaluation / "predictions.parquet"
-    meta, answered = read_meta(dataset), read_answered(predictions)
+    file = evaluation / "predictions.parquet"
+    meta, table = read_meta(dataset), read_predictions(file)
     device = resolve_device(settings.device)
     dtype = resolve_precision(settings.precision, device)
     header = read_settings(model)
     net, _ = load_checkpoint(model, dtype=dtype)
     net = net.to(device)
-    curve = None
-    if settings.curve is not None and answered.known.any():
-        curve = measure_curve(net, meta, dataset, settings.curve, settings.batch_size, settings.seed)
-    where = (meta, dataset, predictions, answered)
-    chosen = gallery.choose(answered, settings.gallery, settings.seed).tolist()
+    sweep, grid = None, settings.test_time_compute
+    if grid is not None and table.known.any():
+        sweep = run_sweep(net, meta, dataset, grid, settings.batch_size, settings.seed)
+    source = (meta, dataset, file, table)
+    chosen = gallery.choose_examples(table, settings.num_examples, settings.seed).tolist()
     page = {
         "subject": summary.subject(meta),
-        "family": net.config.family,
+        "arch": net.config.arch,
         "headline": summary.headline(meta, metrics, settings.published),
         "experiment": summary.experiment(
             meta, net, header.facts.get("step"), metrics, read_counts(dataset)["test"]["groups"]
@@ -59,22 +60,24 @@ def report(
         "scores": summary.scores(metrics, settings.published),
         "counts": summary.counts(metrics),
         "training": sections.training(model),
-        "chosen_by_validation": "validation" in read_counts(dataset),
-        "difficulty": sections.difficulty(meta, answered, read_split(dataset / "test")),
-        "tasks": sections.tasks(meta, answered, settings.seed),
-        "vote": sections.vote(answered),
-        "calibration": sections.calibration(answered),
-        "known": bool(answered.known.any()),
-        "total": len(answered),
+        "selected_by_validation": "validation" in read_counts(dataset),
+        "difficulty": sections.difficulty(meta, table, read_split(dataset / "test")),
+        "tasks": sections.tasks(meta, table, settings.seed),
+        "vote": sections.vote(table),
+        "calibration": sections.calibration(table),
+        "known": bool(table.known.any()),
+        "total": len(table),
         "seed": settings.seed,
-        "steps": asked["steps"],
-        "dials": {
-            name: asked[name] for name in ("rollouts", "halt_early", "check_rules") if asked[name] not in (1, False)
+        "steps": inference["max_steps"],
+        "other_settings": {
+            name: inference[name]
+            for name in ("num_samples", "early_halting", "verify")
+            if inference[name] not in (1, False)
         },
-        "gallery": gallery.step_by_step(net, *where, chosen, asked["steps"], settings.batch_size),
-        "mistakes": gallery.mistakes(*where, gallery.confident_mistakes(answered).tolist()),
-        "looks": gallery.looks(meta),
-        "thinking": thinking_section(curve),
+        "gallery": gallery.step_by_step(net, *source, chosen, inference["max_steps"], settings.batch_size),
+        "mistakes": gallery.mistakes(*source, gallery.confident_mistakes(table).tolist()),
+        "drawing": gallery.script_drawing(get_drawing(meta)),
+        "test_time_compute": sweep_section(sweep),
         "origins": summary.origins(manifests, header.model.model_dump(mode="json")),
         "style": Markup((HERE / "page.css").read_text(encoding="utf-8")),
         "script": Markup((HERE / "page.js").read_text(encoding="utf-8")),
@@ -84,12 +87,12 @@ def report(
         "device": device.type,
         "precision": str(dtype).removeprefix("torch."),
         "bytes": (out / FILE).stat().st_size,
-        "puzzles": len(answered),
+        "puzzles": len(table),
     }
 
 
 def render(page: Mapping[str, Any]) -> str:
-    """The page as HTML."""
+    """Render the page as HTML."""
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
@@ -109,7 +112,7 @@ def _manifests(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
     for name, key in manifests["evaluation"]["inputs"].items():
         if manifests[name]["key"] != key:
             raise DataError(
-                f"{folders['evaluation']}: is of another {name} than {folders[name]}; name the {name} that was "
-                "evaluated, or run `trm evaluate` again"
+                f"{folders['evaluation']}: is the evaluation of another {name} than {folders[name]}; give the {name} that "
+                "was evaluated, or run `trm evaluate` again"
             )
     return manifests

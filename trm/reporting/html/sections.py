@@ -1,4 +1,4 @@
-"""The sections of the page that count and draw: training, difficulty, votes, calibration."""
+"""The sections of the report with charts: training, difficulty, votes, calibration."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,32 +12,29 @@ from matplotlib.figure import Figure
 
 from trm.config.dataset_meta import DatasetMeta
 from trm.data.parquet import Split
-from trm.reporting import statistics as tallies
-from trm.reporting.figures import charts as figures
+from trm.datasets.drawings import get_drawing
+from trm.datasets.registry import get_dataset
+from trm.reporting import statistics
+from trm.reporting.figures import charts
 from trm.reporting.figures.charts import Columns, Scale, inline_svg
 from trm.reporting.html.summary import NOTHING, percent, with_interval
-from trm.reporting.predictions import Answered, Holds
+from trm.reporting.predictions import Mask, PredictionTable
 from trm.reporting.statistics import Bin
 from trm.reporting.training_log import read_log
 
 CURVE_POINTS = 400
-"""Points of a curve, at most; a longer log is averaged in pieces."""
+"""Maximum number of points of a curve; longer logs are averaged in equal parts."""
 CURVE_ROWS = 12
-"""Rows of a curve's table."""
+"""Rows of the table of a curve."""
 ROWS_AT_ONCE = 8192
 TASKS = 500
-"""Tasks that are listed, at most."""
-SCORES = {"exact": "as it is, exact", "valid": "as it is, valid", "vote": "by the vote"}
-DIFFICULTY = {
-    "sudoku": "rating of the Sudoku",
-    "maze": "moves of the shortest path",
-    "arithmetic": "carries in the sum",
-}
+"""Maximum number of tasks listed."""
+SCORES = {"exact": "single answer, exact", "valid": "single answer, valid", "vote": "vote"}
 
 
 @dataclass(frozen=True)
 class Table:
-    """Words and numbers, as text."""
+    """A table of strings."""
 
     head: list[str]
     rows: list[list[str]]
@@ -45,7 +42,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure, and the numbers in it."""
+    """A chart and its numbers."""
 
     svg: Markup
     caption: str
@@ -54,13 +51,13 @@ class Plot:
 
 
 def plot(figure: Figure, name: str, caption: str, description: str, table: Table) -> Plot:
-    """The figure ready for the page."""
+    """Embed a figure in the page."""
     return Plot(inline_svg(figure, name, caption, description), caption, table, figure.get_figwidth() > 4)
 
 
 def training(model: Path) -> list[Plot]:
-    """The curves of the logs in a model folder; none where there are no logs (an imported model)."""
-    log, scores = (thinned(read_log(model / f"{name}.tsv")) for name in ("train", "validation"))
+    """The curves of the logs in a model folder; empty for an imported model, which has no logs."""
+    log, scores = (downsample(read_log(model / f"{name}.tsv")) for name in ("train", "validation"))
     wanted: tuple[tuple[Columns, Mapping[str, str], str, str, Scale], ...] = (
         (log, LOSSES, "loss", "Training loss", "log"),
         (log, ACCURACIES, "accuracy", "Accuracy in training", "fraction"),
@@ -70,7 +67,7 @@ def training(model: Path) -> list[Plot]:
     )
     plots = []
     for columns, names, name, caption, scale in wanted:
-        # A loss that is off is 0 throughout, and where nothing has halted yet there is no accuracy.
+        # A disabled loss is 0 in all rows, and accuracy is undefined until sequences halt.
         least = 0 if scale == "log" else -1
         some = {key: words for key, words in names.items() if key in columns and (columns[key] > least).any()}
         if some:
@@ -78,12 +75,12 @@ def training(model: Path) -> list[Plot]:
     return plots
 
 
-LOSSES = {"token_loss": "token loss", "halt_loss": "halt loss", "continue_loss": "continue loss"}
+LOSSES = {"token_loss": "token loss", "halt_loss": "halt loss", "q_continue_loss": "continue loss"}
 ACCURACIES = {"exact_accuracy": "exact", "cell_accuracy": "cell", "halt_accuracy": "halt"}
 
 
-def thinned(columns: Columns, most: int = CURVE_POINTS) -> dict[str, npt.NDArray[np.float64]]:
-    """At most `most` points: means over equal pieces of the log, at each piece's last step. Gaps (NaN) do not count."""
+def downsample(columns: Columns, most: int = CURVE_POINTS) -> dict[str, npt.NDArray[np.float64]]:
+    """Reduce to at most `most` points: means over equal parts of the log, at the last step of each; NaN is ignored."""
     count = len(next(iter(columns.values()), ()))
     starts = np.arange(0, count, -(-count // most) if count else 1)
     thin = {}
@@ -107,41 +104,52 @@ def _curves(columns: Columns, names: Mapping[str, str], name: str, caption: str,
     ]
     last = ", ".join(f"{words} {row}" for words, row in zip(names.values(), table[-1][1:], strict=True))
     description = f"Curve over {columns['step'][-1]:.0f} training steps; at the end: {last}."
-    figure = figures.lines(columns, names, scale)
-    return plot(figure, f"curve-{name}", caption, description, Table(["step", *names.values()], table))
+    return plot(
+        charts.lines(columns, names, scale),
+        f"curve-{name}",
+        caption,
+        description,
+        Table(["step", *names.values()], table),
+    )
 
 
-def difficulty(meta: DatasetMeta, answered: Answered, split: Split) -> list[Plot]:
-    """Accuracy against what makes these puzzles hard: their rating, and their size where that differs."""
-    known = answered.known
+def difficulty(meta: DatasetMeta, table: PredictionTable, split: Split) -> list[Plot]:
+    """Accuracy against the rating of the puzzles and, if it varies, their number of cells."""
+    known = table.known
     if not known.any():
         return []
+    drawing = get_drawing(meta)
+    drawing = get_drawing(meta)
     measures: dict[str, npt.NDArray[np.integer]] = {}
-    if answered.rating.any():
-        measures[DIFFICULTY.get(meta.name, "rating of the puzzle")] = answered.rating
-    rows = answered.puzzle
-    if meta.name == "sudoku":
-        measures["given cells"] = _count_cells(split.inputs, rows, 2)
-    elif meta.name in ("arc", "custom"):
-        measures["cells of the right grid"] = _count_cells(split.labels, rows, 2 if meta.name == "arc" else 1)
-    holds = {"exact": answered.exact[known]}
-    if answered.valid is not None and (answered.valid != answered.exact).any():
-        holds["valid"] = answered.valid[known]
-    if answered.versions.max() > 1:
-        holds["vote"] = answered.voted_right[known]
+    if table.rating.any():
+        measures[drawing.difficulty] = table.rating
+    if drawing.cell_count is not None:
+        first = get_dataset(meta.name).FIRST_CELL_TOKEN
+        if drawing.blank is not None:  # given cells: not blank
+            counts = _count_cells(split.inputs, table.puzzle, first + drawing.blank + 1)
+        else:
+            counts = _count_cells(split.labels, table.puzzle, first)
+        measures[drawing.cell_count] = counts
+    solved = {"exact": table.exact[known]}
+    if table.valid is not None and (table.valid != table.exact).any():
+        solved["valid"] = table.valid[known]
+    if table.num_votes.max() > 1:
+        solved["vote"] = table.vote_correct[known]
     plots = []
     for number, (words, values) in enumerate(measures.items()):
-        bins = tallies.by_difficulty(values[known], holds)
+        bins = statistics.by_difficulty(values[known], solved)
         if len(bins) > 1:
-            plots.append(_scored(bins, {name: SCORES[name] for name in holds}, f"difficulty-{number}", words))
+            plots.append(_scored(bins, {name: SCORES[name] for name in solved}, f"difficulty-{number}", words))
     return plots
 
 
 def _scored(bins: Sequence[Bin], names: Mapping[str, str], name: str, words: str) -> Plot:
     caption = f"By {words}"
     first, last = (percent(each.scores["exact"]["value"]) for each in (bins[0], bins[-1]))
-    description = f"From {first} exact at {bins[0].label} to {last} at {bins[-1].label}; bars are 95 % intervals."
-    return plot(figures.scores(bins, names, words), name, caption, description, _bins_table(bins, names, words))
+    description = (
+        f"From {first} exact at {bins[0].label} to {last} at {bins[-1].label}; error error bars are 95 % intervals."
+    )
+    return plot(charts.scores(bins, names, words), name, caption, description, _bins_table(bins, names, words))
 
 
 def _bins_table(bins: Sequence[Bin], names: Mapping[str, str], words: str) -> Table:
@@ -150,83 +158,86 @@ def _bins_table(bins: Sequence[Bin], names: Mapping[str, str], words: str) -> Ta
 
 
 def _count_cells(tokens: Any, rows: npt.NDArray[np.integer], least: int) -> npt.NDArray[np.int64]:  # noqa: ANN401 - TokenRows
-    """How many tokens of each row are at least `least`, int64 [N]; a part of the rows is in memory at a time."""
+    """Number of tokens >= `least` of each row, int64 [N], computed in parts to save memory."""
     parts = [rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE)]
     return np.concatenate([(tokens[part] >= least).sum(axis=1) for part in parts])
 
 
-def tasks(meta: DatasetMeta, answered: Answered, seed: int) -> tuple[Table, int] | None:
-    """Each task's test pairs, at most `TASKS` tasks drawn by the seed, and how many tasks there are; None where a task
-    is just a puzzle, or nobody knows what is right.
+def tasks(meta: DatasetMeta, table: PredictionTable, seed: int) -> tuple[Table, int] | None:
+    """The test pairs of each task, for a random sample of at most `TASKS` tasks, and the number of tasks.
+
+    None if every task is a single puzzle, or no solution is known.
     """
-    if not answered.known.any() or (meta.name != "arc" and answered.pair.max() == 0):
+    if not table.known.any() or (not get_drawing(meta).has_tasks and table.pair.max() == 0):
         return None
-    count = len(answered.tasks)
+    count = len(table.tasks)
     drawn = np.sort(np.random.default_rng(np.random.SeedSequence([seed, count])).permutation(count)[:TASKS])
 
-    def per_task(holds: Holds) -> npt.NDArray[np.int64]:
-        return np.bincount(answered.task[holds], minlength=count)
+    def per_task(mask: Mask) -> npt.NDArray[np.int64]:
+        return np.bincount(table.task[mask], minlength=count)
 
-    pairs = per_task(np.ones(len(answered), bool))
-    won = {"as it is": answered.right, "vote, first": answered.voted_right, "vote, first two": answered.second_right}
-    solved = {name: per_task(holds) for name, holds in won.items()}
-    named = sorted((answered.tasks[task], task) for task in drawn.tolist())
+    pairs = per_task(np.ones(len(table), bool))
+    masks = {"single answer": table.correct, "vote, first": table.vote_correct, "vote, first two": table.top2_correct}
+    solved = {name: per_task(mask) for name, mask in masks.items()}
+    named = sorted((table.tasks[task], task) for task in drawn.tolist())
     rows = [[name, str(pairs[task]), *(str(column[task]) for column in solved.values())] for name, task in named]
     return Table(["task", "test pairs", *solved], rows), count
 
 
 @dataclass(frozen=True)
 class VoteSection:
-    """How the votes fell."""
+    """The section on votes."""
 
     plot: Plot
-    mended: int
-    """Puzzles of which the single answer is wrong and the vote's is right."""
-    spoilt: int
-    """The other way round."""
+    corrected: int
+    """Puzzles whose single answer is wrong and whose winning answer is correct."""
+    corrupted: int
+    """The reverse."""
     both: int
+    """Both answers are correct."""
     neither: int
-    most: int
-    """Versions that voted."""
+    """Both answers are wrong."""
+    num_votes: int
+    """Augmentations that voted."""
 
 
-def vote(answered: Answered) -> VoteSection | None:
-    """None where nothing was voted on, or nobody knows what is right."""
-    if answered.versions.max() == 1 or not answered.known.any():
+def vote(table: PredictionTable) -> VoteSection | None:
+    """The section on votes; None without votes or known solutions."""
+    if table.num_votes.max() == 1 or not table.known.any():
         return None
-    fell = tallies.votes(answered)
-    words = "share of the votes for the winning answer" if fell.by_share else "votes for the winning answer"
+    votes = statistics.votes(table)
+    words = "fraction of the votes for the winning answer" if votes.by_fraction else "votes for the winning answer"
     caption = f"By {words}"
-    names = ("the winner is right", "it is wrong")
-    full = fell.bins[-1]
+    names = ("winning answer correct", "wrong")
+    full = votes.bins[-1]
     description = (
-        f"{full.n:,} of {sum(each.n for each in fell.bins):,} puzzles are in the last column, {full.label}; "
-        f"{percent(full.scores['right']['value'])} of those answers are right."
+        f"{full.n:,} of {sum(each.n for each in votes.bins):,} puzzles are in the last column, {full.label}; "
+        f"{percent(full.scores['correct']['value'])} of those answers are correct."
     )
-    table = _bins_table(fell.bins, {"right": "the winner is right"}, words)
-    shown = plot(figures.stacked(fell.bins, "right", names, words), "votes", caption, description, table)
-    counted = fell.table
+    numbers = _bins_table(votes.bins, {"correct": "winning answer correct"}, words)
+    chart = plot(charts.stacked(votes.bins, "correct", names, words), "votes", caption, description, numbers)
+    counts = votes.table
     return VoteSection(
-        shown,
-        mended=counted[False, True],
-        spoilt=counted[True, False],
-        both=counted[True, True],
-        neither=counted[False, False],
-        most=int(answered.versions.max()),
+        chart,
+        corrected=counts[False, True],
+        corrupted=counts[True, False],
+        both=counts[True, True],
+        neither=counts[False, False],
+        num_votes=int(table.num_votes.max()),
     )
 
 
-def calibration(answered: Answered) -> tuple[Plot, float] | None:
-    """The reliability diagram and the expected calibration error; None where nobody knows what is right."""
-    known = answered.known
+def calibration(table: PredictionTable) -> tuple[Plot, float] | None:
+    """The reliability diagram and the expected calibration error; None without known solutions."""
+    known = table.known
     if not known.any():
         return None
-    found = tallies.calibration(answered.halt_logit[known], answered.exact[known])
+    found = statistics.calibration(table.halt_logit[known], table.exact[known])
     rows = [
-        [each.label, f"{each.n:,}", percent(sure), with_interval(each.scores["exact"])]
-        for each, sure in zip(found.bins, found.sure, strict=True)
+        [each.label, f"{each.n:,}", percent(mean), with_interval(each.scores["exact"])]
+        for each, mean in zip(found.bins, found.probability, strict=True)
     ]
-    table = Table(["sigmoid of the halt logit", "puzzles", "mean", "exact"], rows)
+    numbers = Table(["sigmoid of the halt logit", "puzzles", "mean", "exact"], rows)
     caption = "Reliability of the halt logit"
     description = f"Reliability diagram of {len(found.bins)} bins; the expected calibration error is {found.error:.3f}."
-    return plot(figures.reliability(found), "reliability", caption, description, table), found.error
+    return plot(charts.reliability(found), "reliability", caption, description, numbers), found.error

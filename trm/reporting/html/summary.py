@@ -1,4 +1,4 @@
-"""What the page says in words: the experiment, its result, every score and what it means, settings and lineage."""
+"""The texts of the report: experiment, headline, metrics with their definitions, settings and lineage."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -6,33 +6,33 @@ from dataclasses import dataclass
 from typing import Any
 
 from trm.config.dataset_meta import DatasetMeta
+from trm.datasets.drawings import get_drawing
 from trm.models.act import TRM
 
-KINDS = {"sudoku": "Sudoku", "maze": "Mazes", "arithmetic": "Sums", "custom": "Own puzzles"}
-MEANINGS = {
-    "exact_accuracy": "puzzles with every cell right, asked once as they are",
-    "cell_accuracy": "cells that are right, the mean over puzzles",
-    "halt_accuracy": "puzzles of which the halt logit says rightly whether the answer is exact",
-    "valid": "answers that obey the rules and keep the question, whether they are the labelled ones or not",
-    "voted_valid": "the same of the answer that won the vote",
+DEFINITIONS = {
+    "exact_accuracy": "puzzles with every cell correct, single answer",
+    "cell_accuracy": "fraction of correct cells, mean over puzzles",
+    "halt_accuracy": "puzzles whose halt logit correctly predicts whether the answer is exact",
+    "valid": "answers that obey the rules and match the question, whether or not they equal the label",
+    "valid_voted": "the same for the winning answer of the vote",
 }
 COUNTS = {
-    "mean_steps": "supervision steps taken for a puzzle",
-    "mean_passes": "network passes for a puzzle, over all versions and rollouts",
-    "mean_first_halt": "supervision steps after which training would have halted",
+    "mean_steps": "supervision steps per puzzle",
+    "mean_forward_passes": "forward passes per puzzle, over all augmentations and samples",
+    "mean_halt_step": "supervision steps until the first positive halting decision",
 }
 NOTHING = "\u2013"
-"""Where there is no number."""
+"""Placeholder for a missing number."""
 NARROW = "\u00a0"
-"""Between a number and its %, so that no line ends there."""
+"""Non-breaking space between a number and its %."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """A row of the table of scores; fractions."""
+    """A row of the table of metrics; fractions."""
 
     name: str
-    meaning: str
+    definition: str
     value: float | None
     low: float | None
     high: float | None
@@ -42,7 +42,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Origin:
-    """What the manifest of a folder says."""
+    """The manifest of a folder: settings and lineage."""
 
     folder: str
     key: str
@@ -53,88 +53,92 @@ class Origin:
 
 
 def subject(meta: DatasetMeta) -> str:
-    """Which puzzles these are."""
-    name = meta.edition.upper() or KINDS.get(meta.name, meta.name)
-    size = f"up to {meta.height}x{meta.width}" if meta.name in ("arc", "custom") else f"{meta.height}x{meta.width}"
-    return f"{name}, {size}"
+    """The dataset and the size of its puzzles."""
+    drawing = get_drawing(meta)
+    size = f"{meta.height}x{meta.width}"
+    return f"{drawing.title}, {f'up to {size}' if drawing.separate_question else size}"
 
 
 def headline(meta: DatasetMeta, metrics: Mapping[str, Any], published: Mapping[str, float]) -> str:
     """The result in one sentence."""
-    name = "pass@2" if meta.name == "arc" and metrics.get("pass@2") is not None else "exact_accuracy"
+    name = "pass@2" if get_drawing(meta).has_tasks and metrics.get("pass@2") is not None else "exact_accuracy"
     unit = "tasks" if name == "pass@2" else "test puzzles"
     n = metrics["tasks"] if name == "pass@2" else metrics["puzzles"]
     if metrics[name] is None:
-        return f"{n:,} {unit} were answered. Their right answers are not known, so there is no score."
+        return f"{n:,} {unit} were answered. Their solutions are unknown, so there is no score."
     low, high = metrics["interval_95"][name]
     bounds = f" (95{NARROW}% interval {_percent(low)} to {_percent(high)})" if low is not None else ""
     way = " with two attempts" if name == "pass@2" else ""
-    said = f"{percent(metrics[name])} of {n:,} {unit} solved{way}{bounds}"
-    if name == "exact_accuracy" and metrics["votes"] > 1 and metrics.get("pass@1") is not None:
-        said += f"; {percent(metrics['pass@1'])} by the vote of {metrics['votes']} versions"
+    text = f"{percent(metrics[name])} of {n:,} {unit} solved{way}{bounds}"
+    if name == "exact_accuracy" and metrics["num_votes"] > 1 and metrics.get("pass@1") is not None:
+        text += f"; {percent(metrics['pass@1'])} by the vote of {metrics['num_votes']} augmentations"
     if name in published:
-        said += f"; published: {percent(published[name])}"
-    return f"{said}."
+        text += f"; published: {percent(published[name])}"
+    return f"{text}."
 
 
 def scores(metrics: Mapping[str, Any], published: Mapping[str, float]) -> list[Score]:
-    """Every score that there is, ours or published."""
+    """All metrics, measured or published."""
     rows = []
     intervals = metrics["interval_95"]
     for name in [*intervals, *(name for name in published if name not in intervals)]:
         value, (low, high) = metrics.get(name), intervals.get(name, (None, None))
         if value is None and name not in published:
             continue
-        of_vote = name.startswith("pass@") or name == "voted_valid"
+        of_vote = name.startswith("pass@") or name == "valid_voted"
         n = metrics["tasks" if of_vote else "puzzles"] if value is not None else None
-        rows.append(Score(name, _meaning(name, metrics["votes"]), value, low, high, n, published.get(name)))
+        rows.append(Score(name, _definition(name, metrics["num_votes"]), value, low, high, n, published.get(name)))
     return rows
 
 
 def counts(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Numbers that are no fractions: name, value, meaning."""
+    """Metrics that are not fractions: name, value, definition."""
     return [
-        (name, f"{metrics[name]:.4g}", meaning) for name, meaning in COUNTS.items() if metrics.get(name) is not None
+        (name, f"{metrics[name]:.4g}", definition)
+        for name, definition in COUNTS.items()
+        if metrics.get(name) is not None
     ]
 
 
-def _meaning(name: str, votes: int) -> str:
+def _definition(name: str, num_votes: int) -> str:
     first, _, k = name.partition("@")
     if first == "pass" and k:
-        among = "the answer that won" if k == "1" else f"one of the {k} best answers of"
-        return f"{among} the vote of {votes} versions is right" if votes > 1 else "the answer is right, of one version"
-    return MEANINGS.get(name, "")
+        among = "the winning answer" if k == "1" else f"one of the {k} best answers"
+        return (
+            f"{among} of the vote of {num_votes} augmentations is correct" if num_votes > 1 else "the answer is correct"
+        )
+    return DEFINITIONS.get(name, "")
 
 
 def experiment(
     meta: DatasetMeta, model: TRM, step: object, metrics: Mapping[str, Any], tests: int
 ) -> list[tuple[str, str]]:
-    """The facts at the head of the page."""
+    """The facts at the top of the page."""
     config, table = model.config, model.puzzle_table
-    asked, groups = f"{metrics['puzzles']:,}", "tasks" if meta.name == "arc" else "groups"
+    evaluated, groups = f"{metrics['puzzles']:,}", "tasks" if get_drawing(meta).has_tasks else "groups"
     if metrics["tasks"] < tests:
-        asked += f", of {metrics['tasks']:,} {groups} drawn from {tests:,}"
+        evaluated += f", of {metrics['tasks']:,} {groups} sampled from {tests:,}"
     elif metrics["tasks"] != metrics["puzzles"]:
-        asked += f", of {tests:,} {groups}"
+        evaluated += f", of {tests:,} {groups}"
     facts = {
-        "Puzzles": subject(meta),
-        "Network": f"{config.family}, {config.block_width} wide, {'MLP' if config.mlp_t else 'attention'}",
+        "Dataset": subject(meta),
+        "Network": f"{config.arch}, {config.block_width} wide, {'MLP' if config.mlp_t else 'attention'}",
         "Parameters": f"{sum(weight.numel() for weight in model.parameters()):,}",
-        "Puzzle table": f"{table.shape[0]:,} x {table.shape[1]}" if table.numel() else "",
-        "Weights": f"averaged, of step {step:,}" if isinstance(step, int) else "averaged",
-        "Test puzzles": asked,
-        "Versions that vote": str(metrics["votes"]) if metrics["votes"] > 1 else "",
+        "Puzzle embedding": f"{table.shape[0]:,} x {table.shape[1]}" if table.numel() else "",
+        "Weights": f"EMA, step {step:,}" if isinstance(step, int) else "EMA",
+        "Test puzzles": evaluated,
+        "Augmentations that vote": str(metrics["num_votes"]) if metrics["num_votes"] > 1 else "",
     }
     return [(name, value) for name, value in facts.items() if value]
 
 
 def origins(manifests: Mapping[str, Mapping[str, Any]], model_params: Mapping[str, Any]) -> list[Origin]:
-    """Settings and lineage of each folder. `model_params` are the checkpoint's own, for a manifest without any."""
+    """Settings and lineage of each folder. model_params: settings in the checkpoint, for a manifest without them."""
     found = []
     for folder, manifest in manifests.items():
         params = dict(manifest.get("params") or ({"model": model_params} if folder == "model" else {}))
         facts = {**manifest.get("versions", {}), **manifest.get("facts", {})}
-        facts.pop("metrics", None)  # the table of scores has them
+        facts.pop("metrics", None)  # they are in the table of metrics
         found.append(
             Origin(
                 folder,
@@ -157,12 +161,12 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
 
 
 def percent(fraction: float | None) -> str:
-    """A fraction for people."""
+    """A fraction as a percentage."""
     return NOTHING if fraction is None else f"{_percent(fraction)}{NARROW}%"
 
 
 def with_interval(estimate: Mapping[str, Any]) -> str:
-    """A score with its interval, for people."""
+    """A score with its interval, as percentages."""
     if estimate["value"] is None:
         return NOTHING
     return f"{percent(estimate['value'])} [{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"

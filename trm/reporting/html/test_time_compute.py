@@ -1,42 +1,47 @@
-"""The section about more thinking without more training: what each dial costs and brings."""
+"""The section "Test-time compute" of the report: cost and effect of each inference setting."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trm.evaluation.sweep import SCORES, Curve, Row, find, frontier, one_dial
+from trm.evaluation.sweep import SCORING_SPLIT, Row, SweepResults, find_row, pareto_front, single_changes
 from trm.reporting.html.sections import Plot, Table, plot
 from trm.reporting.html.summary import percent
-from trm.reporting.pareto import described, difference, exact, figure, judged, sentences
+from trm.reporting.pareto import describe, difference, exact, figure, sentences, verdict
 
 
 @dataclass(frozen=True)
-class Thinking:
-    """How far more computation helps a trained model."""
+class SweepSection:
+    """The contents of the section."""
 
     plot: Plot
+    """The Pareto front."""
     sentences: list[str]
+    """The main results."""
     effects: Table
+    """Each setting alone."""
 
 
-def thinking_section(curve: Curve | None) -> Thinking | None:
-    """The section about more thinking; None where it was not measured."""
-    if curve is None:
+def sweep_section(results: SweepResults | None) -> SweepSection | None:
+    """The section, or None if the sweep was not run."""
+    if results is None:
         return None
-    asked, plain = curve["splits"][SCORES], curve["plain"]
-    rows = asked["settings"]
-    caption = f"Exact answers against network passes, {asked['puzzles']:,} test puzzles"
+    split, published = results["splits"][SCORING_SPLIT], results["published"]
+    rows = split["rows"]
+    caption = f"Exact accuracy against forward passes, {split['puzzles']:,} test puzzles"
     best = max(rows, key=lambda row: row["exact"])
-    description = f"The best of {len(rows)} settings solves {percent(best['exact'])} with {best['passes']:,.0f} passes."
-    drawn = plot(figure(curve), "frontier", caption, description, _table(curve, frontier(rows)))
-    alone = [find(rows, plain), *(row for _, row in one_dial(rows, plain))]
-    return Thinking(drawn, list(sentences(curve)), _table(curve, alone))
+    description = (
+        f"The best of {len(rows)} settings solves {percent(best['exact'])} with {best['forward_passes']:,.0f} passes."
+    )
+    front = plot(figure(results), "pareto", caption, description, _table(results, pareto_front(rows)))
+    alone = [find_row(rows, published), *(row for _, row in single_changes(rows, published))]
+    return SweepSection(front, list(sentences(results)), _table(results, alone))
 
 
-def _table(curve: Curve, rows: Sequence[Row]) -> Table:
-    plain = find(curve["splits"][SCORES]["settings"], curve["plain"])
-    told = [
-        [described(row, curve["plain"]), f"{row['passes']:,.1f}", exact(row)]
-        + (["plain", ""] if row == plain else [difference(row), judged(row)])
+def _table(results: SweepResults, rows: Sequence[Row]) -> Table:
+    published = results["published"]
+    cells = [
+        [describe(row["settings"], published), f"{row['forward_passes']:,.1f}", exact(row)]
+        + (["published", ""] if row["settings"] == published else [difference(row), verdict(row)])
         for row in rows
     ]
-    return Table(["setting", "passes", "exact", "difference to plain, points", "it"], told)
+    return Table(["setting", "passes", "exact", "difference, points", ""], cells)

@@ -1,4 +1,4 @@
-"""What `trm inspect` shows: counts, shapes, vocabulary, sizes, lineage and a few puzzles, drawn."""
+"""`trm inspect` of datasets and raw files: counts, shapes, vocabulary, lineage and a few puzzles."""
 
 import csv
 import json
@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trm.config.dataset_meta import DatasetMeta
+from trm.data.drawing import UNKNOWN
 from trm.data.parquet import (
     EXAMPLES,
     NAMES,
@@ -31,21 +32,20 @@ from trm.data.parquet import (
     read_split,
 )
 from trm.data.puzzle_csv import COLUMNS
-from trm.datasets.sudoku.augmentation import BOXES
+from trm.datasets.drawings import get_drawing
+from trm.datasets.registry import get_dataset
 from trm.utils.errors import DataError
 
-COLOURS = ("#000000", "#0074d9", "#ff4136", "#2ecc40", "#ffdc00", "#aaaaaa", "#f012be", "#ff851b", "#7fdbff", "#870c25")
-"""The ten colours in which ARC is shown everywhere."""
 SOURCES = 6
-"""Sources of a split that are named."""
+"""Sources listed per split."""
 PAIRS = 4
-"""Examples of a puzzle that are drawn."""
+"""Examples shown per puzzle."""
 
 
 def describe(dataset: str | Path, puzzles: int = 3) -> RenderableType:
-    """A data set, one of its splits, or a folder of raw files (or one file), as something for rich to print.
+    """A rich renderable of a dataset, a split, a folder of raw files, or one raw file.
 
-    `puzzles` of each split are drawn, question beside answer. Raises `DataError` for anything else.
+    puzzles: number of puzzles shown per split. Raises `DataError` for anything else.
     """
     path = Path(dataset)
     if path.suffix in RAW and path.is_file():
@@ -58,53 +58,52 @@ def describe(dataset: str | Path, puzzles: int = 3) -> RenderableType:
     files = sorted(file for file in found if file.name != "manifest.json")
     if files:
         return _raw(files, puzzles)
-    raise DataError(
-        f"{path}: holds neither a data set (meta.json), a split ({EXAMPLES}) nor raw files; give the path of one"
-    )
+    raise DataError(f"{path}: contains no dataset (meta.json), split ({EXAMPLES}) or raw files; give the path of one")
 
 
 RAW = (".csv", ".json", ".jsonl")
 
 
-def draw(meta: DatasetMeta, cells: npt.NDArray[np.uint8]) -> Text:
-    """A grid of cells uint8 [h, w] as a person would like to see it: a cell is its token less 1, in ARC a colour."""
-    if meta.name == "sudoku" and meta.height in BOXES:
-        return Text(_boxed([[str(cell) if cell else "." for cell in row] for row in cells.tolist()]))
-    if meta.name == "arc":
-        shown = Text()
+def grid_text(meta: DatasetMeta, cells: npt.NDArray[np.uint8]) -> Text:
+    """A grid of cells uint8 [h, w] as text: the symbols of the vocabulary, or colored blocks (ARC)."""
+    drawing = get_drawing(meta)
+    if drawing.colors is not None and not any(drawing.symbols):
+        text = Text()
         for row in cells.tolist():
-            for colour in row:
-                shown.append("  ", Style(bgcolor=COLOURS[colour]))
-            shown.append("\n")
-        return shown
-    symbols = [*meta.vocabulary[1:], *"?" * (256 - len(meta.vocabulary[1:]))]  # a model may answer with padding: 255
-    between = " " if any(len(symbol) > 1 for symbol in symbols) else ""
-    return Text("\n".join(between.join(symbols[cell] for cell in row) for row in cells.tolist()))
+            for cell in row:
+                text.append("  ", Style(bgcolor=drawing.color(cell)))
+            text.append("\n")
+        return text
+    symbols = dict(enumerate(meta.vocabulary[1:]))
+    rows = [[symbols.get(cell, UNKNOWN) for cell in row] for row in cells.tolist()]
+    if drawing.boxes:
+        return Text(_boxed(rows, drawing.boxes))
+    separator = " " if any(len(symbol) > 1 for symbol in symbols.values()) else ""
+    return Text("\n".join(separator.join(row) for row in rows))
 
 
-def _boxed(cells: list[list[str]]) -> str:
-    """A Sudoku with `|` and `-` between the boxes."""
-    size = len(cells)
-    height, width = BOXES[size]
-    rule = "+".join(["-" * (2 * width + 1)] * (size // width))
+def _boxed(rows: list[list[str]], boxes: tuple[int, int]) -> str:
+    """Rows of symbols with `|` and `-` between boxes."""
+    height, width = boxes
+    rule = "+".join(["-" * (2 * width + 1)] * (len(rows[0]) // width))
     lines = []
-    for index, row in enumerate(cells):
+    for index, row in enumerate(rows):
         if index and index % height == 0:
             lines.append(rule)
-        boxes = [" ".join(row[start : start + width]) for start in range(0, size, width)]
-        lines.append(" " + " | ".join(boxes))
+        parts = [" ".join(row[start : start + width]) for start in range(0, len(row), width)]
+        lines.append(" " + " | ".join(parts))
     return "\n".join(lines)
 
 
-def _tokens_drawn(meta: DatasetMeta, tokens: npt.NDArray[np.uint8]) -> Text:
-    """The part of a canvas uint8 [L] that holds a grid."""
+def _tokens_text(meta: DatasetMeta, tokens: npt.NDArray[np.uint8]) -> Text:
+    """The part of a canvas uint8 [L] that contains a grid."""
     grid = tokens.reshape(meta.height, meta.width)
-    lowest = 2 if meta.name == "arc" else 1
-    rows, columns = np.nonzero(grid >= lowest)
+    first = get_dataset(meta.name).FIRST_CELL_TOKEN
+    rows, columns = np.nonzero(grid >= first)
     if not len(rows):
         return Text("(none)")
     part = grid[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
-    return draw(meta, np.maximum(part, lowest) - np.uint8(lowest))
+    return grid_text(meta, np.maximum(part, first) - np.uint8(first))
 
 
 def _dataset(path: Path, names: list[str], puzzles: int) -> RenderableType:
@@ -140,7 +139,7 @@ def _raw(files: list[Path], puzzles: int) -> RenderableType:
         table.add_row(file.name, f"{rows.count:,}", rows.ratings(), size)
         for source, question, answer, rating in rows.first:
             title = f"{file.name}: source {source}, rating {rating}"
-            pair = [Text(_squared(question)), Text(_squared(answer))]
+            pair = [Text(_square(question)), Text(_square(answer))]
             shown += [Text(f"\n{title}", style="bold"), Columns(pair, padding=(0, 4))]
     return Group(*shown)
 
@@ -233,13 +232,13 @@ def _unreadable(file: Path, error: OSError | UnicodeDecodeError) -> DataError:
     return DataError(f"{file}: cannot be read ({error.strerror or error}); check the path")
 
 
-def _squared(cells: str) -> str:
-    """A field of a raw file, row by row where it is a square."""
+def _square(cells: str) -> str:
+    """A field of a raw file, row by row if it is a square of single characters."""
     side, digits = math.isqrt(len(cells)), set(cells) <= set("0123456789.")
     if side * side != len(cells) or not (digits or set(cells) <= set("# SGo")):
         return cells
     rows = [list(cells[start : start + side]) for start in range(0, len(cells), side)]
-    return _boxed(rows) if digits and side in BOXES else "\n".join("".join(row) for row in rows)
+    return "\n".join((" " if digits else "").join(row) for row in rows)
 
 
 def _drawn(name: str, meta: DatasetMeta, split: Split, dataset: Path, count: int) -> RenderableType:
@@ -252,7 +251,7 @@ def _drawn(name: str, meta: DatasetMeta, split: Split, dataset: Path, count: int
         title = f"{name}{called}: source {split.source_names[split.source_codes[first]]}, rating {split.ratings[first]}"
         shown.append(Text(f"\n{title}", style="bold"))
         for pair in zip(*read_rows(dataset / name, range(first, min(end, first + PAIRS))), strict=True):
-            shown.append(Columns([_tokens_drawn(meta, tokens) for tokens in pair], padding=(0, 4)))
+            shown.append(Columns([_tokens_text(meta, tokens) for tokens in pair], padding=(0, 4)))
     return Group(*shown)
 
 

@@ -1,4 +1,4 @@
-"""`trm demo`: the model that ships with the package solves a Sudoku that was made a moment ago."""
+"""`trm demo`: the model that ships with the package solves a newly generated Sudoku."""
 
 import secrets
 from pathlib import Path
@@ -7,43 +7,44 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from trm.config.inference import InferenceConfig
 from trm.data.numba_utils import random_state
 from trm.data.protocol import Grid
 from trm.datasets.sudoku.solver import dig_puzzles, units_of
-from trm.inference.engine import Dials
-from trm.inference.solve import asked, find_askable, to_tokens
-from trm.reporting.terminal.visualize import Puzzle, watch
+from trm.inference.puzzle import get_solvable_dataset, make_puzzle, to_tokens
+from trm.reporting.terminal.visualize import Puzzle, visualize
 from trm.training.checkpoint import load_checkpoint
 
 MODEL = Path(__file__).parents[2] / "inference/demo_model"
-"""The model; the README.md in there says how it was made."""
+"""The model; its README.md contains the training command."""
 SIZE = 6
 STREAM = 2
-"""Makes a seed's puzzle another one than the data sets of that seed hold."""
+"""Random stream of the puzzles, different from that of generated datasets."""
 
-FAILS = "the model fails on about 1 puzzle in 50"
-"""Of 1,000 fresh ones on 20, all of which 4 votes solve (measured)."""
+FAILURE_RATE = "the model fails on about 1 puzzle in 50"
+"""Measured on 1,000 new puzzles: 20 failures, all of them solved with 4 votes."""
 
 
-def demo(votes: int, dials: Dials, check_rules: bool, seed: int | None, save: Path | None, console: Console) -> None:
-    """Make a puzzle of the `seed`, by default another one each time, and watch the model solve it."""
-    torch.set_num_threads(1)  # so small a network is the faster for it, above all where other work runs beside
-    repeated = secrets.randbelow(1_000_000) if seed is None else seed
-    # Splitmix64 wraps around, which numpy tells of where it is not compiled.
+def demo(config: InferenceConfig, seed: int | None, save: Path | None, console: Console) -> None:
+    """Generate the puzzle of `seed` (None: a random one) and show the model solving it."""
+    torch.set_num_threads(1)  # faster for a network of this size
+    used_seed = secrets.randbelow(1_000_000) if seed is None else seed
+    # The random generator wraps around, which numpy warns about if it is not compiled.
     with np.errstate(over="ignore"):
         model, meta = load_checkpoint(MODEL)
-        question, right = fresh_puzzle(repeated)
-        tokens = to_tokens(meta, find_askable(meta), question)
-        puzzle = Puzzle(asked(meta, tokens, votes, repeated), right)
-        is_solved = watch(model, meta, puzzle, dials, check_rules, save, console)
-    console.print(f"the same puzzle again: trm demo --seed {repeated}")
+        question, solution = new_puzzle(used_seed)
+        tokens = to_tokens(meta, get_solvable_dataset(meta), question)
+        puzzle = Puzzle(make_puzzle(meta, tokens, config.num_votes, used_seed), solution)
+        is_solved = visualize(model, meta, puzzle, config, save, console)
+    console.print(f"the same puzzle again: trm demo --seed {used_seed}")
     if not is_solved:
-        more = "--votes 4" if votes < 4 else f"--votes {2 * votes} --check-rules"
-        console.print(f"{FAILS}; more thought may help: trm demo --seed {repeated} {more}")
+        votes = config.num_votes
+        more = "--num-votes 4" if votes < 4 else f"--num-votes {2 * votes} --verify"
+        console.print(f"{FAILURE_RATE}; more test-time compute may help: trm demo --seed {used_seed} {more}")
 
 
-def fresh_puzzle(seed: int) -> tuple[Grid, Grid]:
-    """A puzzle in which no clue can be left out, and its one solution: uint8 [n, n] of digits, 0 for a blank."""
+def new_puzzle(seed: int) -> tuple[Grid, Grid]:
+    """A minimal puzzle and its only solution: uint8 [n, n] of digits, 0 for a blank."""
     cells = np.zeros((2, 1, SIZE * SIZE), np.uint8)
     state = random_state(seed, SIZE, STREAM) | np.uint64(1)
     dig_puzzles(units_of(SIZE), 0, state, *cells, np.zeros(1, np.int32))

@@ -1,4 +1,4 @@
-"""`trm inspect`: what an artifact is made of, whichever stage wrote it."""
+"""`trm inspect`: the contents of an artifact of any stage."""
 
 import json
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from trm.storage.artifacts import MANIFEST, verified_manifest
 
 
 def inspect_artifact(path: Path, puzzles: int) -> None:
-    """Print an artifact's counts, shapes, lineage and `puzzles` of its puzzles. Raises `DataError`."""
+    """Print counts, shapes, lineage and the first `puzzles` puzzles of an artifact. Raises `DataError`."""
     console = Console()
     manifest = verified_manifest(path) if (path / MANIFEST).is_file() else None
     stage = manifest["stage"] if manifest else None
@@ -23,7 +23,7 @@ def inspect_artifact(path: Path, puzzles: int) -> None:
     elif stage == "evaluate":
         console.print(_evaluation(path))
     elif manifest and stage == "report":
-        console.print(_facts(f"{path}: a page, report.html; open it in a browser", manifest["facts"].items()))
+        console.print(_facts(f"{path}: an HTML report; open report.html in a browser", manifest["facts"].items()))
     else:
         console.print(describe(path, puzzles))
     if manifest:
@@ -38,8 +38,8 @@ def _model(path: Path) -> RenderableType:
     model = build_model(header.model, header.meta)
     sizes = {
         "parameters": f"{sum(weight.numel() for weight in model.parameters()):,}",
-        "puzzle table": " x ".join(map(str, model.puzzle_table.shape)),
-        "data": f"{header.meta.name} {header.meta.height} x {header.meta.width}",
+        "puzzle embedding": " x ".join(map(str, model.puzzle_table.shape)),
+        "dataset": f"{header.meta.name} {header.meta.height} x {header.meta.width}",
     }
     return _facts(
         f"{path}: a model", [*sizes.items(), *header.model.model_dump(mode="json").items(), *header.facts.items()]
@@ -54,7 +54,7 @@ def _evaluation(path: Path) -> RenderableType:
         low, high = intervals.get(name, (None, None))
         bounds = f"  ({low:.4f} to {high:.4f})" if low is not None else ""
         shown.append((name, (f"{value:.4f}" if isinstance(value, float) else str(value)) + bounds))
-    return _facts(f"{path}: scores (with 95 % intervals)", shown)
+    return _facts(f"{path}: metrics (with 95 % intervals)", shown)
 
 
 def _lineage(manifest: dict[str, Any]) -> RenderableType:
@@ -62,7 +62,7 @@ def _lineage(manifest: dict[str, Any]) -> RenderableType:
     facts += [(f"from {name}", key) for name, key in manifest.get("inputs", {}).items()]
     for part in ("params", "versions", "facts"):
         facts += manifest.get(part, {}).items()
-    return _facts(f"made by `trm {manifest['stage']}`", facts)
+    return _facts(f"written by `trm {manifest['stage']}`", facts)
 
 
 def _facts(title: str, facts: Iterable[tuple[str, object]]) -> RenderableType:

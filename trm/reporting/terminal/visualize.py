@@ -1,4 +1,4 @@
-"""`trm watch` and `trm demo`: a model solves a puzzle before one's eyes."""
+"""`trm visualize` and `trm demo`: shows a model solving a puzzle."""
 
 import time
 from contextlib import nullcontext
@@ -12,114 +12,118 @@ from rich.live import Live
 from rich.text import Text
 
 from trm.config.dataset_meta import DatasetMeta
+from trm.config.inference import InferenceConfig
 from trm.data.parquet import read_meta
 from trm.data.protocol import Grid
-from trm.datasets.sudoku.solver import count_solutions, solve_grid
-from trm.evaluation.eval_dataset import TestSet, refuse_other_data
-from trm.inference.engine import Dials
-from trm.inference.solve import Answer, Asked, asked, find_askable, to_tokens
+from trm.datasets.drawings import get_drawing
+from trm.evaluation.eval_dataset import EvalDataset, check_same_dataset
+from trm.inference.puzzle import EvalPuzzle, get_solvable_dataset, make_puzzle, to_tokens
+from trm.inference.solve import Answer
 from trm.inference.trace import Frame, trace
+from trm.inference.voting import same_grid
 from trm.models.act import TRM
 from trm.reporting.terminal.animation import save_gif
-from trm.reporting.terminal.rendering import Room, View, draw
+from trm.reporting.terminal.rendering import View, Window, render
 from trm.utils.errors import UserError
 
-WATCH_SECONDS, LONGEST_FRAME = 4.0, 0.15
-"""How long a terminal shows all frames, and one of them at most, unless the model takes longer."""
+TOTAL_SECONDS, MAX_FRAME_SECONDS = 4.0, 0.15
+"""Time for all frames together, and at most for one, unless the model is slower."""
 
 
 @dataclass(frozen=True)
 class Puzzle:
-    """What is to be solved, and the right answer, where it is known."""
+    """A puzzle to solve, and its solution if known."""
 
-    asked: Asked
-    right: Grid | None
+    puzzle: EvalPuzzle
+    solution: Grid | None
 
 
-def typed_puzzle(meta: DatasetMeta, grid: npt.NDArray[np.uint8], votes: int, seed: int) -> Puzzle:
+def input_puzzle(meta: DatasetMeta, grid: npt.NDArray[np.uint8], num_votes: int, seed: int) -> Puzzle:
     """A puzzle [height, width] of cell values. Raises `DataError` and `UserError` as `trm.solve`."""
-    tokens = to_tokens(meta, find_askable(meta), grid)
-    right = solve_grid(grid) if meta.name == "sudoku" and count_solutions(grid) == 1 else None
-    return Puzzle(asked(meta, tokens, votes, seed), right)
+    dataset = get_solvable_dataset(meta)
+    tokens = to_tokens(meta, dataset, grid)
+    return Puzzle(make_puzzle(meta, tokens, num_votes, seed), dataset.unique_solution(grid))
 
 
-def puzzle_of(model: str, meta: DatasetMeta, dataset: Path, number: int, votes: int, seed: int) -> Puzzle:
-    """Puzzle `number` of the test split, from 0; of named puzzles (ARC) those versions vote that lie in the data set.
+def dataset_puzzle(model: str, meta: DatasetMeta, dataset: Path, index: int, num_votes: int, seed: int) -> Puzzle:
+    """Puzzle `index` of the test split, from 0. Named puzzles (ARC) vote with the augmentations of the dataset.
 
-    Raises `UserError` where there is none, or where the `model` of this `meta` was trained on other data.
+    Raises `UserError` if there is no such puzzle, or if `model`, with this `meta`, was trained on another dataset.
     """
-    refuse_other_data(Path(model), meta, dataset, read_meta(dataset))
-    tests = TestSet(dataset, meta, votes, None, seed)
+    check_same_dataset(Path(model), meta, dataset, read_meta(dataset))
+    tests = EvalDataset(dataset, meta, num_votes, None, seed)
     count = len(tests.sample())
-    if number >= count:
-        raise UserError(f"{dataset}: has {count} test puzzles, from 0. Got {number}")
-    question = next(tests.questions(number))
-    if tests.names is None:  # the versions of `solve`, not those of an evaluation
-        return Puzzle(asked(meta, tests.split.inputs[question.row], votes, seed), question.right)
-    seeds = [[seed, 0, version] for version in range(question.count)]
-    return Puzzle(Asked(question.grid, question.versions, question.identifiers, seeds), question.right)
+    if index >= count:
+        raise UserError(f"{dataset}: --index must be below {count}, the number of test puzzles. Got {index}")
+    example = next(tests.examples(index))
+    if tests.names is None:  # the same augmentations as `trm solve`
+        return Puzzle(make_puzzle(meta, tests.split.inputs[example.row], num_votes, seed), example.solution)
+    seeds = [[seed, 0, number] for number in range(example.num_votes)]
+    puzzle = EvalPuzzle(example.grid, example.augmentations, example.identifiers, seeds)
+    return Puzzle(puzzle, example.solution)
 
 
-def watch(
-    model: TRM, meta: DatasetMeta, puzzle: Puzzle, dials: Dials, check_rules: bool, save: Path | None, console: Console
+def visualize(
+    model: TRM, meta: DatasetMeta, puzzle: Puzzle, config: InferenceConfig, save: Path | None, console: Console
 ) -> bool:
-    """Show every pass on a terminal, every step elsewhere; write the steps as an animation to `save`.
+    """Show every forward pass on a terminal, or every step if the output is not one; write a GIF to `save`.
 
-    Returns whether the answer is the right one or, where that is not known, obeys the rules. Raises `UserError` where
-    there are no rules to check.
+    Returns whether the puzzle is solved: the answer is the solution or, if that is unknown, obeys the rules. Raises
+    `UserError` if `config.verify` is set and the dataset has no rules.
     """
-    moving = console.is_terminal and not console.is_dumb_terminal
-    colour = console.color_system is not None and not console.no_color
-    pace = min(WATCH_SECONDS / (dials.steps * model.passes), LONGEST_FRAME)
+    is_live = console.is_terminal and not console.is_dumb_terminal
+    color = console.color_system is not None and not console.no_color
+    drawing = get_drawing(meta)
+    pause = min(TOTAL_SECONDS / (config.max_steps * model.passes), MAX_FRAME_SECONDS)
     due = time.monotonic()
-    kept: list[Frame] = []
-    seen: list[View] = []
+    step_frames: list[Frame] = []
+    current: list[View] = []
 
-    def show(frame: Frame) -> None:
+    def on_frame(frame: Frame) -> None:
         nonlocal due
         if frame.ends_step:
-            kept.append(frame)
-        elif not moving:
+            step_frames.append(frame)
+        elif not is_live:
             return
-        before = seen[-1].frame.answer if seen else None
-        seen[:] = [View(meta, frame, before, puzzle.asked.grid, puzzle.right)]
+        before = current[-1].frame.answer if current else None
+        current[:] = [View(drawing, frame, before, puzzle.puzzle.grid, puzzle.solution)]
         if live is None:
-            console.print(drawn(None), end="\n\n")
+            console.print(text(None), end="\n\n")
             return
-        live.update(drawn(console.height), refresh=True)
+        live.update(text(console.height), refresh=True)
         now = time.monotonic()
-        due = max(due + pace, now)
+        due = max(due + pause, now)
         time.sleep(due - now)
 
-    def drawn(height: int | None) -> Text:
-        return draw(seen[-1], Room(console.width, height, colour, console.color_system != "standard"))
+    def text(height: int | None) -> Text:
+        return render(current[-1], Window(console.width, height, color, console.color_system != "standard"))
 
-    # A screen of its own neither scrolls nor is left in pieces where the window changes its size.
-    with Live(console=console, auto_refresh=False, screen=True) if moving else nullcontext() as live:
-        answer = trace(model, meta, puzzle.asked, dials, check_rules, show)
-    if moving:
-        console.print(drawn(console.height))
-    console.print(verdict(answer, puzzle, len(puzzle.asked.identifiers)))
+    # The alternate screen neither scrolls nor breaks when the window is resized.
+    with Live(console=console, auto_refresh=False, screen=True) if is_live else nullcontext() as live:
+        answer = trace(model, meta, puzzle.puzzle, config, on_frame)
+    if is_live:
+        console.print(text(console.height))
+    console.print(outcome(answer, puzzle))
     if save is not None:
-        save_gif(meta, kept, puzzle.asked.grid, puzzle.right, save)
-        console.print(f"{save}: {len(kept)} steps")
-    return solved(answer, puzzle)
+        save_gif(drawing, step_frames, puzzle.puzzle.grid, puzzle.solution, save)
+        console.print(f"{save}: {len(step_frames)} steps")
+    return is_solved(answer, puzzle)
 
 
-def solved(answer: Answer, puzzle: Puzzle) -> bool:
-    """Whether it is the right answer or, where that is not known, one that obeys the rules."""
-    if puzzle.right is None:
+def is_solved(answer: Answer, puzzle: Puzzle) -> bool:
+    """Whether the answer is the solution or, if that is unknown, obeys the rules."""
+    if puzzle.solution is None:
         return bool(answer.valid)
-    return answer.grid.shape == puzzle.right.shape and bool((answer.grid == puzzle.right).all())
+    return same_grid(answer.grid, puzzle.solution)
 
 
-def verdict(answer: Answer, puzzle: Puzzle, votes: int) -> str:
-    """The outcome in a line."""
-    said = {True: "obeys the rules", False: "not solved: breaks the rules or a clue", None: "no rules to check"}
-    words = said[answer.valid]
-    if puzzle.right is not None:
-        words = "solved" if solved(answer, puzzle) else "not solved"
+def outcome(answer: Answer, puzzle: Puzzle) -> str:
+    """The result in one line."""
+    words = {True: "valid", False: "not solved: invalid", None: "no rules to check"}[answer.valid]
+    if puzzle.solution is not None:
+        words = "solved" if is_solved(answer, puzzle) else "not solved"
         if words == "not solved" and answer.valid:
-            words = "another answer than the known one, which obeys the rules too"
-    words += f"; the model is {answer.halt_probability:.1%} sure"
-    return words + (f"; {answer.votes} of {votes} votes" if votes > 1 else "")
+            words = "valid, but not the known solution"
+    words += f"; halt probability {answer.halt_probability:.1%}"
+    num_votes = puzzle.puzzle.num_votes
+    return words + (f"; {answer.votes} of {num_votes} votes" if num_votes > 1 else "")

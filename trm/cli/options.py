@@ -1,0 +1,49 @@
+"""Command-line options built from settings classes."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import annotated_types
+import typer
+from pydantic.fields import FieldInfo
+
+from trm.config.base import parse
+from trm.config.inference import DEFAULT_INFERENCE, InferenceConfig
+
+
+def with_inference_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace the parameter `config: InferenceConfig` of a command by an option for each of its fields."""
+    signature = inspect.signature(command, eval_str=True)
+    fields = InferenceConfig.model_fields
+
+    @functools.wraps(command)
+    def wrapped(**values: Any) -> None:  # noqa: ANN401 - options of any type
+        settings = {name: values.pop(name) for name in fields}
+        command(**values, config=parse(InferenceConfig, settings, f"trm {command.__name__.removesuffix('_command')}"))
+
+    parameters = [parameter for name, parameter in signature.parameters.items() if name != "config"]
+    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    position = next(
+        (i for i, parameter in enumerate(parameters) if parameter.name in ("seed", "save")), len(parameters)
+    )
+    parameters[position:position] = [_option(name, field) for name, field in fields.items()]
+    wrapped.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return wrapped
+
+
+def _option(name: str, field: FieldInfo) -> inspect.Parameter:
+    """The option of a field: its docstring is the help text, its range that of the field."""
+    default = getattr(DEFAULT_INFERENCE, name)
+    limits: dict[str, Any] = {}
+    for constraint in field.metadata:
+        if isinstance(constraint, annotated_types.Ge):
+            limits["min"] = constraint.ge
+        elif isinstance(constraint, annotated_types.Le):
+            limits["max"] = constraint.le
+    names = [f"--{name.replace('_', '-')}"] if isinstance(default, bool) else []
+    option = typer.Option(*names, help=field.description, **({} if isinstance(default, bool) else limits))
+    annotation = Annotated[type(default), option]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

@@ -1,0 +1,39 @@
+"""How much computation a puzzle gets at inference: the settings behind evaluate, solve, visualize, demo and sweep."""
+
+from typing import Self
+
+from pydantic import model_validator
+
+from trm.config.base import Positive, Rate, Section, Steps
+
+
+class InferenceConfig(Section):
+    """Test-time compute. None of these settings needs another training."""
+
+    max_steps: Steps
+    """Supervision steps of each sequence, at most."""
+    early_halting: bool
+    """Stop a sequence as soon as its halt logit says so. Published figures are without."""
+    num_samples: Positive
+    """Samples of each sequence with different latent noise; the one with the highest halt logit wins."""
+    latent_noise_std: Rate
+    """Standard deviation of the Gaussian noise added to the latents before each step, in all samples but the first."""
+    verify: bool
+    """Check the rules after each step: stop at the first valid answer, which wins. Only for datasets with rules."""
+    num_votes: Positive
+    """Augmentations of each puzzle that vote on its answer, the puzzle as it is included."""
+
+    @model_validator(mode="after")
+    def _check_noise(self) -> Self:
+        if (self.num_samples > 1) != (self.latent_noise_std > 0):
+            raise ValueError(
+                "num_samples above 1 requires latent_noise_std above 0, and vice versa. "
+                f"Got num_samples={self.num_samples}, latent_noise_std={self.latent_noise_std}"
+            )
+        return self
+
+
+DEFAULT_INFERENCE = InferenceConfig(
+    max_steps=16, early_halting=False, num_samples=1, latent_noise_std=0.0, verify=False, num_votes=1
+)
+"""The published way: 16 supervision steps, one sample, no voting. The default outside `params.yaml`."""

@@ -1,0 +1,20 @@
+"""The display of ARC tasks."""
+
+from trm.config.dataset_meta import DatasetMeta
+from trm.data.drawing import Drawing
+
+COLORS = ("#000000", "#0074d9", "#ff4136", "#2ecc40", "#ffdc00", "#aaaaaa", "#f012be", "#ff851b", "#7fdbff", "#870c25")
+"""The usual ten colors of ARC."""
+
+
+def make_drawing(meta: DatasetMeta) -> Drawing:
+    """Colored cells without symbols."""
+    return Drawing(
+        title=meta.edition.upper() or "ARC",
+        symbols=[""] * len(COLORS),
+        colors=list(COLORS),
+        terminal_symbols=["·", *"123456789"],
+        separate_question=True,
+        has_tasks=True,
+        cell_count="cells of the solution",
+    )

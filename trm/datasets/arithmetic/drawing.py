@@ -1,0 +1,15 @@
+"""The display of additions."""
+
+from trm.config.dataset_meta import DatasetMeta
+from trm.data.drawing import Drawing
+
+
+def make_drawing(meta: DatasetMeta) -> Drawing:
+    """Digits and signs; the places of the sum are padding (255) in the question."""
+    return Drawing(
+        title="Addition",
+        symbols=list(meta.vocabulary[1:]),
+        blank=255,
+        rating="carries: {}",
+        difficulty="carries in the sum",
+    )
