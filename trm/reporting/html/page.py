@@ -112,7 +112,7 @@ def _manifests(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
     for name, key in manifests["evaluation"]["inputs"].items():
         if manifests[name]["key"] != key:
             raise DataError(
-                f"{folders['evaluation']}: is the evaluation of another {name} than {folders[name]}; give the {name} that "
-                "was evaluated, or run `trm evaluate` again"
+                f"{folders['evaluation']}: is the evaluation of another {name} than {folders[name]}; give the {name} "
+                "that was evaluated, or run `trm evaluate` again"
             )
     return manifests
