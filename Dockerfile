@@ -79,8 +79,8 @@ ENV PATH=/opt/trm/bin:${PATH} \
 USER 10001:10001
 # Every module is there and finds what it imports.
 RUN trm --help > /dev/null \
-    && TRM_CACHE_DIR=/tmp/check MPLCONFIGDIR=/tmp/check python -c 'import importlib, pkgutil, trm, components.summary.summary, components.run; \
-        import components.train.launcher, components.train.verdict, components.train.worker; \
+    && TRM_CACHE_DIR=/tmp/check MPLCONFIGDIR=/tmp/check python -c 'import importlib, pkgutil, trm, components.run_summary.summary, components.run; \
+        import components.train.launcher, components.train.job_status, components.train.worker; \
         modules = (module.name for module in pkgutil.walk_packages(trm.__path__, "trm.")); \
         [importlib.import_module(name) for name in modules if name != "trm.__main__"]' \
     && rm -r /tmp/check

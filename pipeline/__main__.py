@@ -12,9 +12,9 @@ from trm.config import Params, load_params
 from trm.errors import Fault, UserError
 
 if TYPE_CHECKING:
-    from pipeline.champion import Champion
-    from pipeline.compare import Comparison
-    from pipeline.kubeflow import Run
+    from pipeline.kfp.client import Run
+    from pipeline.retraining.compare import Comparison
+    from pipeline.retraining.registry import Champion
 
 app = typer.Typer(
     help="Run the experiment of params.yaml on Kubeflow Pipelines, and bring its result home.",
@@ -44,8 +44,8 @@ def plan(
     comment: Annotated[int | None, typer.Option(help="Write it to this pull request, too.")] = None,
 ) -> None:
     """Show which stages would run, why, where results lie already, and the time it takes. Nothing is started."""
-    from pipeline import plan_text
-    from pipeline.plan import make_plan
+    from pipeline.retraining import plan_text
+    from pipeline.retraining.plan import make_plan
 
     made = make_plan(load_params(params), params, online)
     if as_json:
@@ -77,7 +77,7 @@ def compile_(
     """Compile the pipeline for the section `cluster`; Kubeflow's page can upload the file."""
     from tempfile import TemporaryDirectory
 
-    from pipeline.definition import compile_to
+    from pipeline.kfp.definition import compile_to
 
     with TemporaryDirectory() as folder:
         made = Path(folder) / "trm.yaml"
@@ -99,8 +99,8 @@ def submit(
     image: Annotated[str | None, typer.Option(help="Instead of cluster.image: by digest, or pushed from here.")] = None,
 ) -> None:
     """Start the experiment on the cluster, unless a run of it is there; prints the run's id and address."""
-    from pipeline.kubeflow import Kubeflow
-    from pipeline.submit import pushed, submit
+    from pipeline.kfp.client import Kubeflow
+    from pipeline.kfp.submit import pushed, submit
 
     settings = load_params(params)
     if image is not None:
@@ -116,8 +116,8 @@ def submit(
 @app.command()
 def watch(run: RunId, params: ParamsFile = PARAMS) -> None:
     """Show a run until it ends; exit code 0 only if it succeeded."""
-    from pipeline.kubeflow import Kubeflow
-    from pipeline.watch import verdict, watch
+    from pipeline.kfp.client import Kubeflow
+    from pipeline.kfp.watch import verdict, watch
 
     ended = watch(Kubeflow(load_params(params).cluster), run)
     if ended.state != "SUCCEEDED":
@@ -128,7 +128,7 @@ def watch(run: RunId, params: ParamsFile = PARAMS) -> None:
 @app.command()
 def stop(run: RunId, params: ParamsFile = PARAMS) -> None:
     """Stop a run; what its stages have published stays."""
-    from pipeline.kubeflow import ENDED, Kubeflow
+    from pipeline.kfp.client import ENDED, Kubeflow
 
     kubeflow = Kubeflow(load_params(params).cluster)
     state = kubeflow.get(run).state
@@ -145,7 +145,7 @@ def collect(
     params: ParamsFile = PARAMS,
 ) -> None:
     """Bring the outputs of a run of this very experiment home, so that `dvc repro` has nothing left to do."""
-    from pipeline.collect import collect
+    from pipeline.kfp.collect import collect
 
     settings = load_params(params)
     uris = collect(settings, _run(settings, run) if run else None)
@@ -154,7 +154,7 @@ def collect(
 
 
 def _run(params: Params, run_id: str) -> "Run":
-    from pipeline.kubeflow import Kubeflow
+    from pipeline.kfp.client import Kubeflow
 
     return Kubeflow(params.cluster).get(run_id)
 
@@ -165,7 +165,7 @@ def job(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the manifest as YAML, and start nothing.")] = False,
 ) -> None:
     """Train as a PyTorchJob on the kubeconfig's cluster, without Kubeflow Pipelines; the data set must be in S3."""
-    from pipeline.job import manifest, run_job
+    from pipeline.kfp.train_job import manifest, run_job
 
     settings = load_params(params)
     if not dry_run:
@@ -184,7 +184,7 @@ def local_(
     image: ImageName = "trm:latest",
 ) -> None:
     """Run the compiled components in Docker on this machine, with artifacts in the S3 that AWS_* variables name."""
-    from pipeline.local import run_local
+    from pipeline.local.docker_runner import run_local
 
     for stage, uri in run_local(load_params(params), image).items():
         print(f"{stage}: {uri}")
@@ -201,11 +201,11 @@ def compare(
 
     Exit code 0: better (or there is no champion); 3: no difference that counts; 4: worse.
     """
-    from pipeline import compare as comparing
-    from pipeline import report
-    from pipeline.champion import Throne
     from pipeline.results import find_key, load_result
-    from pipeline.retrain import REPORT
+    from pipeline.retraining import compare as comparing
+    from pipeline.retraining import report
+    from pipeline.retraining.registry import Throne
+    from pipeline.retraining.retrain import REPORT
 
     settings = load_params(params)
     root = settings.cluster.root
@@ -244,7 +244,7 @@ def rollback(
     to: Annotated[int | None, typer.Option(help="A version in the history; without one, the champion before.")] = None,
 ) -> None:
     """Bring back the champion before the present one. Nothing is deleted."""
-    from pipeline.retrain import throne
+    from pipeline.retraining.retrain import throne
 
     print(_described(throne(load_params(params), data_set).rollback(to)))
 
@@ -252,7 +252,7 @@ def rollback(
 @app.command("champion")
 def champion_(params: ParamsFile = PARAMS, data_set: DataSet = None, as_json: AsJson = False) -> None:
     """Show the champion of a data set, its whole lineage, and those before it."""
-    from pipeline.retrain import throne
+    from pipeline.retraining.retrain import throne
 
     place = throne(load_params(params), data_set)
     champion = place.champion()
@@ -277,7 +277,7 @@ def publish(
     report: Annotated[Path | None, typer.Option(help="Text of the pull request, as `compare` writes it.")] = None,
 ) -> None:
     """Bring the result that was collected last: `dvc push`, and a pull request with dvc.lock, metrics and runs.tsv."""
-    from pipeline.publish import publish
+    from pipeline.retraining.publish import publish
 
     print(publish(base, report))
 
@@ -288,7 +288,7 @@ def pending(
     github: Annotated[bool, typer.Option("--github", help="Tell the workflow that runs this, too.")] = False,
 ) -> None:
     """List the runs that succeeded and that nobody has collected, as JSON."""
-    from pipeline.retrain import pending
+    from pipeline.retraining.retrain import pending
 
     waiting = json.dumps(pending(load_params(params)))
     print(waiting)
@@ -305,7 +305,7 @@ def retrain(
     image: ImageName = "trm:latest",
 ) -> None:
     """Plan, run, watch, collect, compare, promote: the whole way of a change. Exit codes as of `promote`."""
-    from pipeline.retrain import compute
+    from pipeline.retraining.retrain import compute
 
     settings = load_params(params)
     compute(settings, params, image if local else None)
@@ -313,9 +313,9 @@ def retrain(
 
 
 def _promote(params: Params, name: str | None, anyway: bool) -> None:
-    from pipeline.champion import Refused
-    from pipeline.report import headline
-    from pipeline.retrain import REPORT, promote
+    from pipeline.retraining.registry import Refused
+    from pipeline.retraining.report import headline
+    from pipeline.retraining.retrain import REPORT, promote
 
     try:
         champion, comparison, new = promote(params, name, anyway)
@@ -330,13 +330,13 @@ def _promote(params: Params, name: str | None, anyway: bool) -> None:
 
 
 def _leave(comparison: "Comparison") -> None:
-    from pipeline.compare import EXIT_CODES
+    from pipeline.retraining.compare import EXIT_CODES
 
     raise SystemExit(EXIT_CODES[comparison.verdict])
 
 
 def _described(champion: "Champion") -> str:
-    from pipeline.report import percent
+    from pipeline.retraining.report import percent
 
     back = f", version {champion.restored} again" if champion.restored else ""
     score = percent(champion.metrics.get("exact_accuracy"))

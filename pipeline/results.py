@@ -110,8 +110,8 @@ def find_key(params: Params, name: str | None) -> str:
             return found[0]
         problem = f"{len(found)} results begin so; give more digits" if found else "there is no such result"
         raise UserError(f"{name}: {problem} (below {below})")
-    from pipeline.definition import key_parameter
-    from pipeline.kubeflow import Kubeflow
+    from pipeline.kfp.client import Kubeflow
+    from pipeline.kfp.definition import key_parameter
 
     key = Kubeflow(params.cluster).get(name).arguments.get(key_parameter(EVALUATE))
     if not isinstance(key, str):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.dev import SeaweedFS
+from pipeline.local.s3_server import SeaweedFS
 from tests.seaweed import objects
 from trm import s3
 from trm.config import load_params

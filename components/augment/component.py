@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.kfp_stage import container
+from components.container import container
 
 
 @dsl.container_component

@@ -2,7 +2,7 @@
 
     python -m components.train.launcher '{{$}}' <pointer to write> JOB train --params … --dataset <pointer> --model s3://…
 
-JOB is the job's template as JSON (`components.train.job`); with {} the command is run here. The job's name comes from
+JOB is the job's template as JSON (`components.train.pytorch_job`); with {} the command is run here. The job's name comes from
 the content key, so that a launcher that was started again finds the job that runs. The exit codes are `trm`'s; the
 stage has succeeded only if the job did and its model is in S3.
 """
@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from components import run
-from components.train.job import HASH, KEEP, fill
-from components.train.say import say
+from components.train.log import say
+from components.train.pytorch_job import HASH, KEEP, fill
 from trm import s3
 from trm.cli import run_app
 from trm.errors import Fault, Interrupted, UserError
 from trm.mirror import artifact_uri
 
 if TYPE_CHECKING:
-    from components.train.cluster import Cluster
+    from components.train.kubernetes_client import Cluster
 
 POLL = 2.0
 """Seconds between two looks."""
@@ -62,7 +62,7 @@ def launch(template: Mapping[str, Any], command: list[str]) -> None:
     if s3.read_manifest(uri) is not None:
         say(f"{uri} is there already: nothing to do")
         return
-    from components.train.cluster import Cluster
+    from components.train.kubernetes_client import Cluster
 
     cluster = Cluster(job["metadata"].pop("namespace", None))
     try:
@@ -77,7 +77,7 @@ def _claim(cluster: "Cluster", job: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises `UserError` where a job of another spec has the name.
     """
-    from components.train.verdict import has_ended
+    from components.train.job_status import has_ended
 
     name, where = job["metadata"]["name"], cluster.namespace
     while True:
@@ -120,9 +120,9 @@ def _refuse_what_no_node_has(cluster: "Cluster", job: Mapping[str, Any]) -> None
 
 def _stay(cluster: "Cluster", held: Mapping[str, Any], uri: str) -> None:
     """Stay with the job until it has ended, and its model is in S3."""
-    from components.train.cluster import number
-    from components.train.logs import Follower
-    from components.train.verdict import News, condition, failure, has_ended, hopeless
+    from components.train.job_status import News, condition, failure, has_ended, hopeless
+    from components.train.kubernetes_client import number
+    from components.train.pod_logs import Follower
 
     name, uid = held["metadata"]["name"], held["metadata"]["uid"]
     follower, news = Follower(cluster), News(cluster)
@@ -159,7 +159,7 @@ def _stay(cluster: "Cluster", held: Mapping[str, Any], uri: str) -> None:
 
 def _let_go(cluster: "Cluster", job: Mapping[str, Any]) -> None:
     """Delete the job unless it is to be kept, has ended, or is another's."""
-    from components.train.verdict import has_ended
+    from components.train.job_status import has_ended
 
     metadata = job["metadata"]
     found = cluster.job(metadata["name"])

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.dev import SeaweedFS
+from pipeline.local.s3_server import SeaweedFS
 from tests.clones import Clone, make_clone
-from tests.pipeline.kfp_server import KfpServer, kfp_server
+from tests.pipeline.kfp.fake_server import KfpServer, kfp_server
 from trm.artifacts import read_manifest
 from trm.stages import STAGES
 

@@ -11,10 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from components.train.job import HASH, fill, template
+from components.train.pytorch_job import HASH, fill, template
 from tests.apiserver import ApiServer, apiserver, assets, bare_apiserver
-from tests.components.operator import GPU, GPUS, Operator, wait_for
-from tests.components.stage import JOB, PUBLISH, Launcher, Stage, folders, operator, params_text, stage, stand_in
+from tests.components.train.fake_training_operator import GPU, GPUS, Operator, wait_for
+from tests.components.train.launcher_fixtures import (
+    JOB,
+    PUBLISH,
+    Launcher,
+    Stage,
+    folders,
+    operator,
+    params_text,
+    stage,
+    stand_in,
+)
 from tests.conftest import ROOT
 from tests.seaweed import objects
 from trm import s3

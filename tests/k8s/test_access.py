@@ -13,9 +13,9 @@ from kubernetes import client
 from kubernetes.client import ApiException
 from kubernetes.client.rest import RESTClientObject
 
-from components.train import cluster as module
-from components.train.cluster import Cluster
-from components.train.job import fill, template
+from components.train import kubernetes_client as module
+from components.train.kubernetes_client import Cluster
+from components.train.pytorch_job import fill, template
 from tests.apiserver import ApiServer, apiserver, assets
 from tests.conftest import ROOT
 from tests.k8s.rendering import VARIANTS, kubectl, objects, overlay, render

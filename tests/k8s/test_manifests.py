@@ -19,8 +19,8 @@ import yaml
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from components.train.job import fill, template
-from pipeline.dev import BUCKET, _free_ports
+from components.train.pytorch_job import fill, template
+from pipeline.local.s3_server import BUCKET, _free_ports
 from tests.k8s.pod_security import violations
 from tests.k8s.rendering import FOLDER, VARIANTS, objects, render
 from trm.cluster import ClusterParams, JobParams, Resources

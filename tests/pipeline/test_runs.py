@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.runs import Origin, Recorded, add_runs, expected, read_runs, runs_here, sections_of, write_runs
 from tests.conftest import ROOT
-from tests.pipeline.results import workspace  # noqa: F401 - a fixture
+from tests.pipeline.published_results import workspace  # noqa: F401 - a fixture
 from trm.artifacts import write_manifest
 from trm.config import load_params
 from trm.errors import DataError

@@ -1,0 +1,220 @@
+"""What a plan says, and that `dvc repro` and the cluster then do just that."""
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from pipeline.dvc import Change
+from pipeline.local.s3_server import SeaweedFS
+from pipeline.retraining.plan import Plan, StagePlan
+from pipeline.retraining.plan_text import markdown, show
+from tests.clones import Clone, make_clone
+from tests.pipeline.published_results import workspace  # noqa: F401 - a fixture
+from trm.stages import STAGES
+
+STAGE = StagePlan("train", "1" * 64, "run", "run", (Change("param", "train.lr", 0.002, 0.001),), (), 7200.0, None, 4.0)
+
+
+def plan(**changes: Any) -> Plan:
+    others = [StagePlan(s.name, "0" * 64, "unchanged", "there", (), ("outputs/x",), None, None, 0.0) for s in STAGES]
+    made = Plan("sudoku", (*others[:2], STAGE, others[3]), online=False, max_gpu_hours=None)
+    return replace(made, **changes)
+
+
+@pytest.mark.parametrize(
+    ("most", "expected", "waits"), [(None, 4.0, False), (4.0, 4.0, False), (3.9, 4.0, True), (100.0, None, True)]
+)
+def test_what_is_too_expensive_or_unknown_waits(most: float | None, expected: float | None, waits: bool) -> None:
+    stages = tuple(replace(stage, gpu_hours=expected if stage.runs else 0.0) for stage in plan().stages)
+    assert plan(stages=stages, max_gpu_hours=most).needs_approval is waits
+
+
+def test_the_text_fits_80_columns_and_tells_why() -> None:
+    many = tuple(Change("module", f"trm/training/a_module_of_this_project_{n}.py") for n in range(6))
+    stages = tuple(replace(stage, because=(*STAGE.because, *many)) if stage.runs else stage for stage in plan().stages)
+    console = Console(width=80, record=True, file=io.StringIO())
+    show(plan(stages=stages, max_gpu_hours=2.0), console)
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= 80
+    for words in (
+        "train runs",
+        "train.lr 0.002 → 0.001",
+        "2 h 0 min",
+        "4 GPU hours of at most 2: waits for",
+        "--online",
+    ):
+        assert words in re.sub(r"\s+", " ", text), text
+
+
+def test_markdown_is_one_table_whose_cells_hold_no_markup() -> None:
+    stages = tuple(
+        replace(stage, because=(Change("param", "data.alphabet", "a|b", "<b>"),)) if stage.runs else stage
+        for stage in plan().stages
+    )
+    text = markdown(plan(stages=stages))
+    assert text.startswith("<!-- trm: plan -->\n")
+    row = next(line for line in text.splitlines() if line.startswith("| train"))
+    assert row.replace("\\|", "").count("|") == 6
+    assert "\\<b\\>" in row
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
+    server = SeaweedFS(tmp_path_factory.mktemp("s3"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory, storage: SeaweedFS) -> Clone:
+    """A workspace whose result lies in S3 and was collected from there."""
+    clone = make_clone(tmp_path_factory.mktemp("plan"))
+    clone.environment |= storage.environment() | {"TRM_CACHE_DIR": str(clone.folder / "cache")}
+    clone.run("dvc repro")
+    clone.run(PUBLISH)
+    clone.run("rm -rf cache && python -m pipeline collect && git add -A && git commit -qm collected")
+    return clone
+
+
+PUBLISH = """python -c "
+import json
+from pathlib import Path
+from trm import s3
+from trm.artifacts import read_manifest
+from trm.stages import STAGES, timing_file
+for stage in STAGES:
+    folder = Path('outputs') / stage.output
+    uri = f's3://trm/artifacts/{stage.name}/' + read_manifest(folder)['key']
+    s3.publish(folder, uri)
+    s3.put_json(f'{uri}/timing.json', json.loads(timing_file(folder).read_text()))
+" """
+
+
+def planned(clone: Clone, options: str = "") -> dict[str, Any]:
+    return json.loads(clone.run(f"python -m pipeline plan --json {options}"))
+
+
+def reasons(plan: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
+    return {s["stage"]: [(c["what"], c["name"]) for c in s["because"]] for s in plan["stages"] if s["runs"]}
+
+
+MODEL_AND_SCORES = [("input", "model"), ("input", "evaluation")]
+# A file, a pattern and what takes its place; the stages that run, and why.
+CHANGES = {
+    "nothing": ("params.yaml", "seed: 0", "seed: 0", {}),
+    "a param of evaluate": (
+        "params.yaml", r"votes: \d+", "votes: 3",
+        {"evaluate": [("param", "evaluate.votes")], "report": [("input", "evaluation")]},
+    ),
+    "a param of train": (
+        "params.yaml", r"\n  lr: .*", "\n  lr: 0.25",
+        {"train": [("param", "train.lr")], "evaluate": [("input", "model")], "report": MODEL_AND_SCORES},
+    ),
+    "a param of augment": (
+        "params.yaml", r"num_aug: \d+", "num_aug: 3",
+        {
+            "augment": [("param", "augment.num_aug")],
+            "train": [("input", "dataset")],
+            "evaluate": [("input", "dataset"), ("input", "model")],
+            "report": [("input", "dataset"), *MODEL_AND_SCORES],
+        },
+    ),
+    "a module of train": (
+        "trm/training/loss.py", r"\Z", "\n# another thought\n",
+        {
+            "train": [("module", "trm/training/loss.py")], "evaluate": [("input", "model")],
+            "report": MODEL_AND_SCORES,
+        },
+    ),
+    "section cluster": ("params.yaml", "image: .*", "image: other@sha256:1", {}),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_dvc_and_the_cluster_do_what_is_planned(clone: Clone, change: tuple[str, str, str, dict]) -> None:
+    name, old, new, because = change
+    file = clone.folder / name
+    text = file.read_text()
+    try:
+        file.write_text(re.sub(old, new, text, count=1))
+        told = planned(clone)
+        assert reasons(told) == because
+        assert told["runs"] == {"here": list(because), "cluster": list(because)}
+        assert planned(clone, "--online")["cluster"] == list(because)  # what lies in S3 under the keys of now
+        # DVC's own decision, which without running knows of no new inputs.
+        direct = [stage for stage, why in because.items() if {what for what, _ in why} != {"input"}]
+        assert re.findall(r"Running stage '(\w+)'", clone.run("dvc repro --dry")) == direct
+        if "train.lr" in str(because):
+            assert clone.ran("dvc repro") == list(because)
+    finally:
+        file.write_text(text)
+        clone.run("git checkout -q -- dvc.lock && dvc checkout -q")
+
+
+@pytest.mark.slow
+def test_what_dvc_has_seen_before_is_restored(clone: Clone) -> None:
+    """It was computed here under another params.yaml: DVC's run cache knows it, the cluster does not."""
+    params = clone.folder / "params.yaml"
+    text = params.read_text()
+    try:
+        params.write_text(re.sub(r"votes: \d+", "votes: 2", text))
+        clone.run("dvc repro")
+        params.write_text(text)
+        clone.run("dvc repro")
+        params.write_text(re.sub(r"votes: \d+", "votes: 2", text))
+        told = planned(clone)
+        assert [stage["here"] for stage in told["stages"]] == ["unchanged"] * 3 + ["restore"] * 2
+        assert told["runs"] == {"here": [], "cluster": ["evaluate", "report"]}
+        assert clone.ran("dvc repro") == []
+    finally:
+        params.write_text(text)
+        clone.run("git checkout -q -- . && dvc checkout -q")
+
+
+@pytest.mark.slow
+def test_a_fresh_clone_has_to_pull(clone: Clone, tmp_path: Path) -> None:
+    fresh = Clone(tmp_path / "fresh", tmp_path / "states")
+    clone.run(f"git clone -q . {fresh.folder}")
+    told = planned(fresh)
+    assert [stage["here"] for stage in told["stages"]] == ["pull"] * 5
+    assert told["runs"] == {"here": [], "cluster": []}
+    assert "dvc pull" in fresh.run("python -m pipeline plan")
+
+
+@pytest.mark.slow
+def test_without_torch_without_network(clone: Clone) -> None:
+    """Nothing listens where S3 should be, no proxy, no torch; and no file is touched."""
+    code = (
+        "import sys, runpy, socket; socket.socket.connect = None; sys.argv = ['pipeline', 'plan', '--json']\n"
+        "try: runpy.run_module('pipeline', run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "print(sorted({'torch', 'boto3', 'botocore', 'kfp'} & set(sys.modules)), file=sys.stderr)"
+    )
+    before = clone.run("git status --porcelain --ignored")
+    done = clone.start(f'python -c "{code}"')
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == "[]"
+    assert clone.run("git status --porcelain --ignored") == before
+
+
+@pytest.mark.usefixtures("workspace")
+def test_mistakes_are_told(workspace: Path) -> None:  # noqa: F811
+    from pipeline.dvc import repro
+    from trm.errors import UserError
+
+    with pytest.raises(UserError, match=r"dvc\.yaml is not here"):
+        repro(Path("params.yaml"))
+    Path("dvc.yaml").write_text("stages: {}\n")
+    Path("params.yaml").write_text("lr: 1\n")
+    Path("dvc.lock").write_text("<<<<<<< HEAD\na: b: c\n")
+    with pytest.raises(UserError, match=r"dvc\.lock: cannot be read as YAML; mend it"):
+        repro(Path("params.yaml"))
