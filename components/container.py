@@ -1,34 +1,48 @@
-"""What the container components of all stages share: how a stage's record becomes a container's command."""
+"""Shared code of the components: from a stage record to a container specification."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from kfp import dsl
 
-from trm.stages import STAGES
+from trm.s3 import artifact_uri
+from trm.stages import STAGES, Stage
 
 IMAGE = "trm:latest"
-"""Stands in a component until the pipeline names the image of its cluster."""
+"""Placeholder: the pipeline sets the image of its cluster on every task."""
 
 
-def container(
+def key_parameter(stage: Stage) -> str:
+    """Return the name of the pipeline parameter that holds the content key of `stage`."""
+    return f"{stage.name}_key"
+
+
+def container_spec(
     name: str,
     params: Mapping[str, Any],
     artifacts: Mapping[str, Any],
-    root: str,
+    artifact_root: str,
     key: str,
-    runner: tuple[Any, ...] = ("components.run",),
+    module: str = "components.run",
+    module_args: tuple[Any, ...] = (),
 ) -> dsl.ContainerSpec:
-    """The container of stage `name`: its `trm` command line behind `runner`, a module and its own arguments.
+    """Return the container of stage `name`, which runs `python -m <module>` around the stage's `trm` command.
 
-    What is given are placeholders that Kubeflow fills in: `params` the sections as JSON, `artifacts` the pointers to
-    the inputs and the output, `root` and `key` where the output itself goes: `<root>/<stage>/<key>`.
+    Values are placeholders that Kubeflow Pipelines resolves at run time.
+
+    Args:
+        name: Stage name.
+        params: Section name -> JSON of the section.
+        artifacts: Input or output name -> artifact, whose file holds a pointer to S3.
+        artifact_root: Root of the artifacts in S3.
+        key: Content key. The stage publishes its output at `<artifact_root>/<name>/<key>`.
+        module: Program of the container.
+        module_args: Arguments of `module` in front of the `trm` command.
     """
     stage = next(stage for stage in STAGES if stage.name == name)
     sections = ", ".join(f'"{section}": {params[section]}' for section in stage.sections)
-    module, *own = runner
-    arguments: list[Any] = ["{{$}}", artifacts[stage.output].path, *own, name, "--params", f"{{{sections}}}"]
-    for given in stage.inputs:
-        arguments += [f"--{given}", artifacts[given].path]
-    arguments += [f"--{stage.output}", f"{root}/{name}/{key}"]
-    return dsl.ContainerSpec(image=IMAGE, command=["python", "-m", module], args=arguments)
+    args: list[Any] = ["{{$}}", artifacts[stage.output].path, *module_args, name, "--params", f"{{{sections}}}"]
+    for input_name in stage.inputs:
+        args += [f"--{input_name}", artifacts[input_name].path]
+    args += [f"--{stage.output}", artifact_uri(artifact_root, name, key)]
+    return dsl.ContainerSpec(image=IMAGE, command=["python", "-m", module], args=args)

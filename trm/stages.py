@@ -8,6 +8,7 @@ import ast
 import hashlib
 import importlib
 import json
+import math
 import os
 import re
 import sys
@@ -52,6 +53,13 @@ class Stage:
     run: str
     """`module:function`, called with its sections and inputs by name, `out` (an empty folder) and `key`."""
     help: str
+    duration_sections: tuple[str, ...] = ()
+    """Sections whose settings affect the duration, those of earlier stages included; empty: `sections`. `python -m
+    pipeline plan` estimates the duration from recorded results with equal settings in these sections."""
+    duration_invariant: tuple[str, ...] = ()
+    """Settings (`section.key`) of the stage's own sections that do not affect the duration of one unit of work."""
+    work: Callable[[Mapping[str, Any]], int] = lambda sections: 1
+    """Returns the amount of work for the sections of an experiment (as JSON values): the duration is proportional."""
 
     @property
     def module(self) -> str:
@@ -65,14 +73,25 @@ class Stage:
 
 
 STAGES = (
-    Stage("fetch", ("data",), (), "raw", "trm.data.fetch:fetch", "Make or bring the raw puzzles."),
+    Stage(
+        "fetch",
+        ("data",),
+        (),
+        "raw",
+        "trm.data.fetch:fetch",
+        "Generate, copy or download the raw puzzles.",
+        duration_sections=("data",),
+    ),
     Stage(
         "augment",
         ("data", "augment"),
         ("raw",),
         "dataset",
         "trm.data.augment:augment",
-        "Check the puzzles, split, shuffle and store them as Parquet.",
+        "Validate, split and augment the puzzles, and store them as Parquet.",
+        duration_sections=("data", "augment"),
+        duration_invariant=("augment.num_aug", "augment.seed"),
+        work=lambda sections: 1 + sections["augment"]["num_aug"],
     ),
     Stage(
         "train",
@@ -80,7 +99,15 @@ STAGES = (
         ("dataset",),
         "model",
         "trm.training.loop:train",
-        "Train a model; a run that was stopped goes on.",
+        "Train the model. Interrupted runs resume.",
+        duration_sections=("data", "augment", "model", "train"),
+        duration_invariant=(
+            *("train.epochs", "train.lr", "train.lr_min_ratio", "train.lr_warmup_steps", "train.beta1", "train.beta2"),
+            *("train.weight_decay", "train.ema_rate", "train.seed", "train.puzzle_emb_lr"),
+            *("train.puzzle_emb_weight_decay", "train.eval_interval", "train.log_interval"),
+            "train.checkpoint_interval",
+        ),
+        work=lambda sections: sections["train"]["epochs"],
     ),
     Stage(
         "evaluate",
@@ -88,7 +115,12 @@ STAGES = (
         ("dataset", "model"),
         "evaluation",
         "trm.evaluation.evaluate:evaluate",
-        "Score the averaged weights on the test puzzles, with voting.",
+        "Evaluate the EMA weights on the test puzzles, with voting.",
+        duration_sections=("data", "augment", "model", "evaluate"),
+        duration_invariant=tuple(
+            f"evaluate.{name}" for name in ("steps", "votes", "rollouts", "noise", "pass_at", "seed")
+        ),
+        work=lambda sections: math.prod(sections["evaluate"][name] for name in ("steps", "votes", "rollouts")),
     ),
     Stage(
         "report",
@@ -96,7 +128,9 @@ STAGES = (
         ("dataset", "model", "evaluation"),
         "report",
         "trm.report.page:report",
-        "Make one page of settings, curves, scores, and puzzles solved and failed.",
+        "Write an HTML page with settings, training curves, metrics and example puzzles.",
+        duration_sections=("data", "augment", "model", "evaluate", "report"),
+        duration_invariant=("report.published", "report.seed"),
     ),
 )
 

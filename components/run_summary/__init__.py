@@ -1,1 +1,1 @@
-"""What is said at a run's end."""
+"""Exit handler of the pipeline."""

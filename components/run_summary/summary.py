@@ -1,6 +1,6 @@
-"""The exit handler's command: `python -m components.run_summary.summary STATUS FILE ROOT STAGE=KEY...`.
+"""Program of the exit handler: `python -m components.run_summary.summary STATUS FILE ARTIFACT_ROOT STAGE=KEY...`.
 
-It prints how the run ended and writes the same as Markdown to FILE, which Kubeflow shows.
+Prints a summary of the run and writes it as Markdown to FILE, which Kubeflow displays.
 """
 
 import json
@@ -14,19 +14,25 @@ from trm.errors import Fault, Interrupted, UserError, exit_code
 from trm.stages import TIMING
 
 
-def summary(status: Mapping[str, Any], root: str, keys: Mapping[str, str]) -> str:
-    """How the run ended, a line for each stage, and the scores, as Markdown.
+def summarize(status: Mapping[str, Any], artifact_root: str, keys: Mapping[str, str]) -> str:
+    """Return the outcome of the run, one row per stage, and the metrics, as Markdown.
 
-    The manifests tell how it ended; Kubeflow's own word is added, as some of its versions still say RUNNING here.
+    The outcome depends on the manifests in S3 alone, because some versions of Kubeflow Pipelines report the state
+    RUNNING to the exit handler. The reported state is included for information.
+
+    Args:
+        status: Final status of the run as Kubeflow reports it, with `state` and `error.message`.
+        artifact_root: Root of the artifacts in S3.
+        keys: Stage name -> content key.
     """
-    uris = {stage: f"{root}/{stage}/{key}" for stage, key in keys.items()}
+    uris = {stage: s3.artifact_uri(artifact_root, stage, key) for stage, key in keys.items()}
     manifests = {stage: s3.read_manifest(uri) for stage, uri in uris.items()}
     missing = [stage for stage, manifest in manifests.items() if manifest is None]
-    lines = [f"# Run ended without the result of {missing[0]}" if missing else "# Run succeeded", ""]
+    lines = [f"# Run failed: stage {missing[0]} has no artifact" if missing else "# Run succeeded", ""]
     message = (status.get("error") or {}).get("message")
-    said = [status.get("state"), " ".join(str(message).split()) if message else None]
-    lines += [f"Kubeflow says: {', '.join(str(words) for words in said if words)}", ""]
-    lines += ["| stage | in S3 | seconds |", "|---|---|---|"]
+    reported = [status.get("state"), " ".join(str(message).split()) if message else None]
+    lines += [f"State reported by Kubeflow: {', '.join(str(part) for part in reported if part)}", ""]
+    lines += ["| stage | artifact | seconds |", "|---|---|---|"]
     metrics: dict[str, Any] = {}
     for stage, manifest in manifests.items():
         if manifest is None:
@@ -42,12 +48,12 @@ def summary(status: Mapping[str, Any], root: str, keys: Mapping[str, str]) -> st
 
 
 def main(arguments: list[str]) -> None:
-    """Print and write the summary; S3 that cannot be asked is said in one line and exit code 1 or 2."""
-    status, file, root, *pairs = arguments
+    """Print and write the summary. Exits with code 1 or 2 and a one-line message when S3 is not readable."""
+    status, file, artifact_root, *pairs = arguments
     try:
-        text = summary(json.loads(status), root, dict(pair.split("=", 1) for pair in pairs))
+        text = summarize(json.loads(status), artifact_root, dict(pair.split("=", 1) for pair in pairs))
     except (UserError, Fault, Interrupted) as error:
-        print(f"summary: {error}", file=sys.stderr)
+        print(f"run_summary: {error}", file=sys.stderr)
         sys.exit(exit_code(error))
     print(text)
     path = Path(file)

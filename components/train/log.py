@@ -1,8 +1,8 @@
-"""How the launcher speaks: on stderr, apart from the job's log on stdout."""
+"""Messages of the launcher, on stderr: stdout carries the log of the job."""
 
 import sys
 
 
-def say(text: str) -> None:
-    """A line of the launcher's own."""
+def log(text: str) -> None:
+    """Print one line with the prefix `launcher:`."""
     print(f"launcher: {text}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Watching a run: its stages, the newest log lines of what runs, the scores of what is done."""
+"""Progress of a run: the states of its stages, new log lines of running stages, metrics of finished stages."""
 
 import sys
 import time
@@ -8,108 +8,108 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.kfp.client import ENDED, Kubeflow, Run, Task
-from pipeline.kfp.definition import key_parameter
+from components.container import key_parameter
+from pipeline.kfp.client import FINISHED_STATES, KfpClient, Run, Task
 from trm import s3
 from trm.errors import Fault, UserError
 from trm.stages import STAGES
 
-POLL = 5.0
-"""Seconds between two looks."""
-LINES = 8
+POLL_INTERVAL = 5.0
+"""Seconds between two queries."""
+LOG_LINES = 8
 """Log lines shown on a terminal."""
 STYLES = {"SUCCEEDED": "green", "SKIPPED": "green", "RUNNING": "yellow", "FAILED": "red", "CANCELED": "red"}
 
 
-def watch(kubeflow: Kubeflow, run_id: str) -> Run:
-    """Show the run until it ends; returns how it ended."""
-    shown = _Shown(kubeflow)
+def watch(client: KfpClient, run_id: str) -> Run:
+    """Show the run until it has finished; return its final state."""
+    view = _RunView(client)
     console = Console()
-    run = kubeflow.get(run_id)
-    print(f"{run.name}: {kubeflow.address(run.id)}", file=sys.stderr)
+    run = client.get(run_id)
+    print(f"{run.name}: {client.run_url(run.id)}", file=sys.stderr)
     if not console.is_terminal:
-        shown.print_news(run)
-        while run.state not in ENDED:
-            time.sleep(POLL)
-            run = kubeflow.get(run_id)
-            shown.print_news(run)
+        view.print_changes(run)
+        while run.state not in FINISHED_STATES:
+            time.sleep(POLL_INTERVAL)
+            run = client.get(run_id)
+            view.print_changes(run)
         return run
-    with Live(shown.table(run), console=console) as live:
-        while run.state not in ENDED:
-            time.sleep(POLL)
-            run = kubeflow.get(run_id)
-            live.update(shown.table(run), refresh=True)
+    with Live(view.table(run), console=console) as live:
+        while run.state not in FINISHED_STATES:
+            time.sleep(POLL_INTERVAL)
+            run = client.get(run_id)
+            live.update(view.table(run), refresh=True)
     return run
 
 
-def verdict(run: Run) -> str:
-    """How a run that ended without success ended, in one line."""
+def failure_message(run: Run) -> str:
+    """Return one line about a run that did not succeed: its state and the error of the failed stage."""
     failed = [task for task in stage_tasks(run).values() if task.state == "FAILED"]
-    problem = next(
-        (f"stage {task.name}: {task.problem or 'failed'}" for task in failed), run.problem or "no reason given"
-    )
-    return f"run {run.id} {run.state.lower()}: {problem}"
+    error = next((f"stage {task.name}: {task.error or 'failed'}" for task in failed), run.error or "no reason given")
+    return f"run {run.id} {run.state.lower()}: {error}"
 
 
 def stage_tasks(run: Run) -> dict[str, Task]:
-    """The task of each stage that has begun."""
+    """Return stage name -> task, for stages that have started."""
     names = {stage.name for stage in STAGES}
     return {task.name: task for task in run.tasks if task.name in names}
 
 
-class _Shown:
-    """What has been shown of a run, so that plain lines are said once."""
+class _RunView:
+    """Renders a run, and remembers what it has printed."""
 
-    def __init__(self, kubeflow: Kubeflow) -> None:
-        self._kubeflow = kubeflow
+    def __init__(self, client: KfpClient) -> None:
+        self._client = client
         self._states: dict[str, str] = {}
-        self._lines: dict[str, int] = {}
+        self._printed_lines: dict[str, int] = {}
         self._metrics: dict[str, str] = {}
 
-    def print_news(self, run: Run) -> None:
-        """Plain lines: changes of state, new log lines, new scores."""
+    def print_changes(self, run: Run) -> None:
+        """Print plain lines: state changes, new log lines, metrics."""
         for name, task in stage_tasks(run).items():
-            # While it runs, and once more when it has ended.
+            # The log is read while the task runs, and once more after it has finished.
             if task.state == "RUNNING" or self._states.get(name) == "RUNNING":
-                for line in self._log(run, task)[self._lines.get(name, 0) :]:
+                for line in self._log(run, task)[self._printed_lines.get(name, 0) :]:
                     print(f"{name} | {line}")
-                    self._lines[name] = self._lines.get(name, 0) + 1
+                    self._printed_lines[name] = self._printed_lines.get(name, 0) + 1
             if self._states.get(name) != task.state:
                 self._states[name] = task.state
-                scores = self._scores(run, task)
-                print(f"{name}: {task.state.lower()}" + (f", {scores}" if scores else ""), flush=True)
+                metrics = self._format_metrics(run, task)
+                print(f"{name}: {task.state.lower()}" + (f", {metrics}" if metrics else ""), flush=True)
 
     def table(self, run: Run) -> Group:
-        """The stages, and below them the end of the log of the one that runs."""
+        """Return a table of the stages, followed by the last log lines of the running stage."""
         tasks = stage_tasks(run)
         table = Table(title=f"{run.name}: {run.state.lower()}", title_justify="left", box=None)
-        for title in ("stage", "state", "scores"):
+        for title in ("stage", "state", "metrics"):
             table.add_column(title)
         log: list[str] = []
         for stage in STAGES:
             task = tasks.get(stage.name)
             state = task.state if task else "PENDING"
-            table.add_row(
-                stage.name, Text(state.lower(), STYLES.get(state, "dim")), self._scores(run, task) if task else ""
-            )
+            metrics = self._format_metrics(run, task) if task else ""
+            table.add_row(stage.name, Text(state.lower(), STYLES.get(state, "dim")), metrics)
             if task and state == "RUNNING":
-                log = self._log(run, task)[-LINES:]
+                log = self._log(run, task)[-LOG_LINES:]
         return Group(table, Text("\n".join(log), "dim"))
 
     def _log(self, run: Run, task: Task) -> list[str]:
-        return self._kubeflow.log(run, task.pod).splitlines() if task.pod else []
+        return self._client.pod_log(run, task.pod).splitlines() if task.pod else []
 
-    def _scores(self, run: Run, task: Task) -> str:
-        """The metrics in the manifest of a stage that is done, where S3 can be read from here."""
+    def _format_metrics(self, run: Run, task: Task) -> str:
+        """Return the metrics in the manifest of a succeeded stage, if S3 is readable from this machine."""
         if task.state != "SUCCEEDED":
             return ""
         if task.name not in self._metrics:
             stage = next(stage for stage in STAGES if stage.name == task.name)
-            uri = f"{run.arguments.get('root')}/{task.name}/{run.arguments.get(key_parameter(stage))}"
+            arguments = run.arguments
+            uri = s3.artifact_uri(
+                str(arguments.get("artifact_root")), task.name, str(arguments.get(key_parameter(stage)))
+            )
             try:
                 manifest = s3.read_manifest(uri) or {}
             except (UserError, Fault) as error:
-                manifest = {"facts": {"metrics": {"not to be read from here": str(error)}}}
+                manifest = {"facts": {"metrics": {"not readable": str(error)}}}
             metrics = manifest.get("facts", {}).get("metrics", {})
             self._metrics[task.name] = ", ".join(
                 f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"

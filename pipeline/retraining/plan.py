@@ -1,8 +1,7 @@
-"""What a run of the experiment would do, before anything runs: which stages, why, and what it costs.
+"""Plan of an experiment: which stages run locally and on the cluster, why, and their expected duration.
 
-Offline: the workspace's files alone are read. `dvc repro` decides by dvc.lock and its caches, the cluster by whether an
-artifact lies under the content key. What lies in S3 is known from `runs.tsv`, where `collect` wrote what it brought
-from there; only `online` asks.
+A plan reads the workspace only, unless `online` is set. `dvc repro` decides by dvc.lock and DVC's caches, the cluster
+by the artifacts in S3. Offline, the artifacts in S3 are those in runs.tsv, which `collect` writes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import dvc
-from pipeline.dvc import Change, Repro, unlike
-from pipeline.runs import OUTPUTS, Recorded, expected, read_runs, runs_here, sections_of
-from trm import mirror
+from pipeline.dvc import Change, StageStatus, diff
+from pipeline.runs import OUTPUTS, RunRecord, estimate, local_records, read_runs, stage_sections
+from trm import mirror, s3
 from trm.artifacts import MANIFEST, read_manifest
 from trm.cluster import ClusterParams, Resources
 from trm.config import Params
@@ -23,127 +22,130 @@ from trm.stages import STAGES, Stage, requests
 
 @dataclass(frozen=True)
 class StagePlan:
-    """What would happen to a stage."""
+    """Plan of one stage."""
 
     stage: str
     key: str
-    here: str
-    """What `dvc repro` does: unchanged, restore, pull or run."""
+    local: str
+    """Action of `dvc repro`: unchanged, restore, pull or run."""
     cluster: str
-    """there: the result lies in S3; or run."""
-    because: tuple[Change, ...]
-    """What differs from the result that is there, by which it runs; empty where it does not."""
-    lies: tuple[str, ...]
-    """Where the result lies already."""
+    """exists: the artifact is in S3; or run."""
+    reasons: tuple[Change, ...]
+    """Why the stage runs: differences from the existing result. Empty for a stage that does not run."""
+    locations: tuple[str, ...]
+    """Where the result exists."""
     seconds: float | None
-    """How long it is expected to take where it runs; None: nothing like it is recorded."""
-    like: Recorded | None
-    """The result that says so."""
+    """Expected duration; None if no record matches."""
+    estimated_from: RunRecord | None
+    """Record that the expected duration is based on."""
     gpu_hours: float | None
-    """Of the cluster; None: nobody knows."""
+    """Expected GPU hours on the cluster; None if unknown."""
 
     @property
     def runs(self) -> bool:
-        """Whether it is computed anywhere."""
-        return self.here == "run" or self.cluster == "run"
+        """Whether the stage runs locally or on the cluster."""
+        return self.local == "run" or self.cluster == "run"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What would happen to the experiment."""
+    """Plan of an experiment."""
 
-    kind: str
+    data: str
+    """Kind of data."""
     stages: tuple[StagePlan, ...]
     online: bool
-    """Whether S3 was asked."""
+    """Whether S3 was queried."""
     max_gpu_hours: float | None
 
     @property
-    def here(self) -> list[str]:
-        """The stages that `dvc repro` runs."""
-        return [stage.stage for stage in self.stages if stage.here == "run"]
+    def local(self) -> list[str]:
+        """Stages that `dvc repro` runs."""
+        return [stage.stage for stage in self.stages if stage.local == "run"]
 
     @property
     def cluster(self) -> list[str]:
-        """The stages that the cluster runs."""
+        """Stages that the cluster runs."""
         return [stage.stage for stage in self.stages if stage.cluster == "run"]
 
     @property
     def seconds(self) -> float | None:
-        """Of all that runs; None where a part is not known."""
+        """Expected duration of all stages that run; None if one is unknown."""
         return _sum([stage.seconds for stage in self.stages if stage.runs])
 
     @property
     def gpu_hours(self) -> float | None:
-        """Of all that the cluster runs; None where a part is not known."""
+        """Expected GPU hours on the cluster; None if one stage's are unknown."""
         return _sum([stage.gpu_hours for stage in self.stages if stage.cluster == "run"])
 
     @property
     def needs_approval(self) -> bool:
-        """Whether somebody has to agree first: more than `cluster.max_gpu_hours`, or nobody knows how much."""
+        """Whether the GPU hours exceed `cluster.max_gpu_hours`, or are unknown while a limit is set."""
         return self.max_gpu_hours is not None and (self.gpu_hours is None or self.gpu_hours > self.max_gpu_hours)
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, as plain values."""
-        totals = {name: getattr(self, name) for name in ("here", "cluster", "seconds", "gpu_hours", "needs_approval")}
+        """Return the plan as JSON values."""
+        totals = {name: getattr(self, name) for name in ("seconds", "gpu_hours", "needs_approval")}
         return {
             **asdict(self),
             **totals,
             "stages": [{**asdict(stage), "runs": stage.runs} for stage in self.stages],
-        } | {"runs": {"here": self.here, "cluster": self.cluster}}
+            "runs": {"local": self.local, "cluster": self.cluster},
+        }
 
 
-def make_plan(params: Params, file: Path, online: bool = False) -> Plan:
-    """The plan of the experiment `params`, read from `file`. Raises `UserError` where a file of it is not readable."""
-    wanted, repro = requests(params), dvc.repro(file)
-    sections, recorded = sections_of(params), read_runs()
-    known = [*recorded, *runs_here()]
+def make_plan(params: Params, params_file: Path, online: bool = False) -> Plan:
+    """Return the plan of the experiment `params`, which was loaded from `params_file`.
+
+    Raises `UserError` for a file of the workspace that is not readable.
+    """
+    stage_requests, statuses = requests(params), dvc.stage_status(params_file)
+    sections, recorded = stage_sections(params), read_runs()
+    records = [*recorded, *local_records()]
     stages: list[StagePlan] = []
     changed: set[str] = set()
     for stage in STAGES:
-        request, here = wanted[stage.name], repro[stage.name]
-        lies = _lies(stage, request["key"], here, recorded, params.cluster.root, online)
-        there = any(place.startswith("s3://") for place in lies)
-        runs = here.does == "run" or not there
-        because = _because(stage, request, here, there, changed) if runs else ()
-        time = expected(stage.name, request["key"], sections, known) if runs else None
-        if any(change.what != "new" for change in because):
+        request, status = stage_requests[stage.name], statuses[stage.name]
+        locations = _locations(stage, request["key"], status, recorded, params.cluster.artifact_root, online)
+        in_s3 = any(s3.is_uri(location) for location in locations)
+        runs = status.action == "run" or not in_s3
+        reasons = _reasons(stage, request, status, in_s3, changed) if runs else ()
+        expected = estimate(stage, request["key"], sections, records) if runs else None
+        if any(reason.kind != "unrecorded" for reason in reasons):
             changed.add(stage.output)
         stages.append(
             StagePlan(
                 stage=stage.name,
                 key=request["key"],
-                here=here.does,
-                cluster="there" if there else "run",
-                because=because,
-                lies=lies,
-                seconds=time[0] if time else None,
-                like=time[1] if time else None,
-                gpu_hours=0.0 if there else _gpu_hours(stage, time, params.cluster),
+                local=status.action,
+                cluster="exists" if in_s3 else "run",
+                reasons=reasons,
+                locations=locations,
+                seconds=expected[0] if expected else None,
+                estimated_from=expected[1] if expected else None,
+                gpu_hours=0.0 if in_s3 else _gpu_hours(stage, expected, params.cluster),
             )
         )
     return Plan(params.data.kind, tuple(stages), online, params.cluster.max_gpu_hours)
 
 
-def _lies(
-    stage: Stage, key: str, here: Repro, recorded: Sequence[Recorded], root: str, online: bool
+def _locations(
+    stage: Stage, key: str, status: StageStatus, recorded: Sequence[RunRecord], root: str, online: bool
 ) -> tuple[str, ...]:
-    """Where the result is known to lie, under its content key."""
-    folder, uri = OUTPUTS / stage.output, f"{root}/{stage.name}/{key}"
-    places = []
+    """Return the known locations of the result with this content key; the last one may be its URI in S3."""
+    folder, uri = OUTPUTS / stage.output, s3.artifact_uri(root, stage.name, key)
+    locations = []
     if _key_in(folder) == key:
-        places.append(str(folder))
-    if here.cached and here.does in ("unchanged", "restore"):
-        places.append("DVC's run cache" if here.does == "restore" else "DVC's cache")
+        locations.append(str(folder))
+    if status.cached and status.action in ("unchanged", "restore"):
+        locations.append("DVC run cache" if status.action == "restore" else "DVC cache")
     if _key_in(mirror.folder_of(uri)) == key:
-        places.append("$TRM_CACHE_DIR")
+        locations.append("$TRM_CACHE_DIR")
     if online:
-        from trm import s3
-
         in_s3 = s3.read_manifest(uri) is not None
     else:
-        in_s3 = any((line.stage, line.key) == (stage.name, key) for line in recorded)
-    return (*places, uri) if in_s3 else tuple(places)
+        in_s3 = any((record.stage, record.key) == (stage.name, key) for record in recorded)
+    return (*locations, uri) if in_s3 else tuple(locations)
 
 
 def _key_in(folder: Path) -> str | None:
@@ -153,31 +155,31 @@ def _key_in(folder: Path) -> str | None:
         return None
 
 
-def _because(
-    stage: Stage, request: Mapping[str, Any], here: Repro, there: bool, changed: set[str]
+def _reasons(
+    stage: Stage, request: Mapping[str, Any], status: StageStatus, in_s3: bool, changed: set[str]
 ) -> tuple[Change, ...]:
-    """Why it runs: what differs from dvc.lock; what else is in the key; or that no result of it was ever collected."""
-    changes = [change for change in here.because if change.what not in ("input", "new")]
-    if not there and not changes:
+    """Return why the stage runs: differences from dvc.lock, from the local manifest, or a missing record."""
+    reasons = [change for change in status.changes if change.kind not in ("input", "unrecorded")]
+    if not in_s3 and not reasons:
         folder = OUTPUTS / stage.output
-        was = read_manifest(folder) if (folder / MANIFEST).is_file() else {}
-        # Libraries and files from elsewhere are in the key, and DVC does not know of them.
-        for part, what in (("versions", "version"), ("source", "file"), ("params", "param")):
-            if part in was:
-                changes += [Change(what, *change) for change in unlike(was[part], request[part])]
-    changes += [Change("input", name) for name in stage.inputs if name in changed]
-    if not changes and here.does == "run":
-        changes = [Change("new", stage.name, now="dvc.lock")]
-    return tuple(changes) or (Change("new", stage.name, now="runs.tsv"),)
+        manifest = read_manifest(folder) if (folder / MANIFEST).is_file() else {}
+        # The content key covers library versions and downloaded files, which DVC does not track.
+        for part, kind in (("versions", "version"), ("source", "file"), ("params", "param")):
+            if part in manifest:
+                reasons += [Change(kind, *difference) for difference in diff(manifest[part], request[part])]
+    reasons += [Change("input", name) for name in stage.inputs if name in changed]
+    if not reasons and status.action == "run":
+        reasons = [Change("unrecorded", stage.name, new="dvc.lock")]
+    return tuple(reasons) or (Change("unrecorded", stage.name, new="runs.tsv"),)
 
 
-def _gpu_hours(stage: Stage, time: tuple[float, Recorded] | None, cluster: ClusterParams) -> float | None:
-    """What it takes of the GPUs that section `cluster` asks for, as far as GPUs have been recorded."""
-    if not cluster.stages.get(stage.name, Resources()).gpus:
+def _gpu_hours(stage: Stage, expected: tuple[float, RunRecord] | None, cluster: ClusterParams) -> float | None:
+    """Return the expected GPU hours of a stage; None without a record of a run on GPUs."""
+    if not cluster.resources.get(stage.name, Resources()).gpus:
         return 0.0
-    if time is None or not time[1].gpus:
+    if expected is None or not expected[1].gpus:
         return None
-    return time[0] * time[1].gpus / 3600
+    return expected[0] * expected[1].gpus / 3600
 
 
 def _sum(values: Sequence[float | None]) -> float | None:

@@ -1,7 +1,6 @@
-"""The result that was collected last as a pull request: dvc.lock, metrics.json and runs.tsv on a branch of their own.
+"""Pull request with the result that was collected last: dvc.lock, metrics.json and runs.tsv on a branch.
 
-Nothing of the workspace is touched: the commit is made beside it. The same result gives the same commit, so that to
-publish again changes nothing.
+The commit is created without changing the workspace. Equal results give equal commits: publishing again has no effect.
 """
 
 import os
@@ -10,51 +9,67 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pipeline.dvc import dvc
-from pipeline.git import RESULTS, git
-from pipeline.results import collected
-from pipeline.retraining.report import percent
+from pipeline.git import RESULT_FILES, git
+from pipeline.results import read_collected
+from pipeline.retraining.report import format_percent
 from trm.errors import UserError
 
 REMOTE = "origin"
 
 
+def branch_name(key: str) -> str:
+    """Return the branch of the result with this content key."""
+    return f"retrain/{key[:12]}"
+
+
 def publish(base: str, report: Path | None) -> str:
-    """Push the outputs to DVC's remote and the three files to a branch, and open or update its pull request with the
-    text of `report`; what to look at. Raises `UserError` where nothing was collected.
+    """Push the outputs to the DVC remote, and the result files to a branch with a pull request.
+
+    Raises `UserError` if no result was collected.
+
+    Args:
+        base: Target branch of the pull request.
+        report: Markdown file with the body of the pull request, as `compare` writes it.
+
+    Returns:
+        The URL of the pull request, or the branch if GITHUB_TOKEN is not set.
     """
-    key, metrics = collected()
+    key, metrics = read_collected()
     body = _body(key, metrics, report)
-    branch, title = f"retrain/{key[:12]}", f"Result {key[:12]}: exact accuracy {percent(metrics.get('exact_accuracy'))}"
+    accuracy = format_percent(metrics.get("exact_accuracy"))
+    branch, title = branch_name(key), f"Result {key[:12]}: exact accuracy {accuracy}"
     dvc("push", "--quiet")
     git("push", "--quiet", "--force", REMOTE, f"{_commit(title)}:refs/heads/{branch}")
     if not os.environ.get("GITHUB_TOKEN"):
-        print("GITHUB_TOKEN is not set: the branch is pushed, and there is no pull request", file=sys.stderr)
+        print(f"GITHUB_TOKEN is not set: branch {branch} is pushed without a pull request", file=sys.stderr)
         return branch
     from pipeline.github import Repository
 
-    address, state = Repository().pull_request(branch, base, title, body)
+    url, state = Repository().upsert_pull_request(branch, base, title, body)
     if state != "open":
-        print(f"the pull request is {state}, and stays so", file=sys.stderr)
-    return address
+        print(f"the pull request is {state} and is not reopened", file=sys.stderr)
+    return url
 
 
 def _body(key: str, metrics: dict[str, float | None], report: Path | None) -> str:
     if report is None:
-        told = f"Exact accuracy {percent(metrics.get('exact_accuracy'))} on the test puzzles, compared with nothing."
+        text = (
+            f"Exact accuracy {format_percent(metrics.get('exact_accuracy'))} on the test puzzles, without comparison."
+        )
     elif report.is_file():
-        told = report.read_text(encoding="utf-8")
+        text = report.read_text(encoding="utf-8")
     else:
-        raise UserError(f"{report}: is not there; `python -m pipeline compare` writes it")
-    return f"{told}\n\nContent key `{key}`. To merge is to publish: `dvc pull` then brings these outputs.\n"
+        raise UserError(f"{report}: no such file; run `python -m pipeline compare` to write it")
+    return f"{text}\n\nContent key `{key}`. Merge to publish: `dvc pull` then downloads these outputs.\n"
 
 
 def _commit(message: str) -> str:
-    """A commit on top of HEAD that changes the three files alone, with HEAD's own date."""
+    """Create a commit on top of HEAD that changes the result files only, with HEAD's date; return its id."""
     date = git("show", "--no-patch", "--format=%cI", "HEAD")
     with TemporaryDirectory() as folder:
-        own = {"GIT_INDEX_FILE": f"{folder}/index"}
-        git("read-tree", "HEAD", env=own)
-        git("add", "--force", "--", *RESULTS, env=own)
-        tree = git("write-tree", env=own)
+        index = {"GIT_INDEX_FILE": f"{folder}/index"}
+        git("read-tree", "HEAD", env=index)
+        git("add", "--force", "--", *RESULT_FILES, env=index)
+        tree = git("write-tree", env=index)
     dates = {"GIT_AUTHOR_DATE": date, "GIT_COMMITTER_DATE": date}
     return git("commit-tree", tree, "-p", "HEAD", "-m", message, env=dates)

@@ -1,12 +1,12 @@
-"""The champion of a data set: the best model so far, chosen by comparison, changed by one conditional write.
+"""Registry of champions: the best model of each dataset, promoted by comparison with one conditional write.
 
-`<root>/champions/<data set>/` holds
+`<artifact_root>/champions/<dataset>/` contains
 
-    champion.json          the truth: which result it is, and where that came from
-    history/<version>.json every champion that there was; nothing here is ever changed or deleted
+    champion.json           the current champion: its content keys and provenance
+    history/<version>.json  every champion so far; these files are never changed or deleted
 
-A promotion reads champion.json, compares, and writes over exactly what it read: of two at once one wins, the other is
-told. A rollback is a promotion too, of what stood there before.
+A promotion reads champion.json, compares, and overwrites exactly the version that it read: of two concurrent promotions
+one succeeds and the other raises an error. A rollback is a promotion of an earlier champion.
 """
 
 import json
@@ -23,43 +23,45 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.results import EVALUATE, Result, load_result
 from pipeline.retraining.compare import Comparison, compare
-from pipeline.runs import Recorded, read_runs
+from pipeline.runs import RunRecord, read_runs
 from trm.errors import DataError, Fault, UserError
 from trm.s3_client import GoneError, LostError, Store
 
-NAME = "champion.json"
+CHAMPION_FILE = "champion.json"
 
 
 class Champion(BaseModel):
-    """What champion.json holds: a result, its whole lineage, and its place in the history."""
+    """Content of champion.json: a result, its provenance, and its position in the history."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: int
-    before: int | None
-    """The version that a rollback brings back; None: there was none."""
-    restored: int | None
-    """The version that a rollback made this one of; None: it was promoted."""
+    previous_version: int | None
+    """Version that a rollback restores; None for the first champion."""
+    restored_version: int | None
+    """Version that a rollback restored here; None for a promotion."""
     token: str
-    """Tells this promotion from any other of the same result."""
-    promoted: str
-    data_set: str
+    """Random identifier of this promotion."""
+    promoted_at: str
+    """ISO 8601, UTC."""
+    dataset: str
     key: str
+    """Content key of stage evaluate."""
     keys: dict[str, str]
-    """Stage -> content key."""
+    """Stage name -> content key."""
     metrics: dict[str, Any]
     commit: str
     dvc_lock: str
-    """SHA-256 of the dvc.lock that names its outputs."""
+    """SHA-256 of the dvc.lock that refers to the outputs."""
     run: str
     image: str
     wandb: str
     comparison: dict[str, Any] | None
-    """With the champion before it; None: there was none, or it was promoted without."""
+    """Comparison with the previous champion; None for the first champion and for forced promotions."""
 
 
-class Refused(Exception):
-    """The gate: a candidate that is not better than the champion."""
+class PromotionRejected(Exception):
+    """The candidate is not better than the champion."""
 
     def __init__(self, comparison: Comparison) -> None:
         super().__init__(comparison.verdict)
@@ -67,79 +69,94 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class Throne:
-    """The place of a data set's champion."""
+class Registry:
+    """The champions of one dataset."""
 
-    root: str
-    data_set: str
+    artifact_root: str
+    dataset: str
 
     @property
     def uri(self) -> str:
-        """Its address."""
-        return f"{self.root}/champions/{self.data_set}"
+        """URI of the folder with champion.json."""
+        return f"{self.artifact_root}/champions/{self.dataset}"
 
     def champion(self) -> Champion | None:
-        """Who stands there; None where nobody ever did. Raises `DataError` where the file is broken or missing."""
+        """Return the current champion; None if none was promoted. Raises `DataError` for a corrupt or missing file."""
         return self._read()[0]
 
     def history(self) -> list[Champion]:
-        """Every champion that there was, the first one first."""
-        return [self._parsed(self._store.get(name), name) for name in self._names()]
+        """Return all champions, oldest first."""
+        return [self._parse(self._store.get(name), name) for name in self._history_names()]
 
     def promote(
-        self, result: Result, anyway: bool = False, report: Callable[[Comparison], object] = lambda _: None
+        self, result: Result, force: bool = False, report: Callable[[Comparison], object] = lambda _: None
     ) -> tuple[Champion, Comparison | None, bool]:
-        """Make a result the champion if it is better, or `anyway`: the champion, the comparison with the one before,
-        and whether it is new there. The comparison is told to `report` before anything is written. Raises `Refused`;
-        `UserError` where its origin is not recorded; `Fault` where another promotion was faster.
+        """Make a result the champion if it is better than the current one.
+
+        Args:
+            result: The candidate.
+            force: Promote without a comparison.
+            report: Called with the comparison before anything is written.
+
+        Returns:
+            The champion, the comparison with the previous champion, and whether the champion is new.
+
+        Raises:
+            PromotionRejected: The candidate is not better.
+            UserError: runs.tsv does not contain the candidate.
+            Fault: Another promotion changed the champion meanwhile.
         """
-        lineage = _lineage(result)
+        provenance = _provenance(result)
         champion, tag = self._read()
         if champion and champion.key == result.key:
             return champion, None, False
         comparison = None
-        if champion and not anyway:
-            comparison = compare(result, load_result(self.root, champion.key))
+        if champion and not force:
+            comparison = compare(result, load_result(self.artifact_root, champion.key))
             report(comparison)
             if comparison.verdict != "better":
-                raise Refused(comparison)
+                raise PromotionRejected(comparison)
         new = Champion(
-            version=self._next(champion),
-            before=champion.version if champion else None,
-            restored=None,
+            version=self._next_version(champion),
+            previous_version=champion.version if champion else None,
+            restored_version=None,
             token=secrets.token_hex(8),
-            promoted=_now(),
-            data_set=self.data_set,
+            promoted_at=_now(),
+            dataset=self.dataset,
             key=result.key,
             keys=result.keys,
             metrics=dict(result.metrics),
             comparison=comparison.as_json() if comparison else None,
-            **lineage,
+            **provenance,
         )
         self._replace(champion, tag, new)
         return new, comparison, True
 
-    def rollback(self, to: int | None = None) -> Champion:
-        """Bring back the champion before this one, or version `to`, even where champion.json is broken or missing."""
+    def rollback(self, version: int | None = None) -> Champion:
+        """Restore a champion of the history and return it.
+
+        Args:
+            version: Version to restore, also if champion.json is corrupt or missing. None: the previous champion.
+        """
         try:
             champion, tag = self._read()
         except DataError:
-            if to is None:
+            if version is None:
                 raise
             champion, tag = None, self._tag()
-        if champion is None and to is None:
-            raise UserError(f"{self.uri}: there is no champion yet; `python -m pipeline promote` makes one")
-        to = champion.before if champion and to is None else to
-        if to is None:
-            raise UserError(f"{self.uri}: there was no champion before this one; name one with --to, or leave it")
-        name = _history_name(to)
+        if champion is None and version is None:
+            raise UserError(f"{self.uri}: no champion; run `python -m pipeline promote` first")
+        version = champion.previous_version if champion and version is None else version
+        if version is None:
+            raise UserError(f"{self.uri}: the champion has no previous version; pass a version with --to")
+        name = _history_name(version)
         try:
-            target = self._parsed(self._store.get(name), name)
+            target = self._parse(self._store.get(name), name)
         except GoneError:
-            known = ", ".join(str(_version(name)) for name in self._names()) or "none"
-            raise UserError(f"{self.uri}: has no version {to}; there are: {known}") from None
-        changes = {"version": self._next(champion), "restored": to, "token": secrets.token_hex(8), "promoted": _now()}
-        new = target.model_copy(update=changes)
+            known = ", ".join(str(_version(name)) for name in self._history_names()) or "none"
+            raise UserError(f"{self.uri}: no version {version}; existing versions: {known}") from None
+        changes = {"version": self._next_version(champion), "restored_version": version}
+        new = target.model_copy(update={**changes, "token": secrets.token_hex(8), "promoted_at": _now()})
         self._replace(champion, tag, new)
         return new
 
@@ -148,75 +165,76 @@ class Throne:
         return Store(self.uri)
 
     def _read(self) -> tuple[Champion | None, str | None]:
+        """Return the champion and the ETag of its file."""
         try:
-            data, tag = self._store.get_tagged(NAME)
+            data, tag = self._store.get_tagged(CHAMPION_FILE)
         except GoneError:
-            names = self._names()
+            names = self._history_names()
             if names:
-                last = _version(names[-1])
                 raise DataError(
-                    f"{self.uri}/{NAME}: is missing, though there were {len(names)} champions; "
-                    f"`python -m pipeline rollback --to {last}` brings the last one back"
+                    f"{self.uri}/{CHAMPION_FILE}: missing, but the history has {len(names)} champions; "
+                    f"`python -m pipeline rollback --to {_version(names[-1])}` restores the last one"
                 ) from None
             return None, None
-        return self._parsed(data, NAME), tag
+        return self._parse(data, CHAMPION_FILE), tag
 
     def _tag(self) -> str | None:
         try:
-            return self._store.get_tagged(NAME)[1]
+            return self._store.get_tagged(CHAMPION_FILE)[1]
         except GoneError:
             return None
 
-    def _parsed(self, data: bytes, name: str) -> Champion:
+    def _parse(self, data: bytes, name: str) -> Champion:
         try:
             return Champion.model_validate_json(data)
         except ValidationError:
-            versions = [_version(name) for name in self._names()]
+            names = self._history_names()
             remedy = (
-                f"`python -m pipeline rollback --to {versions[-1]}` brings the last one back"
-                if versions
-                else ("delete it and promote again")
+                f"`python -m pipeline rollback --to {_version(names[-1])}` restores the last champion"
+                if names
+                else "delete it and promote again"
             )
-            raise DataError(f"{self.uri}/{name}: is not what `promote` wrote; {remedy}") from None
+            raise DataError(f"{self.uri}/{name}: not written by `promote`; {remedy}") from None
 
-    def _names(self) -> list[str]:
+    def _history_names(self) -> list[str]:
         return sorted(name for name in self._store.sizes("history/") if re.fullmatch(r"history/\d{6}\.json", name))
 
-    def _next(self, champion: Champion | None) -> int:
-        return max([champion.version if champion else 0, *map(_version, self._names())]) + 1
+    def _next_version(self, champion: Champion | None) -> int:
+        return max([champion.version if champion else 0, *map(_version, self._history_names())]) + 1
 
     def _replace(self, champion: Champion | None, tag: str | None, new: Champion) -> None:
-        store, data = self._store, _bytes(new)
-        # Whoever promoted the one before may have died between his two writes.
+        store, data = self._store, _serialize(new)
+        # An earlier promotion may have been killed between its two writes.
         if champion:
             with suppress(LostError):
-                store.put_new(_history_name(champion.version), _bytes(champion))
+                store.put_new(_history_name(champion.version), _serialize(champion))
         try:
-            store.put_new(NAME, data) if tag is None else store.put_over(NAME, data, tag)
+            store.put_new(CHAMPION_FILE, data) if tag is None else store.put_over(CHAMPION_FILE, data, tag)
         except LostError:
-            # The answer to our own write may have been lost, and the write tried again.
-            winner = self._read()[0]
-            if winner is None or winner.token != new.token:
-                who = f"{winner.key[:12]} (version {winner.version})" if winner else "nobody"
+            # The response to our own write may have been lost, and the write repeated.
+            current = self._read()[0]
+            if current is None or current.token != new.token:
+                name = f"{current.key[:12]} (version {current.version})" if current else "missing"
                 raise Fault(
-                    f"{self.uri}: the champion is {who} by now, changed while this one was compared; nothing was "
-                    "written; compare with it and promote again"
+                    f"{self.uri}: the champion was changed during the comparison (now: {name}); nothing was written: "
+                    "compare with the new champion and promote again"
                 ) from None
         with suppress(LostError):
             store.put_new(_history_name(new.version), data)
 
 
-def _lineage(result: Result) -> dict[str, str]:
-    """Where a result came from, as runs.tsv says."""
-    lines = {(line.stage, line.key): line for line in read_runs()}
-    own: Recorded | None = lines.get((EVALUATE.name, result.key))
-    if own is None:
+def _provenance(result: Result) -> dict[str, str]:
+    """Return commit, run, image, W&B run and dvc.lock of a result from runs.tsv."""
+    records = {(record.stage, record.key): record for record in read_runs()}
+    evaluated: RunRecord | None = records.get((EVALUATE.name, result.key))
+    if evaluated is None:
         raise UserError(
-            f"{result.key[:12]} is not in runs.tsv, so nobody knows where it came from; check out its commit and run "
+            f"{result.key[:12]} is not in runs.tsv, so its provenance is unknown; check out its commit and run "
             "`python -m pipeline collect` first"
         )
-    trained = lines.get(("train", result.keys["train"]), own)
-    return {"commit": own.commit, "dvc_lock": own.dvc_lock, "run": own.run, "image": own.image, "wandb": trained.wandb}
+    trained = records.get(("train", result.keys["train"]), evaluated)
+    names = ("commit", "dvc_lock", "run", "image")
+    return {name: getattr(evaluated, name) for name in names} | {"wandb": trained.wandb}
 
 
 def _history_name(version: int) -> str:
@@ -227,7 +245,7 @@ def _version(name: str) -> int:
     return int(name.removeprefix("history/").removesuffix(".json"))
 
 
-def _bytes(champion: Champion) -> bytes:
+def _serialize(champion: Champion) -> bytes:
     return (json.dumps(champion.model_dump(), indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
 
 

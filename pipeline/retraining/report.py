@@ -1,4 +1,4 @@
-"""A comparison for people: Markdown for a pull request, and one HTML file with everything in it."""
+"""Report of a comparison: Markdown for pull requests, and a self-contained HTML file."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ CURVES = (("train.tsv", "loss", "Training loss"), ("validation.tsv", "exact_accu
 
 
 def write_report(comparison: Comparison, stem: Path) -> list[Path]:
-    """Write `stem`.md and `stem`.html; both files."""
+    """Write `<stem>.md` and `<stem>.html`; return both paths."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     markdown, html = stem.with_suffix(".md"), stem.with_suffix(".html")
     markdown.write_text(as_markdown(comparison), encoding="utf-8")
@@ -21,51 +21,54 @@ def write_report(comparison: Comparison, stem: Path) -> list[Path]:
 
 
 def as_markdown(comparison: Comparison) -> str:
-    """The comparison as Markdown."""
-    return _environment(escape=False).get_template("comparison.md.j2").render(_facts(comparison))
+    """Return the comparison as Markdown."""
+    return _environment(escape=False).get_template("comparison.md.j2").render(_template_values(comparison))
 
 
 def as_html(comparison: Comparison) -> str:
-    """The comparison as an HTML page that loads nothing, with the training's curves."""
+    """Return the comparison as an HTML page with training curves, which loads no other files."""
     curves = [chart for curve in CURVES if (chart := _chart(comparison, *curve))]
-    return _environment(escape=True).get_template("comparison.html.j2").render(_facts(comparison), curves=curves)
+    return (
+        _environment(escape=True).get_template("comparison.html.j2").render(_template_values(comparison), curves=curves)
+    )
 
 
-def write_first(result: Result, stem: Path) -> list[Path]:
-    """The report of a result that has no champion to be compared with; its one file."""
+def write_first_report(result: Result, stem: Path) -> list[Path]:
+    """Write `<stem>.md` for a result without a champion to compare with; return its path."""
     stem.parent.mkdir(parents=True, exist_ok=True)
-    stem.with_suffix(".html").unlink(missing_ok=True)  # it would be of another comparison
+    stem.with_suffix(".html").unlink(missing_ok=True)  # it belongs to another comparison
     markdown = stem.with_suffix(".md")
-    score = percent(result.metrics.get("exact_accuracy"))
+    score = format_percent(result.metrics.get("exact_accuracy"))
     markdown.write_text(
-        f"### The first result of {result.data_set}\n\nExact accuracy {score} on the test puzzles; there is no "
-        "champion to compare with yet.\n",
+        f"### First result of {result.dataset}\n\nExact accuracy {score} on the test puzzles. There is no champion "
+        "to compare with.\n",
         encoding="utf-8",
     )
     return [markdown]
 
 
 def headline(comparison: Comparison) -> str:
-    """The verdict in one line."""
+    """Return verdict, scores, difference with interval, and p-value in one line."""
     paired = comparison.paired
     if comparison.verdict == "no difference":
-        said = "No difference that counts"
+        verdict = "No significant difference"
     else:
-        said = f"The candidate is {comparison.verdict}"
+        verdict = f"The candidate is {comparison.verdict}"
+    interval = f"[{format_points(paired.low)}, {format_points(paired.high)}]"
     return (
-        f"{said}: {percent(paired.candidate)} against {percent(paired.champion)} of {paired.n} "
-        f"{comparison.split} puzzles, {points(paired.difference)} [{points(paired.low)}, {points(paired.high)}], "
+        f"{verdict}: {format_percent(paired.candidate)} against {format_percent(paired.champion)} of {paired.n} "
+        f"{comparison.split} puzzles, {format_points(paired.difference)} {interval}, "
         f"p = {paired.p:.2g}"
     )
 
 
-def percent(fraction: float | None) -> str:
-    """A fraction for people."""
+def format_percent(fraction: float | None) -> str:
+    """Return a fraction as percent with one digit; "none" for None."""
     return "none" if fraction is None else f"{100 * fraction:.1f} %"
 
 
-def points(difference: float) -> str:
-    """A difference of fractions in percentage points, with its sign."""
+def format_points(difference: float) -> str:
+    """Return a difference of fractions as signed percentage points with one digit."""
     return f"{100 * difference:+.1f}"
 
 
@@ -78,55 +81,61 @@ def _environment(escape: bool) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"percent": percent, "points": points, "number": _number, "cell": _cell}
+    environment.filters |= {
+        "percent": format_percent,
+        "points": format_points,
+        "number": _format_number,
+        "cell": _format_cell,
+    }
     return environment
 
 
-def _facts(comparison: Comparison) -> dict[str, Any]:
+def _template_values(comparison: Comparison) -> dict[str, Any]:
     return {"c": comparison, "paired": comparison.paired, "headline": headline(comparison), "note": _note(comparison)}
 
 
 def _note(comparison: Comparison) -> str:
     if comparison.split == "validation":
         return (
-            "Decided on validation puzzles, which both models held out of their training; test puzzles chose nothing."
+            "Compared on validation puzzles that both models held out of training. Test puzzles are not used for "
+            "model selection."
         )
     return (
-        "Decided on TEST puzzles, for there are no validation puzzles in common: the score of what is chosen by them "
-        "is too good by the choice. Set augment.validation_groups above 0 to choose by others."
+        "Compared on TEST puzzles, because the models have no validation puzzles in common: the test score of a model "
+        "that is selected this way is biased upwards. Set augment.validation_groups above 0 to avoid this."
     )
 
 
-def _number(value: object) -> str:
+def _format_number(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return "none" if value is None else str(value)
 
 
-def _cell(value: object) -> str:
-    """Any value as code inside a Markdown table."""
-    text = _number(value).replace("`", "'").replace("|", "\\|").replace("\n", " ")
+def _format_cell(value: object) -> str:
+    """Return a value as code in a cell of a Markdown table."""
+    text = _format_number(value).replace("`", "'").replace("|", "\\|").replace("\n", " ")
     return f"`{text}`"
 
 
 def _chart(comparison: Comparison, file: str, column: str, title: str) -> dict[str, str] | None:
-    """A chart of both curves as SVG, in colours that the page decides."""
+    """Return title and SVG of a chart of both curves, in the page's CSS colors; None without data."""
     import vl_convert
 
-    lines = [
-        (name, result.curve(file))
+    curves = [
+        (name, result.training_log(file))
         for name, result in (("candidate", comparison.candidate), ("champion", comparison.champion))
     ]
     values = [
         {"step": point["step"], "value": point[column], "model": name}
-        for name, curve in lines
+        for name, curve in curves
         for point in curve
         if column in point
     ]
     if not values:
         return None
-    words = {"labelColor": "currentColor", "titleColor": "currentColor"}
-    axis = {**words, "gridColor": "var(--grid)", "domainColor": "currentColor", "tickColor": "currentColor"}
+    text = {"labelColor": "currentColor", "titleColor": "currentColor"}
+    axis = {**text, "gridColor": "var(--grid)", "domainColor": "currentColor", "tickColor": "currentColor"}
     models = {"domain": ["candidate", "champion"], "range": ["var(--candidate)", "var(--champion)"]}
     chart = {
         "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
@@ -139,7 +148,7 @@ def _chart(comparison: Comparison, file: str, column: str, title: str) -> dict[s
         "encoding": {
             "x": {"field": "step", "type": "quantitative", "title": "step"},
             "y": {"field": "value", "type": "quantitative", "title": None},
-            "color": {"field": "model", "type": "nominal", "scale": models, "legend": {**words, "title": None}},
+            "color": {"field": "model", "type": "nominal", "scale": models, "legend": {**text, "title": None}},
         },
     }
     return {"title": title, "svg": vl_convert.vegalite_to_svg(chart)}

@@ -1,4 +1,4 @@
-"""The whole way of a change: plan, run, collect, compare, promote; and the runs that wait to be collected."""
+"""Retraining: plan, run, collect and promote; and the list of runs that were not collected."""
 
 import sys
 from pathlib import Path
@@ -7,14 +7,14 @@ from rich.console import Console
 
 from pipeline.git import git
 from pipeline.kfp.collect import collect
-from pipeline.results import EVALUATE, data_set_name, find_key, load_result
+from pipeline.results import EVALUATE, dataset_name, load_result, resolve_key
 from pipeline.retraining.compare import Comparison
 from pipeline.retraining.plan import make_plan
 from pipeline.retraining.plan_text import show
-from pipeline.retraining.publish import REMOTE
-from pipeline.retraining.registry import Champion, Throne
+from pipeline.retraining.publish import REMOTE, branch_name
+from pipeline.retraining.registry import Champion, Registry
 from pipeline.retraining.report import write_report
-from pipeline.runs import OUTPUTS, Origin, read_runs
+from pipeline.runs import OUTPUTS, Provenance, read_runs
 from trm import s3
 from trm.artifacts import MANIFEST, read_manifest
 from trm.config import Params
@@ -22,74 +22,83 @@ from trm.errors import Fault, UserError
 from trm.stages import STAGES, content_keys
 
 REPORT = OUTPUTS / "comparison"
-"""Stem of the report's files."""
+"""Path of the comparison report, without suffix."""
 
 
-def compute(params: Params, file: Path, image: str | None) -> None:
-    """Plan, run and collect the experiment: on the cluster, or in Docker here where `image` is given. Raises `Fault`
-    where the run did not succeed.
+def run_experiment(params: Params, params_file: Path, image: str | None) -> None:
+    """Plan, run and collect the experiment. Raises `Fault` if the run does not succeed.
+
+    Args:
+        params: The experiment.
+        params_file: File of `params`.
+        image: Run in Docker on this machine with this image. None: run on the cluster.
     """
-    show(make_plan(params, file), Console(stderr=True))
+    show(make_plan(params, params_file), Console(stderr=True))
     if image is not None:
         from pipeline.local.docker_runner import image_id, run_local
 
         run_local(params, image)
-        collect(params, None, Origin(run="local", image=image_id(image)))
+        collect(params, None, Provenance(run="local", image=image_id(image)))
         return
-    from pipeline.kfp.client import Kubeflow
+    from pipeline.kfp.client import KfpClient
     from pipeline.kfp.submit import submit
-    from pipeline.kfp.watch import verdict, watch
+    from pipeline.kfp.watch import failure_message, watch
 
-    run, _ = submit(params, again=False)
-    ended = watch(Kubeflow(params.cluster), run.id)
-    if ended.state != "SUCCEEDED":
-        raise Fault(f"{verdict(ended)}; the champion is as it was; start again, and what is done is not done again")
-    collect(params, ended)
-
-
-def promote(params: Params, name: str | None, anyway: bool) -> tuple[Champion, Comparison | None, bool]:
-    """As `Throne.promote`, of the result that `name` means; a report of the comparison is written."""
-    result = load_result(params.cluster.root, find_key(params, name))
-    place = Throne(params.cluster.root, result.data_set)
-    return place.promote(result, anyway, lambda comparison: write_report(comparison, REPORT))
+    run, _ = submit(params, force=False)
+    finished = watch(KfpClient(params.cluster), run.id)
+    if finished.state != "SUCCEEDED":
+        raise Fault(
+            f"{failure_message(finished)}; the champion is unchanged: run the command again, finished stages are reused"
+        )
+    collect(params, finished)
 
 
-def throne(params: Params, data_set: str | None) -> Throne:
-    """The place of the champion of `data_set`, else of the workspace's. Raises `UserError` where its raw puzzles are
-    not known.
+def promote(params: Params, name: str | None, force: bool) -> tuple[Champion, Comparison | None, bool]:
+    """Promote the result `name` as `Registry.promote` does, and write the comparison report."""
+    result = load_result(params.cluster.artifact_root, resolve_key(params, name))
+    registry = Registry(params.cluster.artifact_root, result.dataset)
+    return registry.promote(result, force, lambda comparison: write_report(comparison, REPORT))
+
+
+def dataset_registry(params: Params, dataset: str | None) -> Registry:
+    """Return the registry of `dataset`; None: the dataset of params.yaml.
+
+    Raises `UserError` if the raw data of params.yaml exist neither locally nor in S3.
     """
-    if data_set is None:
+    if dataset is None:
         stage, key = STAGES[0], content_keys(params)[STAGES[0].name]
-        folder, uri = OUTPUTS / stage.output, f"{params.cluster.root}/{stage.name}/{key}"
-        here = read_manifest(folder, stage.name) if (folder / MANIFEST).is_file() else None
-        manifest = here if here and here["key"] == key else s3.read_manifest(uri)
+        folder, uri = OUTPUTS / stage.output, s3.artifact_uri(params.cluster.artifact_root, stage.name, key)
+        local = read_manifest(folder, stage.name) if (folder / MANIFEST).is_file() else None
+        manifest = local if local and local["key"] == key else s3.read_manifest(uri)
         if manifest is None:
-            raise UserError(f"{uri}: the raw puzzles of params.yaml are not there yet, so it has no champion")
-        data_set = data_set_name(manifest)
-    return Throne(params.cluster.root, data_set)
+            raise UserError(f"{uri}: no raw data for params.yaml, so there is no champion; run `dvc repro` first")
+        dataset = dataset_name(manifest)
+    return Registry(params.cluster.artifact_root, dataset)
 
 
-def pending(params: Params) -> list[dict[str, str]]:
-    """The runs that succeeded and whose results nobody has taken up: id, content key and commit of each. Of runs that
-    failed or were stopped, and have no later try, a line is said.
+def list_uncollected(params: Params) -> list[dict[str, str]]:
+    """Return run id, content key and commit of each succeeded run whose result was not collected.
+
+    Prints a line for each failed or stopped run without a later attempt, and for each run of uncommitted changes.
     """
-    from pipeline.kfp.client import FAILED, Kubeflow
-    from pipeline.kfp.definition import NAME, key_parameter
+    from components.container import key_parameter
+    from pipeline.kfp.client import FAILED_STATES, KfpClient
+    from pipeline.kfp.definition import NAME
 
-    collected = {line.key for line in read_runs() if line.stage == EVALUATE.name}
-    branches = git("ls-remote", "--heads", REMOTE, "retrain/*")
-    waiting: list[dict[str, str]] = []
+    collected = {record.key for record in read_runs() if record.stage == EVALUATE.name}
+    branches = git("ls-remote", "--heads", REMOTE, branch_name("*"))
+    uncollected: list[dict[str, str]] = []
     seen: set[str] = set()
-    for run in Kubeflow(params.cluster).all(NAME):
+    for run in KfpClient(params.cluster).list_runs(NAME):
         key = run.arguments.get(key_parameter(EVALUATE))
-        if not isinstance(key, str) or key in seen or key in collected or f"retrain/{key[:12]}" in branches:
+        if not isinstance(key, str) or key in seen or key in collected or branch_name(key) in branches:
             continue
         seen.add(key)
-        if run.state in FAILED:
-            remedy = "nothing is collected, the champion stays; `python -m pipeline submit` tries again"
+        if run.state in FAILED_STATES:
+            remedy = "not collected, the champion is unchanged; `python -m pipeline submit` starts a new run"
             print(f"run {run.id} {run.state.lower()}: {remedy}", file=sys.stderr)
         elif run.state == "SUCCEEDED" and not run.commit.endswith("-dirty") and run.commit:
-            waiting.append({"run": run.id, "key": key, "commit": run.commit})
+            uncollected.append({"run": run.id, "key": key, "commit": run.commit})
         elif run.state == "SUCCEEDED":
-            print(f"run {run.id}: was submitted from changes that no commit holds; collect it by hand", file=sys.stderr)
-    return waiting
+            print(f"run {run.id}: submitted with uncommitted changes; collect it manually", file=sys.stderr)
+    return uncollected

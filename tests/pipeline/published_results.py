@@ -1,4 +1,4 @@
-"""Small results in a real S3: the four artifacts of an experiment, with answers as a test wants them."""
+"""Small results in an S3 server: the artifacts of an experiment, with chosen predictions."""
 
 import io
 import json
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.runs import Recorded, read_runs, write_runs
+from pipeline.runs import RunRecord, read_runs, write_runs
 from tests.seaweed import artifact
 from trm import s3
 from trm.stages import digest_of
@@ -19,8 +19,8 @@ from trm.stages import digest_of
 VERSIONS = {"numpy": "2", "pyarrow": "26", "torch": "2.13.0"}
 
 
-def answers(solved: Sequence[bool | None], pairs: int = 1) -> bytes:
-    """A predictions file: `pairs` examples a task, each asked as it is and in one shuffle that is always right."""
+def predictions_file(solved: Sequence[bool | None], pairs: int = 1) -> bytes:
+    """Return a predictions file: `pairs` examples per task, each original and in one augmentation that is solved."""
     rows = [
         {"task": str(n // pairs), "pair": n % pairs, "version": version, "exact": exact if version == 0 else True}
         for n, exact in enumerate(solved)
@@ -42,7 +42,7 @@ def publish_result(
     metrics: str | None = None,
     pairs: int = 1,
 ) -> str:
-    """Publish a result below `root`; its content key."""
+    """Publish a result in `root` and return its content key."""
     folder /= secrets.token_hex(4)
 
     def publish(stage: str, files: Mapping[str, bytes], params: Mapping[str, Any], **inputs: str) -> str:
@@ -69,24 +69,24 @@ def publish_result(
     train = {"model": {"hidden_size": 16}, "train": {"lr": lr, "epochs": 2}}
     trained = publish("train", {**curves, "checkpoint.safetensors": b"weights"}, train, dataset=made)
     share = sum(map(bool, test)) / len(test)
-    told = metrics or json.dumps(
+    metrics_text = metrics or json.dumps(
         {"exact_accuracy": share, "puzzles": len(test), "interval_95": {"exact_accuracy": [0, 1]}}
     )
-    files = {"predictions.parquet": answers(test, pairs), "metrics.json": told.encode()}
+    files = {"predictions.parquet": predictions_file(test, pairs), "metrics.json": metrics_text.encode()}
     if validation is not None:
-        files["validation.parquet"] = answers(validation, pairs)
+        files["validation.parquet"] = predictions_file(validation, pairs)
     return publish("evaluate", files, {"evaluate": {"votes": 2}}, dataset=made, model=trained)
 
 
 def record(key: str, **facts: Any) -> None:
-    """A line in runs.tsv, as if the result had been collected here."""
-    values = dict.fromkeys(Recorded.__dataclass_fields__, "") | {
+    """Add a row to runs.tsv, as if the result had been collected."""
+    values = dict.fromkeys(RunRecord.__dataclass_fields__, "") | {
         "seconds": 1.0,
         "steps": None,
         "work": 1,
         "gpus": 0,
     }
-    line = {
+    fields = {
         **values,
         "stage": "evaluate",
         "key": key,
@@ -95,12 +95,12 @@ def record(key: str, **facts: Any) -> None:
         "image": "i@sha256:1",
         **facts,
     }
-    write_runs([*read_runs(), Recorded(**line)])
+    write_runs([*read_runs(), RunRecord(**fields)])
 
 
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder in which commands run."""
+    """An empty working directory."""
     folder = tmp_path / "workspace"
     folder.mkdir()
     monkeypatch.chdir(folder)

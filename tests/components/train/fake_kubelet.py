@@ -1,4 +1,4 @@
-"""The part of a kubelet that the API server asks for logs: HTTPS, lines with their timestamps, cut off on demand."""
+"""Log endpoint of a kubelet, for the API server: HTTPS, lines with timestamps, connections that break on demand."""
 
 import ssl
 import threading
@@ -12,7 +12,7 @@ from tests.apiserver import ApiServer
 
 
 class Log:
-    """What a container has written, line by line, as it comes."""
+    """Output of a container, collected line by line."""
 
     def __init__(self, pipe: IO[bytes]) -> None:
         self.lines: list[tuple[datetime, bytes]] = []
@@ -22,7 +22,7 @@ class Log:
         self._thread.start()
 
     def wait(self) -> None:
-        """Until all of it is here."""
+        """Wait until the output is complete."""
         self._thread.join(10)
 
     def text(self) -> str:
@@ -36,12 +36,12 @@ class Log:
 
 
 class Kubelet:
-    """Serves `logs`, by the pod's name, at `port`."""
+    """Serves `logs` (pod name -> log) at `port`."""
 
     def __init__(self, server: ApiServer) -> None:
         self.logs: dict[str, Log] = {}
         self.cut_after: list[int] = []
-        """The next connections that follow a log end in the middle of a line, after so many bytes."""
+        """Number of bytes after which each of the next streaming connections is closed."""
         self.requests: list[str] = []
         kubelet = self
 

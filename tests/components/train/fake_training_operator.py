@@ -1,9 +1,9 @@
-"""The training operator, the scheduler, the garbage collector and the one node of a test's cluster.
+"""Training operator, scheduler, garbage collector and one node of a test cluster.
 
-What the operator 1.9.4 does with elastic jobs of workers is done here on a real API server: a pod for each worker, the
-PET_* variables of its rendezvous, conditions and events, workers made anew after exit codes of 128 and above, the rest
-deleted when the job has ended. The node runs each pod's command as processes of this machine, and serves their logs as
-a kubelet does, to the API server that asks for them.
+The class reproduces the behavior of the training operator 1.9.4 for elastic jobs on a real API server: one pod per
+worker, the PET_* variables of its rendezvous, conditions and events, recreated workers after exit codes from 128 on,
+deletion of running pods when the job has finished. The node runs each pod's command as a process on this machine and
+serves the logs as a kubelet does.
 """
 
 import base64
@@ -36,7 +36,7 @@ GPU, GPUS = "nvidia.com/gpu", 4
 
 @dataclass
 class Running:
-    """A pod's processes."""
+    """Processes of a pod."""
 
     process: subprocess.Popen[bytes]
     log: Log
@@ -44,20 +44,20 @@ class Running:
 
 
 @dataclass
-class Operator:
-    """Acts on the jobs in namespace `default` until it is closed."""
+class FakeTrainingOperator:
+    """Reconciles the jobs in namespace `default` until it is closed."""
 
     server: ApiServer
     folder: Path
     command: Callable[[list[str], str], list[str]] = lambda words, pod: words
-    """What is run in place of a container's words, of which pod."""
+    """Maps the command of a container and the pod name to the command that is run."""
     capacity: int = 2
-    """Pods that the node has room for."""
+    """Number of pods that fit on the node."""
     shortage: str = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
     pods: dict[str, Running] = field(default_factory=dict)
-    """By the pod's uid."""
+    """Pod uid -> processes."""
     created: list[str] = field(default_factory=list)
-    """The names of all pods that there were."""
+    """Names of all pods that were created."""
     problem: BaseException | None = None
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ class Operator:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop acting, end all processes, delete everything."""
+        """Stop, kill all processes and delete all objects."""
         self._closed.set()
         self._thread.join()
         for running in self.pods.values():
@@ -86,16 +86,16 @@ class Operator:
             raise self.problem
 
     def jobs(self) -> list[dict[str, Any]]:
-        """The jobs that there are."""
+        """Return the existing jobs."""
         found: Any = self.custom.list_namespaced_custom_object(*JOBS)
         return found["items"]
 
     def job_pods(self) -> list[Any]:
-        """The pods that there are."""
+        """Return the existing pods."""
         return self.core.list_namespaced_pod("default").items
 
     def evict(self, name: str) -> None:
-        """Take a pod away as a node does that runs short of memory: SIGTERM, then SIGKILL."""
+        """Evict a pod as a node under memory pressure does: SIGTERM, then SIGKILL."""
         (pod,) = (pod for pod in self.job_pods() if pod.metadata.name == name)
         running = self.pods[pod.metadata.uid]
         running.evicted = True
@@ -119,9 +119,9 @@ class Operator:
                 for job in self.jobs():
                     self._reconcile(job)
             except ApiException as error:
-                if error.status not in (404, 409):  # something was quicker than we
+                if error.status not in (404, 409):  # changed concurrently
                     self.problem = error
-            except Exception as error:  # the API server is away in some tests
+            except Exception as error:  # some tests stop the API server
                 if not self.server.away:
                     self.problem = error
 
@@ -171,7 +171,7 @@ class Operator:
         (container,) = template["spec"]["containers"]
         elastic = job["spec"]["elasticPolicy"]
         rendezvous = {
-            # An elastic worker gets no PET_NPROC_PER_NODE from spec.nprocPerNode.
+            # The operator does not set PET_NPROC_PER_NODE from spec.nprocPerNode for elastic workers.
             "PET_RDZV_ENDPOINT": f"{job['metadata']['name']}-worker-0:23456",
             "PET_RDZV_BACKEND": elastic["rdzvBackend"],
             "PET_NNODES": f"{elastic['minReplicas']}:{elastic['maxReplicas']}",
@@ -209,7 +209,7 @@ class Operator:
         try:
             self._start(job, pod)
         except ApiException as error:
-            words = {"reason": "CreateContainerConfigError", "message": _words(error)}
+            words = {"reason": "CreateContainerConfigError", "message": _error_message(error)}
             self._pod_status(name, containerStatuses=[{**waiting, "state": {"waiting": words}}])
             return
         started = {"running": {"startedAt": stamp()}}
@@ -228,12 +228,12 @@ class Operator:
                 env[variable.name] = base64.b64decode(secret.data[source.key]).decode()
             else:
                 env[variable.name] = variable.value
-        # Two nodes on one machine: addresses of their own on loopback, and no name service.
+        # Two nodes on one machine: separate loopback addresses, because there is no DNS.
         port = self._ports.setdefault(job["metadata"]["uid"], free_ports(1)[0])
         env["PET_RDZV_ENDPOINT"] = f"127.0.0.2:{port}"
         env["PET_RDZV_CONF"] += f",is_host={int(index == 0)}"
         env |= {"PET_LOCAL_ADDR": f"127.0.0.{index + 2}", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-        folder = self.folder / f"cache-{pod.metadata.uid}"  # a pod made anew finds nothing of the one before
+        folder = self.folder / f"cache-{pod.metadata.uid}"  # a recreated pod has an empty cache
         folder.mkdir()
         env |= {"TRM_CACHE_DIR": str(folder), "HOME": str(folder), "TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"}
         words = self.command([*container.command, *container.args], name)
@@ -305,7 +305,7 @@ class Operator:
 
 
 def kill(running: Running) -> None:
-    """End a pod's processes, and torchrun's, which have sessions of their own."""
+    """Kill the processes of a pod, including those of torchrun, which have their own sessions."""
     if running.process.poll() is None:
         found = subprocess.run(
             ["ps", "-o", "pid=", "--ppid", str(running.process.pid)], check=False, capture_output=True, text=True
@@ -319,19 +319,19 @@ def kill(running: Running) -> None:
 
 
 def stamp() -> str:
-    """Now, as Kubernetes writes it."""
+    """Return the current time in the format of Kubernetes."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _words(error: ApiException) -> str:
-    """The API server's own words."""
+def _error_message(error: ApiException) -> str:
+    """Return the message of an API error."""
     return json.loads(error.body or "{}").get("message", "")
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 120) -> Any:
-    """The first true value of `what()`."""
+def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
+    """Return the first true value of `condition()`."""
     deadline = time.monotonic() + seconds
-    while not (value := what()):
-        assert time.monotonic() < deadline, "waited in vain"
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "timeout"
         time.sleep(0.1)
     return value

@@ -1,4 +1,4 @@
-"""Stage `train` on a test's cluster: launchers for it, and what its workers do where they need not train."""
+"""Launchers of stage `train` on a test cluster, and replacement commands for workers that do not train."""
 
 import base64
 import json
@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from components.train.pytorch_job import job_name, template
+from components.train.pytorch_job import job_name, job_template
 from pipeline.local.s3_server import SeaweedFS
 from tests.apiserver import ApiServer
-from tests.components.train.fake_training_operator import Operator
+from tests.components.train.fake_training_operator import FakeTrainingOperator
 from tests.conftest import ROOT
 from trm import s3
-from trm.cluster import ClusterParams, JobParams, Resources
+from trm.cluster import ClusterParams, Resources, TrainJobParams
 from trm.config import load_params
 from trm.stages import STAGES, content_keys, producer, run_stage
 
@@ -38,7 +38,7 @@ SETTINGS = {
     r"device: \w+": "device: cpu",
 }
 NO_GPU = Resources()
-JOB = JobParams(min_workers=2, max_workers=2, max_restarts=3)
+JOB = TrainJobParams(min_workers=2, max_workers=2, max_restarts=3)
 LINES = """
 import sys, time
 for number in range({lines}):
@@ -53,7 +53,7 @@ s3.put_json(sys.argv[sys.argv.index("--model") + 1] + "/manifest.json", {"files"
 
 @pytest.fixture(scope="session")
 def params_text() -> str:
-    """A training of two seconds: 6x6 Sudoku."""
+    """Params of a training of two seconds: 6x6 Sudoku."""
     text = (ROOT / "params.yaml").read_text().partition("cluster:")[0]
     for old, new in SETTINGS.items():
         text, count = re.subn(old, new, text)
@@ -63,7 +63,7 @@ def params_text() -> str:
 
 @pytest.fixture(scope="session")
 def folders(params_text: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """What the stages before the training wrote."""
+    """Outputs of the stages before the training: output name -> folder."""
     home = tmp_path_factory.mktemp("stages")
     (home / "params.yaml").write_text(params_text)
     params, made = load_params(home / "params.yaml"), {}
@@ -76,7 +76,7 @@ def folders(params_text: str, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 @dataclass
 class Stage:
-    """Stage `train` of one experiment on the test's cluster: a launcher can be started for it, again and again."""
+    """Stage `train` of one experiment on the test cluster, for which launchers can be started."""
 
     folder: Path
     server: ApiServer
@@ -84,13 +84,13 @@ class Stage:
     root: str
     params_text: str
     seed: int = 0
-    job: JobParams = JOB
+    job: TrainJobParams = JOB
     epochs: int = 4
     resources: Resources = NO_GPU
     secret: str = "trm-s3"
     more: dict[str, str] = field(default_factory=dict)
-    """Further variables of the launcher's environment."""
-    patience: float = 30.0
+    """Additional environment variables of the launcher."""
+    retry_timeout: float = 30.0
     started: list["Launcher"] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -104,44 +104,44 @@ class Stage:
         self.name = job_name(self.keys["train"])
         self.output = self.folder / f"output-{self.seed}.json"
         self.cluster = ClusterParams(
-            root=self.root,
+            artifact_root=self.root,
             s3_endpoint=self.seaweed.endpoint,
             s3_region="us-east-1",
             s3_secret=self.secret,
-            job=self.job,
-            stages={"train": self.resources},
+            train_job=self.job,
+            resources={"train": self.resources},
         )
 
-    def words(self) -> list[str]:
-        """The container's words as Kubeflow fills them in: numbers are doubles."""
+    def arguments(self) -> list[str]:
+        """Return the arguments of the container as Kubeflow resolves them, with numbers as doubles."""
         sections = {name: getattr(self.params, name).model_dump(mode="json") for name in ("model", "train")}
         command = ["train", "--params", json.dumps(json.loads(json.dumps(sections), parse_int=float))]
         pointer = self.folder / "dataset.pointer"
         pointer.write_text(json.dumps({"uri": f"{self.root}/augment/{self.keys['augment']}"}))
         command += ["--dataset", str(pointer), "--model", self.uri]
         outputs = {"artifacts": {"model": {"artifacts": [{"name": "model"}]}}, "outputFile": str(self.output)}
-        job = json.loads(json.dumps(template(self.cluster)), parse_int=float)
+        job = json.loads(json.dumps(job_template(self.cluster)), parse_int=float)
         executor_input = {"inputs": {"artifacts": {"dataset": {}}}, "outputs": outputs}
         return [json.dumps(executor_input), str(self.folder / "model.pointer"), json.dumps(job), *command]
 
     def start(self, user: str = "admin") -> "Launcher":
-        """A launcher, as its container runs it."""
-        code = f"import components.train.kubernetes_client as c; c.PATIENCE = {self.patience}; "
+        """Start a launcher as its container does."""
+        code = f"import components.train.kubernetes_client as c; c.RETRY_TIMEOUT = {self.retry_timeout}; "
         code += "from components.train.launcher import main; main()"
         environment = {**os.environ, **self.seaweed.environment(), "KUBECONFIG": str(self.server.kubeconfig(user))}
         for name in ("POD_NAME", "POD_UID"):
             environment.pop(name, None)
-        launcher = Launcher([sys.executable, "-c", code, *self.words()], {**environment, **self.more}, self.folder)
+        launcher = Launcher([sys.executable, "-c", code, *self.arguments()], {**environment, **self.more}, self.folder)
         self.started.append(launcher)
         return launcher
 
     def replace(self, **changes: Any) -> "Stage":
-        """The same stage with other settings."""
+        """Return a copy with changed settings."""
         return Stage(**{**{name: getattr(self, name) for name in self.__dataclass_fields__}, **changes})
 
 
 class Launcher:
-    """A launcher's process, and what it says."""
+    """Process of a launcher, and its output."""
 
     def __init__(self, command: list[str], environment: dict[str, str], folder: Path) -> None:
         self.files = [folder / f"{time.monotonic_ns()}.{name}" for name in ("out", "err")]
@@ -157,35 +157,36 @@ class Launcher:
         return self.files[1].read_text()
 
     def lines(self) -> list[int]:
-        """The numbers of the stand-in's lines that were printed."""
+        """Return the line numbers that the replacement command printed."""
         return [int(line.split()[1]) for line in self.out.splitlines() if line.startswith("line ")]
 
     def end(self, seconds: float = 240) -> int:
-        """The exit code."""
+        """Wait for the process and return its exit code."""
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"still there after {seconds} s:\n{self.out}\n{self.err}") from None
+            raise AssertionError(f"still running after {seconds} s:\n{self.out}\n{self.err}") from None
 
 
 @pytest.fixture
-def operator(apiserver: ApiServer, tmp_path: Path) -> Iterator[Operator]:
-    made = Operator(apiserver, tmp_path)
-    yield made
-    made.close()
+def operator(apiserver: ApiServer, tmp_path: Path) -> Iterator[FakeTrainingOperator]:
+    """The training operator of the test cluster."""
+    operator = FakeTrainingOperator(apiserver, tmp_path)
+    yield operator
+    operator.close()
 
 
 @pytest.fixture
 def stage(
     apiserver: ApiServer,
-    operator: Operator,
+    operator: FakeTrainingOperator,
     seaweed: SeaweedFS,
     root: str,
     params_text: str,
     folders: dict[str, Path],
     tmp_path: Path,
 ) -> Iterator[Stage]:
-    """The stage, whose data set is in S3 and whose keys to S3 are a secret of the cluster."""
+    """The stage, with its dataset in S3 and its S3 credentials in a secret of the cluster."""
     made = Stage(tmp_path, apiserver, seaweed, root, params_text)
     for name, folder in folders.items():
         where = producer(name).name
@@ -200,11 +201,16 @@ def stage(
     operator.core.delete_namespaced_secret("trm-s3", "default")
 
 
-def stand_in(lines: int, pause: float, then: str = "", of: str = "worker-0") -> Callable[[list[str], str], list[str]]:
-    """A command that prints numbered lines and does `then`, for one worker; the others wait for ever."""
+def replacement_command(
+    lines: int, pause: float, then: str = "", worker: str = "worker-0"
+) -> Callable[[list[str], str], list[str]]:
+    """Return a function that replaces a pod's command.
 
-    def command(words: list[str], pod: str) -> list[str]:
-        code = LINES.format(lines=lines, pause=pause) + then if pod.endswith(of) else "import time; time.sleep(999)"
-        return [sys.executable, "-c", code, *words]
+    `worker` prints numbered lines, `pause` seconds apart, and runs the code `then`. The other workers sleep.
+    """
+
+    def command(arguments: list[str], pod: str) -> list[str]:
+        code = LINES.format(lines=lines, pause=pause) + then if pod.endswith(worker) else "import time; time.sleep(999)"
+        return [sys.executable, "-c", code, *arguments]
 
     return command

@@ -1,4 +1,4 @@
-"""The manifest of a PyTorchJob, and the settings that no job could run."""
+"""Manifest of the PyTorchJob, and validation of its settings."""
 
 import json
 import subprocess
@@ -10,10 +10,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from components.train import launcher
-from components.train.pytorch_job import HASH, fill, job_name, spec_hash, template
-from pipeline.kfp.train_job import manifest, refuse_impossible_jobs
+from components.train.pytorch_job import SPEC_HASH, fill, job_name, job_template, spec_hash
+from pipeline.kfp.train_job import check_train_job, manifest
 from tests.conftest import ROOT
-from trm.cluster import ClusterParams, JobParams, Resources, Toleration
+from trm.cluster import ClusterParams, Resources, Toleration, TrainJobParams
 from trm.config import Params, load_params
 from trm.errors import UserError
 from trm.stages import content_keys
@@ -27,15 +27,15 @@ CLUSTER = ClusterParams(
     s3_region="eu-1",
     s3_secret="trm-s3",
     image_pull_secret="pull",
-    stages={"train": WORKER},
-    job=JobParams(
+    resources={"train": WORKER},
+    train_job=TrainJobParams(
         min_workers=2, max_workers=3, max_restarts=5, shared_memory="2Gi", ttl_seconds=9, deadline_seconds=99
     ),
 )
 
 
 def made(cluster: ClusterParams = CLUSTER, **owner: str) -> dict[str, Any]:
-    return fill(template(cluster), ["train", "--params", "{}"], KEY, "s3://b/root", owner or None)
+    return fill(job_template(cluster), ["train", "--params", "{}"], KEY, "s3://b/root", owner or None)
 
 
 def pod(job: dict[str, Any]) -> dict[str, Any]:
@@ -44,14 +44,14 @@ def pod(job: dict[str, Any]) -> dict[str, Any]:
 
 def experiment(train: dict[str, Any] | None = None, gpus: int = 0, **job: Any) -> Params:
     params = load_params(ROOT / "params.yaml")
-    cluster = ClusterParams(job=JobParams(**job), stages={"train": Resources(gpus=gpus)})
-    trains = params.train.model_copy(update=train or {})
-    return params.model_copy(update={"cluster": cluster, "train": trains})
+    cluster = ClusterParams(train_job=TrainJobParams(**job), resources={"train": Resources(gpus=gpus)})
+    train_params = params.train.model_copy(update=train or {})
+    return params.model_copy(update={"cluster": cluster, "train": train_params})
 
 
-def test_workers_alone_and_elastic() -> None:
+def test_job_is_elastic_with_workers_only() -> None:
     spec = made()["spec"]
-    assert list(spec["pytorchReplicaSpecs"]) == ["Worker"]  # a master brings an init container that is refused
+    assert list(spec["pytorchReplicaSpecs"]) == ["Worker"]  # a master adds an init container that pod security rejects
     assert spec["elasticPolicy"] == {
         "minReplicas": 2,
         "maxReplicas": 3,
@@ -70,16 +70,16 @@ def test_workers_alone_and_elastic() -> None:
     assert spec["nprocPerNode"] == "4"
 
 
-def test_the_container_runs_the_command_with_a_process_for_each_gpu() -> None:
+def test_container_runs_one_process_per_gpu() -> None:
     (container,) = pod(made())["containers"]
     assert container["name"] == "pytorch"
     assert container["command"] == ["python", "-m", "components.train.worker"]
     assert container["args"] == ["--nproc-per-node=4", "train", "--params", "{}"]
-    asked = {"cpu": "8", "memory": "32Gi", "nvidia.com/gpu": "4"}
-    assert container["resources"] == {"requests": asked, "limits": asked}
+    limits = {"cpu": "8", "memory": "32Gi", "nvidia.com/gpu": "4"}
+    assert container["resources"] == {"requests": limits, "limits": limits}
 
 
-def test_secrets_are_named_and_nothing_else_of_them() -> None:
+def test_manifest_refers_to_secrets_without_values() -> None:
     (container,) = pod(made())["containers"]
     env = {variable["name"]: variable for variable in container["env"]}
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -96,8 +96,8 @@ def test_secrets_are_named_and_nothing_else_of_them() -> None:
     }
 
 
-def test_the_pods_keep_to_restricted_pod_security() -> None:
-    """The rules of Kubernetes' Pod Security Standards, profile `restricted`, as far as they concern such a pod."""
+def test_pods_satisfy_restricted_pod_security() -> None:
+    """Rules of the Kubernetes Pod Security Standards, profile `restricted`, that apply to this pod."""
     spec = pod(made())
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -114,7 +114,7 @@ def test_the_pods_keep_to_restricted_pod_security() -> None:
     assert all(set(volume) <= {"name", "emptyDir", "persistentVolumeClaim"} for volume in spec["volumes"])
 
 
-def test_the_pods_go_where_the_cluster_section_says() -> None:
+def test_pod_placement_follows_the_cluster_section() -> None:
     spec = pod(made())
     assert spec["serviceAccountName"] == "trainer"
     assert spec["nodeSelector"] == {"pool": "gpu"}
@@ -127,40 +127,40 @@ def test_the_pods_go_where_the_cluster_section_says() -> None:
     }
     mounts = {mount["name"]: mount["mountPath"] for mount in spec["containers"][0]["volumeMounts"]}
     assert mounts == {"cache": "/cache", "shared-memory": "/dev/shm"}
-    claimed = pod(made(CLUSTER.model_copy(update={"cache_claim": "caches"})))["volumes"]
-    assert {"name": "cache", "persistentVolumeClaim": {"claimName": "caches"}} in claimed
+    volumes = pod(made(CLUSTER.model_copy(update={"cache_pvc": "caches"})))["volumes"]
+    assert {"name": "cache", "persistentVolumeClaim": {"claimName": "caches"}} in volumes
 
 
-def test_the_name_the_hash_and_the_owner() -> None:
+def test_name_spec_hash_and_owner() -> None:
     job = made(name="launcher", uid="1-2-3")
     assert job["metadata"]["name"] == job_name(KEY) == "trm-0123456789ab"
-    assert job["metadata"]["annotations"][HASH] == spec_hash(job["spec"])
+    assert job["metadata"]["annotations"][SPEC_HASH] == spec_hash(job["spec"])
     assert job["metadata"]["ownerReferences"] == [
         {"apiVersion": "v1", "kind": "Pod", "name": "launcher", "uid": "1-2-3"}
     ]
     assert "ownerReferences" not in made()["metadata"]
-    kept = CLUSTER.model_copy(update={"job": JobParams(keep=True)})
+    kept = CLUSTER.model_copy(update={"train_job": TrainJobParams(keep_on_stop=True)})
     assert "ownerReferences" not in made(kept, name="launcher", uid="1-2-3")["metadata"]
-    assert made()["metadata"]["annotations"] == job["metadata"]["annotations"]  # whoever launches it
+    assert made()["metadata"]["annotations"] == job["metadata"]["annotations"]  # independent of the owner
     other = made(CLUSTER.model_copy(update={"image": "registry/trm@sha256:2"}))
     assert other["metadata"]["name"] == job["metadata"]["name"]
-    assert other["metadata"]["annotations"][HASH] != job["metadata"]["annotations"][HASH]
+    assert other["metadata"]["annotations"][SPEC_HASH] != job["metadata"]["annotations"][SPEC_HASH]
 
 
-def test_kubeflow_makes_doubles_of_numbers_and_the_launcher_whole_numbers_again() -> None:
-    travelled = json.loads(json.dumps(template(CLUSTER)), parse_int=float)
-    filled = fill(travelled, ["train"], KEY, "s3://b/root")
-    assert json.dumps(filled) == json.dumps(fill(template(CLUSTER), ["train"], KEY, "s3://b/root"))
+def test_whole_numbers_survive_transport_as_doubles() -> None:
+    transported = json.loads(json.dumps(job_template(CLUSTER)), parse_int=float)
+    filled = fill(transported, ["train"], KEY, "s3://b/root")
+    assert json.dumps(filled) == json.dumps(fill(job_template(CLUSTER), ["train"], KEY, "s3://b/root"))
 
 
-def test_no_job_no_template() -> None:
-    assert template(ClusterParams()) == {}
+def test_template_is_empty_without_train_job() -> None:
+    assert job_template(ClusterParams()) == {}
 
 
-def test_the_dry_run_prints_the_job_of_the_params_file(tmp_path: Path) -> None:
+def test_dry_run_prints_the_manifest(tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
-    file.write_text((ROOT / "params.yaml").read_text() + "  job: {min_workers: 4, max_workers: 4}\n")
-    command = [sys.executable, "-m", "pipeline", "job", "--dry-run", "--params", str(file)]
+    file.write_text((ROOT / "params.yaml").read_text() + "  train_job: {min_workers: 4, max_workers: 4}\n")
+    command = [sys.executable, "-m", "pipeline", "train-job", "--dry-run", "--params", str(file)]
     ran = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     params = load_params(file)
@@ -183,36 +183,36 @@ def test_the_dry_run_prints_the_job_of_the_params_file(tmp_path: Path) -> None:
         (experiment({"global_batch_size": 32}, gpus=3), r"train\.global_batch_size .* Got 32 for 1 x 3"),
         (
             experiment(gpus=2, processes_per_worker=4),
-            r"cluster\.job\.processes_per_worker must be at most cluster\.stages\.train\.gpus = 2\. Got 4",
+            r"cluster\.train_job\.processes_per_worker must be at most cluster\.resources\.train\.gpus = 2\. Got 4",
         ),
     ],
     ids=["workers", "gpus", "more processes than gpus"],
 )
-def test_what_could_not_run_is_refused(params: Params, problem: str) -> None:
+def test_invalid_worker_counts_are_rejected(params: Params, problem: str) -> None:
     with pytest.raises(UserError, match=problem):
-        refuse_impossible_jobs(params)
+        check_train_job(params)
     with pytest.raises(UserError, match=problem):
         manifest(params)
 
 
-def test_what_can_run_is_not_refused() -> None:
-    refuse_impossible_jobs(experiment({"global_batch_size": 32}, gpus=4, max_workers=2))
-    refuse_impossible_jobs(experiment({"global_batch_size": 32}, min_workers=4, max_workers=4))
+def test_valid_worker_counts_are_accepted() -> None:
+    check_train_job(experiment({"global_batch_size": 32}, gpus=4, max_workers=2))
+    check_train_job(experiment({"global_batch_size": 32}, min_workers=4, max_workers=4))
 
 
-def test_a_job_must_be_asked_for() -> None:
-    with pytest.raises(UserError, match=r"cluster\.job is null; write `job: \{\}` under cluster"):
+def test_manifest_requires_train_job() -> None:
+    with pytest.raises(UserError, match=r"cluster\.train_job is null; add `train_job: \{\}` to section cluster"):
         manifest(load_params(ROOT / "params.yaml"))
 
 
-def test_more_workers_at_least_than_at_most(tmp_path: Path) -> None:
+def test_min_workers_above_max_workers_is_rejected(tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
-    file.write_text((ROOT / "params.yaml").read_text() + "  job: {min_workers: 4}\n")
-    with pytest.raises(UserError, match=r"cluster\.job: min_workers must be at most max_workers\. Got 4 and 2"):
+    file.write_text((ROOT / "params.yaml").read_text() + "  train_job: {min_workers: 4}\n")
+    with pytest.raises(UserError, match=r"cluster\.train_job: min_workers must be at most max_workers\. Got 4 and 2"):
         load_params(file)
 
 
-def test_without_a_job_the_container_trains_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_train_job_the_container_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
 
     def run() -> None:
@@ -226,7 +226,7 @@ def test_without_a_job_the_container_trains_by_itself(monkeypatch: pytest.Monkey
     assert seen == [["{{$}}", "pointer", "train", "--params", "{}"]]
 
 
-def test_a_container_without_a_job_needs_no_kubernetes() -> None:
+def test_without_train_job_kubernetes_is_not_imported() -> None:
     program = "import sys; sys.modules.update(kfp=None, torch=None, kubernetes=None); "
     program += "from components.train.launcher import main; main()"
     words = [
@@ -246,7 +246,7 @@ def test_a_container_without_a_job_needs_no_kubernetes() -> None:
     assert done.stderr.startswith("trm: no.yaml: no such file")
 
 
-def test_the_image_needs_no_sdk_to_launch() -> None:
+def test_launcher_imports_no_sdk() -> None:
     program = (
         "import sys; sys.modules.update({'kubeflow': None, 'kubeflow.training': None, 'kfp': None, 'torch': None}); "
     )

@@ -1,4 +1,4 @@
-"""A worker whose first worker, where all meet, is not there; the launcher's tests have the rest."""
+"""Worker without rendezvous; the tests of the launcher cover the other cases."""
 
 import os
 import signal
@@ -14,14 +14,14 @@ from tests.conftest import ROOT
 
 
 @pytest.mark.slow
-def test_it_tries_again_until_it_is_stopped(tmp_path: Path) -> None:
+def test_rendezvous_is_retried_until_sigterm(tmp_path: Path) -> None:
     rendezvous = {"PET_RDZV_BACKEND": "c10d", "PET_NNODES": "2:2", "PET_RDZV_CONF": "is_host=0,read_timeout=1"}
     environment = {**os.environ, **rendezvous, "PET_RDZV_ENDPOINT": f"127.0.0.1:{free_ports(1)[0]}"}
     command = [sys.executable, "-m", "components.train.worker", "--nproc-per-node=1", "train", "--params", "{}"]
-    said = tmp_path / "said"
-    with said.open("wb") as err, subprocess.Popen(command, cwd=ROOT, env=environment, stderr=err) as worker:
+    stderr = tmp_path / "stderr"
+    with stderr.open("wb") as err, subprocess.Popen(command, cwd=ROOT, env=environment, stderr=err) as worker:
         try:
-            wait_for(lambda: said.read_text().count("worker: the first worker is not there") > 1)
+            wait_for(lambda: stderr.read_text().count("worker: first worker unavailable") > 1)
             assert worker.poll() is None
             worker.terminate()
             assert worker.wait(60) in (-signal.SIGTERM, 128 + signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""A small server that speaks Kubeflow's run API, its answers made of the models of kfp-server-api."""
+"""Fake server of the Kubeflow Pipelines API, whose responses are models of kfp-server-api."""
 
 import json
 import threading
@@ -13,30 +13,30 @@ from urllib.parse import parse_qs, urlsplit
 import kfp_server_api
 
 
-class KfpServer:
-    """Holds runs and experiments; a test scripts how runs go on and how the server misbehaves."""
+class FakeKfpServer:
+    """Stores runs and experiments. Tests script the progress of runs and the errors of the server."""
 
     def __init__(self) -> None:
         self.runs: dict[str, Any] = {}
         self.experiments: dict[str, Any] = {}
         self.logs: dict[str, str] = {}
-        """Pod name -> its log."""
+        """Pod name -> log."""
         self.script: list[dict[str, Any]] = []
-        """Changes of the newest run; each look at a run makes the next one happen."""
+        """Changes of the newest run; each query of a run applies the next one."""
         self.token: str | None = None
-        """What the Authorization header must hold; None: nothing."""
-        self.lost_answers = 0
-        """So many creations whose answer never arrives."""
+        """Required Authorization header; None: not required."""
+        self.lost_responses = 0
+        """Number of next creations whose response is not sent."""
         self.errors: list[int] = []
-        """Status codes of the next answers."""
+        """Status codes of the next responses."""
         self.page = ""
-        """A log-in page that is sent to every question."""
+        """Login page that is the response to every request."""
         self.delay = 0.0
-        """Seconds before each answer."""
+        """Seconds before each response."""
         self.requests: list[str] = []
         """Method and path of each request."""
         self.bodies: list[dict[str, Any]] = []
-        """The bodies of the creations of runs."""
+        """Bodies of the requests that create runs."""
         self._models: Any = kfp_server_api.ApiClient(kfp_server_api.Configuration())
         self._server: ThreadingHTTPServer | None = None
         self.port = 0
@@ -47,7 +47,7 @@ class KfpServer:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Serve; after `stop` on the same port."""
+        """Serve, on the same port after `stop`."""
         server = self
 
         class Handler(_Handler):
@@ -77,7 +77,7 @@ class KfpServer:
         return run
 
     def set_task(self, run: Any, name: str, state: str, problem: str = "") -> None:
-        """A stage as Kubeflow shows it: a task, its driver, and the pod of its container below it."""
+        """Add a stage as Kubeflow reports it: a task, its driver, and the pod of its container."""
         details: Any = run.run_details or kfp_server_api.V2beta1RunDetails(task_details=[])
         details.task_details = [task for task in details.task_details if task.task_id.partition("/")[0] != name]
         error = kfp_server_api.GoogleRpcStatus(code=1, message=problem) if problem else None
@@ -103,8 +103,8 @@ class KfpServer:
             run.state = step.get("state", run.state)
             self.logs.update(step.get("logs", {}))
 
-    def answer(self, method: str, target: str, body: Any) -> tuple[int, Any]:  # noqa: PLR0911 - one for each path
-        """Status and body: a model, a text, or a dict."""
+    def respond(self, method: str, target: str, body: Any) -> tuple[int, Any]:  # noqa: PLR0911 - one per path
+        """Return status and body: a model, a text, or a dict."""
         url = urlsplit(target)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         parts = url.path.strip("/").split("/")
@@ -112,26 +112,26 @@ class KfpServer:
             return (200, self.logs[query["podname"]]) if query["podname"] in self.logs else (404, "no such pod")
         if parts[:2] != ["apis", "v2beta1"]:
             return 404, {"message": "unknown path"}
-        wanted = None
+        name_filter = None
         if "filter" in query:
             (predicate,) = json.loads(query["filter"])["predicates"]
             if (predicate["key"], predicate["operation"]) != ("name", "EQUALS"):
                 return 400, {"message": "no such filter"}
-            wanted = predicate["string_value"]
+            name_filter = predicate["string_value"]
         if parts[2:] == ["experiments"]:
             if method == "POST":
                 new = kfp_server_api.V2beta1Experiment(experiment_id="e-1", display_name=body["display_name"])
                 self.experiments[body["display_name"]] = new
                 return 200, new
-            found = [experiment for name, experiment in self.experiments.items() if name == wanted]
+            found = [experiment for name, experiment in self.experiments.items() if name == name_filter]
             return 200, kfp_server_api.V2beta1ListExperimentsResponse(experiments=found)
         if parts[2:] == ["runs"]:
             if method == "POST":
                 self.bodies.append(body)
                 config = kfp_server_api.V2beta1RuntimeConfig(**body["runtime_config"])
-                told = {"runtime_config": config, "description": body.get("description")}
-                return 200, self.add_run(body["display_name"], "PENDING", **told)
-            found = [run for run in reversed(self.runs.values()) if wanted in (None, run.display_name)]
+                fields = {"runtime_config": config, "description": body.get("description")}
+                return 200, self.add_run(body["display_name"], "PENDING", **fields)
+            found = [run for run in reversed(self.runs.values()) if name_filter in (None, run.display_name)]
             return 200, kfp_server_api.V2beta1ListRunsResponse(runs=found)
         name, _, verb = parts[3].partition(":")
         if name not in self.runs:
@@ -152,7 +152,7 @@ class KfpServer:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    kfp: KfpServer
+    kfp: FakeKfpServer
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
@@ -171,18 +171,18 @@ class _Handler(BaseHTTPRequestHandler):
         kfp.requests.append(f"{method} {urlsplit(self.path).path}")
         time.sleep(kfp.delay)
         if kfp.token is not None and self.headers.get("Authorization") != kfp.token:
-            status, answer = 401, {"message": "Unauthorized"}
+            status, response = 401, {"message": "Unauthorized"}
         elif kfp.errors:
-            status, answer = kfp.errors.pop(0), {"message": "try later"}
+            status, response = kfp.errors.pop(0), {"message": "try later"}
         elif kfp.page:
-            status, answer = 200, kfp.page
+            status, response = 200, kfp.page
         else:
-            status, answer = kfp.answer(method, self.path, body)
-        if kfp.lost_answers and method == "POST" and self.path.startswith("/apis/v2beta1/runs"):
-            kfp.lost_answers -= 1
+            status, response = kfp.respond(method, self.path, body)
+        if kfp.lost_responses and method == "POST" and self.path.startswith("/apis/v2beta1/runs"):
+            kfp.lost_responses -= 1
             self.close_connection = True
             return
-        data = kfp.encode(answer)
+        data = kfp.encode(response)
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
@@ -191,8 +191,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def kfp_server() -> Iterator[KfpServer]:
-    server = KfpServer()
+def kfp_server() -> Iterator[FakeKfpServer]:
+    server = FakeKfpServer()
     try:
         yield server
     finally:

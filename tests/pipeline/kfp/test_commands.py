@@ -1,4 +1,4 @@
-"""submit, watch and stop against a server that speaks Kubeflow's run API."""
+"""Commands submit, watch, stop and collect against a fake Kubeflow Pipelines server."""
 
 import sys
 import threading
@@ -9,13 +9,13 @@ import docker
 import docker.errors
 import pytest
 
-import pipeline.kfp.client as kubeflow_module
+import pipeline.kfp.client as client_module
 import pipeline.kfp.submit as submit_module
 import pipeline.kfp.watch as watch_module
 from pipeline.__main__ import main
-from pipeline.kfp.definition import arguments
+from pipeline.kfp.definition import run_arguments
 from tests.conftest import ROOT
-from tests.pipeline.kfp.fake_server import KfpServer, kfp_server
+from tests.pipeline.kfp.fake_server import FakeKfpServer, kfp_server
 from trm.config import load_params
 from trm.stages import content_keys
 
@@ -24,29 +24,31 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpServer]:
-    monkeypatch.setattr(kubeflow_module, "PATIENCE", 5.0)
-    monkeypatch.setattr(watch_module, "POLL", 0.01)
-    for name in (kubeflow_module.TOKEN, "KF_PIPELINES_SA_TOKEN_PATH"):
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKfpServer]:
+    monkeypatch.setattr(client_module, "RETRY_TIMEOUT", 5.0)
+    monkeypatch.setattr(watch_module, "POLL_INTERVAL", 0.01)
+    for name in (client_module.TOKEN_VARIABLE, "KF_PIPELINES_SA_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     with kfp_server() as server:
         yield server
 
 
 @pytest.fixture
-def params_file(server: KfpServer, tmp_path: Path) -> Path:
-    """The experiment of the repository, on this server, without S3."""
+def params_file(server: FakeKfpServer, tmp_path: Path) -> Path:
+    """The repository's experiment on this server, without S3."""
     from trm.recipes import without_surroundings
 
     text, _ = without_surroundings((ROOT / "params.yaml").read_text())
     file = tmp_path / "params.yaml"
-    file.write_text(f"{text}\ncluster:\n  host: {server.host}/\n  image: {IMAGE}\n  root: s3://bucket/trm\n")
+    file.write_text(
+        f"{text}\ncluster:\n  kfp_host: {server.host}/\n  image: {IMAGE}\n  artifact_root: s3://bucket/trm\n"
+    )
     return file
 
 
 @pytest.fixture
 def run(params_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """`python -m pipeline ...` in this process: exit code, stdout, stderr."""
+    """Runs `python -m pipeline ...` in this process; returns exit code, stdout, stderr."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["pipeline", *arguments, "--params", str(params_file)])
@@ -58,13 +60,13 @@ def run(params_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     return run
 
 
-def test_submit_starts_one_run_of_an_experiment(run: Run, server: KfpServer, params_file: Path) -> None:
+def test_submit_starts_one_run_of_an_experiment(run: Run, server: FakeKfpServer, params_file: Path) -> None:
     code, out, err = run("submit")
     assert (code, out) == (0, "run-1\n")
     assert f"{server.host}/#/runs/details/run-1" in err
     params = load_params(params_file)
     (body,) = server.bodies
-    wanted = arguments(params, content_keys(params), "s3://bucket/trm")
+    wanted = run_arguments(params, content_keys(params), "s3://bucket/trm")
     assert body["runtime_config"] == {"parameters": wanted, "pipeline_root": "s3://bucket/trm"}
     assert body["experiment_id"] == "e-1"
     assert body["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "trm"
@@ -73,20 +75,20 @@ def test_submit_starts_one_run_of_an_experiment(run: Run, server: KfpServer, par
 
     code, out, err = run("submit")
     assert (code, out) == (0, "run-1\n")
-    assert "is there already (pending" in err
-    assert run("submit", "--again")[1] == "run-2\n"
+    assert "exists (pending" in err
+    assert run("submit", "--force")[1] == "run-2\n"
     assert run("submit")[1] == "run-2\n"  # the newest
     assert len(server.bodies) == 2
 
 
 @pytest.mark.parametrize("state", ["FAILED", "CANCELED", "CANCELING"])
-def test_a_run_that_failed_is_submitted_again(run: Run, server: KfpServer, state: str) -> None:
+def test_failed_run_is_submitted_again(run: Run, server: FakeKfpServer, state: str) -> None:
     run("submit")
     server.runs["run-1"].state = state
     assert run("submit")[1] == "run-2\n"
 
 
-def test_other_params_are_another_run(run: Run, server: KfpServer, params_file: Path) -> None:
+def test_other_params_start_another_run(run: Run, server: FakeKfpServer, params_file: Path) -> None:
     run("submit")
     params_file.write_text(params_file.read_text().replace("votes: 4", "votes: 3"))
     assert run("submit")[1] == "run-2\n"
@@ -94,17 +96,17 @@ def test_other_params_are_another_run(run: Run, server: KfpServer, params_file: 
     assert run("submit")[1] == "run-3\n"
 
 
-def test_a_lost_answer_does_not_make_two_runs(run: Run, server: KfpServer) -> None:
-    server.lost_answers = 1
+def test_lost_response_does_not_create_two_runs(run: Run, server: FakeKfpServer) -> None:
+    server.lost_responses = 1
     code, out, err = run("submit")
     assert (code, out, len(server.runs)) == (0, "run-1\n", 1)
-    assert "does not answer; asking again" in err
-    server.lost_answers = 1
-    assert run("submit", "--again")[1] == "run-2\n"
+    assert "is not available; retrying" in err
+    server.lost_responses = 1
+    assert run("submit", "--force")[1] == "run-2\n"
     assert len(server.runs) == 2
 
 
-def test_the_run_goes_on_in_watch_until_it_succeeds(run: Run, server: KfpServer) -> None:
+def test_watch_prints_changes_until_the_run_succeeds(run: Run, server: FakeKfpServer) -> None:
     run("submit")
     server.script = [
         {"state": "RUNNING", "tasks": {"fetch": "RUNNING"}, "logs": {"trm-fetch-impl": "one\n"}},
@@ -119,7 +121,7 @@ def test_the_run_goes_on_in_watch_until_it_succeeds(run: Run, server: KfpServer)
 
 
 @pytest.mark.parametrize("state", ["FAILED", "CANCELED", "SKIPPED"])
-def test_watch_fails_unless_the_run_succeeded(run: Run, server: KfpServer, state: str) -> None:
+def test_watch_fails_unless_the_run_succeeded(run: Run, server: FakeKfpServer, state: str) -> None:
     run("submit")
     server.script = [
         {"state": "RUNNING", "tasks": {"train": "RUNNING"}},
@@ -130,7 +132,7 @@ def test_watch_fails_unless_the_run_succeeded(run: Run, server: KfpServer, state
     assert err.splitlines()[-1] == f"pipeline: run run-1 {state.lower()}: stage train: the loss is nan at step 7"
 
 
-def test_watch_outlives_a_server_that_is_restarted(run: Run, server: KfpServer) -> None:
+def test_watch_survives_a_server_restart(run: Run, server: FakeKfpServer) -> None:
     run("submit")
     server.script = [{"state": "RUNNING"}] * 20 + [{"state": "SUCCEEDED"}]
 
@@ -147,54 +149,54 @@ def test_watch_outlives_a_server_that_is_restarted(run: Run, server: KfpServer) 
     assert code == 0
 
 
-def test_watch_outlives_errors_and_slow_answers(run: Run, server: KfpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watch_survives_errors_and_timeouts(run: Run, server: FakeKfpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     run("submit")
     server.script = [{"state": "SUCCEEDED"}]
     server.errors = [500, 503, 429]
     assert run("watch", "run-1")[0] == 0
-    monkeypatch.setattr(kubeflow_module, "TIMEOUT", (1.0, 0.2))
+    monkeypatch.setattr(client_module, "TIMEOUT", (1.0, 0.2))
     server.delay = 0.5
     threading.Timer(1.0, lambda: setattr(server, "delay", 0.0)).start()
     assert run("watch", "run-1")[0] == 0
 
 
 @pytest.mark.parametrize("command", ["submit", "watch", "stop", "collect"])
-def test_a_server_that_stays_away_is_a_fault(
-    run: Run, server: KfpServer, command: str, monkeypatch: pytest.MonkeyPatch
+def test_unavailable_server_is_a_fault(
+    run: Run, server: FakeKfpServer, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kubeflow_module, "PATIENCE", 0.2)
+    monkeypatch.setattr(client_module, "RETRY_TIMEOUT", 0.2)
     server.stop()
     code, out, err = run(command, *(["run-1"] if command != "submit" else []))
     assert (code, out) == (1, "")
-    assert err.splitlines()[-1].startswith(f"pipeline: {server.host}: Kubeflow cannot be reached (")
+    assert err.splitlines()[-1].startswith(f"pipeline: {server.host}: cannot connect to Kubeflow Pipelines (")
 
 
-def test_a_run_that_is_not_there(run: Run) -> None:
+def test_unknown_run_id_is_reported(run: Run) -> None:
     for command in ("watch", "stop", "collect"):
         code, out, err = run(command, "run-9")
         assert (code, out) == (2, "")
-        assert "has no run run-9 (404 Run run-9 not found)" in err
+        assert "run run-9 not found (404 Run run-9 not found)" in err
         assert len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("command", ["submit", "watch", "stop", "collect"])
-def test_a_log_in_page_is_no_answer(run: Run, server: KfpServer, command: str) -> None:
+def test_login_page_is_reported(run: Run, server: FakeKfpServer, command: str) -> None:
     server.page = "<html>log in</html>"
     code, out, err = run(command, *(["run-1"] if command != "submit" else []))
     assert (code, out) == (2, "")
-    assert err.startswith("pipeline: cluster.host answers, but not as Kubeflow Pipelines does (a log-in page?)")
+    assert err.startswith("pipeline: cluster.kfp_host: the response is not one of Kubeflow Pipelines (a login page?)")
     assert len(err.splitlines()) == 1
 
 
-def test_a_run_of_another_pipeline_is_not_collected(run: Run, server: KfpServer) -> None:
+def test_run_of_another_pipeline_is_not_collected(run: Run, server: FakeKfpServer) -> None:
     server.add_run("theirs", "SUCCEEDED")
     code, out, err = run("collect", "run-1")
     assert (code, out) == (2, "")
-    assert err == "pipeline: run run-1 is no run of this pipeline; give an id that `submit` printed\n"
+    assert err == "pipeline: run run-1 is not a run of this pipeline; pass an id that `submit` printed\n"
 
 
-def test_a_run_whose_results_are_gone_is_done_again_without_kubeflows_cache(
-    run: Run, server: KfpServer, monkeypatch: pytest.MonkeyPatch
+def test_deleted_artifacts_start_a_run_without_cache(
+    run: Run, server: FakeKfpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("submit")
     server.runs["run-1"].state = "SUCCEEDED"
@@ -215,13 +217,13 @@ def test_a_run_whose_results_are_gone_is_done_again_without_kubeflows_cache(
     assert caching == [dict.fromkeys(names, options) for options in ({"enableCache": True}, {})]
 
 
-def test_a_token_from_the_environment_or_a_service_account(
-    run: Run, server: KfpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_token_from_environment_or_service_account(
+    run: Run, server: FakeKfpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.token = "Bearer secret-of-mine"
     code, out, err = run("submit")
     assert (code, out) == (2, "")
-    assert "refuses the experiments (401 Unauthorized); set $KFP_TOKEN to a valid token" in err
+    assert "no access to the experiments (401 Unauthorized); set $KFP_TOKEN to a valid token" in err
     monkeypatch.setenv("KFP_TOKEN", "secret-of-mine")
     code, out, err = run("submit")
     assert (code, out) == (0, "run-1\n")
@@ -234,78 +236,76 @@ def test_a_token_from_the_environment_or_a_service_account(
     assert run("watch", "run-1")[0] == 0
 
 
-def test_stop(run: Run, server: KfpServer) -> None:
+def test_stop(run: Run, server: FakeKfpServer) -> None:
     run("submit")
     code, _, err = run("stop", "run-1")
     assert (code, server.runs["run-1"].state) == (0, "CANCELING")
-    assert "is being stopped" in err
+    assert "stopping run run-1" in err
     server.runs["run-1"].state = "CANCELED"
-    asked = len(server.requests)
-    assert "has ended already: canceled" in run("stop", "run-1")[2]
-    assert server.requests[asked:] == ["GET /apis/v2beta1/runs/run-1"]
+    requests = len(server.requests)
+    assert "has already finished: canceled" in run("stop", "run-1")[2]
+    assert server.requests[requests:] == ["GET /apis/v2beta1/runs/run-1"]
 
 
-def _refused(run: Run, server: KfpServer, *said: str) -> None:
+def _assert_rejected(run: Run, server: FakeKfpServer, *messages: str) -> None:
     code, out, err = run("submit")
     assert (code, out, server.requests) == (2, "", [])
     assert len(err.splitlines()) == 1
-    for words in said:
-        assert words in err
+    for message in messages:
+        assert message in err
 
 
-def test_what_a_cluster_cannot_run_is_refused_before_it_is_asked(
-    run: Run, server: KfpServer, params_file: Path
-) -> None:
+def test_invalid_experiments_are_rejected_without_requests(run: Run, server: FakeKfpServer, params_file: Path) -> None:
     text = params_file.read_text()
     params_file.write_text(text.replace(IMAGE, "trm:latest"))
-    _refused(run, server, "cluster.image must name an image by its digest", "Got trm:latest")
-    params_file.write_text(text.replace(f"  host: {server.host}/\n", ""))
-    _refused(run, server, "cluster.host is null")
-    params_file.write_text(text + "  stages: {trian: {cpu: '1'}}\n")
-    _refused(run, server, "cluster.stages.trian is not a stage; there are fetch")
+    _assert_rejected(run, server, "cluster.image must be an image digest", "Got trm:latest")
+    params_file.write_text(text.replace(f"  kfp_host: {server.host}/\n", ""))
+    _assert_rejected(run, server, "cluster.kfp_host is null")
+    params_file.write_text(text + "  resources: {trian: {cpu: '1'}}\n")
+    _assert_rejected(run, server, "cluster.resources.trian is not a stage; the stages are fetch")
     start, end = text.index("  source:"), text.index("  allow_equivalent")
     files = (
         "train: a.csv, test: b.csv, train_sha256: null, test_sha256: null, min_rating: null, subsample: null, seed: 0"
     )
     params_file.write_text(f"{text[:start]}  source: {{type: path, {files}}}\n{text[end:]}")
-    _refused(run, server, "data.source: names files of this machine")
+    _assert_rejected(run, server, "data.source: refers to local files")
     files = files.replace("a.csv", "http://x/a.csv").replace("b.csv", "http://x/b.csv")
     params_file.write_text(f"{text[:start]}  source: {{type: url, {files}}}\n{text[end:]}")
-    _refused(run, server, "data.source.train_sha256 is null; on a cluster")
+    _assert_rejected(run, server, "data.source.train_sha256 is null; runs on a cluster require")
     start = f"start: {{model: outputs/model, sha256: {'a' * 64}, reset_puzzle_table: false}}"
     params_file.write_text(text.replace("start: null", start))
-    _refused(run, server, "train.start.model must be an s3:// address on a cluster. Got outputs/model")
+    _assert_rejected(run, server, "train.start.model must be an s3:// URI on a cluster. Got outputs/model")
 
 
-def test_a_run_says_where_it_came_from(run: Run, server: KfpServer) -> None:
-    """By this the workflow that collects knows which commit to check out."""
+def test_description_contains_commit_and_image(run: Run, server: FakeKfpServer) -> None:
+    """The collecting workflow checks out this commit."""
     run("submit")
     assert server.bodies[0]["description"].endswith(f"image {IMAGE}")
     (made,) = server.runs.values()
     made.description = f"commit {'a' * 40}-dirty, image {IMAGE}"
-    found = kubeflow_module.Kubeflow(load_params(ROOT / "params.yaml").cluster.model_copy(update={"host": server.host}))
+    found = client_module.KfpClient(
+        load_params(ROOT / "params.yaml").cluster.model_copy(update={"kfp_host": server.host})
+    )
     assert (found.get(made.run_id).commit, found.get(made.run_id).image) == (f"{'a' * 40}-dirty", IMAGE)
-    made.description = "a word of somebody's own"
+    made.description = "a custom description"
     assert (found.get(made.run_id).commit, found.get(made.run_id).image) == ("", "")
 
 
-def test_in_a_workflow_its_own_identity_is_the_token(
-    run: Run, server: KfpServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[str] = []
+def test_identity_token_of_a_github_workflow(run: Run, server: FakeKfpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    audiences: list[str] = []
 
     def id_token(audience: str) -> str:
-        asked.append(audience)
+        audiences.append(audience)
         return "the-workflows-identity"
 
-    monkeypatch.setattr(kubeflow_module, "id_token", id_token)
+    monkeypatch.setattr(client_module, "id_token", id_token)
     server.token = "Bearer the-workflows-identity"
     assert run("submit")[0] == 0
-    assert set(asked) == {"pipelines.kubeflow.org"}
+    assert set(audiences) == {"pipelines.kubeflow.org"}
 
 
-def test_an_image_that_was_pushed_from_here_goes_by_its_digest(
-    run: Run, server: KfpServer, monkeypatch: pytest.MonkeyPatch
+def test_submit_resolves_the_digest_of_a_pushed_image(
+    run: Run, server: FakeKfpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Images:
         @staticmethod

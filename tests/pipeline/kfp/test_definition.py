@@ -1,4 +1,4 @@
-"""The records, the components and the compiled pipeline say the same; test_stages.py adds dvc.yaml and the CLI."""
+"""Consistency of stage records, components and compiled pipeline. test_stages.py compares dvc.yaml and the CLI."""
 
 import json
 import subprocess
@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from components.train.pytorch_job import template
-from pipeline.kfp.definition import SECTIONS, arguments, compile_to, component, key_parameter
+from components.container import key_parameter
+from components.train.pytorch_job import job_template
+from pipeline.kfp.compile import compile_pipeline
+from pipeline.kfp.component_readme import readmes
+from pipeline.kfp.definition import SECTIONS, component, run_arguments
 from tests.conftest import ROOT
-from trm.cluster import ClusterParams, JobParams, Resources, Toleration
+from trm.cluster import ClusterParams, Resources, Toleration, TrainJobParams
 from trm.config import Params, load_params, load_sections
 from trm.errors import ParamsError
 from trm.recipes import recipes
@@ -24,48 +27,56 @@ each_stage = pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.na
 
 
 def compiled(cluster: ClusterParams, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    compile_to(folder / "made.yaml", cluster)
+    compile_pipeline(folder / "made.yaml", cluster)
     spec, *platform = YAML(typ="safe", pure=True).load_all((folder / "made.yaml").read_text())
     return spec, platform[0]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 
 
-def test_the_compiled_file_is_not_stale() -> None:
+def test_compiled_file_is_current() -> None:
     checked = subprocess.run(
         [sys.executable, "-m", "pipeline", "compile", "--check"], cwd=ROOT, check=False, capture_output=True, text=True
     )
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
-def test_a_stale_file_is_said(tmp_path: Path) -> None:
+def test_check_reports_a_stale_file(tmp_path: Path) -> None:
     stale = tmp_path / "trm.yaml"
     stale.write_text((ROOT / "pipeline/trm.yaml").read_text().replace("augment", "agument"))
     command = [sys.executable, "-m", "pipeline", "compile", "--check", "--output", str(stale)]
     checked = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
     assert (checked.returncode, checked.stdout) == (2, "")
-    assert checked.stderr == f"pipeline: {stale}: is stale; run `python -m pipeline compile` and commit it\n"
+    assert checked.stderr == f"pipeline: {stale}: stale; run `python -m pipeline compile` and commit the file\n"
 
 
-def test_compiling_imports_nothing_heavy() -> None:
+def test_component_readmes_are_current() -> None:
+    texts = readmes()
+    assert {path.parent.name for path in texts} == {path.parent.name for path in ROOT.glob("components/*/component.py")}
+    stale = [path for path, text in texts.items() if not path.is_file() or path.read_text() != text]
+    assert stale == [], "run `python -m pipeline.kfp.component_readme`"
+
+
+def test_compilation_imports_no_heavy_packages() -> None:
     code = (
-        "import sys; from pipeline.kfp.definition import build; from trm.config import ClusterParams as C; build(C())\n"
+        "import sys; from pipeline.kfp.definition import build_pipeline as b\n"
+        "from trm.config import ClusterParams as C; b(C())\n"
         "print(*{name.partition('.')[0] for name in sys.modules} & {'torch', 'numba', 'numpy', 'pyarrow', 'dvc'})"
     )
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     assert ran.stdout.split() == []
 
 
-def test_the_pipeline_has_the_stages_and_their_parameters() -> None:
+def test_pipeline_has_all_stages_and_parameters() -> None:
     assert set(STAGES_DAG) == {stage.name for stage in STAGES}
     parameters = {
         name: given["parameterType"] for name, given in SPEC["root"]["inputDefinitions"]["parameters"].items()
     }
     keys = {key_parameter(stage) for stage in STAGES}
-    assert parameters == dict.fromkeys(SECTIONS, "STRUCT") | dict.fromkeys({*keys, "root"}, "STRING")
+    assert parameters == dict.fromkeys(SECTIONS, "STRUCT") | dict.fromkeys({*keys, "artifact_root"}, "STRING")
     assert set(SECTIONS) == set(Params.model_fields) - {"cluster", "tracking"}
 
 
 @each_stage
-def test_the_compiled_task_is_the_record(stage: Stage) -> None:
+def test_compiled_task_matches_the_record(stage: Stage) -> None:
     task = STAGES_DAG[stage.name]
     edges = {
         name: (edge["taskOutputArtifact"]["producerTask"], edge["taskOutputArtifact"]["outputArtifactKey"])
@@ -73,51 +84,51 @@ def test_the_compiled_task_is_the_record(stage: Stage) -> None:
     }
     assert edges == {name: (producer(name).name, name) for name in stage.inputs}
     given = {
-        name: value["componentInputParameter"] if name != "job" else value["runtimeValue"]["constant"]
+        name: value["componentInputParameter"] if name != "train_job" else value["runtimeValue"]["constant"]
         for name, value in task["inputs"]["parameters"].items()
     }
-    assert given.pop("job", None) == (None if stage.name != "train" else {})
+    assert given.pop("train_job", None) == (None if stage.name != "train" else {})
     assert given == {f"{section}_params": f"pipelinechannel--{section}" for section in stage.sections} | {
-        "root": "pipelinechannel--root",
+        "artifact_root": "pipelinechannel--artifact_root",
         "key": f"pipelinechannel--{key_parameter(stage)}",
     }
-    assert task["cachingOptions"] == {"enableCache": True}  # by the key among its parameters
+    assert task["cachingOptions"] == {"enableCache": True}  # by the content key, which is a parameter
     outputs = SPEC["components"][f"comp-{stage.name}"]["outputDefinitions"]
     assert list(outputs) == ["artifacts"]
     assert list(outputs["artifacts"]) == [stage.output]
 
 
 @each_stage
-def test_the_component_runs_the_command_of_the_record(stage: Stage) -> None:
-    """The container's words are those of the command line, as tests/test_stages.py holds it to the record."""
+def test_component_runs_the_command_of_the_record(stage: Stage) -> None:
+    """tests/test_stages.py compares the command line with the record."""
     container = SPEC["deploymentSpec"]["executors"][f"exec-{stage.name}"]["container"]
-    launcher = stage.name == "train"  # its container may have others do the work
+    launcher = stage.name == "train"  # its container may launch a PyTorchJob
     assert container["command"] == ["python", "-m", "components.train.launcher" if launcher else "components.run"]
-    own = ["{{$.inputs.parameters['job']}}"] if launcher else []
+    own = ["{{$.inputs.parameters['train_job']}}"] if launcher else []
     sections = ", ".join(f"\"{name}\": {{{{$.inputs.parameters['{name}_params']}}}}" for name in stage.sections)
     pointer = f"{{{{$.outputs.artifacts['{stage.output}'].path}}}}"
-    words = ["{{$}}", pointer, *own, stage.name, "--params", f"{{{sections}}}"]
+    args = ["{{$}}", pointer, *own, stage.name, "--params", f"{{{sections}}}"]
     for name in stage.inputs:
-        words += [f"--{name}", f"{{{{$.inputs.artifacts['{name}'].path}}}}"]
-    words += [
+        args += [f"--{name}", f"{{{{$.inputs.artifacts['{name}'].path}}}}"]
+    args += [
         f"--{stage.output}",
-        f"{{{{$.inputs.parameters['root']}}}}/{stage.name}/{{{{$.inputs.parameters['key']}}}}",
+        f"{{{{$.inputs.parameters['artifact_root']}}}}/{stage.name}/{{{{$.inputs.parameters['key']}}}}",
     ]
-    assert container["args"] == words
+    assert container["args"] == args
     assert component(stage).description == stage.help
 
 
-def test_the_exit_handler_runs_in_any_case() -> None:
-    last = SPEC["root"]["dag"]["tasks"]["summary"]
+def test_exit_handler_runs_after_success_and_failure() -> None:
+    last = SPEC["root"]["dag"]["tasks"]["run-summary"]
     assert last["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
     assert last["dependentTasks"] == ["exit-handler-1"]
     given = set(last["inputs"]["parameters"])
-    assert given == {"root", "status", *(key_parameter(stage) for stage in STAGES)}
-    words = SPEC["deploymentSpec"]["executors"]["exec-summary"]["container"]["args"]
-    assert words[3:] == [f"{s.name}={{{{$.inputs.parameters['{key_parameter(s)}']}}}}" for s in STAGES]
+    assert given == {"artifact_root", "status", *(key_parameter(stage) for stage in STAGES)}
+    args = SPEC["deploymentSpec"]["executors"]["exec-run-summary"]["container"]["args"]
+    assert args[3:] == [f"{s.name}={{{{$.inputs.parameters['{key_parameter(s)}']}}}}" for s in STAGES]
 
 
-def test_the_cluster_section_places_the_pods(tmp_path: Path) -> None:
+def test_cluster_section_configures_the_pods(tmp_path: Path) -> None:
     train = Resources(
         cpu="8",
         memory="32Gi",
@@ -131,8 +142,8 @@ def test_the_cluster_section_places_the_pods(tmp_path: Path) -> None:
         s3_region="eu-1",
         s3_secret="trm-s3",
         image_pull_secret="pull",
-        cache_claim="caches",
-        stages={"train": train},
+        cache_pvc="caches",
+        resources={"train": train},
     )
     spec, pods = compiled(cluster, tmp_path)
     executors = {name: executor["container"] for name, executor in spec["deploymentSpec"]["executors"].items()}
@@ -157,12 +168,12 @@ def test_the_cluster_section_places_the_pods(tmp_path: Path) -> None:
         {"key": "gpu", "operator": "Exists", "effect": "NoSchedule"},
         {"key": "team", "operator": "Equal", "value": "a"},
     ]
-    for name in ("exec-fetch", "exec-augment", "exec-evaluate", "exec-report", "exec-summary"):
+    for name in ("exec-fetch", "exec-augment", "exec-evaluate", "exec-report", "exec-run-summary"):
         assert "resources" not in executors[name]
         assert not {"nodeSelector", "tolerations"} & set(pods[name])
 
 
-def test_by_default_pods_have_a_cache_of_their_own_and_no_secret(tmp_path: Path) -> None:
+def test_default_pods_have_an_empty_dir_cache_and_no_secret(tmp_path: Path) -> None:
     spec, pods = compiled(ClusterParams(), tmp_path)
     assert all([mount["mountPath"] for mount in pod["emptyDirMounts"]] == ["/cache"] for pod in pods.values())
     assert all(set(pod) == {"emptyDirMounts", "securityContext"} for pod in pods.values())
@@ -170,12 +181,12 @@ def test_by_default_pods_have_a_cache_of_their_own_and_no_secret(tmp_path: Path)
     assert all("env" not in executor["container"] for executor in spec["deploymentSpec"]["executors"].values())
 
 
-def test_a_job_trains_and_the_container_of_the_stage_launches_it(tmp_path: Path) -> None:
+def test_train_job_is_launched_by_the_container_of_the_stage(tmp_path: Path) -> None:
     gpus = Resources(cpu="8", memory="32Gi", gpus=4, node_selector={"pool": "gpu"})
-    cluster = ClusterParams(stages={"train": gpus}, job=JobParams(max_workers=3))
+    cluster = ClusterParams(resources={"train": gpus}, train_job=TrainJobParams(max_workers=3))
     spec, pods = compiled(cluster, tmp_path)
     task = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]["train"]
-    assert task["inputs"]["parameters"]["job"]["runtimeValue"]["constant"] == template(cluster)
+    assert task["inputs"]["parameters"]["train_job"]["runtimeValue"]["constant"] == job_template(cluster)
     resources = spec["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]
     assert (resources["resourceCpuLimit"], resources["resourceMemoryLimit"]) == ("100m", "512Mi")
     assert "accelerator" not in resources
@@ -184,17 +195,17 @@ def test_a_job_trains_and_the_container_of_the_stage_launches_it(tmp_path: Path)
     assert facts == {"POD_NAME": "metadata.name", "POD_UID": "metadata.uid"}
 
 
-def test_an_unknown_stage_of_the_cluster(tmp_path: Path) -> None:
-    with pytest.raises(ParamsError, match=r"cluster\.stages\.trian is not a stage; there are fetch, augment"):
-        compile_to(tmp_path / "x.yaml", ClusterParams(stages={"trian": Resources()}))
+def test_unknown_stage_in_cluster_resources_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"cluster\.resources\.trian is not a stage; the stages are fetch, augment"):
+        compile_pipeline(tmp_path / "x.yaml", ClusterParams(resources={"trian": Resources()}))
 
 
 @each_stage
 @pytest.mark.parametrize("recipe", recipes())
-def test_what_kubeflow_makes_of_the_params_is_read_back_alike(recipe: str, stage: Stage) -> None:
-    """Kubeflow carries numbers as doubles and no null; a container must read the sections of the file."""
+def test_params_survive_transport_through_kubeflow(recipe: str, stage: Stage) -> None:
+    """Kubeflow transports numbers as doubles and drops null values; containers must parse equal sections."""
     params = load_params(recipes()[recipe])
-    given = arguments(params, dict.fromkeys((stage.name for stage in STAGES), ""), "s3://trm/artifacts")
+    given = run_arguments(params, dict.fromkeys((stage.name for stage in STAGES), ""), "s3://trm/artifacts")
     assert "null" not in json.dumps(given)
     text = json.dumps({name: json.loads(json.dumps(given[name]), parse_int=float) for name in stage.sections})
     assert load_sections(text, stage.sections) == {name: getattr(params, name) for name in stage.sections}

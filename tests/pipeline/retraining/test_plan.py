@@ -1,4 +1,4 @@
-"""What a plan says, and that `dvc repro` and the cluster then do just that."""
+"""Plans: rendering, and agreement with `dvc repro` and the artifacts in S3."""
 
 import io
 import json
@@ -23,39 +23,42 @@ STAGE = StagePlan("train", "1" * 64, "run", "run", (Change("param", "train.lr", 
 
 
 def plan(**changes: Any) -> Plan:
-    others = [StagePlan(s.name, "0" * 64, "unchanged", "there", (), ("outputs/x",), None, None, 0.0) for s in STAGES]
-    made = Plan("sudoku", (*others[:2], STAGE, others[3]), online=False, max_gpu_hours=None)
-    return replace(made, **changes)
+    others = [StagePlan(s.name, "0" * 64, "unchanged", "exists", (), ("outputs/x",), None, None, 0.0) for s in STAGES]
+    default = Plan("sudoku", (*others[:2], STAGE, others[3]), online=False, max_gpu_hours=None)
+    return replace(default, **changes)
 
 
 @pytest.mark.parametrize(
-    ("most", "expected", "waits"), [(None, 4.0, False), (4.0, 4.0, False), (3.9, 4.0, True), (100.0, None, True)]
+    ("limit", "expected", "needs_approval"),
+    [(None, 4.0, False), (4.0, 4.0, False), (3.9, 4.0, True), (100.0, None, True)],
 )
-def test_what_is_too_expensive_or_unknown_waits(most: float | None, expected: float | None, waits: bool) -> None:
+def test_expensive_or_unknown_plans_need_approval(
+    limit: float | None, expected: float | None, needs_approval: bool
+) -> None:
     stages = tuple(replace(stage, gpu_hours=expected if stage.runs else 0.0) for stage in plan().stages)
-    assert plan(stages=stages, max_gpu_hours=most).needs_approval is waits
+    assert plan(stages=stages, max_gpu_hours=limit).needs_approval is needs_approval
 
 
-def test_the_text_fits_80_columns_and_tells_why() -> None:
+def test_text_fits_80_columns_and_contains_reasons() -> None:
     many = tuple(Change("module", f"trm/training/a_module_of_this_project_{n}.py") for n in range(6))
-    stages = tuple(replace(stage, because=(*STAGE.because, *many)) if stage.runs else stage for stage in plan().stages)
+    stages = tuple(replace(stage, reasons=(*STAGE.reasons, *many)) if stage.runs else stage for stage in plan().stages)
     console = Console(width=80, record=True, file=io.StringIO())
     show(plan(stages=stages, max_gpu_hours=2.0), console)
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= 80
-    for words in (
+    for part in (
         "train runs",
         "train.lr 0.002 → 0.001",
         "2 h 0 min",
-        "4 GPU hours of at most 2: waits for",
+        "4 GPU hours (limit 2): approval required",
         "--online",
     ):
-        assert words in re.sub(r"\s+", " ", text), text
+        assert part in re.sub(r"\s+", " ", text), text
 
 
-def test_markdown_is_one_table_whose_cells_hold_no_markup() -> None:
+def test_markdown_cells_are_escaped() -> None:
     stages = tuple(
-        replace(stage, because=(Change("param", "data.alphabet", "a|b", "<b>"),)) if stage.runs else stage
+        replace(stage, reasons=(Change("param", "data.alphabet", "a|b", "<b>"),)) if stage.runs else stage
         for stage in plan().stages
     )
     text = markdown(plan(stages=stages))
@@ -75,7 +78,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory, storage: SeaweedFS) -> Clone:
-    """A workspace whose result lies in S3 and was collected from there."""
+    """A workspace with a result that was collected from S3."""
     clone = make_clone(tmp_path_factory.mktemp("plan"))
     clone.environment |= storage.environment() | {"TRM_CACHE_DIR": str(clone.folder / "cache")}
     clone.run("dvc repro")
@@ -103,11 +106,11 @@ def planned(clone: Clone, options: str = "") -> dict[str, Any]:
 
 
 def reasons(plan: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
-    return {s["stage"]: [(c["what"], c["name"]) for c in s["because"]] for s in plan["stages"] if s["runs"]}
+    return {s["stage"]: [(c["kind"], c["name"]) for c in s["reasons"]] for s in plan["stages"] if s["runs"]}
 
 
 MODEL_AND_SCORES = [("input", "model"), ("input", "evaluation")]
-# A file, a pattern and what takes its place; the stages that run, and why.
+# File, pattern, replacement; stages that run -> reasons.
 CHANGES = {
     "nothing": ("params.yaml", "seed: 0", "seed: 0", {}),
     "a param of evaluate": (
@@ -128,7 +131,7 @@ CHANGES = {
         },
     ),
     "a module of train": (
-        "trm/training/loss.py", r"\Z", "\n# another thought\n",
+        "trm/training/loss.py", r"\Z", "\n# a comment\n",
         {
             "train": [("module", "trm/training/loss.py")], "evaluate": [("input", "model")],
             "report": MODEL_AND_SCORES,
@@ -140,29 +143,29 @@ CHANGES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_dvc_and_the_cluster_do_what_is_planned(clone: Clone, change: tuple[str, str, str, dict]) -> None:
-    name, old, new, because = change
+def test_dvc_repro_follows_the_plan(clone: Clone, change: tuple[str, str, str, dict]) -> None:
+    name, old, new, expected = change
     file = clone.folder / name
     text = file.read_text()
     try:
         file.write_text(re.sub(old, new, text, count=1))
-        told = planned(clone)
-        assert reasons(told) == because
-        assert told["runs"] == {"here": list(because), "cluster": list(because)}
-        assert planned(clone, "--online")["cluster"] == list(because)  # what lies in S3 under the keys of now
-        # DVC's own decision, which without running knows of no new inputs.
-        direct = [stage for stage, why in because.items() if {what for what, _ in why} != {"input"}]
+        result = planned(clone)
+        assert reasons(result) == expected
+        assert result["runs"] == {"local": list(expected), "cluster": list(expected)}
+        assert planned(clone, "--online")["runs"]["cluster"] == list(expected)  # artifacts under the current keys
+        # `--dry` does not know that the outputs of earlier stages will change.
+        direct = [stage for stage, changes in expected.items() if {kind for kind, _ in changes} != {"input"}]
         assert re.findall(r"Running stage '(\w+)'", clone.run("dvc repro --dry")) == direct
-        if "train.lr" in str(because):
-            assert clone.ran("dvc repro") == list(because)
+        if "train.lr" in str(expected):
+            assert clone.ran("dvc repro") == list(expected)
     finally:
         file.write_text(text)
         clone.run("git checkout -q -- dvc.lock && dvc checkout -q")
 
 
 @pytest.mark.slow
-def test_what_dvc_has_seen_before_is_restored(clone: Clone) -> None:
-    """It was computed here under another params.yaml: DVC's run cache knows it, the cluster does not."""
+def test_run_cache_results_are_restored(clone: Clone) -> None:
+    """The result was computed locally: it is in DVC's run cache, but not in S3."""
     params = clone.folder / "params.yaml"
     text = params.read_text()
     try:
@@ -171,9 +174,9 @@ def test_what_dvc_has_seen_before_is_restored(clone: Clone) -> None:
         params.write_text(text)
         clone.run("dvc repro")
         params.write_text(re.sub(r"votes: \d+", "votes: 2", text))
-        told = planned(clone)
-        assert [stage["here"] for stage in told["stages"]] == ["unchanged"] * 3 + ["restore"] * 2
-        assert told["runs"] == {"here": [], "cluster": ["evaluate", "report"]}
+        result = planned(clone)
+        assert [stage["local"] for stage in result["stages"]] == ["unchanged"] * 3 + ["restore"] * 2
+        assert result["runs"] == {"local": [], "cluster": ["evaluate", "report"]}
         assert clone.ran("dvc repro") == []
     finally:
         params.write_text(text)
@@ -181,18 +184,18 @@ def test_what_dvc_has_seen_before_is_restored(clone: Clone) -> None:
 
 
 @pytest.mark.slow
-def test_a_fresh_clone_has_to_pull(clone: Clone, tmp_path: Path) -> None:
+def test_fresh_clone_requires_a_pull(clone: Clone, tmp_path: Path) -> None:
     fresh = Clone(tmp_path / "fresh", tmp_path / "states")
     clone.run(f"git clone -q . {fresh.folder}")
-    told = planned(fresh)
-    assert [stage["here"] for stage in told["stages"]] == ["pull"] * 5
-    assert told["runs"] == {"here": [], "cluster": []}
+    result = planned(fresh)
+    assert [stage["local"] for stage in result["stages"]] == ["pull"] * 5
+    assert result["runs"] == {"local": [], "cluster": []}
     assert "dvc pull" in fresh.run("python -m pipeline plan")
 
 
 @pytest.mark.slow
-def test_without_torch_without_network(clone: Clone) -> None:
-    """Nothing listens where S3 should be, no proxy, no torch; and no file is touched."""
+def test_plan_uses_no_torch_and_no_network(clone: Clone) -> None:
+    """No connection is opened, heavy packages are not imported, and no file is changed."""
     code = (
         "import sys, runpy, socket; socket.socket.connect = None; sys.argv = ['pipeline', 'plan', '--json']\n"
         "try: runpy.run_module('pipeline', run_name='__main__')\n"
@@ -207,14 +210,14 @@ def test_without_torch_without_network(clone: Clone) -> None:
 
 
 @pytest.mark.usefixtures("workspace")
-def test_mistakes_are_told(workspace: Path) -> None:  # noqa: F811
-    from pipeline.dvc import repro
+def test_unreadable_files_are_reported(workspace: Path) -> None:  # noqa: F811
+    from pipeline.dvc import stage_status
     from trm.errors import UserError
 
-    with pytest.raises(UserError, match=r"dvc\.yaml is not here"):
-        repro(Path("params.yaml"))
+    with pytest.raises(UserError, match=r"dvc\.yaml: no such file"):
+        stage_status(Path("params.yaml"))
     Path("dvc.yaml").write_text("stages: {}\n")
     Path("params.yaml").write_text("lr: 1\n")
     Path("dvc.lock").write_text("<<<<<<< HEAD\na: b: c\n")
-    with pytest.raises(UserError, match=r"dvc\.lock: cannot be read as YAML; mend it"):
-        repro(Path("params.yaml"))
+    with pytest.raises(UserError, match=r"dvc\.lock: not readable as YAML; correct it"):
+        stage_status(Path("params.yaml"))

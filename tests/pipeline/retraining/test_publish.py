@@ -1,4 +1,4 @@
-"""The pull request with a result: a real git remote, DVC with a remote folder, and a stand-in for GitHub's API."""
+"""Publication of a result: a git remote, a DVC remote, and a fake GitHub API."""
 
 import json
 import subprocess
@@ -19,14 +19,14 @@ KEY = "0123456789abcdef" * 4
 BRANCH = f"retrain/{KEY[:12]}"
 
 
-class GitHub:
-    """Holds comments and pull requests, as api.github.com does for those calls that we make."""
+class FakeGitHub:
+    """Stores comments and pull requests, and implements the used part of the GitHub API."""
 
     def __init__(self) -> None:
         self.comments: list[dict[str, Any]] = []
         self.pulls: list[dict[str, Any]] = []
         self.errors: list[int] = []
-        """Status codes of the next answers."""
+        """Status codes of the next responses."""
         self.requests: list[str] = []
         self.token = "a-token"
         hub = self
@@ -38,12 +38,15 @@ class GitHub:
                 path, _, query = self.path.partition("?")
                 hub.requests.append(f"{self.command} {path}")
                 if hub.errors:
-                    status, answer = hub.errors.pop(0), {"message": "try later"}
+                    status, response = hub.errors.pop(0), {"message": "try later"}
                 elif self.headers["Authorization"] != f"Bearer {hub.token}":
-                    status, answer = 401, {"message": "Bad credentials"}
+                    status, response = 401, {"message": "Bad credentials"}
                 else:
-                    status, answer = 200, hub.answer(self.command, path.removeprefix("/repos/owner/trm/"), query, body)
-                data = json.dumps(answer).encode()
+                    status, response = (
+                        200,
+                        hub.respond(self.command, path.removeprefix("/repos/owner/trm/"), query, body),
+                    )
+                data = json.dumps(response).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
@@ -59,8 +62,8 @@ class GitHub:
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
-    def answer(self, method: str, path: str, query: str, body: dict[str, Any]) -> Any:  # noqa: PLR0911 - one for each call
-        """What GitHub answers."""
+    def respond(self, method: str, path: str, query: str, body: dict[str, Any]) -> Any:  # noqa: PLR0911 - one per path
+        """Return the body of the response."""
         match method, path.split("/"):
             case "GET", ["token"]:
                 assert query == "api-version=2&audience=pipelines.kubeflow.org"
@@ -89,9 +92,9 @@ class GitHub:
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[GitHub]:
-    hub = GitHub()
-    monkeypatch.setattr(github, "PATIENCE", 3.0)
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGitHub]:
+    hub = FakeGitHub()
+    monkeypatch.setattr(github, "RETRY_TIMEOUT", 3.0)
     for name, value in {"API_URL": hub.url, "REPOSITORY": "owner/trm", "TOKEN": hub.token}.items():
         monkeypatch.setenv(f"GITHUB_{name}", value)
     yield hub
@@ -108,7 +111,7 @@ def git(*arguments: str, cwd: Path | None = None) -> str:
 
 @pytest.fixture
 def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A bare repository; the working directory is a clone of it, in which a result was collected."""
+    """A bare repository. The working directory is a clone with a collected result."""
     for role in ("AUTHOR", "COMMITTER"):
         monkeypatch.setenv(f"GIT_{role}_NAME", "a tester")
         monkeypatch.setenv(f"GIT_{role}_EMAIL", "tester@example.org")
@@ -135,8 +138,8 @@ def collected(accuracy: float) -> None:
     Path("runs.tsv").write_text("stage\tkey\n")
 
 
-def test_a_branch_with_three_files_and_one_pull_request(remote: Path, hub: GitHub, tmp_path: Path) -> None:
-    Path("scratch.txt").write_text("not yours")
+def test_publish_creates_one_branch_and_one_pull_request(remote: Path, hub: FakeGitHub, tmp_path: Path) -> None:
+    Path("scratch.txt").write_text("untracked")
     Path("params.yaml").write_text("lr: 2\n")
     Path("report.md").write_text("### The candidate is better\n")
     before = git("status", "--porcelain"), git("rev-parse", "HEAD")
@@ -148,13 +151,13 @@ def test_a_branch_with_three_files_and_one_pull_request(remote: Path, hub: GitHu
     assert (pull["head"], pull["base"], pull["title"]) == (BRANCH, "main", f"Result {KEY[:12]}: exact accuracy 75.0 %")
     assert pull["body"].startswith("### The candidate is better")
     assert KEY in pull["body"]
-    # The same result again: the same commit, the same request.
+    # The same result gives the same commit and the same pull request.
     commit = git("rev-parse", BRANCH, cwd=remote)
     assert publish("main", None) == "pull-1"
     assert git("rev-parse", BRANCH, cwd=remote) == commit
     assert len(hub.pulls) == 1
-    assert "compared with nothing" in hub.pulls[0]["body"]
-    # What was collected anew under the key takes the branch over.
+    assert "without comparison" in hub.pulls[0]["body"]
+    # A new result under the same key replaces the commit of the branch.
     collected(0.8)
     publish("main", None)
     assert git("rev-parse", BRANCH, cwd=remote) != commit
@@ -162,17 +165,15 @@ def test_a_branch_with_three_files_and_one_pull_request(remote: Path, hub: GitHu
     assert len(hub.pulls) == 1
 
 
-def test_a_request_that_somebody_closed_stays_closed(
-    remote: Path, hub: GitHub, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_closed_pull_request_is_not_reopened(remote: Path, hub: FakeGitHub, capsys: pytest.CaptureFixture[str]) -> None:
     publish("main", None)
     hub.pulls[0]["state"] = "closed"
     assert publish("main", None) == "pull-1"
-    assert "is closed, and stays so" in capsys.readouterr().err
+    assert "is closed and is not reopened" in capsys.readouterr().err
     assert (len(hub.pulls), hub.pulls[0]["state"]) == (1, "closed")
 
 
-def test_without_github_the_branch_is_pushed(
+def test_without_token_only_the_branch_is_pushed(
     remote: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("GITHUB_TOKEN", raising=False)
@@ -181,43 +182,43 @@ def test_without_github_the_branch_is_pushed(
     assert "GITHUB_TOKEN is not set" in capsys.readouterr().err
 
 
-def test_what_keeps_a_result_from_being_published(remote: Path, hub: GitHub, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nosuch\.md: is not there; `python -m pipeline compare` writes it"):
+def test_publish_reports_missing_files_and_git_failures(remote: Path, hub: FakeGitHub, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nosuch\.md: no such file; run `python -m pipeline compare`"):
         publish("main", Path("nosuch.md"))
     git("remote", "set-url", "origin", str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="git push failed"):
         publish("main", None)
     Path("metrics.json").write_text("{}")
-    with pytest.raises(UserError, match="is not what `collect` wrote"):
+    with pytest.raises(UserError, match="not written by `collect`"):
         publish("main", None)
     Path("metrics.json").unlink()
-    with pytest.raises(UserError, match="is not here; .* `python -m pipeline collect` first"):
+    with pytest.raises(UserError, match="no such file; .* `python -m pipeline collect` first"):
         publish("main", None)
     assert hub.requests == []
 
 
-def test_one_comment_that_is_updated(hub: GitHub) -> None:
+def test_comment_is_updated(hub: FakeGitHub) -> None:
     hub.comments = [{"id": n, "html_url": "other", "body": f"words {n}"} for n in range(150)]
     repository = github.Repository()
-    assert repository.comment(7, "<!-- plan -->", "<!-- plan -->\nfirst") == "comment-7"
-    repository.comment(7, "<!-- plan -->", "<!-- plan -->\nsecond")
+    assert repository.upsert_comment(7, "<!-- plan -->", "<!-- plan -->\nfirst") == "comment-7"
+    repository.upsert_comment(7, "<!-- plan -->", "<!-- plan -->\nsecond")
     assert [comment["body"] for comment in hub.comments[150:]] == ["<!-- plan -->\nsecond"]
 
 
-def test_a_server_that_is_busy_is_asked_again(hub: GitHub) -> None:
+def test_requests_to_a_busy_server_are_retried(hub: FakeGitHub) -> None:
     hub.errors = [502, 429]
-    github.Repository().comment(7, "x", "x")
+    github.Repository().upsert_comment(7, "x", "x")
     assert len(hub.comments) == 1
     hub.errors = [500] * 100
     with pytest.raises(Fault, match="500, after"):
-        github.Repository().comment(7, "x", "x")
+        github.Repository().upsert_comment(7, "x", "x")
     hub.errors = []
     hub.token = "another"
-    with pytest.raises(UserError, match=r"GitHub refuses .* \(401\)"):
-        github.Repository().comment(7, "x", "x")
+    with pytest.raises(UserError, match=r"GitHub rejected .* \(401\)"):
+        github.Repository().upsert_comment(7, "x", "x")
 
 
-def test_the_workflows_own_identity(hub: GitHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_id_token(hub: FakeGitHub, monkeypatch: pytest.MonkeyPatch) -> None:
     assert github.id_token("pipelines.kubeflow.org") is None
     monkeypatch.setenv(github.ID_TOKEN_URL, f"{hub.url}/repos/owner/trm/token?api-version=2")
     monkeypatch.setenv(github.ID_TOKEN_SECRET, hub.token)

@@ -1,4 +1,4 @@
-"""The champion in a real S3: promoted by conditional writes, never touched by a fault."""
+"""Registry of champions in an S3 server: promotion, rollback, concurrency and failures."""
 
 import json
 import secrets
@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.local.s3_server import BUCKET, SeaweedFS
 from pipeline.results import Result, load_result
-from pipeline.retraining.registry import NAME, Refused, Throne
+from pipeline.retraining.registry import CHAMPION_FILE, PromotionRejected, Registry
 from tests.pipeline.published_results import publish_result, record, workspace  # noqa: F401 - a fixture
 from tests.seaweed import objects, speak_to
 from trm import s3_client
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("workspace")
 
 @pytest.fixture(scope="module")
 def published(seaweed: SeaweedFS, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
-    """Results of which each later one is far better."""
+    """Results of increasing quality."""
     root, solved = f"s3://{BUCKET}/{secrets.token_hex(8)}", {"poor": 0, "fair": 10, "good": 20, "best": 30}
     found = {}
     with pytest.MonkeyPatch.context() as patch:
@@ -35,112 +35,114 @@ def published(seaweed: SeaweedFS, tmp_path_factory: pytest.TempPathFactory) -> d
 
 @pytest.fixture
 def results(published: dict[str, Result], root: str, workspace: Path) -> dict[str, Result]:  # noqa: F811
-    """All collected here."""
+    """The results, recorded in runs.tsv."""
     for name, result in published.items():
         record(result.key, dvc_lock=name)
     return published
 
 
 @pytest.fixture
-def throne(results: dict[str, Result]) -> Throne:
-    """A place of its own for each test."""
-    return Throne(results["poor"].root, secrets.token_hex(8))
+def registry(results: dict[str, Result]) -> Registry:
+    """An empty registry."""
+    return Registry(results["poor"].artifact_root, secrets.token_hex(8))
 
 
-def everything(server: SeaweedFS, throne: Throne) -> dict[str, bytes]:
-    """Every object of the throne, with its bytes."""
+def all_objects(server: SeaweedFS, registry: Registry) -> dict[str, bytes]:
+    """Return name -> bytes of all objects of the registry."""
     client = server.client()
-    names = objects(server, throne.uri)
-    prefix = throne.uri.removeprefix(f"s3://{BUCKET}/")
+    names = objects(server, registry.uri)
+    prefix = registry.uri.removeprefix(f"s3://{BUCKET}/")
     return {name: client.get_object(Bucket=BUCKET, Key=f"{prefix}/{name}")["Body"].read() for name in names}
 
 
-def put(server: SeaweedFS, throne: Throne, name: str, data: bytes) -> None:
-    key = f"{throne.uri.removeprefix(f's3://{BUCKET}/')}/{name}"
+def put(server: SeaweedFS, registry: Registry, name: str, data: bytes) -> None:
+    key = f"{registry.uri.removeprefix(f's3://{BUCKET}/')}/{name}"
     server.client().put_object(Bucket=BUCKET, Key=key, Body=data)
 
 
-def test_the_better_one_is_promoted_and_its_whole_lineage_kept(throne: Throne, results: dict[str, Result]) -> None:
-    assert throne.champion() is None
-    first, comparison, new = throne.promote(results["fair"])
-    assert (first.version, first.before, comparison, new) == (1, None, None, True)
-    second, comparison, _ = throne.promote(results["good"])
+def test_better_result_is_promoted_with_provenance(registry: Registry, results: dict[str, Result]) -> None:
+    assert registry.champion() is None
+    first, comparison, new = registry.promote(results["fair"])
+    assert (first.version, first.previous_version, comparison, new) == (1, None, None, True)
+    second, comparison, _ = registry.promote(results["good"])
     assert comparison is not None
     assert comparison.verdict == "better"
-    assert throne.champion() == second
+    assert registry.champion() == second
     assert second.key == results["good"].key
     assert second.keys == results["good"].keys
     assert second.metrics["exact_accuracy"] == 0.5
     assert (second.commit, second.run, second.image, second.dvc_lock) == ("c" * 40, "run-1", "i@sha256:1", "good")
     assert second.comparison is not None
     assert second.comparison["p"] == pytest.approx(2 / 2**10)
-    again, comparison, new = throne.promote(results["good"])
+    again, comparison, new = registry.promote(results["good"])
     assert (again, comparison, new) == (second, None, False)
-    assert throne.history() == [first, second]
+    assert registry.history() == [first, second]
 
 
-def test_what_is_not_better_is_refused(throne: Throne, results: dict[str, Result], seaweed: SeaweedFS) -> None:
-    throne.promote(results["good"])
-    before = everything(seaweed, throne)
-    with pytest.raises(Refused) as refused:
-        throne.promote(results["fair"])
+def test_result_that_is_not_better_is_rejected(
+    registry: Registry, results: dict[str, Result], seaweed: SeaweedFS
+) -> None:
+    registry.promote(results["good"])
+    before = all_objects(seaweed, registry)
+    with pytest.raises(PromotionRejected) as refused:
+        registry.promote(results["fair"])
     assert refused.value.comparison.verdict == "worse"
-    assert everything(seaweed, throne) == before
-    overruled, comparison, _ = throne.promote(results["fair"], anyway=True)
-    assert (throne.champion(), comparison) == (overruled, None)
+    assert all_objects(seaweed, registry) == before
+    overruled, comparison, _ = registry.promote(results["fair"], force=True)
+    assert (registry.champion(), comparison) == (overruled, None)
 
 
-def test_rollbacks_go_back_step_by_step_and_delete_nothing(
-    throne: Throne, results: dict[str, Result], seaweed: SeaweedFS
+def test_rollbacks_step_back_and_delete_nothing(
+    registry: Registry, results: dict[str, Result], seaweed: SeaweedFS
 ) -> None:
     for name in ("poor", "fair", "good"):
-        throne.promote(results[name])
-    kept = everything(seaweed, throne)
-    back = throne.rollback()
-    assert (back.version, back.restored, back.key) == (4, 2, results["fair"].key)
-    further = throne.rollback()
-    assert (further.version, further.restored, further.key) == (5, 1, results["poor"].key)
-    with pytest.raises(UserError, match="there was no champion before this one"):
-        throne.rollback()
-    # After a rollback the way goes on from there, and back to there.
-    throne.promote(results["best"])
-    assert throne.rollback().key == results["poor"].key
-    now = everything(seaweed, throne)
-    assert {name: data for name, data in kept.items() if name != NAME}.items() <= now.items()
-    with pytest.raises(UserError, match="has no version 99; there are: 1, 2, 3, 4, 5, 6, 7"):
-        throne.rollback(99)
-    assert everything(seaweed, throne) == now
+        registry.promote(results[name])
+    kept = all_objects(seaweed, registry)
+    back = registry.rollback()
+    assert (back.version, back.restored_version, back.key) == (4, 2, results["fair"].key)
+    further = registry.rollback()
+    assert (further.version, further.restored_version, further.key) == (5, 1, results["poor"].key)
+    with pytest.raises(UserError, match="the champion has no previous version"):
+        registry.rollback()
+    # A promotion after a rollback can be rolled back too.
+    registry.promote(results["best"])
+    assert registry.rollback().key == results["poor"].key
+    now = all_objects(seaweed, registry)
+    assert {name: data for name, data in kept.items() if name != CHAMPION_FILE}.items() <= now.items()
+    with pytest.raises(UserError, match="no version 99; existing versions: 1, 2, 3, 4, 5, 6, 7"):
+        registry.rollback(99)
+    assert all_objects(seaweed, registry) == now
 
 
-def test_a_result_nobody_collected_has_no_lineage(throne: Throne, root: str, tmp_path: Path) -> None:
+def test_uncollected_result_cannot_be_promoted(registry: Registry, root: str, tmp_path: Path) -> None:
     result = load_result(root, publish_result(root, tmp_path, [True] * 30, lr=9.0))
     with pytest.raises(UserError, match=r"is not in runs\.tsv"):
-        throne.promote(result)
-    assert throne.champion() is None
+        registry.promote(result)
+    assert registry.champion() is None
 
 
 @pytest.mark.slow
-def test_of_two_promotions_at_once_one_wins_a_hundred_times(
-    throne: Throne, results: dict[str, Result], monkeypatch: pytest.MonkeyPatch
+def test_of_two_concurrent_promotions_one_succeeds(
+    registry: Registry, results: dict[str, Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both have read the same champion, and compared, before either writes."""
+    """A hundred times, both have read the same champion and compared before either writes."""
     rounds = 100
     both = threading.Barrier(2)
-    real = Throne._replace
+    real = Registry._replace
 
-    def together(self: Throne, *arguments: object) -> None:
+    def replace_together(self: Registry, *arguments: object) -> None:
         both.wait()
         real(self, *arguments)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(Throne, "_replace", together)
+    monkeypatch.setattr(Registry, "_replace", replace_together)
     monkeypatch.setattr("pipeline.retraining.registry.compare", lambda *_: _Better())
     monkeypatch.setattr("pipeline.retraining.registry.load_result", lambda *_: None)
 
     def promote(name: str) -> str:
         try:
-            return throne.promote(results[name])[0].token
+            return registry.promote(results[name])[0].token
         except Fault as error:
-            assert "changed while this one was compared; nothing was written" in str(error)
+            assert "the champion was changed during the comparison" in str(error)
             return ""
 
     tokens = []
@@ -149,11 +151,11 @@ def test_of_two_promotions_at_once_one_wins_a_hundred_times(
             pair = ("fair", "good") if number % 2 else ("poor", "best")
             won = [token for token in pool.map(promote, pair) if token]
             assert len(won) == 1
-            champion = throne.champion()
+            champion = registry.champion()
             assert champion is not None
             assert champion.token == won[0]
             tokens += won
-    assert [champion.token for champion in throne.history()] == tokens
+    assert [champion.token for champion in registry.history()] == tokens
 
 
 class _Better:
@@ -163,74 +165,76 @@ class _Better:
         return {}
 
 
-def test_a_write_whose_answer_was_lost_is_known_as_ones_own(
-    throne: Throne, results: dict[str, Result], monkeypatch: pytest.MonkeyPatch
+def test_repeated_write_after_a_lost_response_succeeds(
+    registry: Registry, results: dict[str, Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    throne.promote(results["poor"])
+    registry.promote(results["poor"])
     real = s3_client.Store.put_over
 
     def twice(self: s3_client.Store, name: str, data: bytes, tag: str) -> None:
         real(self, name, data, tag)
-        real(self, name, data, tag)  # the client tries again: the first answer never came
+        real(self, name, data, tag)  # the client repeats the request, as the first response was lost
 
     monkeypatch.setattr(s3_client.Store, "put_over", twice)
-    new, _, _ = throne.promote(results["good"])
-    assert throne.champion() == new
-    assert [champion.version for champion in throne.history()] == [1, 2]
+    new, _, _ = registry.promote(results["good"])
+    assert registry.champion() == new
+    assert [champion.version for champion in registry.history()] == [1, 2]
 
 
-def test_who_died_between_the_two_writes_leaves_nothing_to_mend(
-    throne: Throne, results: dict[str, Result], seaweed: SeaweedFS
+def test_promotion_completes_an_interrupted_history(
+    registry: Registry, results: dict[str, Result], seaweed: SeaweedFS
 ) -> None:
-    throne.promote(results["poor"])
-    second, _, _ = throne.promote(results["fair"])
-    key = f"{throne.uri.removeprefix(f's3://{BUCKET}/')}/history/000002.json"
+    registry.promote(results["poor"])
+    second, _, _ = registry.promote(results["fair"])
+    key = f"{registry.uri.removeprefix(f's3://{BUCKET}/')}/history/000002.json"
     seaweed.client().delete_object(Bucket=BUCKET, Key=key)
-    third, _, _ = throne.promote(results["good"])
+    third, _, _ = registry.promote(results["good"])
     assert third.version == 3
-    assert throne.history()[1] == second
+    assert registry.history()[1] == second
 
 
 @pytest.mark.parametrize("broken", [b"", b"{", b"[]", b"{}", b'{"version": NaN}', b"\xff\xfe"])
-def test_a_corrupt_champion_is_left_alone(
-    throne: Throne, results: dict[str, Result], seaweed: SeaweedFS, broken: bytes
+def test_corrupt_champion_is_not_overwritten(
+    registry: Registry, results: dict[str, Result], seaweed: SeaweedFS, broken: bytes
 ) -> None:
-    throne.promote(results["poor"])
-    throne.promote(results["fair"])
-    put(seaweed, throne, NAME, broken)
-    before = everything(seaweed, throne)
-    for attempt in (lambda: throne.promote(results["good"]), throne.champion, throne.rollback):
-        with pytest.raises(DataError, match=r"is not what `promote` wrote; `python -m pipeline rollback --to 2`"):
+    registry.promote(results["poor"])
+    registry.promote(results["fair"])
+    put(seaweed, registry, CHAMPION_FILE, broken)
+    before = all_objects(seaweed, registry)
+    for attempt in (lambda: registry.promote(results["good"]), registry.champion, registry.rollback):
+        with pytest.raises(DataError, match=r"not written by `promote`; `python -m pipeline rollback --to 2`"):
             attempt()
-    assert everything(seaweed, throne) == before
-    mended = throne.rollback(2)
-    assert (mended.version, throne.champion(), mended.key) == (3, mended, results["fair"].key)
+    assert all_objects(seaweed, registry) == before
+    restored = registry.rollback(2)
+    assert (restored.version, registry.champion(), restored.key) == (3, restored, results["fair"].key)
 
 
-def test_a_champion_that_is_missing_is_not_taken_for_none(
-    throne: Throne, results: dict[str, Result], seaweed: SeaweedFS
-) -> None:
-    throne.promote(results["good"])
-    seaweed.client().delete_object(Bucket=BUCKET, Key=f"{throne.uri.removeprefix(f's3://{BUCKET}/')}/{NAME}")
-    with pytest.raises(DataError, match="is missing, though there were 1 champions; .* rollback --to 1"):
-        throne.promote(results["poor"])
-    assert NAME not in everything(seaweed, throne)
-    assert throne.rollback(1).key == results["good"].key
+def test_missing_champion_file_is_reported(registry: Registry, results: dict[str, Result], seaweed: SeaweedFS) -> None:
+    registry.promote(results["good"])
+    seaweed.client().delete_object(Bucket=BUCKET, Key=f"{registry.uri.removeprefix(f's3://{BUCKET}/')}/{CHAMPION_FILE}")
+    with pytest.raises(DataError, match="missing, but the history has 1 champions; .* rollback --to 1"):
+        registry.promote(results["poor"])
+    assert CHAMPION_FILE not in all_objects(seaweed, registry)
+    assert registry.rollback(1).key == results["good"].key
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity"])
-def test_a_metric_that_is_no_number_stops_everything(
-    throne: Throne, results: dict[str, Result], root: str, tmp_path: Path, seaweed: SeaweedFS, value: str
+def test_non_finite_metric_is_rejected(
+    registry: Registry, results: dict[str, Result], root: str, tmp_path: Path, seaweed: SeaweedFS, value: str
 ) -> None:
-    throne.promote(results["poor"])
-    before = everything(seaweed, throne)
+    registry.promote(results["poor"])
+    before = all_objects(seaweed, registry)
     key = publish_result(root, tmp_path, [True] * 30, metrics=f'{{"exact_accuracy": {value}}}', lr=5.0)
-    with pytest.raises(DataError, match="its exact_accuracy is (nan|inf), so it is compared with nothing"):
+    with pytest.raises(
+        DataError, match="exact_accuracy is (nan|inf); results with such metrics are neither compared nor promoted"
+    ):
         load_result(root, key)
-    assert everything(seaweed, throne) == before
+    assert all_objects(seaweed, registry) == before
 
 
-def test_s3_that_is_down_is_told(own_seaweed: SeaweedFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unavailable_s3_changes_nothing(
+    own_seaweed: SeaweedFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(s3_client, "PATIENCE", 0.5)
     speak_to(own_seaweed, monkeypatch)
     root = f"s3://{BUCKET}/down"
@@ -238,13 +242,13 @@ def test_s3_that_is_down_is_told(own_seaweed: SeaweedFS, tmp_path: Path, monkeyp
     for key in keys:
         record(key)
     results = [load_result(root, key) for key in keys]
-    throne = Throne(root, results[0].data_set)
-    throne.promote(results[0])
-    before = everything(own_seaweed, throne)
+    registry = Registry(root, results[0].dataset)
+    registry.promote(results[0])
+    before = all_objects(own_seaweed, registry)
     own_seaweed.kill()
     with pytest.raises(Fault, match="cannot be reached"):
-        throne.promote(results[1])
+        registry.promote(results[1])
     own_seaweed.start()
-    assert everything(own_seaweed, throne) == before
-    assert json.loads(before[NAME])["key"] == keys[0]
-    assert throne.promote(results[1])[0].key == keys[1]
+    assert all_objects(own_seaweed, registry) == before
+    assert json.loads(before[CHAMPION_FILE])["key"] == keys[0]
+    assert registry.promote(results[1])[0].key == keys[1]

