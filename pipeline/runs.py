@@ -94,7 +94,7 @@ def add_records(provenance: Provenance, path: Path = FILE) -> None:
 
 
 def local_records(outputs: Path = OUTPUTS) -> list[RunRecord]:
-    """Return records of the results in `outputs`, up to the first stage whose inputs are not the ones beside it."""
+    """Return records of the results in `outputs`, up to the first stage that was computed from other inputs."""
     sections: dict[str, Any] = {}
     keys: dict[str, str] = {}
     records = []

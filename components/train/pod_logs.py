@@ -23,7 +23,7 @@ _TIMESTAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\S* ?")
 
 
 class PodLogFollower:
-    """Prints the log of one pod at a time, in a thread of its own."""
+    """Prints the log of one pod at a time, in a background thread."""
 
     def __init__(self, kubernetes: KubernetesClient) -> None:
         self.error: Exception | None = None

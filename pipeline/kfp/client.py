@@ -266,7 +266,7 @@ def _unexpected_response() -> UserError:
 
 def _parse_task(detail: Any, tasks: Any) -> Task:
     pods = [child.pod_name for child in detail.child_tasks or () if child.pod_name]
-    # The container runs in a pod of its own, in a child task of the one that is named after the stage.
+    # The container runs in a separate pod, in a child task of the task that is named after the stage.
     children = [other for other in tasks if other.parent_task_id and other.parent_task_id == detail.task_id]
     pods += [child.pod_name for child in children if child.pod_name]
     container_pods = [pod for pod in pods if "impl" in pod]

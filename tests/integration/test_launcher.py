@@ -129,8 +129,8 @@ def test_evicted_worker_resumes(stage: Stage, operator: FakeTrainingOperator, wo
     assert operator.created.count(f"{longer.name}-{name}") == 2
     # By itself after SIGTERM, or killed where it took its time.
     assert re.search(rf"{longer.name}-{name} exited with code (143|137)", launcher.err)
-    (told,) = re.findall(r"train: goes on from step (\d+) of (\d+)", launcher.out)
-    assert 10 <= int(told[0]) < int(told[1])  # a state is saved every 10 steps
+    (progress,) = re.findall(r"train: goes on from step (\d+) of (\d+)", launcher.out)
+    assert 10 <= int(progress[0]) < int(progress[1])  # a state is saved every 10 steps
     manifest = s3.read_manifest(longer.uri)
     assert manifest is not None
     assert manifest["facts"]["processes"] == 2
@@ -284,7 +284,7 @@ def test_missing_secret_is_reported(stage: Stage, operator: FakeTrainingOperator
 
 
 def test_launcher_without_permissions(stage: Stage, operator: FakeTrainingOperator) -> None:
-    launcher = stage.start(user="nobody")
+    launcher = stage.start(user="unprivileged")
     assert launcher.end() == 2
     (line,) = launcher.err.splitlines()
     assert line.startswith("launcher: pytorchjobs.kubeflow.org")

@@ -99,7 +99,7 @@ def test_user_errors_are_one_line(clone: Clone) -> None:
     for command, message in {
         "compare 000000000000": "no such result",
         f"promote {'0' * 64}": "no such result; pass a run id or the content key",
-        "compare run-of-nobody --params nosuch.yaml": "nosuch.yaml: no such file",
+        "compare unknown-run --params nosuch.yaml": "nosuch.yaml: no such file",
         "rollback --to 99": "no version 99",
         "champion --dataset unknown": "no champion; run",
     }.items():

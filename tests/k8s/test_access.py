@@ -63,8 +63,8 @@ def launcher(applied: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": []}}
     answer = applied.post(f"{ACCOUNT}/token", request)
     assert answer.status_code == 201, answer.text
-    config = json.loads(applied.kubeconfig("nobody", "trm").read_text())
-    config["users"] = [{"name": "nobody", "user": {"token": answer.json()["status"]["token"]}}]
+    config = json.loads(applied.kubeconfig("unprivileged", "trm").read_text())
+    config["users"] = [{"name": "unprivileged", "user": {"token": answer.json()["status"]["token"]}}]
     (tmp_path / "kubeconfig").write_text(json.dumps(config))
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     monkeypatch.delenv("NAMESPACE", raising=False)

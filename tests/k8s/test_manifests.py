@@ -216,8 +216,8 @@ def test_secret_template_has_the_required_keys_without_values(dev: Objects) -> N
     assert not any(kind == "Secret" for kind, _ in dev)
     for each in [*templates(dev), worker()]:
         (container,) = each["spec"]["containers"]
-        asked = [variable["valueFrom"]["secretKeyRef"] for variable in container["env"] if "valueFrom" in variable]
-        assert asked == [{"name": shape["metadata"]["name"], "key": key} for key in shape["stringData"]]
+        references = [variable["valueFrom"]["secretKeyRef"] for variable in container["env"] if "valueFrom" in variable]
+        assert references == [{"name": shape["metadata"]["name"], "key": key} for key in shape["stringData"]]
 
 
 def test_iam_role_annotates_the_service_account() -> None:
