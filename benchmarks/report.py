@@ -28,19 +28,21 @@ import pyarrow.parquet as pq
 from ruamel.yaml import YAML
 
 from benchmarks.augment import peak_mb
-from trm.config import Params, check_params
-from trm.recipes import changed, recipe_text
-from trm.stages import STAGES, run_stage
+from trm.config.params import Params
+from trm.stages.params import check_params
+from trm.config.recipes import changed, recipe_text
+from trm.stages.records import STAGES
+from trm.stages.runner import run_stage
 
 CHANGES = {
     "data.size": 9,
     "data.source.train_puzzles": 60,
     "data.source.test_puzzles": 200,
-    "data.allow_equivalent": False,
+    "data.allow_leakage": False,
     "augment.num_aug": 10,
     "augment.validation_groups": 10,
     "train.epochs": 10,
-    "evaluate.steps": 8,
+    "evaluate.max_steps": 8,
 }
 KEY = "0" * 64
 OPENINGS = 5
@@ -97,7 +99,7 @@ def _repeat(file: Path, count: int) -> None:
 
 
 def _build(folder: Path) -> dict[str, float]:
-    from trm.report.page import FILE, report
+    from trm.reporting.html.page import FILE, report
 
     (folder / "page").mkdir()
     before, started = peak_mb(), time.perf_counter()

@@ -7,7 +7,7 @@ Prints one JSON object. The server is a SeaweedFS of its own on this machine, th
 neither signatures of the data nor checksums nor digests; its settings are the fastest of a small grid, tried first.
 Then both take turns, plain boto3 and ours, and the medians are printed. All of it fills 20 GB of the temporary folder.
 
-- upload_mb_per_s, download_mb_per_s: `trm.s3.publish` and `trm.s3.bring`, every byte checked.
+- upload_mb_per_s, download_mb_per_s: `trm.s3.publish` and `trm.s3.download`, every byte checked.
 - plain_upload_mb_per_s, plain_download_mb_per_s: plain boto3; plain_upload, plain_download: with which settings.
 - upload_share, download_share: ours divided by plain boto3's of the same turn, in per cent.
 """
@@ -27,9 +27,9 @@ from typing import NamedTuple
 from boto3.s3.transfer import TransferConfig
 
 from pipeline.local.s3_server import BUCKET, SeaweedFS
-from trm import s3
-from trm.artifacts import write_manifest
-from trm.s3_client import Store
+from trm.storage import s3
+from trm.storage.artifacts import write_manifest
+from trm.storage.s3_client import Store
 
 MEGABYTE = 1_000_000
 SIZES = [600 * MEGABYTE, *[100 * MEGABYTE] * 4, *[MEGABYTE // 10] * 20]
@@ -123,7 +123,7 @@ def _measure(server: SeaweedFS, base: Path) -> dict[str, object]:
     down = max(GRID, key=plainly_downloaded)
     for _ in range(TURNS):
         paces["plain_download"].append(plainly_downloaded(down))
-        paces["download"].append(downloaded(lambda: s3.bring(uri, there)))
+        paces["download"].append(downloaded(lambda: s3.download(uri, there)))
     figures: dict[str, object] = {f"{name}_mb_per_s": round(statistics.median(of)) for name, of in paces.items()}
     for way in ("upload", "download"):
         shares = [ours / theirs for ours, theirs in zip(paces[way], paces[f"plain_{way}"], strict=True)]

@@ -1,7 +1,7 @@
 """Steps per second of training with the settings of a params file, on a data set that is there.
 
-    python -m benchmarks.train_step --params params.yaml --dataset outputs/dataset --steps 50 [--batch 8]
-    python -m benchmarks.train_step --case lma [--steps 3] [--batch 1]
+    python -m benchmarks.train_step --params params.yaml --dataset outputs/dataset --max-steps 50 [--batch 8]
+    python -m benchmarks.train_step --case lma [--max-steps 3] [--batch 1]
 
 Prints one line: device, precision, threads, parameters, median and slowest time of a step, steps per second.
 
@@ -17,16 +17,19 @@ import time
 import numpy as np
 import torch
 
-from trm.config import ModelParams, TrainParams, load_params, parse
+from trm.config.model import ModelParams
+from trm.config.training import TrainParams
+from trm.stages.params import load_params
+from trm.config.base import parse
 from trm.data.batches import START, collate
-from trm.data.kind import expected_meta
-from trm.data.store import read_meta, read_split
-from trm.device import resolve_device, resolve_precision
-from trm.distributed import ALONE
-from trm.meta import DatasetMeta
-from trm.model.supervision import Batch
-from trm.recipes import recipes
-from trm.training.loop import network_of, new_state, train_step
+from trm.datasets.registry import expected_meta
+from trm.data.parquet import read_meta, read_split
+from trm.utils.device import resolve_device, resolve_precision
+from trm.training.distributed import ALONE
+from trm.config.dataset_meta import DatasetMeta
+from trm.models.act import Batch
+from trm.config.recipes import recipes
+from trm.training.trainer import network_of, new_state, train_step
 from trm.training.validation import to_tensors
 
 
@@ -62,12 +65,12 @@ class Timed:
 
 
 def main() -> None:
-    """Time `--steps` steps after some that are not counted."""
+    """Time `--max-steps` steps after some that are not counted."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--params", default="params.yaml")
     parser.add_argument("--dataset", default="outputs/dataset")
     parser.add_argument("--case", choices=["lma"], help="instead of the params and the data set")
-    parser.add_argument("--steps", type=int, help="50; case lma: 3")
+    parser.add_argument("--max-steps", type=int, help="50; case lma: 3")
     parser.add_argument("--batch", type=int, help="instead of train.global_batch_size; case lma: 1")
     options = parser.parse_args()
     if options.case == "lma":

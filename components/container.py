@@ -5,8 +5,8 @@ from typing import Any
 
 from kfp import dsl
 
-from trm.s3 import artifact_uri
-from trm.stages import STAGES, Stage
+from trm.storage.s3 import artifact_uri
+from trm.stages.records import STAGES, Stage
 
 IMAGE = "trm:latest"
 """Placeholder: the pipeline sets the image of its cluster on every task."""

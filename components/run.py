@@ -15,9 +15,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from trm import cli, s3
-from trm.artifacts import MANIFEST
-from trm.errors import Fault, Interrupted, UserError, exit_code
+from trm.cli import main as cli
+from trm.storage import s3
+from trm.storage.artifacts import MANIFEST
+from trm.utils.errors import InternalError, Interrupted, UserError, exit_code
 
 
 def main() -> NoReturn:
@@ -33,7 +34,7 @@ def main() -> NoReturn:
             if ended.code:
                 raise
         register_output(kubeflow["outputs"], Path(pointer), command)
-    except (UserError, Fault, Interrupted) as error:
+    except (UserError, InternalError, Interrupted) as error:
         print(f"trm: {error}", file=sys.stderr)
         sys.exit(exit_code(error))
     sys.exit(0)
@@ -42,7 +43,7 @@ def main() -> NoReturn:
 def resolve_inputs(command: list[str], inputs: Mapping[str, Any]) -> list[str]:
     """Return `command` with the pointer file of each of its `inputs` replaced by the URI that the file holds.
 
-    Raises `Fault` for a file that is not a pointer.
+    Raises `InternalError` for a file that is not a pointer.
     """
     command = list(command)
     for name in inputs:
@@ -50,7 +51,7 @@ def resolve_inputs(command: list[str], inputs: Mapping[str, Any]) -> list[str]:
         try:
             command[index] = json.loads(Path(command[index]).read_text(encoding="utf-8"))["uri"]
         except (OSError, ValueError, KeyError, TypeError):
-            raise Fault(
+            raise InternalError(
                 f"{command[index]}: not a pointer to the artifact {name}; run the preceding stage again"
             ) from None
     return command
@@ -59,14 +60,14 @@ def resolve_inputs(command: list[str], inputs: Mapping[str, Any]) -> list[str]:
 def register_output(outputs: Mapping[str, Any], pointer: Path, command: list[str]) -> None:
     """Write the pointer to the command's output, and the executor output with its metadata.
 
-    Raises `Fault` when the output has no manifest in S3, whatever the exit code of the command was.
+    Raises `InternalError` when the output has no manifest in S3, whatever the exit code of the command was.
     """
     # The component declares one output; `outputs.artifacts` may hold the driver's own artifact `executor-logs` too.
     name = next(name for name in outputs["artifacts"] if f"--{name}" in command)
     uri = command[command.index(f"--{name}") + 1]
     manifest = s3.read_manifest(uri)
     if manifest is None:
-        raise Fault(f"{uri}: no {MANIFEST} although the command succeeded; run the stage again")
+        raise InternalError(f"{uri}: no {MANIFEST} although the command succeeded; run the stage again")
     identity = {"uri": uri, "key": manifest["key"], "digest": manifest_digest(manifest)}
     metadata = dict(scalar_facts(manifest["facts"])) | identity
     artifact = outputs["artifacts"][name]["artifacts"][0] | {"metadata": metadata}

@@ -7,7 +7,7 @@ import typer
 from pipeline.kfp import commands as kfp
 from pipeline.local import commands as local
 from pipeline.retraining import commands as retraining
-from trm.cli import run_app
+from trm.cli.main import run_app
 
 app = typer.Typer(
     help="Run the experiment of params.yaml on Kubeflow Pipelines, collect, compare and promote its results.",

@@ -19,7 +19,7 @@ from typing import Any
 
 from ruamel.yaml import YAML, YAMLError
 
-from trm.errors import Fault, UserError
+from trm.utils.errors import InternalError, UserError
 
 DVC_YAML, LOCK = Path("dvc.yaml"), Path("dvc.lock")
 IGNORED = "__pycache__"
@@ -50,14 +50,14 @@ class StageStatus:
 
 
 def dvc(*arguments: str) -> str:
-    """Run DVC and return its stdout. Raises `Fault` with DVC's message if it fails or is not installed."""
+    """Run DVC and return its stdout. Raises `InternalError` with DVC's message if it fails or is not installed."""
     program = shutil.which("dvc", path=str(Path(sys.executable).parent)) or shutil.which("dvc")
     if program is None:
-        raise Fault("dvc is not installed; run `make install`")
+        raise InternalError("dvc is not installed; run `make install`")
     done = subprocess.run([program, *arguments], check=False, capture_output=True, text=True)
     if done.returncode:
         message = " ".join((done.stderr or done.stdout).split())
-        raise Fault(f"dvc {arguments[0]} failed ({message or 'the outputs differ from dvc.lock'})")
+        raise InternalError(f"dvc {arguments[0]} failed ({message or 'the outputs differ from dvc.lock'})")
     return done.stdout
 
 

@@ -4,7 +4,7 @@ import os
 import subprocess
 from collections.abc import Iterable, Mapping
 
-from trm.errors import UserError
+from trm.utils.errors import UserError
 
 RESULT_FILES = ("dvc.lock", "metrics.json", "runs.tsv")
 """Tracked files that a collected result changes, and that its pull request contains."""

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from components.retry import is_transient_status, retry
-from trm.errors import Fault, UserError
+from trm.utils.errors import InternalError, UserError
 
 RETRY_TIMEOUT = 60.0
 """Seconds for which requests to an unavailable server are repeated."""
@@ -21,7 +21,7 @@ ID_TOKEN_URL, ID_TOKEN_SECRET = "ACTIONS_ID_TOKEN_REQUEST_URL", "ACTIONS_ID_TOKE
 
 
 class Repository:
-    """The repository of the running workflow. Methods raise `UserError` if GitHub refuses, `Fault` if unavailable."""
+    """The repository of the running workflow. Methods raise `UserError` if GitHub refuses, `InternalError` if unavailable."""
 
     def __init__(self) -> None:
         self.name, token = os.environ.get("GITHUB_REPOSITORY", ""), os.environ.get("GITHUB_TOKEN", "")
@@ -101,16 +101,16 @@ def _request(
     except httpx.HTTPStatusError as error:
         status = error.response.status_code
         if _is_transient(error):
-            raise Fault(f"GitHub: {subject}: {status}, after {RETRY_TIMEOUT:.0f} s; try again later") from None
+            raise InternalError(f"GitHub: {subject}: {status}, after {RETRY_TIMEOUT:.0f} s; try again later") from None
         raise UserError(
             f"GitHub rejected {subject} ({status}); check GITHUB_TOKEN and the permissions of the workflow"
         ) from None
     except httpx.HTTPError as error:
-        raise Fault(
+        raise InternalError(
             f"cannot connect to GitHub for {subject} ({type(error).__name__}), after {RETRY_TIMEOUT:.0f} s"
         ) from None
     except ValueError:
-        raise Fault(f"GitHub: {subject}: the response is not JSON; check GITHUB_API_URL") from None
+        raise InternalError(f"GitHub: {subject}: the response is not JSON; check GITHUB_API_URL") from None
 
 
 def _is_transient(error: BaseException) -> bool:

@@ -10,10 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trm import s3
-from trm.config import Params
-from trm.errors import DataError, UserError
-from trm.stages import STAGES, digest_of, producer
+from trm.storage import s3
+from trm.config.params import Params
+from trm.utils.errors import DataError, UserError
+from trm.stages.records import STAGES, producer
+from trm.stages.content_keys import digest_of
 
 if TYPE_CHECKING:
     import pyarrow as pa

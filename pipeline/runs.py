@@ -11,10 +11,12 @@ from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from trm.artifacts import MANIFEST, read_manifest
-from trm.config import Params
-from trm.errors import DataError
-from trm.stages import STAGES, Stage, digest_of, producer, timing_file
+from trm.storage.artifacts import MANIFEST, read_manifest
+from trm.config.params import Params
+from trm.utils.errors import DataError
+from trm.stages.records import STAGES, Stage, producer
+from trm.stages.content_keys import digest_of
+from trm.storage.artifacts import timing_file
 
 FILE = Path("runs.tsv")
 OUTPUTS = Path("outputs")

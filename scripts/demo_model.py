@@ -6,7 +6,7 @@ To be run from the top of the repository after `make repro`. README.md beside th
 import json
 from pathlib import Path
 
-from trm.artifacts import verified_manifest
+from trm.storage.artifacts import verified_manifest
 from trm.training.checkpoint import FILE, load_checkpoint, write_tensors
 
 OUTPUTS, DEMO = Path("outputs"), Path("trm/demo")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.conftest import ROOT
-from tests.test_cli import TINY
+from tests.cli.test_cli import TINY
 
 
 class Clone:

@@ -10,11 +10,13 @@ import pytest
 
 from tests.seaweed import own_seaweed, root, seaweed  # noqa: F401 - fixtures
 from tests.sudokus import of_digits, sudoku, write
-from trm.config import AugmentParams, LmaParams, ModelParams, TrainParams
-from trm.data.augment import augment
-from trm.data.compiled import CODE_FOLDER
-from trm.data.sudoku import draw_shuffles
-from trm.meta import DatasetMeta
+from trm.config.data import AugmentParams
+from trm.config.model import LmaParams, ModelParams
+from trm.config.training import TrainParams
+from trm.datasets.augment import augment
+from trm.data.numba_utils import CODE_FOLDER
+from trm.datasets.sudoku.augmentation import draw_shuffles
+from trm.config.dataset_meta import DatasetMeta
 
 # Tests have cache folders of their own, but compile once.
 os.environ["NUMBA_CACHE_DIR"] = CODE_FOLDER
@@ -43,14 +45,14 @@ def shared_data() -> Path:
 @pytest.fixture
 def meta() -> DatasetMeta:
     """Sudoku 4x4."""
-    return DatasetMeta(kind="sudoku", height=4, width=4, vocabulary=("pad", ".", *"1234"), num_identifiers=1)
+    return DatasetMeta(name="sudoku", height=4, width=4, vocabulary=("pad", ".", *"1234"), num_identifiers=1)
 
 
 @pytest.fixture(scope="session")
 def model_params() -> ModelParams:
     """A network small enough for a step to take milliseconds."""
     return ModelParams(
-        family="trm",
+        arch="trm",
         hidden_size=16,
         num_heads=2,
         L_layers=1,
@@ -63,11 +65,11 @@ def model_params() -> ModelParams:
         pos_encodings="none",
         rope_theta=10000.0,
         rms_norm_eps=1e-5,
-        puzzle_emb_dim=0,
+        puzzle_emb_ndim=0,
         puzzle_emb_len=0,
         halt_max_steps=4,
         halt_exploration_prob=0.1,
-        continue_loss=False,
+        q_continue_loss=False,
     )
 
 
@@ -76,7 +78,7 @@ def train_params() -> TrainParams:
     """Settings that overfit a few puzzles quickly, float32 on the CPU."""
     return TrainParams(
         start=None,
-        freeze_network=False,
+        freeze_weights=False,
         epochs=8,
         global_batch_size=4,
         micro_batch_size=None,
@@ -121,7 +123,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dataset(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The augmented data set of `raw`: 20 training groups of 4 puzzles, 4 validation groups, 6 test puzzles."""
     out = tmp_path_factory.mktemp("dataset")
-    data = sudoku(4, allow_equivalent=True)
+    data = sudoku(4, allow_leakage=True)
     augment(data, AugmentParams(num_aug=3, validation_groups=4, seed=0), raw, out, "key")
     return out
 

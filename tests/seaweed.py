@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.local.s3_server import BUCKET, SeaweedFS
-from trm.artifacts import write_manifest
+from trm.storage.artifacts import write_manifest
 
 NOT_OURS = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_REGION")
 

@@ -4,20 +4,20 @@ from pathlib import Path
 
 import numpy as np
 
-from trm.data.equivalence import equivalent, fingerprints
-from trm.data.kinds.sudoku import Settings, cells, layout
+from trm.datasets.sudoku.equivalence import equivalent, fingerprints
+from trm.datasets.sudoku.dataset import Settings, cells, layout
 from trm.data.puzzle_csv import Puzzles, join, read_puzzles, write_puzzles
-from trm.data.twins import Sameness, classes
-from trm.section import parse
+from trm.data.deduplication import Equivalence, classes
+from trm.config.base import parse
 
 WHOLE = {"train_sha256": None, "test_sha256": None, "min_rating": None, "subsample": None, "seed": 0}
 
 
-def sudoku(size: int, allow_equivalent: bool = False, **source: object) -> Settings:
+def sudoku(size: int, allow_leakage: bool = False, **source: object) -> Settings:
     """Section `data`; a source of CSV files unless `type` says otherwise."""
     if source.get("type") != "generate":
         source = {"type": "path", "train": "a.csv", "test": "b.csv", **WHOLE, **source}
-    values = {"kind": "sudoku", "size": size, "allow_equivalent": allow_equivalent, "source": source}
+    values = {"name": "sudoku", "size": size, "allow_leakage": allow_leakage, "source": source}
     return parse(Settings, values, "test")
 
 
@@ -44,4 +44,4 @@ def digits(tokens: np.ndarray) -> np.ndarray:
 
 def grid_classes(grids: np.ndarray) -> np.ndarray:
     """The class of each grid of digits uint8 [N, n, n]."""
-    return classes(Sameness(fingerprints, equivalent), lambda: [grids])
+    return classes(Equivalence(fingerprints, equivalent), lambda: [grids])

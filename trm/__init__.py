@@ -7,24 +7,24 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trm.config import load_params
-    from trm.errors import DataError, ParamsError, UserError
-    from trm.evaluation.solve import Answer, solve
-    from trm.mirror import load_checkpoint
-    from trm.model.published import export_published, import_published
-    from trm.model.supervision import build_model
+    from trm.stages.params import load_params
+    from trm.utils.errors import DataError, ParamsError, UserError
+    from trm.inference.solve import Answer, solve
+    from trm.training.checkpoint import load_checkpoint
+    from trm.models.conversion import export_published, import_published
+    from trm.models.act import build_model
 
 _HOMES = {
-    "Answer": "trm.evaluation.solve",
+    "Answer": "trm.inference.solve",
     "DataError": "trm.errors",
     "ParamsError": "trm.errors",
     "UserError": "trm.errors",
-    "build_model": "trm.model.supervision",
-    "export_published": "trm.model.published",
-    "import_published": "trm.model.published",
-    "load_checkpoint": "trm.mirror",
+    "build_model": "trm.models.act",
+    "export_published": "trm.models.conversion",
+    "import_published": "trm.models.conversion",
+    "load_checkpoint": "trm.storage.artifact_cache",
     "load_params": "trm.config",
-    "solve": "trm.evaluation.solve",
+    "solve": "trm.inference.solve",
 }
 
 __all__ = [

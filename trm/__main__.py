@@ -1,5 +1,5 @@
 """`python -m trm`: the same as the command `trm`."""
 
-from trm.cli import main
+from trm.cli.main import main
 
 main()

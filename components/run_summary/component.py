@@ -6,7 +6,7 @@ from typing import Any
 from kfp import dsl
 
 from components.container import IMAGE, key_parameter
-from trm.stages import STAGES
+from trm.stages.records import STAGES
 
 
 def _run_summary(artifact_root: str, *placeholders: Any) -> dsl.ContainerSpec:  # noqa: ANN401 - of several types

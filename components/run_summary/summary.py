@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trm import s3
-from trm.errors import Fault, Interrupted, UserError, exit_code
-from trm.stages import TIMING
+from trm.storage import s3
+from trm.utils.errors import InternalError, Interrupted, UserError, exit_code
+from trm.storage.artifacts import TIMING
 
 
 def summarize(status: Mapping[str, Any], artifact_root: str, keys: Mapping[str, str]) -> str:
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> None:
     status, file, artifact_root, *pairs = arguments
     try:
         text = summarize(json.loads(status), artifact_root, dict(pair.split("=", 1) for pair in pairs))
-    except (UserError, Fault, Interrupted) as error:
+    except (UserError, InternalError, Interrupted) as error:
         print(f"run_summary: {error}", file=sys.stderr)
         sys.exit(exit_code(error))
     print(text)

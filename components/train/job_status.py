@@ -5,7 +5,7 @@ from typing import Any
 
 from components.train.kubernetes_client import KubernetesClient, worker_index
 from components.train.log import log
-from trm.errors import Fault, UserError
+from trm.utils.errors import InternalError, UserError
 
 LOG_LINES = 100
 """Lines of a failed pod's log that are printed."""
@@ -77,7 +77,7 @@ def permanent_error(pods: list[Any]) -> str:
 def failure(kubernetes: KubernetesClient, job: Mapping[str, Any], pods: list[Any]) -> Exception:
     """Print events and logs of a failed job; return the error to raise.
 
-    `UserError` if a worker exited with code 2 and printed an error message of `trm`, otherwise `Fault`.
+    `UserError` if a worker exited with code 2 and printed an error message of `trm`, otherwise `InternalError`.
     """
     name, failed = job["metadata"]["name"], [pod for pod in pods if _has_failed(pod)]
     for uid in (job["metadata"]["uid"], *(pod.metadata.uid for pod in failed)):
@@ -99,7 +99,7 @@ def failure(kubernetes: KubernetesClient, job: Mapping[str, Any], pods: list[Any
     if user_error:
         return UserError(user_error.removeprefix("trm: "))
     causes = "; ".join(f"worker {worker_index(pod)} {_pod_status(pod)}" for pod in failed)
-    return Fault(f"job {name} failed: {message}" + (f"; {causes}" if causes else "; its pods are deleted"))
+    return InternalError(f"job {name} failed: {message}" + (f"; {causes}" if causes else "; its pods are deleted"))
 
 
 def format_event(event: Any) -> str:

@@ -13,7 +13,7 @@ from kubernetes.client import ApiException
 from components.retry import is_transient_status, retry
 from components.train.log import log
 from components.train.pytorch_job import GROUP, KIND, PLURAL, VERSION
-from trm.errors import Fault, UserError
+from trm.utils.errors import InternalError, UserError
 
 RETRY_TIMEOUT = 1800.0
 """Seconds for which requests to an unavailable server are repeated. The job continues meanwhile."""
@@ -27,7 +27,7 @@ ResultT = TypeVar("ResultT")
 class KubernetesClient:
     """The cluster of the pod in which the process runs, or the current context of the kubeconfig.
 
-    Every method raises `UserError` when the server refuses the request, and `Fault` when it is unavailable for
+    Every method raises `UserError` when the server refuses the request, and `InternalError` when it is unavailable for
     `RETRY_TIMEOUT` seconds.
 
     Args:
@@ -156,7 +156,7 @@ class KubernetesClient:
             raise as_project_error(error, self.host) from None
         except urllib3.exceptions.HTTPError as error:
             reason = " ".join(str(error).split())[:200]
-            raise Fault(
+            raise InternalError(
                 f"{self.host}: cannot connect to Kubernetes ({reason}), after {RETRY_TIMEOUT:.0f} s; the job may "
                 "continue: restart the launcher to follow it"
             ) from None
@@ -200,7 +200,7 @@ def _is_transient(error: BaseException) -> bool:
 
 
 def as_project_error(error: ApiException, host: str) -> Exception:
-    """Return the `UserError` or `Fault` for a response that is an error."""
+    """Return the `UserError` or `InternalError` for a response that is an error."""
     body = _status(error)
     message = " ".join(str(body.get("message") or error.reason).split())[:500]
     kind = (body.get("details") or {}).get("kind")
@@ -209,7 +209,7 @@ def as_project_error(error: ApiException, host: str) -> Exception:
     if error.status == 404 and kind == PLURAL:
         return _NotFoundError()
     if _is_transient(error):
-        return Fault(f"{host}: {error.status} {message}, after {RETRY_TIMEOUT:.0f} s")
+        return InternalError(f"{host}: {error.status} {message}, after {RETRY_TIMEOUT:.0f} s")
     if error.status == 404 and kind is None:
         message = f"{host}: {KIND} ({GROUP}/{VERSION}) is not installed"
         remedy = "install Kubeflow's training operator, or set cluster.train_job to null to train in one pod"

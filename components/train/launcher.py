@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from components import run
 from components.train.log import log
 from components.train.pytorch_job import KEEP_ON_STOP, SPEC_HASH, fill
-from trm import s3
-from trm.cli import run_app
-from trm.errors import Fault, Interrupted, UserError
-from trm.mirror import artifact_uri
+from trm.storage import s3
+from trm.cli.main import run_app
+from trm.utils.errors import InternalError, Interrupted, UserError
+from trm.storage.artifact_cache import artifact_uri
 
 if TYPE_CHECKING:
     from components.train.kubernetes_client import KubernetesClient
@@ -54,7 +54,7 @@ def main() -> NoReturn:
 def launch(template: Mapping[str, Any], command: list[str]) -> None:
     """Run `trm <command>` as a PyTorchJob and return when its output is in S3. Does nothing if the output exists.
 
-    Raises `UserError` for an invalid configuration, `Fault` for a job that failed or was deleted, and `Interrupted`
+    Raises `UserError` for an invalid configuration, `InternalError` for a job that failed or was deleted, and `Interrupted`
     after SIGTERM or SIGINT, once the job is deleted (unless `keep_on_stop` is set).
     """
     uri = artifact_uri(command[command.index("--model") + 1])
@@ -132,7 +132,7 @@ def _follow(kubernetes: "KubernetesClient", job: Mapping[str, Any], uri: str) ->
         if current is None or current["metadata"]["uid"] != uid or "deletionTimestamp" in current["metadata"]:
             if s3.read_manifest(uri) is not None:
                 return  # finished and deleted by its TTL between two queries
-            raise Fault(
+            raise InternalError(
                 f"job {name} was deleted by another client; run the stage again, it resumes from the last checkpoint"
             )
         pods = kubernetes.pods(current)
@@ -157,7 +157,7 @@ def _follow(kubernetes: "KubernetesClient", job: Mapping[str, Any], uri: str) ->
     if condition(current)[0] == "Failed":
         raise failure(kubernetes, current, pods)
     if s3.read_manifest(uri) is None:
-        raise Fault(f"job {name} succeeded, but {uri} has no manifest; run the stage again")
+        raise InternalError(f"job {name} succeeded, but {uri} has no manifest; run the stage again")
 
 
 def _release(kubernetes: "KubernetesClient", job: Mapping[str, Any]) -> None:
@@ -192,7 +192,8 @@ def _wait_until_deleted(kubernetes: "KubernetesClient", job: Mapping[str, Any], 
 
 def _with_canonical_params(command: list[str]) -> list[str]:
     """Return the command with its params as canonical JSON: equal params must give equal spec hashes."""
-    from trm.config import canonical_json, load_sections
+    from trm.config.base import canonical_json
+    from trm.stages.params import load_sections
 
     index = command.index("--params") + 1
     sections = load_sections(command[index], ("model", "train"))

@@ -10,8 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from trm.cluster import ClusterParams, Resources, TrainJobParams
-from trm.section import whole
+from trm.config.cluster import ClusterParams, Resources, TrainJobParams
+from trm.config.base import whole
 
 GROUP, VERSION, PLURAL, KIND = "kubeflow.org", "v1", "pytorchjobs", "PyTorchJob"
 CONTAINER = "pytorch"

@@ -16,8 +16,8 @@ from kfp_server_api import ApiException
 
 from components.retry import is_transient_status, retry
 from pipeline.github import id_token
-from trm.cluster import ClusterParams
-from trm.errors import Fault, UserError
+from trm.config.cluster import ClusterParams
+from trm.utils.errors import InternalError, UserError
 
 RETRY_TIMEOUT = 180.0
 """Seconds for which requests to an unavailable or overloaded server are repeated."""
@@ -77,7 +77,7 @@ class KfpClient:
     (`$KF_PIPELINES_SA_TOKEN_PATH`, or Kubeflow's default path); else it is the identity token of the GitHub workflow
     (requires `id-token: write`); else requests carry no token.
 
-    Every method raises `UserError` when the server refuses the request, and `Fault` when it is unavailable for
+    Every method raises `UserError` when the server refuses the request, and `InternalError` when it is unavailable for
     `RETRY_TIMEOUT` seconds.
     """
 
@@ -215,7 +215,7 @@ class KfpClient:
             raise UserError(f"cluster.kfp_host {self.host}: not a URL ({error}); correct it in params.yaml") from None
         except urllib3.exceptions.HTTPError as error:
             reason = " ".join(str(error).split())[:200]
-            raise Fault(
+            raise InternalError(
                 f"{self.host}: cannot connect to Kubeflow Pipelines ({reason}), after {RETRY_TIMEOUT:.0f} s"
             ) from None
 
@@ -232,7 +232,7 @@ class KfpClient:
             )
         if error.status is not None and error.status < 500:
             return UserError(f"{self.host}: rejected {subject} ({message}); check section cluster")
-        return Fault(f"{self.host}: {subject}: {message}, after {RETRY_TIMEOUT:.0f} s")
+        return InternalError(f"{self.host}: {subject}: {message}, after {RETRY_TIMEOUT:.0f} s")
 
 
 def _parse_run(response: Any) -> Run:

@@ -11,12 +11,14 @@ from pipeline.git import head_commit
 from pipeline.kfp.client import Run
 from pipeline.results import EVALUATE, METRICS_FILE
 from pipeline.runs import OUTPUTS, Provenance, add_records, read_runs
-from trm import s3
-from trm.artifacts import MANIFEST, read_manifest, write_json
-from trm.config import Params
-from trm.errors import UserError
-from trm.files import file_digest
-from trm.stages import STAGES, TIMING, Stage, requests, timing_file
+from trm.storage import s3
+from trm.storage.artifacts import MANIFEST, read_manifest, write_json
+from trm.config.params import Params
+from trm.utils.errors import UserError
+from trm.utils.paths import file_digest
+from trm.stages.records import STAGES, Stage
+from trm.storage.artifacts import TIMING, timing_file
+from trm.stages.content_keys import requests
 
 
 def collect(params: Params, run: Run | None, provenance: Provenance | None = None) -> dict[str, str]:
@@ -34,7 +36,7 @@ def collect(params: Params, run: Run | None, provenance: Provenance | None = Non
 
     Raises:
         UserError: The workspace differs from the run (the message names the param or module), or an output is missing.
-        Fault: DVC failed.
+        InternalError: DVC failed.
     """
     check_workspace()
     workspace = requests(params)
@@ -86,7 +88,7 @@ def _difference(stage: Stage, manifest: Mapping[str, Any] | None, run: Run | Non
 def _download(stage: Stage, uri: str) -> None:
     folder = OUTPUTS / stage.output
     if not ((folder / MANIFEST).is_file() and read_manifest(folder) == s3.read_manifest(uri)):
-        s3.bring(uri, folder)
+        s3.download(uri, folder)
     timing = s3.get_json(f"{uri}/{TIMING}")
     if timing is None:
         timing_file(folder).unlink(missing_ok=True)  # it belongs to another run

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from pipeline.options import PARAMS, ParamsFile, RunId
-from trm.config import load_params
-from trm.errors import Fault, UserError
+from trm.stages.params import load_params
+from trm.utils.errors import InternalError, UserError
 
 COMPILED = Path(__file__).parents[1] / "trm.yaml"
 
@@ -65,7 +65,7 @@ def watch(run: RunId, params: ParamsFile = PARAMS) -> None:
 
     finished = watch(KfpClient(load_params(params).cluster), run)
     if finished.state != "SUCCEEDED":
-        raise Fault(failure_message(finished))
+        raise InternalError(failure_message(finished))
     print(f"run {run} succeeded; `python -m pipeline collect {run}` downloads its outputs", file=sys.stderr)
 
 

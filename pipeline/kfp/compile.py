@@ -8,7 +8,7 @@ from kfp import compiler
 from ruamel.yaml import YAML
 
 from pipeline.kfp.definition import build_pipeline
-from trm.cluster import ClusterParams
+from trm.config.cluster import ClusterParams
 
 
 def compile_pipeline(path: Path, cluster: ClusterParams, caching: bool = True) -> None:

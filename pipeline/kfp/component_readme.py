@@ -9,7 +9,7 @@ from typing import Any
 from components.container import key_parameter
 from components.run_summary.component import run_summary
 from pipeline.kfp.definition import component
-from trm.stages import STAGES, producer
+from trm.stages.records import STAGES, producer
 
 FOLDER = Path(__file__).resolve().parents[2] / "components"
 

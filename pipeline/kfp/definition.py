@@ -10,10 +10,10 @@ from kfp.dsl.graph_component import GraphComponent
 from components.container import key_parameter
 from components.run_summary.component import run_summary
 from components.train.pytorch_job import job_template
-from trm.cluster import ClusterParams, Resources
-from trm.config import Params
-from trm.errors import ParamsError
-from trm.stages import STAGES, Stage
+from trm.config.cluster import ClusterParams, Resources
+from trm.config.params import Params
+from trm.utils.errors import ParamsError
+from trm.stages.records import STAGES, Stage
 
 NAME = "trm"
 """Name of the pipeline and of its experiment."""

@@ -9,11 +9,13 @@ from pipeline.kfp.client import KfpClient, Run
 from pipeline.kfp.compile import pipeline_spec
 from pipeline.kfp.definition import NAME, run_arguments
 from pipeline.kfp.train_job import check_train_job
-from trm import s3
-from trm.config import Params, TrainParams
-from trm.errors import UserError
-from trm.section import Section
-from trm.stages import STAGES, content_keys
+from trm.storage import s3
+from trm.config.params import Params
+from trm.config.training import TrainParams
+from trm.utils.errors import UserError
+from trm.config.base import Section
+from trm.stages.records import STAGES
+from trm.stages.content_keys import content_keys
 
 
 def submit(params: Params, force: bool) -> tuple[Run, bool]:
@@ -103,9 +105,9 @@ def check_data_reachable(data: BaseModel) -> None:
 
 def check_start_model_reachable(train: TrainParams) -> None:
     """Raise `UserError` if training starts from a local model."""
-    if train.start is not None and not s3.is_uri(train.start.model):
+    if train.init_from is not None and not s3.is_uri(train.init_from.model):
         raise UserError(
-            f"train.start.model must be an s3:// URI on a cluster. Got {train.start.model}, which pods cannot read"
+            f"train.init_from.model must be an s3:// URI on a cluster. Got {train.init_from.model}, which pods cannot read"
         )
 
 

@@ -2,11 +2,13 @@
 
 from components.train.launcher import launch
 from components.train.pytorch_job import fill, job_template, processes_per_worker
-from trm import s3
-from trm.cluster import Resources
-from trm.config import Params, canonical_json
-from trm.errors import UserError
-from trm.stages import STAGES, content_keys, producer
+from trm.storage import s3
+from trm.config.cluster import Resources
+from trm.config.params import Params
+from trm.config.base import canonical_json
+from trm.utils.errors import UserError
+from trm.stages.records import STAGES, producer
+from trm.stages.content_keys import content_keys
 
 TRAIN = next(stage for stage in STAGES if stage.name == "train")
 

@@ -10,9 +10,9 @@ from rich.text import Text
 
 from components.container import key_parameter
 from pipeline.kfp.client import FINISHED_STATES, KfpClient, Run, Task
-from trm import s3
-from trm.errors import Fault, UserError
-from trm.stages import STAGES
+from trm.storage import s3
+from trm.utils.errors import InternalError, UserError
+from trm.stages.records import STAGES
 
 POLL_INTERVAL = 5.0
 """Seconds between two queries."""
@@ -108,7 +108,7 @@ class _RunView:
             )
             try:
                 manifest = s3.read_manifest(uri) or {}
-            except (UserError, Fault) as error:
+            except (UserError, InternalError) as error:
                 manifest = {"facts": {"metrics": {"not readable": str(error)}}}
             metrics = manifest.get("facts", {}).get("metrics", {})
             self._metrics[task.name] = ", ".join(

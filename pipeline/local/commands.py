@@ -1,7 +1,7 @@
 """Commands of `python -m pipeline` for local runs."""
 
 from pipeline.options import PARAMS, ImageName, ParamsFile
-from trm.config import load_params
+from trm.stages.params import load_params
 
 
 def local(params: ParamsFile = PARAMS, image: ImageName = "trm:latest") -> None:

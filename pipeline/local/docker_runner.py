@@ -9,17 +9,18 @@ from urllib.parse import urlsplit, urlunsplit
 from kfp import local
 
 from pipeline.kfp.definition import CACHE, build_pipeline, run_arguments
-from trm import s3
-from trm.config import Params
-from trm.errors import Fault, UserError
-from trm.stages import STAGES, content_keys
+from trm.storage import s3
+from trm.config.params import Params
+from trm.utils.errors import InternalError, UserError
+from trm.stages.records import STAGES
+from trm.stages.content_keys import content_keys
 
 
 def run_local(params: Params, image: str) -> dict[str, str]:
     """Run every stage in a container of `image`; return stage name -> URI of its output.
 
     The AWS_* environment variables select the S3 server. Raises `UserError` if Docker or the image is not available,
-    `Fault` if a container failed.
+    `InternalError` if a container failed.
     """
     image_id(image)  # raises before anything else happens
     overrides = {"image": image, "resources": {}, "s3_endpoint": None, "s3_region": None, "s3_secret": None}
@@ -40,7 +41,7 @@ def run_local(params: Params, image: str) -> dict[str, str]:
     missing = [name for name, uri in uris.items() if s3.read_manifest(uri) is None]
     if missing or error_message:
         subject = f"stage {missing[0]} has no artifact" if missing else "the run failed after its stages"
-        raise Fault(f"{subject}; see its log above" + (f" ({error_message})" if error_message else ""))
+        raise InternalError(f"{subject}; see its log above" + (f" ({error_message})" if error_message else ""))
     return uris
 
 

@@ -19,8 +19,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from trm.cli import run_app
-from trm.errors import Fault
+from trm.cli.main import run_app
+from trm.utils.errors import InternalError
 
 FOLDER = Path(__file__).resolve().parents[2] / ".dev"
 BUCKET = "trm"
@@ -49,7 +49,7 @@ class SeaweedFS:
         return f"http://127.0.0.1:{self._settings()['ports']['s3']}"
 
     def start(self) -> None:
-        """Start it in a new session and wait until it stores and returns an object. Raises `Fault` if it does not."""
+        """Start it in a new session and wait until it stores and returns an object. Raises `InternalError` if it does not."""
         assert self.pid() is None, f"{self.folder}: already running"
         (self.folder / "data").mkdir(parents=True, exist_ok=True)
         settings = self._settings()
@@ -159,7 +159,7 @@ class SeaweedFS:
             except Exception as error:  # any error of a server that is starting
                 if process.poll() is not None or time.monotonic() > deadline:
                     self.kill()
-                    raise Fault(f"{self.folder}: SeaweedFS did not start ({error}); see {self.log}") from None
+                    raise InternalError(f"{self.folder}: SeaweedFS did not start ({error}); see {self.log}") from None
             time.sleep(0.1)
 
     def _check_round_trip(self, client: Any) -> None:

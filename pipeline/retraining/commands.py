@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from pipeline.options import PARAMS, AsJson, DatasetName, GitHubOutputs, ImageName, ParamsFile, ResultName
-from trm.config import Params, load_params
-from trm.errors import UserError
+from trm.config.params import Params
+from trm.stages.params import load_params
+from trm.utils.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.retraining.compare import Comparison

@@ -14,7 +14,7 @@ from scipy import stats
 
 from pipeline.dvc import diff
 from pipeline.results import Result
-from trm.errors import UserError
+from trm.utils.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa

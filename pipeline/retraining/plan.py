@@ -12,12 +12,13 @@ from typing import Any
 from pipeline import dvc
 from pipeline.dvc import Change, StageStatus, diff
 from pipeline.runs import OUTPUTS, RunRecord, estimate, local_records, read_runs, stage_sections
-from trm import mirror, s3
-from trm.artifacts import MANIFEST, read_manifest
-from trm.cluster import ClusterParams, Resources
-from trm.config import Params
-from trm.errors import UserError
-from trm.stages import STAGES, Stage, requests
+from trm.storage import artifact_cache as mirror, s3
+from trm.storage.artifacts import MANIFEST, read_manifest
+from trm.config.cluster import ClusterParams, Resources
+from trm.config.params import Params
+from trm.utils.errors import UserError
+from trm.stages.records import STAGES, Stage
+from trm.stages.content_keys import requests
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def make_plan(params: Params, params_file: Path, online: bool = False) -> Plan:
                 gpu_hours=0.0 if in_s3 else _gpu_hours(stage, expected, params.cluster),
             )
         )
-    return Plan(params.data.kind, tuple(stages), online, params.cluster.max_gpu_hours)
+    return Plan(params.data.name, tuple(stages), online, params.cluster.max_gpu_hours)
 
 
 def _locations(

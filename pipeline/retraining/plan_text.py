@@ -9,7 +9,7 @@ from rich.text import Text
 
 from pipeline.dvc import Change
 from pipeline.retraining.plan import Plan, StagePlan
-from trm.stages import STAGES
+from trm.stages.records import STAGES
 
 LOCAL = {"unchanged": "unchanged", "restore": "from cache", "pull": "after dvc pull", "run": "runs"}
 CLUSTER = {"exists": "in S3", "run": "runs"}

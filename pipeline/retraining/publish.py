@@ -12,7 +12,7 @@ from pipeline.dvc import dvc
 from pipeline.git import RESULT_FILES, git
 from pipeline.results import read_collected
 from pipeline.retraining.report import format_percent
-from trm.errors import UserError
+from trm.utils.errors import UserError
 
 REMOTE = "origin"
 

@@ -24,8 +24,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipeline.results import EVALUATE, Result, load_result
 from pipeline.retraining.compare import Comparison, compare
 from pipeline.runs import RunRecord, read_runs
-from trm.errors import DataError, Fault, UserError
-from trm.s3_client import GoneError, LostError, Store
+from trm.utils.errors import DataError, InternalError, UserError
+from trm.storage.s3_client import GoneError, LostError, Store
 
 CHAMPION_FILE = "champion.json"
 
@@ -104,7 +104,7 @@ class Registry:
         Raises:
             PromotionRejected: The candidate is not better.
             UserError: runs.tsv does not contain the candidate.
-            Fault: Another promotion changed the champion meanwhile.
+            InternalError: Another promotion changed the champion meanwhile.
         """
         provenance = _provenance(result)
         champion, tag = self._read()
@@ -215,7 +215,7 @@ class Registry:
             current = self._read()[0]
             if current is None or current.token != new.token:
                 name = f"{current.key[:12]} (version {current.version})" if current else "missing"
-                raise Fault(
+                raise InternalError(
                     f"{self.uri}: the champion was changed during the comparison (now: {name}); nothing was written: "
                     "compare with the new champion and promote again"
                 ) from None

@@ -15,18 +15,19 @@ from pipeline.retraining.publish import REMOTE, branch_name
 from pipeline.retraining.registry import Champion, Registry
 from pipeline.retraining.report import write_report
 from pipeline.runs import OUTPUTS, Provenance, read_runs
-from trm import s3
-from trm.artifacts import MANIFEST, read_manifest
-from trm.config import Params
-from trm.errors import Fault, UserError
-from trm.stages import STAGES, content_keys
+from trm.storage import s3
+from trm.storage.artifacts import MANIFEST, read_manifest
+from trm.config.params import Params
+from trm.utils.errors import InternalError, UserError
+from trm.stages.records import STAGES
+from trm.stages.content_keys import content_keys
 
 REPORT = OUTPUTS / "comparison"
 """Path of the comparison report, without suffix."""
 
 
 def run_experiment(params: Params, params_file: Path, image: str | None) -> None:
-    """Plan, run and collect the experiment. Raises `Fault` if the run does not succeed.
+    """Plan, run and collect the experiment. Raises `InternalError` if the run does not succeed.
 
     Args:
         params: The experiment.
@@ -47,7 +48,7 @@ def run_experiment(params: Params, params_file: Path, image: str | None) -> None
     run, _ = submit(params, force=False)
     finished = watch(KfpClient(params.cluster), run.id)
     if finished.state != "SUCCEEDED":
-        raise Fault(
+        raise InternalError(
             f"{failure_message(finished)}; the champion is unchanged: run the command again, finished stages are reused"
         )
     collect(params, finished)

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def add_stage() -> None:
     """Add the record of stage `export`, and the module that its component folder would contain."""
-    from trm import stages
+    from trm.stages import runner as stages
 
     export = stages.Stage(
         name="export",
@@ -41,7 +41,7 @@ def add_stage() -> None:
 
 def check_pipeline() -> None:
     from pipeline.kfp.compile import pipeline_spec
-    from trm.cluster import ClusterParams
+    from trm.config.cluster import ClusterParams
 
     spec = pipeline_spec(ClusterParams(), caching=True)["pipeline_spec"]
     assert "export" in spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
@@ -52,7 +52,7 @@ def check_pipeline() -> None:
 
 def check_entry_point() -> None:
     from components import run
-    from trm import s3
+    from trm.storage import s3
 
     uri = s3.artifact_uri("s3://bucket", "export", "k")
     s3.read_manifest = {uri: {"key": "k", "facts": {"bytes": 5}}}.get
@@ -65,7 +65,7 @@ def check_entry_point() -> None:
 
 def check_summary() -> None:
     from components.run_summary.summary import summarize
-    from trm import s3
+    from trm.storage import s3
 
     s3.read_manifest = lambda uri: {"key": "k", "facts": {"metrics": {"exported_bytes": 5}}}
     s3.get_json = lambda uri: {"seconds": 7.0}
@@ -78,8 +78,8 @@ def check_summary() -> None:
 def check_records() -> None:
     from pipeline.runs import estimate, local_records, stage_sections
     from tests.pipeline.test_runs import outputs
-    from trm.config import load_params
-    from trm.stages import STAGES
+    from trm.stages.params import load_params
+    from trm.stages.records import STAGES
 
     outputs()
     record = local_records()[-1]

@@ -11,10 +11,11 @@ import pytest
 
 from components import run
 from tests.conftest import ROOT
-from trm import cli, s3
-from trm.artifacts import write_json
-from trm.errors import Fault, Interrupted, UserError
-from trm.files import file_digest
+from trm.cli import main as cli
+from trm.storage import s3
+from trm.storage.artifacts import write_json
+from trm.utils.errors import InternalError, Interrupted, UserError
+from trm.utils.paths import file_digest
 
 URI = "s3://bucket/artifacts/train/abc"
 DATASET = "s3://bucket/artifacts/augment/def"
@@ -83,7 +84,7 @@ def test_invalid_input_pointer_is_reported(tmp_path: Path, text: str | None) -> 
     file = tmp_path / "dataset"
     if text is not None:
         file.write_text(text)
-    with pytest.raises(Fault, match="not a pointer to the artifact dataset; run the preceding stage again"):
+    with pytest.raises(InternalError, match="not a pointer to the artifact dataset; run the preceding stage again"):
         run.resolve_inputs(["train", "--dataset", str(file)], {"dataset": {}})
 
 
@@ -95,7 +96,7 @@ def test_failed_command_fails_the_component(container: Container, code: int) -> 
 
 @pytest.mark.parametrize(
     ("manifest", "code"),
-    [(None, 1), (Fault("the server is gone"), 1), (UserError("wrong keys"), 2), (Interrupted(15), 143)],
+    [(None, 1), (InternalError("the server is gone"), 1), (UserError("wrong keys"), 2), (Interrupted(15), 143)],
     ids=["no manifest", "fault", "user error", "signal"],
 )
 def test_missing_manifest_fails_the_component(

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trm.data.batches import IGNORED, Place, collate, test_batches, total_steps, training_batches
-from trm.data.store import Split
+from trm.data.batches import IGNORED, StreamPosition, collate, test_batches, total_steps, training_batches
+from trm.data.parquet import Split
 
 
 def make_split(*groups: list[int], length: int = 2) -> Split:
@@ -22,7 +22,7 @@ def make_split(*groups: list[int], length: int = 2) -> Split:
 def test_ten_groups_of_one_example_four_rows_two_epochs_are_five_batches() -> None:
     split = make_split(*[[1]] * 10)
     batches = list(training_batches(split, 2, 4, seed=0))
-    assert [place for _, place in batches] == [Place(0, 4), Place(0, 8), Place(1, 2), Place(1, 6), Place(2, 0)]
+    assert [place for _, place in batches] == [StreamPosition(0, 4), StreamPosition(0, 8), StreamPosition(1, 2), StreamPosition(1, 6), StreamPosition(2, 0)]
     rows = np.concatenate([rows for rows, _ in batches])
     assert rows.dtype == np.int64
     assert sorted(rows[:10]) == sorted(rows[10:]) == list(range(10))
@@ -47,7 +47,7 @@ def test_a_puzzle_is_cut_where_the_batch_is_full_and_its_rest_skipped() -> None:
     split = make_split([5], [5])
     batches = list(training_batches(split, 2, 4, seed=0))
     # Each batch is filled by one puzzle of five; the fifth example is skipped: four batches from four puzzles.
-    assert [place for _, place in batches] == [Place(0, 1), Place(1, 0), Place(1, 1), Place(2, 0)]
+    assert [place for _, place in batches] == [StreamPosition(0, 1), StreamPosition(1, 0), StreamPosition(1, 1), StreamPosition(2, 0)]
     assert all(len(set(split.groups[rows])) == 1 and len(set(rows)) == 4 for rows, _ in batches)
     # Mean 5 examples, 2 epochs, 2 groups: a schedule of floor(20 / 4) = 5 steps, of which the cuts leave 4.
     assert total_steps(split, 2, 4) == 5
@@ -57,10 +57,10 @@ def test_cuts_across_an_epoch_border() -> None:
     split = make_split([3], [3])
     batches = list(training_batches(split, 2, 4, seed=3))
     # 3 + 1 of the second (2 skipped) | 3 + 1 of the second of epoch 1
-    assert [place for _, place in batches] == [Place(1, 0), Place(2, 0)]
+    assert [place for _, place in batches] == [StreamPosition(1, 0), StreamPosition(2, 0)]
     big = list(training_batches(split, 3, 7, seed=3))
     # 3 + 3 + 1 of epoch 1 (2 skipped) | 3 of epoch 1, 3 + 1 of epoch 2 (2 skipped)
-    assert [place for _, place in big] == [Place(1, 1), Place(3, 0)]
+    assert [place for _, place in big] == [StreamPosition(1, 1), StreamPosition(3, 0)]
 
 
 def test_examples_of_a_puzzle_come_in_random_order_together() -> None:
@@ -100,7 +100,7 @@ def test_packing_as_a_slow_reader_of_the_spec_would_do_it(shape: list[list[int]]
     # One batch as long as the epoch tells the epoch's order: everything is drawn before it is packed.
     stream: list[list[int]] = []
     for epoch in range(4):
-        order = list(training_batches(split, epoch + 1, 1, seed, Place(epoch, 0)))
+        order = list(training_batches(split, epoch + 1, 1, seed, StreamPosition(epoch, 0)))
         groups = [int(split.groups[rows[0]]) for rows, _ in order]
         assert sorted(groups) == list(range(len(shape)))  # G 1 takes the first example of each puzzle
         for rows, _ in order:
@@ -118,7 +118,7 @@ def test_packing_as_a_slow_reader_of_the_spec_would_do_it(shape: list[list[int]]
 
 def test_seeds_and_epochs_draw_differently() -> None:
     split = make_split(*[[1]] * 50)
-    epochs = [next(training_batches(split, 9, 50, 7, Place(epoch)))[0].tolist() for epoch in range(3)]
+    epochs = [next(training_batches(split, 9, 50, 7, StreamPosition(epoch)))[0].tolist() for epoch in range(3)]
     other = next(training_batches(split, 9, 50, 8))[0].tolist()
     assert len({tuple(order) for order in [*epochs, other]}) == 4
 

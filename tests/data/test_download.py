@@ -11,7 +11,7 @@ import pytest
 
 from trm.data import download as module
 from trm.data.download import cache_folder, download
-from trm.errors import DataError, UserError
+from trm.utils.errors import DataError, UserError
 
 BODY = np.random.default_rng(0).bytes(900_000)
 DIGEST = hashlib.sha256(BODY).hexdigest()

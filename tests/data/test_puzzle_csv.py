@@ -8,8 +8,8 @@ import pytest
 from tests.sudokus import digits, load, write
 from trm.data import puzzle_csv
 from trm.data.puzzle_csv import Puzzles
-from trm.data.sudoku import breaks_rule
-from trm.errors import DataError
+from trm.datasets.sudoku.augmentation import breaks_rule
+from trm.utils.errors import DataError
 
 HEADER = "source,question,answer,rating\n"
 # 1 2 3 4 / 3 4 1 2 / 2 1 4 3 / 4 3 2 1

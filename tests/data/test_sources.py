@@ -79,7 +79,7 @@ def fetch(folder: Path, endpoint: str, **changes: object) -> subprocess.Complete
     source |= {"train": "train.csv", "test": "test.csv", **WHOLE, **changes}
     text = (ROOT / "params.yaml").read_text()
     start, end = text.index("data:"), text.index("augment:")
-    data = {"kind": "sudoku", "size": 4, "allow_equivalent": True, "source": source}
+    data = {"name": "sudoku", "size": 4, "allow_leakage": True, "source": source}
     (folder / "params.yaml").write_text(f"{text[:start]}data: {json.dumps(data)}\n\n{text[end:]}")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "hf")}
     environment |= {"NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_ETAG_TIMEOUT": "2"}

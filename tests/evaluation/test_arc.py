@@ -8,18 +8,20 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from trm.config import AugmentParams, EvaluateParams, ModelParams
-from trm.data.augment import augment
-from trm.data.kinds import arc
-from trm.data.store import read_meta, read_names, read_split
-from trm.errors import UserError
+from trm.config.data import AugmentParams
+from trm.config.evaluation import EvaluateParams
+from trm.config.model import ModelParams
+from trm.datasets.augment import augment
+from trm.datasets.arc import dataset as arc
+from trm.data.parquet import read_meta, read_names, read_split
+from trm.utils.errors import UserError
 from trm.evaluation import evaluate as stage
 from trm.evaluation.evaluate import evaluate
-from trm.evaluation.solve import solve
-from trm.evaluation.thinking import Predictions
-from trm.meta import DatasetMeta
-from trm.model.supervision import build_model
-from trm.section import parse
+from trm.inference.solve import solve
+from trm.inference.engine import Predictions
+from trm.config.dataset_meta import DatasetMeta
+from trm.models.act import build_model
+from trm.config.base import parse
 from trm.training.checkpoint import FILE, save_checkpoint
 from trm.training.ema import averaged_copy
 
@@ -30,12 +32,12 @@ WRONG: list[Grid] = [[[5]], [[6, 6, 6]]]
 VERSIONS = 6
 SETTINGS = EvaluateParams(
     steps=1,
-    halt_early=False,
+    early_halting=False,
     rollouts=1,
     noise=0.0,
-    check_rules=False,
+    verify=False,
     votes=VERSIONS,
-    pass_at=(1, 2),
+    pass_at_k=(1, 2),
     max_puzzles=None,
     batch_size=4,
     precision="float32",
@@ -66,7 +68,7 @@ def make(folder: Path, edition: str = "arc-agi-1", solutions: bool = True, seed:
         place = str(folder / f"{name}.json") if solutions or name != "evaluation_solutions" else None
         source.setdefault(key, {})[part] = place
         source[key][f"{part}_sha256"] = None
-    values = {"kind": "arc", "edition": edition, "source": source, "seed": seed}
+    values = {"name": "arc", "edition": edition, "source": source, "seed": seed}
     data = parse(arc.Settings, values, "test")
     arc.fetch(data, raw)
     augment(data, AugmentParams(num_aug=VERSIONS - 1, validation_groups=held_out, seed=seed), raw, out, "key")
@@ -81,7 +83,7 @@ def dataset(tmp_path: Path) -> Path:
 def model_of(dataset: Path, folder: Path, params: ModelParams) -> Path:
     """A model folder with weights nobody trained."""
     folder.mkdir()
-    net = build_model(params.model_copy(update={"puzzle_emb_dim": 16, "puzzle_emb_len": 1}), read_meta(dataset))
+    net = build_model(params.model_copy(update={"puzzle_emb_ndim": 16, "puzzle_emb_len": 1}), read_meta(dataset))
     save_checkpoint(folder / FILE, net, averaged_copy(net), {})
     return folder
 

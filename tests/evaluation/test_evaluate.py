@@ -7,27 +7,28 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from trm.config import EvaluateParams, ModelParams
-from trm.data.kinds.sudoku import cells, versions
-from trm.data.solver import count_solutions, solve_grid
-from trm.data.store import read_meta, read_split
-from trm.errors import UserError
+from trm.config.evaluation import EvaluateParams
+from trm.config.model import ModelParams
+from trm.datasets.sudoku.dataset import cells, versions
+from trm.datasets.sudoku.solver import count_solutions, solve_grid
+from trm.data.parquet import read_meta, read_split
+from trm.utils.errors import UserError
 from trm.evaluation import evaluate as stage
 from trm.evaluation.evaluate import evaluate
-from trm.evaluation.thinking import Dials, Predictions, predict
-from trm.meta import DatasetMeta
-from trm.model.supervision import build_model
+from trm.inference.engine import Dials, Predictions, predict
+from trm.config.dataset_meta import DatasetMeta
+from trm.models.act import build_model
 from trm.training.checkpoint import FILE, load_checkpoint, save_checkpoint
 from trm.training.ema import averaged_copy
 
 SETTINGS = EvaluateParams(
     steps=4,
-    halt_early=False,
+    early_halting=False,
     rollouts=1,
     noise=0.0,
-    check_rules=False,
+    verify=False,
     votes=5,
-    pass_at=(1, 2, 5),
+    pass_at_k=(1, 2, 5),
     max_puzzles=None,
     batch_size=7,
     precision="float32",
@@ -69,7 +70,7 @@ def test_a_solver_of_every_version_scores_everything(
     split = read_split(dataset / "test")
     unique = [count_solutions((row - 1).reshape(4, 4)) == 1 for row in split.inputs]
     assert sum(unique) >= 3
-    assert metrics["valid"] == metrics["voted_valid"] == 1
+    assert metrics["valid"] == metrics["valid_voted"] == 1
     for puzzle, exact, votes in zip(lines["puzzle"], lines["exact"], lines["votes"], strict=True):
         if unique[puzzle]:
             assert exact
@@ -89,7 +90,7 @@ def test_predictions_and_metrics_agree_with_the_model(dataset: Path, model: Path
     right = (plain.tokens == split.labels).mean(axis=1)
     assert metrics["cell_accuracy"] == pytest.approx(right.mean())
     assert metrics["exact_accuracy"] == (right == 1).mean()
-    assert metrics["mean_first_halt"] == pytest.approx(plain.first_halt.mean())
+    assert metrics["mean_halt_step"] == pytest.approx(plain.first_halt.mean())
     assert metrics["mean_steps"] == 4
     for row in range(6):
         of_puzzle = [line for line in range(30) if lines["puzzle"][line] == row]

@@ -123,16 +123,16 @@ def test_scores_by_hand() -> None:
         cell_accuracy=[0.5, 1.0, 1.0, 0.25, 0.75, 0.0],
         first_halt=[16, 2, 3, 1, 2, 5],
     )
-    found = scores(table, {"a": 1, "b": 1, "c": 1}, votes=2, pass_at=[1, 2], passes=10)
+    found = scores(table, {"a": 1, "b": 1, "c": 1}, votes=2, pass_at_k=[1, 2], passes=10)
     assert found["exact_accuracy"] == pytest.approx(1 / 3)
     assert found["cell_accuracy"] == pytest.approx(0.75)
     assert found["halt_accuracy"] == pytest.approx(2 / 3)  # -1 and wrong, 1 and right, 1 and wrong
     assert found["valid"] == pytest.approx(2 / 3)
-    assert found["voted_valid"] == pytest.approx(1.0)
+    assert found["valid_voted"] == pytest.approx(1.0)
     assert found["pass@1"] == pytest.approx(1 / 3)
     assert found["pass@2"] == pytest.approx(2 / 3)
-    assert (found["mean_steps"], found["mean_first_halt"]) == (16, 7)
-    assert found["mean_passes"] == 10 * (6 * 16) / 3
+    assert (found["mean_steps"], found["mean_halt_step"]) == (16, 7)
+    assert found["mean_forward_passes"] == 10 * (6 * 16) / 3
     assert (found["puzzles"], found["tasks"], found["votes"]) == (3, 3, 2)
     intervals = found["interval_95"]
     assert isinstance(intervals, dict)
@@ -141,7 +141,7 @@ def test_scores_by_hand() -> None:
         "cell_accuracy",
         "halt_accuracy",
         "valid",
-        "voted_valid",
+        "valid_voted",
         "pass@1",
         "pass@2",
     }
@@ -158,18 +158,18 @@ def test_tasks_of_several_pairs_by_hand() -> None:
         exact=[True, False, False, True, False, False, True],
         rank=[1, 2, 1, 2, 1, 2, 3],
     )
-    found = scores(table, {"a": 2, "b": 2, "c": 1}, votes=3, pass_at=[1, 2, 5], passes=10)
+    found = scores(table, {"a": 2, "b": 2, "c": 1}, votes=3, pass_at_k=[1, 2, 5], passes=10)
     assert found["pass@1"] == pytest.approx((0.5 + 0 + 0) / 3)
     assert found["pass@2"] == pytest.approx((1 + 0 + 0) / 3)
     assert found["pass@5"] == pytest.approx((1 + 0.5 + 0) / 3)
     assert found["exact_accuracy"] == pytest.approx(1 / 3)  # of the pairs that were asked, as they are
-    assert found["valid"] is found["voted_valid"] is None
+    assert found["valid"] is found["valid_voted"] is None
     assert (found["puzzles"], found["tasks"]) == (3, 3)
     assert json.dumps(found, allow_nan=False)
 
 
 def test_without_solutions_there_is_no_score() -> None:
     table = lines(task=["a", "a"], version=[0, 1], exact=[None, None], rank=[1, 2])
-    found = scores(table, {"a": 1}, votes=2, pass_at=[1], passes=10)
+    found = scores(table, {"a": 1}, votes=2, pass_at_k=[1], passes=10)
     assert all(found[name] is None for name in ("exact_accuracy", "cell_accuracy", "halt_accuracy", "pass@1"))
     assert found["mean_steps"] == 16

@@ -11,8 +11,8 @@ import pytest
 from pipeline.local.s3_server import SeaweedFS
 from tests.clones import Clone, make_clone
 from tests.pipeline.kfp.fake_server import FakeKfpServer, kfp_server
-from trm.artifacts import read_manifest
-from trm.stages import STAGES
+from trm.storage.artifacts import read_manifest
+from trm.stages.records import STAGES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT_URI = "s3://trm/artifacts"
@@ -129,17 +129,17 @@ def test_different_param_is_reported(clone: Clone, run: str) -> None:
     _assert_rejected(
         clone, f"python -m pipeline collect {run}", "augment.num_aug is 3 in the workspace and 2 in the run"
     )
-    params.write_text(re.sub(r"pass_at: .*", "pass_at: [1, 3]", text))
+    params.write_text(re.sub(r"pass_at_k: .*", "pass_at_k: [1, 3]", text))
     _assert_rejected(
-        clone, f"python -m pipeline collect {run}", "evaluate.pass_at is [1, 3] in the workspace and [1, 2] in the run"
+        clone, f"python -m pipeline collect {run}", "evaluate.pass_at_k is [1, 3] in the workspace and [1, 2] in the run"
     )
 
 
 def test_different_module_is_reported(clone: Clone, run: str) -> None:
-    module = clone.folder / "trm/training/loss.py"
+    module = clone.folder / "trm/training/losses.py"
     module.write_text(module.read_text() + "\n# a comment\n")
     _assert_rejected(
-        clone, f"python -m pipeline collect {run}", "trm/training/loss.py differs from the file that stage train"
+        clone, f"python -m pipeline collect {run}", "trm/training/losses.py differs from the file that stage train"
     )
 
 

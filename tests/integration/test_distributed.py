@@ -18,10 +18,10 @@ import pytest
 import torch
 
 from tests.conftest import ROOT
-from trm.artifacts import write_manifest
-from trm.files import file_digest
+from trm.storage.artifacts import write_manifest
+from trm.utils.paths import file_digest
 from trm.training.checkpoint import load_checkpoint
-from trm.training.state import read_step
+from trm.training.train_state import read_step
 
 pytestmark = pytest.mark.slow
 
@@ -32,11 +32,11 @@ SETTINGS = {
     r"L_cycles: \d+": "L_cycles: 2",
     r"halt_max_steps: \d+": "halt_max_steps: 4",
     r"expansion: \d+": "expansion: 1",
-    r"puzzle_emb_dim: \d+": "puzzle_emb_dim: 24",
+    r"puzzle_emb_ndim: \d+": "puzzle_emb_ndim: 24",
     r"puzzle_emb_len: \d+": "puzzle_emb_len: 2",
     r"puzzle_emb_lr: \S+": "puzzle_emb_lr: 1.0e-3",
     r"halt_exploration_prob: \S+": "halt_exploration_prob: 0.5",
-    "continue_loss: false": "continue_loss: true",
+    "q_continue_loss: false": "q_continue_loss: true",
     r"epochs: \d+": "epochs: 20",
     r"global_batch_size: \d+": "global_batch_size: 8",
     r"eval_interval: \d+": "eval_interval: 5",
@@ -118,7 +118,7 @@ def published(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the data set as the augment stage publishes it."""
     folder = tmp_path_factory.mktemp("published") / "dataset"
     shutil.copytree(dataset, folder, ignore=shutil.ignore_patterns("manifest.json"))
-    write_manifest(folder, {"stage": "augment", "key": "0" * 64, "params": {"data": {"kind": "sudoku"}}})
+    write_manifest(folder, {"stage": "augment", "key": "0" * 64, "params": {"data": {"name": "sudoku"}}})
     return folder
 
 
@@ -151,7 +151,7 @@ def test_several_processes_train_as_one(alone: Experiment, published: Path, tmp_
 
 
 def test_two_networks_train_in_two_processes(published: Path, tmp_path: Path) -> None:
-    one, two = (Experiment(tmp_path / name, published, family="hrm", epochs=4) for name in ("one", "two"))
+    one, two = (Experiment(tmp_path / name, published, arch="hrm", epochs=4) for name in ("one", "two"))
     one.train(1)
     two.train(2)
     assert_same_training(one, two, steps=10)
@@ -159,8 +159,8 @@ def test_two_networks_train_in_two_processes(published: Path, tmp_path: Path) ->
 
 def test_a_frozen_network_in_two_processes(alone: Experiment, published: Path, tmp_path: Path) -> None:
     file = alone.folder / "model/checkpoint.safetensors"
-    start = f"{{model: {file.parent}, sha256: {file_digest(file)}, reset_puzzle_table: false}}"
-    frozen = Experiment(tmp_path / "run", published, start=start, freeze_network="true", epochs=4)
+    start = f"{{model: {file.parent}, sha256: {file_digest(file)}, reset_puzzle_emb: false}}"
+    frozen = Experiment(tmp_path / "run", published, start=start, freeze_weights="true", epochs=4)
     frozen.train(2)
     before, after = (load_checkpoint(folder / "model")[0] for folder in (alone.folder, frozen.folder))
     assert all(torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))

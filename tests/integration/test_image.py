@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.containers import Image
-from tests.test_cli import TINY
+from tests.cli.test_cli import TINY
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

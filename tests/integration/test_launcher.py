@@ -27,8 +27,8 @@ from tests.components.train.launcher_fixtures import (
 )
 from tests.conftest import ROOT
 from tests.seaweed import objects
-from trm import s3
-from trm.cluster import ClusterParams, Resources, TrainJobParams
+from trm.storage import s3
+from trm.config.cluster import ClusterParams, Resources, TrainJobParams
 
 __all__ = ["apiserver", "assets", "bare_apiserver", "folders", "operator", "params_text", "stage"]
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 
 from tests.clones import Clone, make_clone
 from tests.containers import Image
-from trm.stages import STAGES
+from trm.stages.records import STAGES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -116,7 +116,7 @@ def test_sigterm_stops_the_container(here: Local, image: Image) -> None:
 
 
 def test_image_with_other_code_is_rejected(here: Local) -> None:
-    module = here.clone.folder / "trm/training/loss.py"
+    module = here.clone.folder / "trm/training/losses.py"
     text = module.read_text()
     module.write_text(f"{text}\n# newer than the image\n")
     failed = here.clone.start(here.pipeline)

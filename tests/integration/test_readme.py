@@ -91,7 +91,7 @@ def test_only_what_a_change_concerns_runs_again(clone: Clone) -> None:
     assert clone.ran("dvc repro") == ["train", "evaluate", "report"]
     params.write_text(text)
     assert clone.ran("dvc repro") == []  # both results are still known
-    shown = clone.folder / "trm/inspection.py"
+    shown = clone.folder / "trm/reporting/terminal/inspect.py"
     shown.write_text(shown.read_text() + "\n# only told differently\n")
     assert clone.ran("dvc repro") == []
     clone.run("git checkout -q -- .")
@@ -127,8 +127,8 @@ def test_a_mistake_in_dvc_repro_is_one_line(clone: Clone) -> None:
 
 
 def test_recipes_are_whole_params_files() -> None:
-    from trm.config import load_params
-    from trm.recipes import recipes
+    from trm.stages.params import load_params
+    from trm.config.recipes import recipes
 
     for name, path in recipes().items():
         load_params(path)

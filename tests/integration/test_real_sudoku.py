@@ -11,13 +11,13 @@ import pytest
 
 from tests.conftest import ROOT
 from trm import load_checkpoint
-from trm.recipes import recipe_text
+from trm.config.recipes import recipe_text
 
 SMALL = {
     r"num_aug: \d+": "num_aug: 5",
     r"hidden_size: \d+": "hidden_size: 32",
     r"num_heads: \d+": "num_heads: 2",
-    r"puzzle_emb_dim: \d+": "puzzle_emb_dim: 32",
+    r"puzzle_emb_ndim: \d+": "puzzle_emb_ndim: 32",
     r"puzzle_emb_len: \d+": "puzzle_emb_len: 1",
     r"H_cycles: \d+": "H_cycles: 2",
     r"L_cycles: \d+": "L_cycles: 1",

@@ -68,10 +68,10 @@ class Experiment:
 @pytest.fixture(scope="module")
 def published_dataset(dataset: Path) -> Path:
     """The data set with a manifest, as the augment stage publishes it."""
-    from trm.artifacts import MANIFEST, write_manifest
+    from trm.storage.artifacts import MANIFEST, write_manifest
 
     if not (dataset / MANIFEST).exists():
-        write_manifest(dataset, {"stage": "augment", "key": "0" * 64, "params": {"data": {"kind": "sudoku"}}})
+        write_manifest(dataset, {"stage": "augment", "key": "0" * 64, "params": {"data": {"name": "sudoku"}}})
     return dataset
 
 

@@ -20,9 +20,9 @@ from pipeline.local.s3_server import BUCKET, SeaweedFS
 from tests.clones import Clone, make_clone
 from tests.conftest import ROOT
 from tests.seaweed import artifact, objects, speak_to
-from trm import s3, s3_client
-from trm.artifacts import MANIFEST, verified_manifest
-from trm.errors import DataError
+from trm.storage import s3, s3_client
+from trm.storage.artifacts import MANIFEST, verified_manifest
+from trm.utils.errors import DataError
 
 pytestmark = pytest.mark.slow
 KEY = "0" * 64
@@ -113,7 +113,7 @@ def test_server_killed_in_mid_transfer(
     s3.publish(model, uri)
     if way == "download":
         sent.clear()
-        s3.bring(uri, tmp_path / "brought")
+        s3.download(uri, tmp_path / "brought")
     hits = 0
     for number in range(30):
         killer = Killer(own_seaweed, rng, len(sent))
@@ -122,11 +122,11 @@ def test_server_killed_in_mid_transfer(
                 uri = f"s3://{BUCKET}/train-{number}/{KEY}"
                 assert s3.publish(model, uri)["seed"] == 0
             else:
-                s3.bring(uri, tmp_path / "brought")
+                s3.download(uri, tmp_path / "brought")
         on_request.clear()
         if way == "upload":
             assert set(objects(own_seaweed, uri)) == whole(model)
-            s3.bring(uri, tmp_path / "brought")
+            s3.download(uri, tmp_path / "brought")
             for name in objects(own_seaweed, uri):
                 own_seaweed.client().delete_object(Bucket=BUCKET, Key=f"{uri.removeprefix(f's3://{BUCKET}/')}/{name}")
         verified_manifest(tmp_path / "brought", "train")
@@ -140,7 +140,7 @@ def test_server_killed_in_mid_transfer(
 PUBLISH = """
 import os, signal, sys
 from pathlib import Path
-from trm import s3, s3_client
+from trm.storage import s3, s3_client
 from trm.errors import Interrupted
 
 def interrupted(number, frame):
@@ -243,7 +243,7 @@ def test_uploading_process_killed(
         assert writer.end(signal.SIGKILL) == -signal.SIGKILL
         before = objects(seaweed, uri)
         with pytest.raises(DataError, match="holds no artifact") if MANIFEST not in before else _nothing():
-            s3.bring(uri, tmp_path / "brought")
+            s3.download(uri, tmp_path / "brought")
         writer = start_writer()
         writer.publish(model, uri)
         names = set()
@@ -256,7 +256,7 @@ def test_uploading_process_killed(
         assert names.isdisjoint(there), "what was there whole"
         went_on += bool(names) and bool(there)
         assert set(objects(seaweed, uri)) == whole(model), "nor is a part left over"
-        s3.bring(uri, tmp_path / "brought")
+        s3.download(uri, tmp_path / "brought")
         verified_manifest(tmp_path / "brought")
     assert went_on, "some kills came between two files"
 
@@ -288,7 +288,7 @@ def test_two_writers_and_a_reader(
         done.start()
         while done.is_alive():
             try:
-                s3.bring(uri, tmp_path / "brought")
+                s3.download(uri, tmp_path / "brought")
                 verified_manifest(tmp_path / "brought")
                 seen["all"] += 1
             except DataError as error:

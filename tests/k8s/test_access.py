@@ -19,8 +19,8 @@ from components.train.pytorch_job import fill, job_template
 from tests.apiserver import ApiServer, apiserver, assets
 from tests.conftest import ROOT
 from tests.k8s.rendering import VARIANTS, kubectl, objects, overlay, render
-from trm.cluster import ClusterParams, TrainJobParams
-from trm.errors import UserError
+from trm.config.cluster import ClusterParams, TrainJobParams
+from trm.utils.errors import UserError
 
 __all__ = ["apiserver", "assets"]
 pytestmark = pytest.mark.slow

@@ -23,7 +23,7 @@ from components.train.pytorch_job import fill, job_template
 from pipeline.local.s3_server import BUCKET, free_ports
 from tests.k8s.pod_security import violations
 from tests.k8s.rendering import FOLDER, VARIANTS, objects, render
-from trm.cluster import ClusterParams, Resources, TrainJobParams
+from trm.config.cluster import ClusterParams, Resources, TrainJobParams
 
 Objects = dict[tuple[str, str], dict[str, Any]]
 KUBEFLOW = {"pipelines.kubeflow.org/v2_component": "true"}

@@ -13,8 +13,8 @@ import pytest
 
 from pipeline.runs import RunRecord, read_runs, write_runs
 from tests.seaweed import artifact
-from trm import s3
-from trm.stages import digest_of
+from trm.storage import s3
+from trm.stages.content_keys import digest_of
 
 VERSIONS = {"numpy": "2", "pyarrow": "26", "torch": "2.13.0"}
 
@@ -59,7 +59,7 @@ def publish_result(
         )
         return key
 
-    data = {"kind": "sudoku", "size": 4}
+    data = {"name": "sudoku", "size": 4}
     fetched = publish("fetch", {"test.csv": raw}, {"data": data})
     made = publish("augment", {"meta.json": b"{}"}, {"data": data, "augment": {"seed": 0}}, raw=fetched)
     curves = {

@@ -19,10 +19,10 @@ from pipeline.runs import (
 )
 from tests.conftest import ROOT
 from tests.pipeline.published_results import workspace  # noqa: F401 - a fixture
-from trm.artifacts import write_manifest
-from trm.config import load_params
-from trm.errors import DataError
-from trm.stages import STAGES, Stage, producer
+from trm.storage.artifacts import write_manifest
+from trm.stages.params import load_params
+from trm.utils.errors import DataError
+from trm.stages.records import STAGES, Stage, producer
 
 pytestmark = pytest.mark.usefixtures("workspace")
 SECTIONS: dict[str, Any] = stage_sections(load_params(ROOT / "params.yaml"))

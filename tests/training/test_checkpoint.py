@@ -4,23 +4,23 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from tests.model.test_published import ARCH
+from tests.models.test_conversion import ARCH
 from trm import export_published, load_checkpoint
-from trm.artifacts import MANIFEST
-from trm.config import ModelParams
-from trm.errors import DataError, ParamsError, UserError
-from trm.evaluation.solve import parse_puzzle, solve
-from trm.meta import DatasetMeta
-from trm.model.supervision import build_model
+from trm.storage.artifacts import MANIFEST
+from trm.config.model import ModelParams
+from trm.utils.errors import DataError, ParamsError, UserError
+from trm.inference.solve import parse_puzzle, solve
+from trm.config.dataset_meta import DatasetMeta
+from trm.models.act import build_model
 from trm.training.checkpoint import FILE, read_settings, save_checkpoint, write_tensors
 from trm.training.ema import averaged_copy, update_average
-from trm.training.imported import import_checkpoint
+from trm.training.import_export import import_checkpoint
 
 
 def test_raw_and_averaged_weights_and_what_they_share(
     model_params: ModelParams, meta: DatasetMeta, tmp_path: Path
 ) -> None:
-    params = model_params.model_copy(update={"puzzle_emb_dim": 16, "puzzle_emb_len": 1})
+    params = model_params.model_copy(update={"puzzle_emb_ndim": 16, "puzzle_emb_len": 1})
     model = build_model(params, meta)
     average = averaged_copy(model)
     with torch.no_grad():
@@ -63,7 +63,7 @@ def test_tensors_that_do_not_fit_the_settings(model_params: ModelParams, meta: D
 def test_a_published_checkpoint_becomes_a_model_folder(
     model_params: ModelParams, meta: DatasetMeta, tmp_path: Path
 ) -> None:
-    changes = {"mlp_t": False, "pos_encodings": "rope", "puzzle_emb_dim": 20, "puzzle_emb_len": 2, "halt_max_steps": 16}
+    changes = {"mlp_t": False, "pos_encodings": "rope", "puzzle_emb_ndim": 20, "puzzle_emb_len": 2, "halt_max_steps": 16}
     model = build_model(model_params.model_copy(update=changes), meta.model_copy(update={"num_identifiers": 3}), seed=5)
     (tmp_path / "published").mkdir()
     file, out = tmp_path / "published/step_100", tmp_path / "imported"
@@ -88,14 +88,14 @@ def test_an_imported_model_knows_what_it_can_be_asked(
 ) -> None:
     """Without a data set: mazes are solved; ARC tasks, and what the sizes do not tell, are refused in one line."""
     params = model_params.model_copy(update={"mlp_t": False, "pos_encodings": "rope"})
-    flat = DatasetMeta(kind="any", height=1, width=L, vocabulary=tuple(vocabulary), num_identifiers=1)
+    flat = DatasetMeta(name="any", height=1, width=L, vocabulary=tuple(vocabulary), num_identifiers=1)
     file = tmp_path / "step_100"
     torch.save(export_published(build_model(params, flat, seed=5)), file)
     sizes = {"seq_len": L, "vocab_size": len(vocabulary), "num_puzzle_identifiers": 1, "puzzle_emb_ndim": 0}
     YAML().dump({"arch": ARCH | sizes}, tmp_path / "all_config.yaml")
     import_checkpoint(file, None, tmp_path / "imported")
     model, meta = load_checkpoint(tmp_path / "imported")
-    assert meta.kind == kind
+    assert meta.name == kind
     if kind == "maze":
         question = parse_puzzle("S" + "." * 34 + "G", meta)
         assert solve(model, meta, [question], steps=1)[0].grid.shape == (6, 6)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from trm.config import ModelParams
-from trm.meta import DatasetMeta
-from trm.model.supervision import build_model
+from trm.config.model import ModelParams
+from trm.config.dataset_meta import DatasetMeta
+from trm.models.act import build_model
 from trm.training.ema import averaged_copy, update_average
 
 
@@ -25,7 +25,7 @@ def test_by_hand(model_params: ModelParams, meta: DatasetMeta) -> None:
 
 
 def test_table_and_start_vectors_are_shared(model_params: ModelParams, meta: DatasetMeta) -> None:
-    model = build_model(model_params.model_copy(update={"puzzle_emb_dim": 16, "puzzle_emb_len": 1}), meta)
+    model = build_model(model_params.model_copy(update={"puzzle_emb_ndim": 16, "puzzle_emb_len": 1}), meta)
     average = averaged_copy(model)
     assert average.puzzle_table is model.puzzle_table
     assert average.get_buffer("y_init") is model.get_buffer("y_init")

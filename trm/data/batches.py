@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from trm.data.store import Split
+from trm.data.parquet import Split
 
 IGNORED = -100
 """The label of a padding token."""
@@ -14,19 +14,19 @@ Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Place:
+class StreamPosition:
     """Where in the stream a batch starts: in `epoch`, after the first `position` puzzles of its order."""
 
     epoch: int = 0
     position: int = 0
 
 
-START = Place()
+START = StreamPosition()
 
 
 def training_batches(
-    split: Split, epochs: int, global_batch_size: int, seed: int, start: Place = START
-) -> Iterator[tuple[Rows, Place]]:
+    split: Split, epochs: int, global_batch_size: int, seed: int, start: StreamPosition = START
+) -> Iterator[tuple[Rows, StreamPosition]]:
     """The global batches of a run from `start` on: (rows of the split, int64 [G]; where the next batch starts).
 
     Each epoch permutes the groups, draws one puzzle of each and takes its examples in random order, as a pure function
@@ -52,7 +52,7 @@ def training_batches(
                 epoch, position = epoch + 1, 0
         if missing:
             return
-        yield np.concatenate(parts), Place(epoch, position)
+        yield np.concatenate(parts), StreamPosition(epoch, position)
 
 
 def _epoch_order(split: Split, seed: int, epoch: int) -> tuple[Rows, Rows]:

@@ -18,9 +18,9 @@ import httpx
 from filelock import FileLock
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
 
-from trm.errors import DataError, UserError
-from trm.files import cache_folder, file_digest, is_disk_full
-from trm.progress import progress
+from trm.utils.errors import DataError, UserError
+from trm.utils.paths import cache_folder, file_digest, is_disk_full
+from trm.utils.progress import progress
 
 FRUITLESS_ATTEMPTS = 6
 """Attempts in a row that bring not one new byte."""

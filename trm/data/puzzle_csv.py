@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
-from trm.errors import DataError
+from trm.utils.errors import DataError
 
 COLUMNS = ("source", "question", "answer", "rating")
 _AGAIN = "fetch or write the file again"

@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from trm.config import Natural, Positive
-from trm.errors import UserError
-from trm.files import file_digest
-from trm.section import Section, Sha256
+from trm.config.base import Natural, Positive
+from trm.utils.errors import UserError
+from trm.utils.paths import file_digest
+from trm.config.base import Section, Sha256
 
 Url = Annotated[str, Field(pattern=r"^https?://")]
 TableSplit = Literal["train", "test"]
@@ -63,7 +63,7 @@ def bring(source: FileSource, split: TableSplit, target: Path) -> None:
     """Put the source's file of `split` at `target` and check its sha256. Raises `UserError` or `DataError`."""
     place, sha256 = getattr(source, split), getattr(source, f"{split}_sha256")
     if isinstance(source, UrlSource):
-        bring_url(place, target, sha256)
+        download_url(place, target, sha256)
     elif isinstance(source, HuggingFaceSource):
         copy_checked(_from_hugging_face(source, split), target, sha256, f"data.source.{split}")
     else:
@@ -78,7 +78,7 @@ def known_digests(source: FileSource) -> dict[str, str]:
     return {key: digest for key, digest in given.items() if digest is not None}
 
 
-def bring_url(url: str, target: Path, sha256: str | None) -> None:
+def download_url(url: str, target: Path, sha256: str | None) -> None:
     """Download `url` to `target`."""
     from trm.data.download import download
 

@@ -13,18 +13,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trm.config import EvaluateParams
-from trm.data.kind import Grid
-from trm.data.store import read_meta
-from trm.device import resolve_device, resolve_precision
-from trm.distributed import World, world
+from trm.config.evaluation import EvaluateParams
+from trm.data.protocol import Grid
+from trm.data.parquet import read_meta
+from trm.utils.device import resolve_device, resolve_precision
+from trm.training.distributed import World, world
 from trm.evaluation.metrics import scores
-from trm.evaluation.questions import Question, TestSet, refuse_other_data
+from trm.evaluation.eval_dataset import Question, EvalDataset, check_same_dataset
 from trm.evaluation.submission import submission
-from trm.evaluation.thinking import Dials, Rules, predict
-from trm.evaluation.voting import Ballots, grid_hash
-from trm.model.supervision import TRM
-from trm.progress import progress
+from trm.inference.engine import Dials, Rules, predict
+from trm.inference.voting import VoteCounter, grid_hash
+from trm.models.act import TRM
+from trm.utils.progress import progress
 from trm.training.checkpoint import load_checkpoint
 
 SCHEMA = pa.schema(
@@ -55,7 +55,7 @@ SEQUENCES_AT_ONCE = 8192
 
 def dials(settings: EvaluateParams) -> Dials:
     """What section `evaluate` says of a sequence's computation."""
-    return Dials(settings.steps, settings.halt_early, settings.rollouts, settings.noise)
+    return Dials(settings.steps, settings.early_halting, settings.rollouts, settings.noise)
 
 
 def evaluate(evaluate: EvaluateParams, dataset: Path, model: Path, out: Path, key: str) -> dict[str, object]:
@@ -71,19 +71,19 @@ def evaluate(evaluate: EvaluateParams, dataset: Path, model: Path, out: Path, ke
     dtype = resolve_precision(settings.precision, device)
     net, trained_on = load_checkpoint(model, dtype=dtype)
     net, meta = net.to(device), read_meta(dataset)
-    refuse_other_data(model, trained_on, dataset, meta)
-    tests = TestSet(dataset, meta, settings.votes, settings.max_puzzles, settings.seed)
+    check_same_dataset(model, trained_on, dataset, meta)
+    tests = EvalDataset(dataset, meta, settings.votes, settings.max_puzzles, settings.seed)
     file = out / "predictions.parquet"
     with world(device) as processes:
         _write_answers(file, net, tests, settings, processes, "evaluate")
         if (dataset / "validation").is_dir():
-            held_out = TestSet(dataset, meta, 1, None, settings.seed, "validation")
+            held_out = EvalDataset(dataset, meta, 1, None, settings.seed, "validation")
             _write_answers(out / "validation.parquet", net, held_out, settings, processes, "validate")
     if not processes.leads:
         return {}
     predictions = pq.read_table(file)
     asked = {tests.name(task): tests.pairs(task) for task in tests.sample()}
-    metrics = scores(predictions, asked, settings.votes, settings.pass_at, net.passes)
+    metrics = scores(predictions, asked, settings.votes, settings.pass_at_k, net.passes)
     _write(out / "metrics.json", metrics, indent=2)
     if tests.names is not None:
         everything = {tests.name(task): tests.pairs(task) for task in range(len(tests.split.group_starts) - 1)}
@@ -93,7 +93,7 @@ def evaluate(evaluate: EvaluateParams, dataset: Path, model: Path, out: Path, ke
 
 
 def _write_answers(
-    file: Path, model: TRM, tests: TestSet, settings: EvaluateParams, processes: World, description: str
+    file: Path, model: TRM, tests: EvalDataset, settings: EvaluateParams, processes: World, description: str
 ) -> None:
     """A line for each version of each puzzle of the sample, in order."""
     sample = tests.sample()
@@ -111,7 +111,7 @@ def _write(path: Path, value: dict[str, object], indent: int | None) -> None:
 
 
 def _answers(
-    model: TRM, tests: TestSet, settings: EvaluateParams, processes: World, advance: Callable[[int], None]
+    model: TRM, tests: EvalDataset, settings: EvaluateParams, processes: World, advance: Callable[[int], None]
 ) -> Iterator[pa.Table]:
     """The lines of all tasks in order, made in turns by all processes, for the leader; nothing for the others."""
     chunks = _chunks(tests, tests.sample(), processes.size)
@@ -128,7 +128,7 @@ def _answers(
         yield from (pa.ipc.open_stream(part).read_all() for part in processes.collect(stream.getvalue().to_pybytes()))
 
 
-def _chunks(tests: TestSet, sample: np.ndarray, processes: int) -> Iterator[list[int]]:
+def _chunks(tests: EvalDataset, sample: np.ndarray, processes: int) -> Iterator[list[int]]:
     """Tasks of about `SEQUENCES_AT_ONCE` sequences together, or of fewer, so that every process has some."""
     most = min(SEQUENCES_AT_ONCE, -(-sum(tests.sequences(task) for task in sample) // processes))
     waiting: list[int] = []
@@ -144,7 +144,7 @@ def _chunks(tests: TestSet, sample: np.ndarray, processes: int) -> Iterator[list
 
 
 def _answer(
-    model: TRM, tests: TestSet, settings: EvaluateParams, tasks: Sequence[int], advance: Callable[[int], None]
+    model: TRM, tests: EvalDataset, settings: EvaluateParams, tasks: Sequence[int], advance: Callable[[int], None]
 ) -> pa.Table:
     """Answer the tasks' questions in all their versions and vote: a line for each version, in order."""
     questions = [question for task in tasks for question in tests.questions(task)]
@@ -153,7 +153,7 @@ def _answer(
     identifiers = np.concatenate([question.identifiers for question in questions])
     k = [question.count for question in questions]
     seeds = [[settings.seed, question.row, 2, version] for question in questions for version in range(question.count)]
-    rules = Rules(tests.meta, tokens, np.arange(len(questions)).repeat(k)) if settings.check_rules else None
+    rules = Rules(tests.meta, tokens, np.arange(len(questions)).repeat(k)) if settings.verify else None
     predicted = predict(model, tokens, identifiers, dials(settings), settings.batch_size, advance, seeds, rules)
 
     ends = np.cumsum(k)
@@ -162,7 +162,7 @@ def _answer(
     asked = [question.grid for question, grids in zip(questions, answers, strict=True) for _ in grids]
     valid = tests.kind.valid(tests.meta, asked, [grid for grids in answers for grid in grids])
     logits = [predicted.halt_logit[part] for part in parts]
-    wins = valid if settings.check_rules and valid is not None else [False] * len(tokens)
+    wins = valid if settings.verify and valid is not None else [False] * len(tokens)
     votes, ranks = _vote(questions, answers, logits, [wins[part] for part in parts])
     columns: dict[str, list] = {name: [] for name in SCHEMA.names}
     for question, part, grids, votes_of, ranks_of in zip(questions, parts, answers, votes, ranks, strict=True):
@@ -218,15 +218,15 @@ def _vote(
 
     An answer that `wins`, as it was seen to obey the rules, is ranked before those that do not.
     """
-    ballots = Ballots()
+    counter = VoteCounter()
     names = [(question.task, grid_hash(question.grid)) for question in questions]
     for name, grids, logits in zip(names, answers, halt_logits, strict=True):
         for grid, logit in zip(grids, logits.tolist(), strict=True):
-            ballots.add(name, grid, logit)
+            counter.add(name, grid, logit)
     votes, ranks = [], []
     for name, grids, sure in zip(names, answers, wins, strict=True):
         winners = {grid_hash(grid) for grid, win in zip(grids, sure, strict=True) if win}
-        ranked = sorted(ballots.ranked(name), key=lambda candidate: grid_hash(candidate.grid) not in winners)
+        ranked = sorted(counter.ranked(name), key=lambda candidate: grid_hash(candidate.grid) not in winners)
         place = {grid_hash(candidate.grid): place for place, candidate in enumerate(ranked, 1)}
         ranks.append([place[grid_hash(grid)] for grid in grids])
         votes.append([ranked[rank - 1].votes for rank in ranks[-1]])

@@ -69,13 +69,13 @@ def paired_difference(ours: np.ndarray, theirs: np.ndarray) -> Estimate:
 
 
 def scores(
-    predictions: pa.Table, asked: Mapping[str, int], votes: int, pass_at: Sequence[int], passes: int
+    predictions: pa.Table, asked: Mapping[str, int], votes: int, pass_at_k: Sequence[int], passes: int
 ) -> dict[str, object]:
     """What `metrics.json` says of the lines of predictions.parquet, which stand together for each test example.
 
     `asked` holds the number of test examples of every task that was asked. Fractions, with their bounds under
-    `interval_95`. `pass@K` and `voted_valid` are of the vote: a task's score is the mean over its test examples, one
-    without predictions scoring 0, and the result is the mean over the tasks. `mean_passes` is the network passes that a
+    `interval_95`. `pass@K` and `valid_voted` are of the vote: a task's score is the mean over its test examples, one
+    without predictions scoring 0, and the result is the mean over the tasks. `mean_forward_passes` is the network passes that a
     test example took, over all versions and rollouts; a supervision step has `passes` of them. Everything else is of
     the puzzle as it is (version 0). What nobody knows the answer to, or has no rules for, is null.
     """
@@ -109,15 +109,15 @@ def scores(
         "cell_accuracy": mean_interval(_column(lines, "cell_accuracy")[known]),
         "halt_accuracy": proportion(int((halts == exact).sum()), len(exact)),
         "valid": share("valid"),
-        "voted_valid": of_vote(valid & (rank == 1), has_rules),
+        "valid_voted": of_vote(valid & (rank == 1), has_rules),
     }
     # The right grid is among the first K candidates where a version that gave it has such a rank.
-    estimates |= {f"pass@{k}": of_vote(right & (rank <= k), bool(known.any())) for k in pass_at}
+    estimates |= {f"pass@{k}": of_vote(right & (rank <= k), bool(known.any())) for k in pass_at_k}
     return {
         **{name: estimate["value"] for name, estimate in estimates.items()},
         "mean_steps": float(_column(lines, "steps").mean()),
-        "mean_passes": passes * float(_column(predictions, "steps").sum()) / len(lines),
-        "mean_first_halt": float(_column(lines, "first_halt").mean()),
+        "mean_forward_passes": passes * float(_column(predictions, "steps").sum()) / len(lines),
+        "mean_halt_step": float(_column(lines, "first_halt").mean()),
         "puzzles": len(lines),
         "tasks": len(asked),
         "votes": votes,

@@ -11,11 +11,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trm.config import ModelParams, canonical_json
-from trm.errors import DataError, ParamsError
-from trm.meta import DatasetMeta
-from trm.model.supervision import TRM, build_model
-from trm.section import parse
+from trm.config.model import ModelParams
+from trm.config.base import canonical_json
+from trm.utils.errors import DataError, ParamsError
+from trm.config.dataset_meta import DatasetMeta
+from trm.models.act import TRM, build_model
+from trm.config.base import parse
 
 FILE = "checkpoint.safetensors"
 

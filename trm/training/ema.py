@@ -4,7 +4,7 @@ import copy
 
 import torch
 
-from trm.model.supervision import TRM
+from trm.models.act import TRM
 
 
 def averaged_copy(model: TRM) -> TRM:

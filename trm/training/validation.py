@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import torch
 
 from trm.data.batches import test_batches
-from trm.data.store import Split
-from trm.distributed import ALONE, World
-from trm.model.supervision import TRM
-from trm.training.loss import IGNORED
+from trm.data.parquet import Split
+from trm.training.distributed import ALONE, World
+from trm.models.act import TRM
+from trm.training.losses import IGNORED
 
 
 def to_tensors(batch: Mapping[str, object], device: torch.device) -> dict[str, torch.Tensor]:

@@ -19,10 +19,12 @@ from pipeline.local.s3_server import SeaweedFS
 from tests.apiserver import ApiServer
 from tests.components.train.fake_training_operator import FakeTrainingOperator
 from tests.conftest import ROOT
-from trm import s3
-from trm.cluster import ClusterParams, Resources, TrainJobParams
-from trm.config import load_params
-from trm.stages import STAGES, content_keys, producer, run_stage
+from trm.storage import s3
+from trm.config.cluster import ClusterParams, Resources, TrainJobParams
+from trm.stages.params import load_params
+from trm.stages.records import STAGES, producer
+from trm.stages.content_keys import content_keys
+from trm.stages.runner import run_stage
 
 SETTINGS = {
     r"train_puzzles: \d+": "train_puzzles: 40",
@@ -46,7 +48,7 @@ for number in range({lines}):
     time.sleep({pause})
 """
 PUBLISH = """
-from trm import s3
+from trm.storage import s3
 s3.put_json(sys.argv[sys.argv.index("--model") + 1] + "/manifest.json", {"files": {}, "facts": {}, "key": "k"})
 """
 

@@ -13,10 +13,11 @@ from components.train import launcher
 from components.train.pytorch_job import SPEC_HASH, fill, job_name, job_template, spec_hash
 from pipeline.kfp.train_job import check_train_job, manifest
 from tests.conftest import ROOT
-from trm.cluster import ClusterParams, Resources, Toleration, TrainJobParams
-from trm.config import Params, load_params
-from trm.errors import UserError
-from trm.stages import content_keys
+from trm.config.cluster import ClusterParams, Resources, Toleration, TrainJobParams
+from trm.config.params import Params
+from trm.stages.params import load_params
+from trm.utils.errors import UserError
+from trm.stages.content_keys import content_keys
 
 KEY = "0123456789ab" + "c" * 52
 WORKER = Resources(cpu="8", memory="32Gi", gpus=4, node_selector={"pool": "gpu"}, tolerations=(Toleration(key="gpu"),))

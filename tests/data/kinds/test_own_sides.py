@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.own_puzzles import made, meta_of, settings_of
-from trm.config import AugmentParams
-from trm.data.own_draws import canonical_forms, space_of
-from trm.errors import DataError, UserError
+from tests.custom_puzzles import made, meta_of, settings_of
+from trm.config.data import AugmentParams
+from trm.datasets.custom.augmentation import canonical_forms, space_of
+from trm.utils.errors import DataError, UserError
 
 
 @pytest.mark.parametrize(
@@ -39,11 +39,11 @@ def test_a_test_input_is_no_training_input(
         made(settings_of(path, **changes), tmp_path / "data")
         return
     with pytest.raises(
-        DataError, match=r"line [23]: .* on line [23], .*; give them one group, .*allow_equivalent"
+        DataError, match=r"line [23]: .* on line [23], .*; give them one group, .*allow_leakage"
     ) as e:
         made(settings_of(path, **changes), tmp_path / "data")
     assert ("line 2: " in str(e.value)) == ("on line 3," in str(e.value))
-    made(settings_of(path, **changes, allow_equivalent=True), tmp_path / "allowed")
+    made(settings_of(path, **changes, allow_leakage=True), tmp_path / "allowed")
     path.write_text("input,output,group\n" + rows.replace("\n", ",one\n") + "yy,yy,two\n")
     made(settings_of(path, **changes), tmp_path / "grouped")
 
@@ -59,9 +59,9 @@ def test_a_validation_puzzle_is_no_training_puzzle(tmp_path: Path) -> None:
     params = AugmentParams(num_aug=0, validation_groups=20, seed=0)
     space = space_of(meta_of(3, 3, "0123456789", ["dihedral"]))
 
-    def shared(allow_equivalent: bool) -> int:
-        data = settings_of(path, test_groups=5, symmetries=["dihedral"], seed=seed, allow_equivalent=allow_equivalent)
-        splits = made(data, tmp_path / str(allow_equivalent), params)
+    def shared(allow_leakage: bool) -> int:
+        data = settings_of(path, test_groups=5, symmetries=["dihedral"], seed=seed, allow_leakage=allow_leakage)
+        splits = made(data, tmp_path / str(allow_leakage), params)
         assert len(set(splits["validation"].groups.tolist())) == 20
         forms = [canonical_forms(space, list(splits[n].inputs[:].reshape(-1, 3, 3))) for n in ("train", "validation")]
         return len({*forms[0]} & {*forms[1]})
@@ -72,8 +72,8 @@ def test_a_validation_puzzle_is_no_training_puzzle(tmp_path: Path) -> None:
     for puzzle, place in zip(tested, drawn, strict=True):
         rows[puzzle], rows[place] = rows[place], rows[puzzle]
     path.write_text("input,output\n" + "".join(f"{row},{row}\n" for row in rows))
-    assert shared(allow_equivalent=True) > 5
-    assert shared(allow_equivalent=False) == 0
+    assert shared(allow_leakage=True) > 5
+    assert shared(allow_leakage=False) == 0
 
 
 def test_groups_that_a_chain_of_equal_inputs_joins_stay_together(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from pipeline.__main__ import main
 from pipeline.kfp.definition import run_arguments
 from tests.conftest import ROOT
 from tests.pipeline.kfp.fake_server import FakeKfpServer, kfp_server
-from trm.config import load_params
-from trm.stages import content_keys
+from trm.stages.params import load_params
+from trm.stages.content_keys import content_keys
 
 IMAGE = f"registry.example/trm@sha256:{'0' * 64}"
 Run = Callable[..., tuple[int, str, str]]
@@ -36,7 +36,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKfpServer]:
 @pytest.fixture
 def params_file(server: FakeKfpServer, tmp_path: Path) -> Path:
     """The repository's experiment on this server, without S3."""
-    from trm.recipes import without_surroundings
+    from trm.config.recipes import without_surroundings
 
     text, _ = without_surroundings((ROOT / "params.yaml").read_text())
     file = tmp_path / "params.yaml"
@@ -263,7 +263,7 @@ def test_invalid_experiments_are_rejected_without_requests(run: Run, server: Fak
     _assert_rejected(run, server, "cluster.kfp_host is null")
     params_file.write_text(text + "  resources: {trian: {cpu: '1'}}\n")
     _assert_rejected(run, server, "cluster.resources.trian is not a stage; the stages are fetch")
-    start, end = text.index("  source:"), text.index("  allow_equivalent")
+    start, end = text.index("  source:"), text.index("  allow_leakage")
     files = (
         "train: a.csv, test: b.csv, train_sha256: null, test_sha256: null, min_rating: null, subsample: null, seed: 0"
     )
@@ -272,9 +272,9 @@ def test_invalid_experiments_are_rejected_without_requests(run: Run, server: Fak
     files = files.replace("a.csv", "http://x/a.csv").replace("b.csv", "http://x/b.csv")
     params_file.write_text(f"{text[:start]}  source: {{type: url, {files}}}\n{text[end:]}")
     _assert_rejected(run, server, "data.source.train_sha256 is null; runs on a cluster require")
-    start = f"start: {{model: outputs/model, sha256: {'a' * 64}, reset_puzzle_table: false}}"
+    start = f"start: {{model: outputs/model, sha256: {'a' * 64}, reset_puzzle_emb: false}}"
     params_file.write_text(text.replace("start: null", start))
-    _assert_rejected(run, server, "train.start.model must be an s3:// URI on a cluster. Got outputs/model")
+    _assert_rejected(run, server, "train.init_from.model must be an s3:// URI on a cluster. Got outputs/model")
 
 
 def test_description_contains_commit_and_image(run: Run, server: FakeKfpServer) -> None:

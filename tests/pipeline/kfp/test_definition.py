@@ -15,11 +15,12 @@ from pipeline.kfp.compile import compile_pipeline
 from pipeline.kfp.component_readme import readmes
 from pipeline.kfp.definition import SECTIONS, component, run_arguments
 from tests.conftest import ROOT
-from trm.cluster import ClusterParams, Resources, Toleration, TrainJobParams
-from trm.config import Params, load_params, load_sections
-from trm.errors import ParamsError
-from trm.recipes import recipes
-from trm.stages import STAGES, Stage, producer
+from trm.config.cluster import ClusterParams, Resources, Toleration, TrainJobParams
+from trm.config.params import Params
+from trm.stages.params import load_params, load_sections
+from trm.utils.errors import ParamsError
+from trm.config.recipes import recipes
+from trm.stages.records import STAGES, Stage, producer
 
 SPEC, *PLATFORM = YAML(typ="safe", pure=True).load_all((ROOT / "pipeline/trm.yaml").read_text())
 STAGES_DAG = SPEC["components"]["comp-exit-handler-1"]["dag"]["tasks"]
@@ -100,7 +101,7 @@ def test_compiled_task_matches_the_record(stage: Stage) -> None:
 
 @each_stage
 def test_component_runs_the_command_of_the_record(stage: Stage) -> None:
-    """tests/test_stages.py compares the command line with the record."""
+    """tests/stages/test_stages.py compares the command line with the record."""
     container = SPEC["deploymentSpec"]["executors"][f"exec-{stage.name}"]["container"]
     launcher = stage.name == "train"  # its container may launch a PyTorchJob
     assert container["command"] == ["python", "-m", "components.train.launcher" if launcher else "components.run"]

@@ -10,8 +10,9 @@ from pipeline.results import load_result, resolve_key
 from pipeline.retraining.compare import Comparison, compare, compare_paired
 from pipeline.retraining.report import as_html, as_markdown, headline
 from tests.pipeline.published_results import publish_result
-from trm.config import Params, load_params
-from trm.errors import UserError
+from trm.config.params import Params
+from trm.stages.params import load_params
+from trm.utils.errors import UserError
 
 
 def scores(solved: list[bool]) -> dict[tuple[str, int], bool]:

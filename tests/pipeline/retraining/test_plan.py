@@ -17,7 +17,7 @@ from pipeline.retraining.plan import Plan, StagePlan
 from pipeline.retraining.plan_text import markdown, show
 from tests.clones import Clone, make_clone
 from tests.pipeline.published_results import workspace  # noqa: F401 - a fixture
-from trm.stages import STAGES
+from trm.stages.records import STAGES
 
 STAGE = StagePlan("train", "1" * 64, "run", "run", (Change("param", "train.lr", 0.002, 0.001),), (), 7200.0, None, 4.0)
 
@@ -90,7 +90,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory, storage: SeaweedFS) -> Clone
 PUBLISH = """python -c "
 import json
 from pathlib import Path
-from trm import s3
+from trm.storage import s3
 from trm.artifacts import read_manifest
 from trm.stages import STAGES, timing_file
 for stage in STAGES:
@@ -115,7 +115,7 @@ CHANGES = {
     "nothing": ("params.yaml", "seed: 0", "seed: 0", {}),
     "a param of evaluate": (
         "params.yaml", r"votes: \d+", "votes: 3",
-        {"evaluate": [("param", "evaluate.votes")], "report": [("input", "evaluation")]},
+        {"evaluate": [("param", "evaluate.num_votes")], "report": [("input", "evaluation")]},
     ),
     "a param of train": (
         "params.yaml", r"\n  lr: .*", "\n  lr: 0.25",
@@ -131,9 +131,9 @@ CHANGES = {
         },
     ),
     "a module of train": (
-        "trm/training/loss.py", r"\Z", "\n# a comment\n",
+        "trm/training/losses.py", r"\Z", "\n# a comment\n",
         {
-            "train": [("module", "trm/training/loss.py")], "evaluate": [("input", "model")],
+            "train": [("module", "trm/training/losses.py")], "evaluate": [("input", "model")],
             "report": MODEL_AND_SCORES,
         },
     ),
@@ -212,7 +212,7 @@ def test_plan_uses_no_torch_and_no_network(clone: Clone) -> None:
 @pytest.mark.usefixtures("workspace")
 def test_unreadable_files_are_reported(workspace: Path) -> None:  # noqa: F811
     from pipeline.dvc import stage_status
-    from trm.errors import UserError
+    from trm.utils.errors import UserError
 
     with pytest.raises(UserError, match=r"dvc\.yaml: no such file"):
         stage_status(Path("params.yaml"))

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline import github
 from pipeline.retraining.publish import publish
-from trm.errors import Fault, UserError
+from trm.utils.errors import InternalError, UserError
 
 KEY = "0123456789abcdef" * 4
 BRANCH = f"retrain/{KEY[:12]}"
@@ -210,7 +210,7 @@ def test_requests_to_a_busy_server_are_retried(hub: FakeGitHub) -> None:
     github.Repository().upsert_comment(7, "x", "x")
     assert len(hub.comments) == 1
     hub.errors = [500] * 100
-    with pytest.raises(Fault, match="500, after"):
+    with pytest.raises(InternalError, match="500, after"):
         github.Repository().upsert_comment(7, "x", "x")
     hub.errors = []
     hub.token = "another"

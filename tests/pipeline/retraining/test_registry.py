@@ -13,8 +13,8 @@ from pipeline.results import Result, load_result
 from pipeline.retraining.registry import CHAMPION_FILE, PromotionRejected, Registry
 from tests.pipeline.published_results import publish_result, record, workspace  # noqa: F401 - a fixture
 from tests.seaweed import objects, speak_to
-from trm import s3_client
-from trm.errors import DataError, Fault, UserError
+from trm.storage import s3_client
+from trm.utils.errors import DataError, InternalError, UserError
 
 pytestmark = pytest.mark.usefixtures("workspace")
 
@@ -141,7 +141,7 @@ def test_of_two_concurrent_promotions_one_succeeds(
     def promote(name: str) -> str:
         try:
             return registry.promote(results[name])[0].token
-        except Fault as error:
+        except InternalError as error:
             assert "the champion was changed during the comparison" in str(error)
             return ""
 
@@ -246,7 +246,7 @@ def test_unavailable_s3_changes_nothing(
     registry.promote(results[0])
     before = all_objects(own_seaweed, registry)
     own_seaweed.kill()
-    with pytest.raises(Fault, match="cannot be reached"):
+    with pytest.raises(InternalError, match="cannot be reached"):
         registry.promote(results[1])
     own_seaweed.start()
     assert all_objects(own_seaweed, registry) == before

@@ -1,0 +1,127 @@
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trm.data import parquet as store
+from trm.data.batches import collate, test_batches, training_batches
+from trm.data.parquet import Split, read_rows, read_split, write_split
+from trm.data.row_cache import UNUSED_DAYS, StoredRows, stored_rows
+from trm.utils.errors import UserError
+
+RNG = np.random.default_rng(0)
+INPUTS, LABELS = RNG.integers(0, 9, (2, 500, 12), dtype=np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TRM_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache/rows"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """What the rows are decoded from: its sha256 names them."""
+    path = tmp_path / "source"
+    path.write_text("one")
+    return path
+
+
+def parts() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for start in range(0, 500, 170):
+        yield INPUTS[start : start + 170], LABELS[start : start + 170]
+
+
+def never() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    raise AssertionError("what is stored is not decoded again")
+    yield INPUTS, LABELS
+
+
+def test_rows_are_those_of_an_array(source: Path, cache: Path) -> None:
+    inputs, labels = stored_rows(source, 500, 12, parts)
+    assert len(inputs) == 500
+    assert not cache.exists(), "nothing is decoded before a row is asked for"
+    for rows in (np.array([3, 499, 0, 3]), np.array([], dtype=np.int64), np.array([-1, -500]), slice(4, 300, 7), 17):
+        assert np.array_equal(inputs[rows], INPUTS[rows])
+        assert np.array_equal(labels[rows], LABELS[rows])
+    with pytest.raises(IndexError, match="rows must be below 500. Got 3..500"):
+        inputs[np.array([3, 500])]
+    again, _ = stored_rows(source, 500, 12, never)
+    assert np.array_equal(again[:], INPUTS)
+    assert [path.suffix for path in sorted(cache.iterdir())] == [".lock", ".rows"]
+
+
+def test_a_torn_file_is_decoded_again(source: Path, cache: Path) -> None:
+    stored_rows(source, 500, 12, parts)[0][0]
+    (rows,) = cache.glob("*.rows")
+    with rows.open("r+b") as file:
+        file.truncate(1000)
+    assert np.array_equal(stored_rows(source, 500, 12, parts)[1][:], LABELS)
+
+
+def test_a_failure_leaves_nothing(source: Path, cache: Path) -> None:
+    def breaks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        yield INPUTS, LABELS
+        raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        stored_rows(source, 500, 12, breaks)[0][0]
+    assert [path.suffix for path in cache.iterdir()] == [".lock"]
+
+
+def test_files_that_nobody_opens_go_when_another_comes(source: Path, cache: Path) -> None:
+    stored_rows(source, 500, 12, parts)[0][0]
+    (old,) = cache.glob("*.rows")
+    source.write_text("recent")
+    stored_rows(source, 500, 12, parts)[0][0]
+    past = time.time() - (UNUSED_DAYS + 1) * 86400
+    os.utime(old, (past, past))
+    source.write_text("new")
+    stored_rows(source, 500, 12, parts)[0][0]
+    assert len(list(cache.glob("*.rows"))) == 2
+    assert not old.exists()
+
+
+def test_a_few_rows_are_read_without_the_others(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = np.arange(500, dtype=np.int32)
+    split = Split(INPUTS, LABELS, index, index, index, index * 0, ("a",), index)
+    monkeypatch.setattr(store, "_row_group", lambda _: 64)
+    write_split(tmp_path / "train", [split], 12, {})
+    rows = [499, 0, 63, 64, 130]
+    inputs, labels = read_rows(tmp_path / "train", rows)
+    assert np.array_equal(inputs, INPUTS[rows])
+    assert np.array_equal(labels, LABELS[rows])
+    assert not cache.exists()
+
+
+def test_a_large_split_gives_the_same_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = np.arange(500, dtype=np.int32)
+    codes = index * 0
+    split = Split(INPUTS, LABELS, index // 10, index // 2, index // 2 + 1, codes, ("a",), index)
+    write_split(tmp_path / "train", [split], 12, {})
+    small = read_split(tmp_path / "train")
+    monkeypatch.setattr(store, "IN_MEMORY", 1000)
+    large = read_split(tmp_path / "train")
+    assert isinstance(small.inputs, np.ndarray)
+    assert isinstance(large.inputs, StoredRows)
+    assert large.counts() == small.counts()
+    for (rows, _), (again, _) in zip(training_batches(small, 3, 16, 0), training_batches(large, 3, 16, 0), strict=True):
+        assert np.array_equal(rows, again)
+        one, other = collate(small, rows), collate(large, rows)
+        assert all(np.array_equal(one[name], other[name]) for name in one)
+    for (one, real), (other, _) in zip(test_batches(small, 64), test_batches(large, 64), strict=True):
+        assert real in (64, 500 % 64)
+        assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_a_cache_folder_that_cannot_be_is_a_mistake(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", Path("/dev/null/nowhere")):
+        monkeypatch.setenv("TRM_CACHE_DIR", str(place))
+        with pytest.raises(UserError, match=r"cannot be written \(.*\); mend it or set TRM_CACHE_DIR"):
+            stored_rows(source, 500, 12, parts)[0][0]

@@ -1,0 +1,151 @@
+"""A kind of data of one's own, as the README's section says: its module and its settings, through all stages."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from trm.stages.records import STAGES
+from trm.stages.content_keys import dvc_deps
+
+HEADING = "Your own kind of data, in code"
+TINY = {
+    r"num_aug: \d+": "num_aug: 2",
+    r"validation_groups: \d+": "validation_groups: 5",
+    r"hidden_size: \d+": "hidden_size: 16",
+    r"num_heads: \d+": "num_heads: 2",
+    r"H_cycles: \d+": "H_cycles: 1",
+    r"L_cycles: \d+": "L_cycles: 1",
+    r"epochs: \d+": "epochs: 2",
+    r"global_batch_size: \d+": "global_batch_size: 32",
+    r"\bsteps: \d+": "steps: 2",
+    r"votes: \d+": "votes: 3",
+    r"curve:\n(?:    .*\n)+": "curve: null\n",
+    "device: auto": "device: cpu",
+}
+DEPS = "import json; from trm.stages import STAGES, dvc_deps; print(json.dumps({s.name: dvc_deps(s) for s in STAGES}))"
+
+
+class Checkout:
+    """A copy of the package, in which commands run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.module = ""
+        """The module that was added."""
+        shutil.copytree(ROOT / "trm", folder / "trm", ignore=shutil.ignore_patterns("__pycache__"))
+        self.environment = {**os.environ, "PYTHONPATH": str(folder)}
+
+    def run(self, *arguments: str, code: int = 0) -> str:
+        """Run Python with these arguments; its stdout, or its stderr where an error is expected."""
+        command = [sys.executable, *arguments]
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment, check=False, capture_output=True, text=True
+        )
+        assert done.returncode == code, done.stderr
+        return done.stderr if code else done.stdout
+
+
+def section() -> str:
+    """The section of the README, without its heading."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    parts = re.split(rf"(?m)^#+ {HEADING}\n", text)
+    assert len(parts) == 2, f"README.md should have one section {HEADING}"
+    return re.split(r"(?m)^#{2,3} ", parts[1])[0]
+
+
+def block(language: str) -> str:
+    """The section's one block of that language."""
+    (found,) = re.findall(rf"(?ms)^```{language}\n(.*?)^```$", section())
+    return found
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A checkout with the module in its place, and a tiny experiment with it."""
+    checkout = Checkout(tmp_path_factory.mktemp("custom") / "checkout")
+    module = block("python")
+    named = re.match(r"# (trm/datasets/(\w+)\.py)\n", module)
+    assert named is not None
+    assert f"kind: {named[2]}\n" in block("yaml")
+    checkout.module = named[1]
+    assert not (checkout.folder / named[1]).exists()
+    (checkout.folder / named[1]).write_text(module, encoding="utf-8")
+    text = re.sub(r"(?ms)^data:\n.*?^(?=augment:)", block("yaml") + "\n", (ROOT / "params.yaml").read_text())
+    for old, new in TINY.items():
+        text, count = re.subn(old, new, text)
+        assert count, f"params.yaml should have {old}"
+    (checkout.folder / "params.yaml").write_text(text)
+    return checkout
+
+
+@pytest.mark.slow
+def test_all_stages_know_the_new_kind(checkout: Checkout) -> None:
+    for stage in STAGES:
+        checkout.run("-m", "trm", stage.name)
+    outputs = checkout.folder / "outputs"
+    counts = json.loads((outputs / "dataset/meta.json").read_text())["splits"]
+    assert counts == {
+        "train": {"groups": 995, "puzzles": 995 * 3, "examples": 995 * 3},
+        "validation": {"groups": 5, "puzzles": 5, "examples": 5},
+        "test": {"groups": 200, "puzzles": 200, "examples": 200},
+    }
+    metrics = json.loads((outputs / "evaluation/metrics.json").read_text())
+    assert (metrics["puzzles"], metrics["votes"]) == (200, 3)
+    assert metrics["valid"] == metrics["exact_accuracy"] is not None  # a row has one sorted version
+    assert metrics["valid_voted"] == metrics["pass@1"]
+    shown = {
+        name: checkout.run("-m", "trm", "inspect", f"outputs/{name}") for name in (stage.output for stage in STAGES)
+    }
+    for folder, said in shown.items():
+        assert json.loads((outputs / folder / "manifest.json").read_text())["key"] in "".join(said.split())
+    for folder, split in (("raw", "train"), ("raw", "test"), ("dataset", "test")):
+        _, question, answer, _ = (outputs / f"raw/{split}.csv").read_text().splitlines()[1].split(",")
+        assert re.search(rf"(?m)^{question} +{answer}", shown[folder])
+    answer = json.loads(checkout.run("-m", "trm", "solve", "314159", "--num-votes", "3", "--json"))
+    assert answer["question"] == [[3, 1, 4, 1, 5, 9]]
+    assert answer["valid"] is (answer["answer"] == [[1, 1, 3, 4, 5, 9]])
+
+
+@pytest.mark.slow
+def test_the_stages_depend_on_the_module_by_key_and_not_by_name_in_dvc(checkout: Checkout) -> None:
+    deps = json.loads(checkout.run("-c", DEPS))
+    assert deps == {stage.name: dvc_deps(stage) for stage in STAGES}  # so dvc.yaml is as it was
+    assert "trm/datasets" in deps["augment"]
+    code = "from trm.config import load_params; from trm.stages import *; import json; p = load_params('params.yaml'); "
+    code += "print(json.dumps([key_request(s, dict(p), p.data.name, {})['modules'] for s in STAGES]))"
+    modules = json.loads(checkout.run("-c", code))
+    uses = {stage.name for stage, files in zip(STAGES, modules, strict=True) if checkout.module in files}
+    assert uses == {"fetch", "augment", "evaluate", "report"}
+
+
+@pytest.mark.slow
+def test_its_rule_is_checked(checkout: Checkout, tmp_path: Path) -> None:
+    """What the module says is wrong with a row reaches the user in one line."""
+    checkout.run("-m", "trm", "fetch", "--raw", str(tmp_path / "raw"))
+    code = "import sys; from trm.datasets.sorting import layout; from trm.data.puzzle_csv import read_puzzles; "
+    code += "print(sum(len(part) for part in read_puzzles(sys.argv[1], layout(6))))"
+    file = tmp_path / "raw/test.csv"
+    assert checkout.run("-c", code, str(file)) == "200\n"
+    lines = file.read_text().splitlines()
+    source, question, answer, rating = lines[3].split(",")
+    lines[3] = ",".join([source, question, answer[::-1], rating])
+    file.write_text("\n".join(lines) + "\n")
+    said = checkout.run("-c", code, str(file), code=1).splitlines()[-1]
+    assert "line 4: the answer is not the question sorted; correct or remove the row" in said
+
+
+@pytest.mark.slow
+def test_too_many_puzzles(checkout: Checkout, tmp_path: Path) -> None:
+    text = (checkout.folder / "params.yaml").read_text()
+    other = tmp_path / "other.yaml"
+    other.write_text(re.sub(r"(?m)^  length: \d+", "  length: 2", text))
+    said = checkout.run("-m", "trm", "fetch", "--params", str(other), "--raw", str(tmp_path / "raw"), code=2)
+    assert said == "trm: data.length must be greater for 1200 different puzzles. Got 2\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["other.yaml"]

@@ -1,0 +1,93 @@
+"""The page in a real browser: what it asks for, its keys, its width, its contrast."""
+
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from tests.browser import browser, opened, overflow, violations  # noqa: F401 - a fixture
+from tests.reporting.experiments import TRAINED, Experiment, experiment_of
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+PAGES = ("sudoku", "maze", "arc", "arithmetic", "custom")
+each_page = pytest.mark.parametrize("name", PAGES)
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> dict[str, Path]:  # noqa: F811
+    """A page of each kind of data; the Sudokus' model is trained."""
+    del browser  # where there is none, nothing is made
+    folder = tmp_path_factory.mktemp("pages")
+    made = {name: experiment_of(name, folder / name) for name in PAGES if name != "sudoku"}
+    made["sudoku"] = Experiment(folder / "sudoku", "sudoku-4x4", TRAINED)
+    published = {"exact_accuracy": 0.874, "pass@2": 0.446}
+    for experiment in made.values():
+        experiment.report(gallery=6, published=published)
+    return {name: experiment.folder / "report/report.html" for name, experiment in made.items()}
+
+
+def symbols(page: Page, grid: str) -> str:
+    """What stands in a grid of the first puzzle."""
+    return "".join(page.locator(f"#gallery-0 [data-grid={grid}] text").all_text_contents())
+
+
+def test_the_slider_moves_by_keys_and_turns_grid_and_text(pages: dict[str, Path], browser: Browser) -> None:  # noqa: F811
+    with opened(browser, pages["sudoku"]) as page:
+        slider, said = page.locator("#gallery-0 input"), page.locator("#gallery-0 .said")
+        assert slider.input_value() == "8"
+        assert "Step 8 of 8: 16 of 16 cells right" in said.inner_text()
+        assert symbols(page, "answer") == symbols(page, "right")
+        slider.focus()
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+        seen = {}
+        for step in range(8, 0, -1):
+            assert f"Step {step} of 8" in said.inner_text()
+            assert slider.get_attribute("aria-valuetext") == f"step {step} of 8"
+            count = int(re.findall(r"(\d+) of 16 cells right", said.inner_text())[0])
+            wrong = page.locator("#gallery-0 [data-grid=answer] path.frame")
+            marked = len(re.findall("M", wrong.get_attribute("d") or "")) if wrong.count() else 0
+            assert marked == 16 - count
+            pairs = zip(symbols(page, "answer"), symbols(page, "right"), strict=True)
+            assert sum(one == other for one, other in pairs) == count
+            seen[step] = symbols(page, "answer")
+            page.keyboard.press("ArrowLeft")
+        assert len(set(seen.values())) > 1
+        first = int(re.findall(r"First right after step (\d+)", said.inner_text())[0])
+        assert seen[first] == seen[8]
+        assert all(seen[step] != seen[8] for step in range(1, first))
+
+
+@each_page
+def test_nothing_is_wider_than_a_phone(pages: dict[str, Path], browser: Browser, name: str) -> None:  # noqa: F811
+    for width in (320, 400, 1400):
+        with opened(browser, pages[name], width) as page:
+            assert overflow(page) == 0, width
+            page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
+            assert overflow(page) == 0, width
+
+
+@each_page
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing(pages: dict[str, Path], browser: Browser, name: str, theme: str) -> None:  # noqa: F811
+    for width in (400, 1400):
+        with opened(browser, pages[name], width, "dark" if theme == "dark" else "light") as page:
+            page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
+            assert violations(page) == []
+
+
+def test_figures_take_the_colours_of_the_theme(pages: dict[str, Path], browser: Browser) -> None:  # noqa: F811
+    colours = []
+    for theme in ("light", "dark"):
+        with opened(browser, pages["sudoku"], theme=theme) as page:
+            text = page.locator(".drawing text").first
+            colours.append(text.evaluate("element => getComputedStyle(element).fill"))
+            assert colours[-1] == page.evaluate("getComputedStyle(document.body).color")
+    assert colours[0] != colours[1]
+
+
+def test_printing_opens_what_is_closed(pages: dict[str, Path], browser: Browser) -> None:  # noqa: F811
+    with opened(browser, pages["sudoku"]) as page:
+        assert page.locator("details:not([open])").count() > 5
+        page.pdf()
+        assert page.locator("details:not([open])").count() == 0

@@ -1,0 +1,93 @@
+"""A stage that writes to S3: what is computed once is not computed again, and nothing broken goes up."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.local.s3_server import SeaweedFS
+from tests.seaweed import objects
+from trm.storage import s3
+from trm.stages.params import load_params
+from trm.utils.errors import UserError
+from trm.storage.artifact_cache import folder_of
+from trm.stages.records import STAGES, Stage
+from trm.stages.content_keys import content_keys, requests
+from trm.stages.runner import run_stage
+
+FETCH: Stage = STAGES[0]
+
+
+@pytest.fixture
+def sections(tmp_path: Path) -> dict[str, object]:
+    from tests.conftest import ROOT
+
+    text = (ROOT / "recipes/sudoku-4x4.yaml").read_text()
+    start, end = text.index("  source:"), text.index("  allow_leakage")
+    source = "  source: {type: generate, train_puzzles: 5, test_puzzles: 2, clues: 8, seed: 0}\n"
+    (tmp_path / "params.yaml").write_text(text[:start] + source + text[end:].replace("false", "true", 1))
+    return {"data": load_params(tmp_path / "params.yaml").data}
+
+
+@pytest.fixture
+def uri(root: str, sections: dict[str, object], tmp_path: Path) -> str:
+    return f"{root}/fetch/{content_keys(load_params(tmp_path / 'params.yaml'))['fetch']}"
+
+
+def _calls(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Where fetch was really run to."""
+    import trm.datasets.fetch as module
+
+    real, calls = module.fetch, []
+
+    def fetch(data: object, out: Path, key: str) -> dict[str, object]:
+        calls.append(out)
+        return real(data, out, key)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(module, "fetch", fetch)
+    return calls
+
+
+def test_nothing_is_computed_twice(
+    root: str, uri: str, sections: dict[str, object], seaweed: SeaweedFS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = _calls(monkeypatch)
+    run_stage(FETCH, sections, {}, root)
+    assert len(calls) == 1
+    before = objects(seaweed, uri)
+    run_stage(FETCH, sections, {}, uri)
+    assert (len(calls), objects(seaweed, uri)) == (1, before)
+    # What lies here goes up again where S3 has lost it, without being computed.
+    s3.put_json(f"{uri}/timing.json", {})
+    run_stage(FETCH, sections, {}, f"{root}/elsewhere")
+    assert len(calls) == 1
+    manifest = s3.read_manifest(uri)
+    assert manifest is not None
+    assert s3.read_manifest(uri.replace("/fetch/", "/elsewhere/fetch/")) == manifest
+
+
+def test_a_damaged_copy_is_made_again_and_not_published(
+    root: str, uri: str, sections: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = _calls(monkeypatch)
+    run_stage(FETCH, sections, {}, root)
+    with (folder_of(uri) / "test.csv").open("ab") as file:
+        file.write(b"x")
+    run_stage(FETCH, sections, {}, f"{root}/elsewhere")
+    assert len(calls) == 2
+    assert s3.read_manifest(uri.replace("/fetch/", "/elsewhere/fetch/")) == s3.read_manifest(uri)
+
+
+@pytest.mark.parametrize("out", ["S3://trm/x", "s3:/trm/x"])
+def test_an_address_that_is_mistyped_makes_no_folder(
+    sections: dict[str, object], out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError, match="write it as s3://bucket/folder"):
+        run_stage(FETCH, sections, {}, out)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_requests_hold_the_keys(tmp_path: Path, sections: dict[str, object]) -> None:
+    params = load_params(tmp_path / "params.yaml")
+    assert {name: request["key"] for name, request in requests(params).items()} == content_keys(params)

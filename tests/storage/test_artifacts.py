@@ -1,0 +1,73 @@
+"""Publishing a folder beside other processes, which may have the same pid in another container."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from trm.storage.artifacts import staged, verified_manifest, write_manifest
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from trm.artifacts import staged, write_manifest
+with staged(Path(sys.argv[1])) as folder:
+    (folder / "half").write_text("written")
+    print("begun", flush=True)
+    time.sleep(60)
+"""
+
+
+def _write(out: Path, text: str) -> None:
+    with staged(out) as folder:
+        (folder / "file").write_text(text)
+        write_manifest(folder, {"stage": "fetch", "key": text})
+
+
+def test_two_writers_at_once_do_not_mix(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with staged(out) as one:
+        (one / "file").write_text("one")
+        with staged(out) as other:  # the same pid, as in two containers
+            assert one != other
+            (other / "file").write_text("other")
+            write_manifest(other, {"stage": "fetch", "key": "other"})
+        assert verified_manifest(out)["key"] == "other"
+        assert (one / "file").read_text() == "one"
+        write_manifest(one, {"stage": "fetch", "key": "one"})
+    assert verified_manifest(out)["key"] == "one"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", WRITER, str(out)]
+    writers = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "begun\n"
+    assert len(list(tmp_path.glob(".out.partial-*/half"))) == 2
+    writers[0].kill()
+    writers[0].wait()
+    _write(out, "third")
+    assert len(list(tmp_path.glob(".out.partial-*/half"))) == 1
+    os.kill(writers[1].pid, signal.SIGKILL)
+    writers[1].wait()
+    time.sleep(0.1)
+    _write(out, "fourth")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    for writer in writers:
+        assert writer.stdout is not None
+        writer.stdout.close()
+
+
+def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), staged(tmp_path / "new" / "out") as folder:
+        (folder / "file").write_text("half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,160 @@
+"""Studies: what they are made of, what they skip, what their report says."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trm.studies import study as module
+from trm.utils.errors import InternalError, ParamsError, UserError
+from trm.config.recipes import studies
+from trm.studies.report import Result, markdown, over_seeds, table, write_report
+from trm.stages.records import STAGES, Stage
+from trm.studies.study import Run, Study, load_study, run_study, runs_of, stages_to
+from trm.config.tracking import TrackingParams
+
+TINY = Study.model_validate(
+    {
+        "base": "sudoku-4x4",
+        "changes": {
+            "data.source.train_puzzles": 40,
+            "data.source.test_puzzles": 6,
+            "augment.num_aug": 1,
+            "augment.validation_groups": 5,
+            "train.epochs": 2,
+            "train.log_interval": 1,
+            "train.eval_interval": 1,
+            "train.device": "cpu",
+            "evaluate.device": "cpu",
+            "evaluate.num_votes": 1,
+            "evaluate.pass_at_k": [1],
+        },
+        "runs": {"baseline": {"seeds": 2}, "less-recursion": {}},
+    }
+)
+
+
+@pytest.mark.parametrize("name", studies())
+def test_what_ships_can_be_run(name: str, tmp_path: Path) -> None:
+    study, title = load_study(name)
+    runs = runs_of(study, tmp_path)
+    assert len({run.name for run in runs}) == sum(member.seeds for member in study.runs.values())
+    assert [run.params.train.seed for run in runs] == [run.seed for run in runs]
+    assert len({run.params.data.model_dump_json() for run in runs}) == 1
+    assert len({run.params.train.epochs for run in runs}) == 1
+    assert title
+
+
+def test_runs_differ_in_what_is_ablated_alone(tmp_path: Path) -> None:
+    runs = {run.name: run.params for run in runs_of(load_study("ablations-small")[0], tmp_path)}
+    base = runs["baseline-0"].model.model_dump()
+    less = runs["less-recursion-2"].model.model_dump()
+    assert {key: value for key, value in less.items() if base[key] != value} == {"H_cycles": 2, "L_cycles": 2}
+    assert (base["H_cycles"], base["L_cycles"]) == (3, 6)
+    assert runs["no-ema-1"].train.ema_rate == 0
+    assert runs["no-ema-1"].model == runs["baseline-1"].model
+    assert list(runs)[:2] == ["baseline-0", "no-ema-0"]  # every recipe once, before any twice
+    assert list(runs)[-1] == "bigger-net-2"
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="study ablation-small does not exist; did you mean ablations-small?"):
+        load_study("ablation-small")
+    with pytest.raises(ParamsError, match="no such file; name a file that is there, or a study that ships"):
+        load_study(str(tmp_path / "none.yaml"))
+    (tmp_path / "own.yaml").write_text("base: sudoku-4x4\nruns: {baseline: {seed: 1}}\n")
+    with pytest.raises(ParamsError, match=r"own.yaml: runs.baseline.seed is not a setting; did you mean seeds?"):
+        load_study(str(tmp_path / "own.yaml"))
+    other = {"baseline": {}, "hrms": {}}
+    with pytest.raises(UserError, match="ablation hrms does not exist; did you mean hrm?"):
+        runs_of(Study.model_validate({"base": "sudoku-4x4", "runs": other}), tmp_path)
+    broken = {"base": "sudoku-4x4", "changes": {"train.lr": "fast"}, "runs": {"baseline": {}}}
+    with pytest.raises(ParamsError, match=r"train.lr must be a valid number. Got 'fast'"):
+        runs_of(Study.model_validate(broken), tmp_path / "study")
+    assert not (tmp_path / "study").exists(), "nothing left behind"
+
+
+def test_a_study_runs_what_leads_to_its_scores_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = ["fetch", "augment", "train", "evaluate"]
+    assert [stage.name for stage in stages_to("evaluation")] == wanted
+    assert [stage.name for stage in stages_to("model")] == wanted[:3]
+    later = Stage("later", ("report",), ("dataset", "evaluation"), "later", "trm.later:later", "Not needed.")
+    monkeypatch.setattr(module, "STAGES", (*STAGES, later))
+    assert [stage.name for stage in stages_to("evaluation")] == wanted
+    assert [stage.name for stage in stages_to("later")] == [*wanted, "later"]
+
+
+def test_how_runs_are_tracked(tmp_path: Path) -> None:
+    runs = runs_of(TINY, tmp_path / "small", TrackingParams(mode="offline", tags=("custom",)))
+    told = [(run.tracking.group, run.tracking.tags) for run in runs if run.tracking]
+    assert told == [("small", ("custom", recipe)) for recipe in ("baseline", "less-recursion", "baseline")]
+    named = runs_of(TINY, tmp_path / "small", TrackingParams(mode="offline", group="mine"))
+    assert {run.tracking.group for run in named if run.tracking} == {"mine"}
+    assert [run.tracking for run in runs_of(TINY, tmp_path / "small")] == [None] * 3
+
+
+def test_an_interval_over_seeds_by_hand() -> None:
+    """0.5, 0.6, 0.7: mean 0.6, deviation 0.1, t(2) = 4.3027: 0.6 ± 4.3027 * 0.1 / sqrt(3)."""
+    assert over_seeds([0.5, 0.6, 0.7]) == pytest.approx([0.6 - 0.24842, 0.6 + 0.24842], abs=1e-4)
+
+
+def result(recipe: str, seed: int, exact: float, losses: list[float]) -> Result:
+    scores = {"exact_accuracy": exact, "cell_accuracy": exact, "halt_accuracy": exact}
+    metrics = {**scores, "interval_95": {name: [exact - 0.1, exact + 0.1] for name in scores}}
+    timing = {"steps_per_second": 4.0, "train_seconds": 50.0}
+    log = {"step": np.arange(1, len(losses) + 1) * 100, "loss": np.array(losses)}
+    return Result(recipe, seed, metrics, {"parameters": 1234, "steps": 200, "device": "cpu"}, timing, 42, log, {})
+
+
+def test_the_table(tmp_path: Path) -> None:
+    results = [result("a", 0, 0.5, [3, 1, 2]), result("a", 1, 0.7, [5, 3, 4]), result("b", 0, 0.25, [2, 2])]
+    first, second = markdown(table(results))[2:]
+    half = 12.706 * 0.1  # t(1) * deviation / sqrt(2)
+    assert first.startswith(f"| a | 2 | 60.0 ± {100 * half:.1f} | ")
+    assert "| 4 / 3 / 2 | 4.0 | 1,234 | 42 | 50 s cpu |" in first
+    assert second.startswith("| b | 1 | 25.0 [15.0, 35.0] | ")
+    assert results[0].seconds(np.array([100, 200])).tolist() == [25, 50]
+    write_report("A title", results, {"c-0": "the loss is nan"}, tmp_path)
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "curves.svg").read_text().count("<path") > 3
+    report = (tmp_path / "report.md").read_text()
+    assert report.startswith("# A title\n")
+    assert "- c-0 failed: the loss is nan" in report
+    again = (tmp_path / "curves.png").read_bytes()
+    write_report("A title", results, {}, tmp_path)
+    assert (tmp_path / "curves.png").read_bytes() == again
+
+
+@pytest.mark.slow
+def test_what_is_finished_is_skipped_and_what_failed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TRM_STATE_DIR", str(tmp_path / "states"))
+    folder, finish = tmp_path / "study", Run.finish
+
+    def broken(run: Run) -> None:
+        if run.recipe == "less-recursion":
+            raise InternalError("the loss is nan")
+        finish(run)
+
+    monkeypatch.setattr(Run, "finish", broken)
+    with pytest.raises(InternalError, match=r"1 of 3 runs failed \(less-recursion-0\)"):
+        run_study(TINY, folder, "tiny")
+    assert json.loads((folder / "report.json").read_text())["failed"] == {"less-recursion-0": "the loss is nan"}
+    assert len(list((folder / "data").iterdir())) == 2  # raw puzzles and a data set, for all runs
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("manifest.json")}
+    assert len(before) == 2 + 2 * 2
+    monkeypatch.setattr(Run, "finish", finish)
+    capsys.readouterr()
+    run_study(TINY, folder, "tiny")
+    said = capsys.readouterr().err
+    assert re.findall(r"(?m)^(\S+)-0 \(\d of 3\)$", said) == ["baseline", "less-recursion"]
+    assert said.count("train:") == 1
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    report = json.loads((folder / "report.json").read_text())
+    assert report["failed"] == {}
+    assert report["recipes"]["baseline"]["seeds"] == 2
+    assert set(report["recipes"]) == set(TINY.runs)
+    assert module.BASELINE in TINY.runs

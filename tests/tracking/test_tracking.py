@@ -1,0 +1,251 @@
+"""What Weights & Biases is told, read back from its files; and that a training ends well whatever becomes of it."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from wandb.proto import wandb_internal_pb2
+
+from tests.conftest import ROOT
+from tests.cli.test_cli import TINY
+from tests.studies.test_study import TINY as TINY_STUDY
+from trm.stages.params import load_tracking
+from trm.utils.errors import ParamsError
+
+OFFLINE = {"mode": "offline", "project": "puzzles", "tags": ["a-tag"]}
+BLOCK, HEADER = 32768, 7
+
+
+def records(file: Path) -> Iterator[Any]:
+    """The records of a .wandb file: LevelDB's log format behind a header of seven bytes."""
+    data, place, whole = file.read_bytes(), HEADER, b""
+    while place + 7 <= len(data):
+        left = BLOCK - place % BLOCK
+        if left < 7:
+            place += left
+            continue
+        size, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
+        whole += data[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):  # the whole of a record, or its last part
+            record = wandb_internal_pb2.Record()  # pyright: ignore[reportAttributeAccessIssue] - made at import
+            record.ParseFromString(whole)
+            yield record
+            whole = b""
+
+
+class Told:
+    """What one offline run was told."""
+
+    def __init__(self, folder: Path) -> None:
+        (file,) = folder.glob("*.wandb")
+        found = list(records(file))
+        self.run = next(record.run for record in found if record.WhichOneof("record_type") == "run")
+        self.config = {item.key: json.loads(item.value_json) for item in self.run.config.update}
+        self.history = [_items(each.history.item) for each in found if each.WhichOneof("record_type") == "history"]
+        self.summary: dict[str, Any] = {}
+        for record in found:
+            if record.WhichOneof("record_type") == "summary":
+                self.summary |= _items(record.summary.update)
+        self.artifacts = [each.request.log_artifact.artifact for each in found if each.request.HasField("log_artifact")]
+        self.artifacts += [each.artifact for each in found if each.WhichOneof("record_type") == "artifact"]
+
+    def curve(self, log: str, name: str) -> list[tuple[int, float]]:
+        rows = [row for row in self.history if f"{log}/step" in row]
+        return [(int(row[f"{log}/step"]), row[f"{log}/{name}"]) for row in rows]
+
+
+def _items(items: Any) -> dict[str, Any]:  # noqa: ANN401 - protobuf has no types
+    return {".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items}
+
+
+class Experiment:
+    """A tiny experiment whose stages are run as a user runs them."""
+
+    def __init__(self, folder: Path, **changes: str) -> None:
+        self.folder = folder
+        text = (ROOT / "params.yaml").read_text()
+        for old, new in {**TINY, **changes}.items():
+            text, count = re.subn(old, new, text)
+            assert count, old
+        (folder / "params.yaml").write_text(text)
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+        self.environment = {**kept, "PYTHONPATH": str(ROOT), "TRM_STATE_DIR": str(folder / "states")}
+        self.environment |= {"HOME": str(folder), "OMP_NUM_THREADS": "1"}
+        for stage in ("fetch", "augment"):
+            self.run(stage)
+
+    def start(self, stage: str, **environment: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "trm", stage]
+        environment = {**self.environment, **environment}
+        return subprocess.Popen(command, cwd=self.folder, env=environment, stderr=subprocess.PIPE, text=True)
+
+    def run(self, stage: str, code: int = 0, **environment: str) -> str:
+        """What it says."""
+        with self.start(stage, **environment) as process:
+            _, err = process.communicate(timeout=300)
+        assert process.returncode == code, err
+        return err
+
+    def told(self) -> list[Told]:
+        return [Told(folder) for folder in sorted((self.folder / "wandb").glob("offline-run-*"))]
+
+    def log(self, name: str) -> list[tuple[int, float]]:
+        with (self.folder / "outputs/model/train.tsv").open() as file:
+            return [(int(row["step"]), float(row[name])) for row in csv.DictReader(file, delimiter="\t")]
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Experiment:
+    return Experiment(tmp_path)
+
+
+@pytest.mark.slow
+def test_an_offline_run_holds_all_of_it(experiment: Experiment) -> None:
+    for stage in ("train", "evaluate"):
+        experiment.run(stage, TRM_TRACKING=json.dumps(OFFLINE))
+    trained, evaluated = experiment.told()
+    manifest = json.loads((experiment.folder / "outputs/model/manifest.json").read_text())
+    assert trained.run.run_id == evaluated.run.run_id == manifest["key"][:16]
+    timing = json.loads((experiment.folder / "outputs/model.timing.json").read_text())
+    assert timing["wandb"] == f"puzzles/{trained.run.run_id}"
+    assert (trained.run.project, list(trained.run.tags)) == ("puzzles", ["a-tag"])
+    assert trained.config["train"] == manifest["params"]["train"]
+    assert trained.config["data"]["name"] == "sudoku"
+    assert trained.config["lineage"]["train"] == manifest["key"]
+    assert trained.config["lineage"]["dataset"] == manifest["inputs"]["dataset"]
+    assert trained.curve("train", "loss") == experiment.log("loss")
+    assert trained.curve("validation", "exact_accuracy")
+    assert trained.summary["parameters"] == manifest["facts"]["parameters"]
+    (model,) = trained.artifacts
+    assert (model.name, model.type) == (f"model-{manifest['key'][:16]}", "model")
+    assert {entry.path for entry in model.manifest.contents} >= {"checkpoint.safetensors", "train.tsv"}
+    metrics = json.loads((experiment.folder / "outputs/evaluation/metrics.json").read_text())
+    assert evaluated.summary["test/exact_accuracy"] == metrics["exact_accuracy"]
+    (table,) = [artifact for artifact in evaluated.artifacts if artifact.type == "run_table"]
+    paths = [entry.path for entry in table.manifest.contents]
+    assert sum(path.endswith(".png") for path in paths) >= 10
+    assert "predictions.table.json" in paths
+
+
+@pytest.mark.slow
+def test_a_resumed_run_continues_its_curve(tmp_path: Path) -> None:
+    long = {r"epochs: \d+": "epochs: 400", r"checkpoint_interval: \d+": "checkpoint_interval: 20"}
+    experiment = Experiment(tmp_path, **{r"log_interval: \d+": "log_interval: 5"}, **long)
+    offline = json.dumps(OFFLINE)
+    with experiment.start("train", TRM_TRACKING=offline) as process:
+        (log,) = _wait_for(lambda: list(tmp_path.glob("states/*/train.tsv")))
+        _wait_for(lambda: log.read_text().count("\n") > 20)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=120)
+    assert process.returncode == 143
+    experiment.run("train", TRM_TRACKING=offline)
+    first, second = experiment.told()
+    assert first.run.run_id == second.run.run_id
+    whole = experiment.log("loss")
+    before = first.curve("train", "loss")
+    assert len(before) >= 20
+    assert before == whole[: len(before)]
+    assert dict([*before, *second.curve("train", "loss")]) == dict(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_INIT_TIMEOUT": "3"},
+        {"WANDB_BASE_URL": "http://127.0.0.1:9"},
+        {"WANDB_DIR": "/dev/null"},
+    ],
+    ids=["unreachable", "no key", "no place"],
+)
+def test_training_ends_well_without_it(experiment: Experiment, environment: dict[str, str]) -> None:
+    said = experiment.run("train", **{**environment, "TRM_TRACKING": '{"mode": "online"}'})  # pyright: ignore[reportArgumentType]
+    assert (experiment.folder / "outputs/model/manifest.json").exists()
+    assert "tracking: W&B cannot be reached" in said
+    if "WANDB_DIR" not in environment:
+        (told,) = experiment.told()
+        assert told.curve("train", "loss") == experiment.log("loss")
+
+
+@pytest.mark.slow
+def test_training_ends_well_when_it_dies_half_way(tmp_path: Path) -> None:
+    experiment = Experiment(tmp_path, **{r"epochs: \d+": "epochs: 200", r"log_interval: \d+": "log_interval: 5"})
+    with experiment.start("train", TRM_TRACKING=json.dumps(OFFLINE)) as process:
+        (log,) = _wait_for(lambda: list(tmp_path.glob("states/*/train.tsv")))
+        _wait_for(lambda: log.read_text().count("\n") > 3)
+        command = ["ps", "-o", "pid=,args=", "--ppid", str(process.pid)]
+        found = subprocess.run(command, check=True, capture_output=True, text=True)
+        (pid,) = [int(line.split()[0]) for line in found.stdout.splitlines() if "trm.tracking.wandb_process" in line]
+        os.kill(pid, signal.SIGKILL)
+        process.communicate(timeout=300)
+    assert process.returncode == 0
+    assert (tmp_path / "outputs/model/manifest.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("named", [None, "mine"])
+def test_the_runs_of_a_study_are_one_group(tmp_path: Path, named: str | None) -> None:
+    """As the section of params.yaml says, which is no part of the study; each run is tagged with its recipe."""
+    runs = {"baseline": {}, "less-recursion": {}}
+    study = {"base": TINY_STUDY.base, "changes": TINY_STUDY.changes, "runs": runs}
+    (tmp_path / "small.yaml").write_text(json.dumps(study))
+    group = f"\n  group: {named}" if named else ""
+    text, count = re.subn(
+        "mode: disabled.*", f"mode: offline\n  tags: [own]{group}", (ROOT / "params.yaml").read_text()
+    )
+    assert count == 1
+    (tmp_path / "params.yaml").write_text(text)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    environment |= {"PYTHONPATH": str(ROOT), "TRM_STATE_DIR": str(tmp_path / "states"), "HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "trm", "study", "small.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = [Told(folder) for folder in sorted((tmp_path / "wandb").glob("offline-run-*"))]
+    assert len(told) == 4  # a training and an evaluation of two recipes
+    assert {each.run.run_group for each in told} == {named or "small"}
+    keys = {
+        recipe: json.loads((tmp_path / f"studies/small/{recipe}-0/model/manifest.json").read_text())["key"][:16]
+        for recipe in runs
+    }
+    assert sorted((each.run.run_id, *each.run.tags) for each in told) == sorted(
+        (key, "custom", recipe) for recipe, key in keys.items() for _ in range(2)
+    )
+    curves = [each.curve("train", "loss") for each in told if each.curve("train", "loss")]
+    assert len(curves) == 2
+    assert curves[0] != curves[1]
+
+
+def _wait_for(condition: Any, seconds: float = 60) -> Any:  # noqa: ANN401 - whatever it returns
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
+
+
+def test_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = tmp_path / "params.yaml"
+    text = (ROOT / "params.yaml").read_text()
+    params.write_text(text)
+    assert load_tracking(str(params)).mode == "disabled"
+    params.write_text(text.replace("mode: disabled", "mode: offline\n  group: a"))
+    assert load_tracking(str(params)).group == "a"
+    assert load_tracking('{"data": {}}').mode == "disabled"
+    monkeypatch.setenv("TRM_TRACKING", '{"mode": "online"}')
+    assert load_tracking(str(params)).mode == "online"
+    monkeypatch.setenv("TRM_TRACKING", '{"mode": "on"}')
+    with pytest.raises(ParamsError, match=r"\$TRM_TRACKING: mode must be 'disabled', 'offline' or 'online'. Got 'on'"):
+        load_tracking(str(params))
+    monkeypatch.setenv("TRM_TRACKING", "{")
+    with pytest.raises(ParamsError, match="not valid JSON"):
+        load_tracking(str(params))

@@ -1,0 +1,250 @@
+import csv
+import math
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from trm.config.model import LmaParams, ModelParams
+from trm.config.training import TrainParams
+from trm.data.batches import START, collate
+from trm.data.parquet import read_meta, read_split
+from trm.training.distributed import ALONE
+from trm.utils.errors import InternalError, Interrupted, UserError
+from trm.inference.solve import solve
+from trm.models.variants import VARIANTS
+from trm.training import trainer as loop
+from trm.training.checkpoint import FILE, load_checkpoint, read_settings
+from trm.training.trainer import network_of, new_state, train, train_step
+from trm.training.losses import Losses
+from trm.training.schedule import learning_rate
+from trm.training.validation import to_tensors, validate
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def _changed(params: TrainParams, **changes: object) -> TrainParams:
+    return params.model_copy(update=changes)
+
+
+def test_a_batch_can_be_overfitted(dataset: Path, model_params: ModelParams, train_params: TrainParams) -> None:
+    settings = _changed(train_params, lr=1e-2, ema_rate=0.9, weight_decay=0.0)
+    split, meta = read_split(dataset / "train"), read_meta(dataset)
+    batch = to_tensors(collate(split, np.array([0, 4, 8, 12])), torch.device("cpu"))
+    state = new_state(model_params, meta, settings, batch, torch.float32)
+    losses = [train_step(state, state.model, batch, START, settings, 400) for _ in range(400)]
+    assert losses[0] > 1
+    assert np.mean(losses[-4:]) < 0.05
+    tokens, halt_logit, _ = state.average.answer(batch, 4)
+    assert torch.equal(tokens, batch["labels"])
+    assert (halt_logit > 0).all()
+
+
+def test_only_rows_of_the_batch_change_in_the_puzzle_table(
+    dataset: Path, model_params: ModelParams, train_params: TrainParams
+) -> None:
+    params = model_params.model_copy(update={"puzzle_emb_ndim": 16, "puzzle_emb_len": 1})
+    meta = read_meta(dataset).model_copy(update={"num_identifiers": 5})
+    batch = to_tensors(collate(read_split(dataset / "train"), np.array([0, 4, 8, 12])), torch.device("cpu"))
+    batch["puzzle_identifiers"] = torch.tensor([3, 1, 3, 3], dtype=torch.int32)
+    settings = _changed(train_params, lr_warmup_steps=4)
+    state = new_state(params, meta, settings, batch, torch.float32)
+    train_step(state, state.model, batch, START, settings, 10)
+    moved = state.model.puzzle_table
+    assert moved[[0, 2, 4]].abs().max() == 0
+    # Step 1 of 4 warm-up steps; the first step has no rate of its own: sign(g) times a quarter of 1e-2.
+    assert torch.allclose(moved[[1, 3]].abs(), torch.tensor(1e-2 / 4))
+
+
+def test_the_log_and_the_result(
+    dataset: Path, model_params: ModelParams, train_params: TrainParams, tmp_path: Path
+) -> None:
+    settings = _changed(train_params, lr_warmup_steps=10, lr_min_ratio=0.1)
+    out = tmp_path / "out"
+    out.mkdir()
+    facts = train(model_params, settings, dataset, out, "key")
+    # 20 groups, 8 epochs, batches of 4: 40 steps; a line every 3 and one for the last.
+    log = _rows(out / "train.tsv")
+    assert [int(row["step"]) for row in log] == [*range(3, 40, 3), 40]
+    assert [float(row["lr"]) for row in log] == pytest.approx(
+        [learning_rate(int(row["step"]), 3e-3, 10, 40, 0.1) for row in log]
+    )
+    assert all(math.isfinite(float(row["loss"])) for row in log)
+    assert log[0]["exact_accuracy"] == ""  # nobody halts in the first three steps
+    scores = _rows(out / "validation.tsv")
+    assert [(int(row["step"]), int(row["epoch"])) for row in scores] == [(10, 2), (20, 4), (30, 6), (40, 8)]
+    best = max(scores, key=lambda row: (float(row["exact_accuracy"]), float(row["cell_accuracy"]), -int(row["step"])))
+    assert facts["chosen_step"] == int(best["step"])
+    assert read_settings(out).facts["step"] == int(best["step"])
+    model, meta = load_checkpoint(out)
+    again = validate(model, read_split(dataset / "validation"), 4, 4)
+    assert again["cell_accuracy"] == pytest.approx(float(best["cell_accuracy"]), rel=1e-7)
+    assert meta == read_meta(dataset)
+
+
+def test_without_validation_groups_the_last_weights_are_the_result(
+    dataset: Path, model_params: ModelParams, train_params: TrainParams, tmp_path: Path
+) -> None:
+    bare, out = tmp_path / "bare", tmp_path / "out"
+    bare.mkdir()
+    out.mkdir()
+    (bare / "train").symlink_to(dataset / "train")
+    (bare / "meta.json").symlink_to(dataset / "meta.json")
+    facts = train(model_params, _changed(train_params, ema_rate=0.0), bare, out, "key")
+    assert facts["chosen_step"] == 40
+    assert not (out / "validation.tsv").exists()
+    raw, _ = load_checkpoint(out, weights="raw")
+    average, _ = load_checkpoint(out)  # ema_rate 0: the average is the last weights
+    assert all(torch.equal(a, b) for a, b in zip(raw.parameters(), average.parameters(), strict=True))
+
+
+def test_two_runs_give_the_same_bytes(
+    dataset: Path, model_params: ModelParams, train_params: TrainParams, tmp_path: Path
+) -> None:
+    bytes_of = []
+    for name, seed in [("a", 0), ("b", 0), ("c", 1)]:
+        out = tmp_path / name
+        out.mkdir()
+        train(model_params, _changed(train_params, seed=seed), dataset, out, f"key-{name}")
+        bytes_of.append({path.name: path.read_bytes() for path in sorted(out.iterdir())})
+    assert bytes_of[0] == bytes_of[1]
+    assert bytes_of[0][FILE] != bytes_of[2][FILE]
+
+
+@pytest.mark.parametrize("moment", ["between steps", "inside an update"])
+@pytest.mark.parametrize("q_continue_loss", [False, True])
+def test_interrupted_at_any_step_and_resumed_is_the_run_never_interrupted(
+    dataset: Path,
+    model_params: ModelParams,
+    train_params: TrainParams,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    q_continue_loss: bool,
+    moment: str,
+) -> None:
+    params = model_params.model_copy(update={"q_continue_loss": q_continue_loss, "puzzle_emb_ndim": 8, "puzzle_emb_len": 1})
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    train(params, train_params, dataset, whole, "whole")
+    name = {"between steps": "train_step", "inside an update": "update_average"}[moment]
+    real, calls = getattr(loop, name), []
+
+    def interrupted(*args: object) -> object:
+        calls.append(args)
+        if len(calls) % 3 == 0:  # the log's rhythm: some lines fall due just when the run is stopped
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args)
+
+    monkeypatch.setattr(loop, name, interrupted)
+    stops = 0
+    while True:
+        parts.mkdir()
+        try:
+            train(params, train_params, dataset, parts, "parts")
+            break
+        except Interrupted as stop:
+            assert stop.signal == signal.SIGTERM
+            assert not any(parts.iterdir())
+            parts.rmdir()
+            stops += 1
+    assert stops == len(calls) // 3 >= 12
+    assert {path.name: path.read_bytes() for path in whole.iterdir()} == {
+        path.name: path.read_bytes() for path in parts.iterdir()
+    }
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_first_loss_that_is_not_finite_stops_the_run(
+    dataset: Path, model_params: ModelParams, train_params: TrainParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = loop.supervision_loss
+    calls: list[int] = []
+
+    def poisoned(*args: object) -> object:
+        calls.append(1)
+        losses = real(*args)  # pyright: ignore[reportArgumentType]
+        return Losses(losses.total * math.nan, losses.sums) if len(calls) == 7 else losses
+
+    monkeypatch.setattr(loop, "supervision_loss", poisoned)
+    with pytest.raises(InternalError, match="step 7: the loss is nan; try a lower train.lr"):
+        train(model_params, train_params, dataset, tmp_path, "key")
+    assert not (tmp_path / FILE).exists()
+
+
+def test_a_batch_greater_than_the_run_is_refused(
+    dataset: Path, model_params: ModelParams, train_params: TrainParams, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="train.global_batch_size: 8 epochs of 20 groups hold no whole batch of 161"):
+        train(model_params, _changed(train_params, global_batch_size=161), dataset, tmp_path, "key")
+    assert not (tmp_path / "states").exists()
+
+
+LMA = {"enable": True, "mode": "unclean", "length": 32, "dim": 8, "heads": 2}
+
+
+@pytest.mark.parametrize("arch", [*VARIANTS, "lma"])
+@pytest.mark.parametrize("loss", ["stablemax", "softmax"])
+def test_every_member_trains_is_stopped_and_goes_on(
+    dataset: Path,
+    model_params: ModelParams,
+    train_params: TrainParams,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arch: str,
+    loss: str,
+) -> None:
+    """With the continue loss beside softmax, in parts of a batch, its average scored, stopped once in the middle."""
+    changes = {"lma": LmaParams(**LMA)} if arch == "lma" else {"arch": arch}
+    params = model_params.model_copy(update={**changes, "q_continue_loss": loss == "softmax", "mlp_t": loss == "softmax"})
+    settings = _changed(train_params, loss=loss, micro_batch_size=3, epochs=4)
+    real, calls = loop.train_step, []
+
+    def interrupted(*args: object) -> object:
+        calls.append(args)
+        if len(calls) == 7 + 20:  # of the second run
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(loop, "train_step", interrupted)
+    (tmp_path / "whole").mkdir()
+    train(params, settings, dataset, tmp_path / "whole", "whole")
+    (tmp_path / "parts").mkdir()
+    with pytest.raises(Interrupted):
+        train(params, settings, dataset, tmp_path / "parts", "parts")
+    train(params, settings, dataset, tmp_path / "parts", "parts")
+    for path in (tmp_path / "whole").iterdir():
+        assert path.read_bytes() == (tmp_path / "parts" / path.name).read_bytes()
+    log = _rows(tmp_path / "whole/train.tsv")
+    assert all(math.isfinite(float(row["loss"])) for row in log)
+    assert float(log[-1]["loss"]) < float(log[0]["loss"])
+    assert (float(log[0]["q_continue_loss"]) > 0) == (loss == "softmax" or arch == "hrm")
+    model, meta = load_checkpoint(tmp_path / "whole")
+    assert model.config == params
+    solve(model, meta, [[[0] * 4] * 4], steps=2)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler for the CPU")
+@pytest.mark.filterwarnings("ignore")  # torch.compile itself gives several
+@pytest.mark.parametrize("arch", ["trm_hier6", "hrm"])
+def test_compiled_gradients_are_the_same(
+    dataset: Path, model_params: ModelParams, train_params: TrainParams, arch: str
+) -> None:
+    params = model_params.model_copy(update={"arch": arch, "halt_exploration_prob": 0.0})
+    batch = to_tensors(collate(read_split(dataset / "train"), np.array([0, 4, 8, 12])), torch.device("cpu"))
+    gradients = []
+    for compiled in (False, True):
+        settings = _changed(train_params, compile=compiled)
+        model = new_state(params, read_meta(dataset), settings, batch, torch.float32).model
+        carry, out = network_of(model, settings, ALONE)(model.initial_carry(batch), batch)
+        loop.supervision_loss(carry, out, "stablemax", 4).total.backward()
+        gradients.append([weight.grad for weight in model.parameters()])
+    for plain, other in zip(*gradients, strict=True):
+        assert torch.allclose(plain, other, atol=1e-4 * plain.abs().max().item())

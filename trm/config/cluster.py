@@ -1,0 +1,89 @@
+"""Section `cluster` of `params.yaml`: where `python -m pipeline` runs the experiment. It does not affect results."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from trm.config.base import Address, Natural, Positive, Quantity, Section, real
+
+
+class Toleration(Section):
+    """A Kubernetes toleration of a stage's pod."""
+
+    key: str
+    value: str | None = None
+    """Null: tolerate any value of `key`."""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """Null: tolerate every effect."""
+
+
+class Resources(Section):
+    """Resources and placement of a stage's pod. Null values leave the choice to the cluster."""
+
+    cpu: Annotated[str | None, Field(pattern=r"^\d+(\.\d+)?m?$")] = None
+    """Cores, as a Kubernetes quantity: `8` or `500m`. Request and limit."""
+    memory: Quantity | None = None
+    """Bytes, as a Kubernetes quantity: `32Gi`. Request and limit."""
+    gpus: Natural = 0
+    gpu_resource: str = "nvidia.com/gpu"
+    """Extended resource that counts the GPUs."""
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    tolerations: Annotated[tuple[Toleration, ...], Field(strict=False)] = ()
+
+
+class TrainJobParams(Section):
+    """Distributed training by a PyTorchJob. Each worker pod gets the resources in `cluster.resources.train`."""
+
+    min_workers: Positive = 1
+    """The job starts with this number of workers, and continues with it when others are preempted."""
+    max_workers: Positive = 2
+    processes_per_worker: Positive | None = None
+    """Null: one per GPU of a worker; one on a worker without GPUs."""
+    max_restarts: Natural = 10
+    """Restarts of a worker's processes after a failure, and out-of-memory kills of workers within an hour."""
+    shared_memory: Quantity = "1Gi"
+    """Size of /dev/shm, which the processes of a worker share. It counts towards the memory limit."""
+    ttl_seconds: Natural = 24 * 3600
+    """`ttlSecondsAfterFinished`: time until a finished job is deleted."""
+    deadline_seconds: Positive = 7 * 24 * 3600
+    """`activeDeadlineSeconds`: maximum duration of the job. Its checkpoints stay in S3."""
+    keep_on_stop: bool = False
+    """True: the job continues when the pipeline run that started it is stopped."""
+
+    @model_validator(mode="after")
+    def _check_workers(self) -> Self:
+        if self.min_workers > self.max_workers:
+            raise ValueError(f"min_workers must be at most max_workers. Got {self.min_workers} and {self.max_workers}")
+        return self
+
+
+class ClusterParams(Section):
+    """Where `python -m pipeline` runs the experiment.
+
+    The section does not affect results: every key has a default, and none enters a content key.
+    """
+
+    kfp_host: Address | None = None
+    """URL of Kubeflow Pipelines."""
+    namespace: str | None = None
+    """Namespace of the runs in multi-user Kubeflow. Null: single-user Kubeflow."""
+    service_account: str | None = None
+    """Service account of the stages' pods. Null: the default of Kubeflow Pipelines."""
+    artifact_root: Annotated[str, Field(pattern=r"^s3://[^/\s]+(/[^/\s]+)*$")] = "s3://trm/artifacts"
+    """Artifacts are stored at `<artifact_root>/<stage>/<content key>/`."""
+    s3_endpoint: Address | None = None
+    """URL of the S3 server as pods reach it. Null: AWS."""
+    s3_region: str | None = None
+    s3_secret: str | None = None
+    """Kubernetes secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Null: the service account's IAM role."""
+    image: str = "trm:latest"
+    """Image built by `make image`, as `name@sha256:...`. A tag is valid only for local runs."""
+    image_pull_secret: str | None = None
+    cache_pvc: str | None = None
+    """PersistentVolumeClaim mounted at /cache. Null: an `emptyDir` volume, deleted with the pod."""
+    resources: dict[str, Resources] = Field(default_factory=dict)
+    """Stage name -> resources of its pod."""
+    train_job: TrainJobParams | None = None
+    """Null: the pod of stage `train` trains in its own container."""
+    max_gpu_hours: Annotated[float | None, Field(ge=0, allow_inf_nan=False), BeforeValidator(real)] = None
+    """A retraining whose estimate exceeds this limit, or is unknown, requires approval. Null: no limit."""

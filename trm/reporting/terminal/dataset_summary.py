@@ -1,0 +1,313 @@
+"""What `trm inspect` shows: counts, shapes, vocabulary, sizes, lineage and a few puzzles, drawn."""
+
+import csv
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+from pyarrow import ArrowException
+from rich.columns import Columns
+from rich.console import Group, RenderableType
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from trm.data.puzzle_csv import COLUMNS
+from trm.data.parquet import (
+    EXAMPLES,
+    NAMES,
+    Split,
+    read_counts,
+    read_lineage,
+    read_meta,
+    read_names,
+    read_rows,
+    read_split,
+)
+from trm.datasets.sudoku.augmentation import BOXES
+from trm.utils.errors import DataError
+from trm.config.dataset_meta import DatasetMeta
+
+COLOURS = ("#000000", "#0074d9", "#ff4136", "#2ecc40", "#ffdc00", "#aaaaaa", "#f012be", "#ff851b", "#7fdbff", "#870c25")
+"""The ten colours in which ARC is shown everywhere."""
+SOURCES = 6
+"""Sources of a split that are named."""
+PAIRS = 4
+"""Examples of a puzzle that are drawn."""
+
+
+def describe(dataset: str | Path, puzzles: int = 3) -> RenderableType:
+    """A data set, one of its splits, or a folder of raw files (or one file), as something for rich to print.
+
+    `puzzles` of each split are drawn, question beside answer. Raises `DataError` for anything else.
+    """
+    path = Path(dataset)
+    if path.suffix in RAW and path.is_file():
+        return _raw([path], puzzles)
+    if (path / "meta.json").is_file():
+        return _dataset(path, list(read_counts(path)), puzzles)
+    if (path / EXAMPLES).is_file():
+        return _dataset(path.parent, [path.name], puzzles)
+    found = (file for file in path.glob("*") if file.suffix in RAW and file.is_file())
+    files = sorted(file for file in found if file.name != "manifest.json")
+    if files:
+        return _raw(files, puzzles)
+    raise DataError(
+        f"{path}: holds neither a data set (meta.json), a split ({EXAMPLES}) nor raw files; give the path of one"
+    )
+
+
+RAW = (".csv", ".json", ".jsonl")
+
+
+def draw(meta: DatasetMeta, cells: npt.NDArray[np.uint8]) -> Text:
+    """A grid of cells uint8 [h, w] as a person would like to see it: a cell is its token less 1, in ARC a colour."""
+    if meta.name == "sudoku" and meta.height in BOXES:
+        return Text(_boxed([[str(cell) if cell else "." for cell in row] for row in cells.tolist()]))
+    if meta.name == "arc":
+        shown = Text()
+        for row in cells.tolist():
+            for colour in row:
+                shown.append("  ", Style(bgcolor=COLOURS[colour]))
+            shown.append("\n")
+        return shown
+    symbols = [*meta.vocabulary[1:], *"?" * (256 - len(meta.vocabulary[1:]))]  # a model may answer with padding: 255
+    between = " " if any(len(symbol) > 1 for symbol in symbols) else ""
+    return Text("\n".join(between.join(symbols[cell] for cell in row) for row in cells.tolist()))
+
+
+def _boxed(cells: list[list[str]]) -> str:
+    """A Sudoku with `|` and `-` between the boxes."""
+    size = len(cells)
+    height, width = BOXES[size]
+    rule = "+".join(["-" * (2 * width + 1)] * (size // width))
+    lines = []
+    for index, row in enumerate(cells):
+        if index and index % height == 0:
+            lines.append(rule)
+        boxes = [" ".join(row[start : start + width]) for start in range(0, size, width)]
+        lines.append(" " + " | ".join(boxes))
+    return "\n".join(lines)
+
+
+def _tokens_drawn(meta: DatasetMeta, tokens: npt.NDArray[np.uint8]) -> Text:
+    """The part of a canvas uint8 [L] that holds a grid."""
+    grid = tokens.reshape(meta.height, meta.width)
+    lowest = 2 if meta.name == "arc" else 1
+    rows, columns = np.nonzero(grid >= lowest)
+    if not len(rows):
+        return Text("(none)")
+    part = grid[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    return draw(meta, np.maximum(part, lowest) - np.uint8(lowest))
+
+
+def _dataset(path: Path, names: list[str], puzzles: int) -> RenderableType:
+    meta = read_meta(path)
+    splits = {name: read_split(path / name) for name in names}
+    table = _table(
+        f"{path}: {meta.name} {meta.height}x{meta.width}",
+        ("split", "groups", "puzzles", "examples", "rating", "on disk"),
+    )
+    for name, split in splits.items():
+        counts = [f"{count:,}" for count in split.counts().values()]
+        size = (path / name / EXAMPLES).stat().st_size
+        ratings = split.ratings
+        table.add_row(name, *counts, _range(ratings.min(), ratings.max(), ratings.mean()), _size(size))
+    shown: list[RenderableType] = [table, _facts("tokens", _tokens(meta)), _facts("sources", _sources(splits))]
+    shown.append(_facts(f"lineage ({names[0]})", _flat(read_lineage(path / names[0]))))
+    shown += [_drawn(name, meta, split, path, puzzles) for name, split in splits.items() if puzzles]
+    return Group(*shown)
+
+
+def _raw(files: list[Path], puzzles: int) -> RenderableType:
+    table = _table(f"{files[0].parent}: raw files", ("file", "puzzles", "rating", "on disk"))
+    shown: list[RenderableType] = [table]
+    for file in files:
+        size = _size(file.stat().st_size)
+        if file.suffix != ".csv":
+            table.add_row(file.name, _entries(file), "", size)
+            continue
+        rows = _rows(file, puzzles)
+        if rows is None:
+            table.add_row(file.name, _records(file), "", size)
+            continue
+        table.add_row(file.name, f"{rows.count:,}", rows.ratings(), size)
+        for source, question, answer, rating in rows.first:
+            title = f"{file.name}: source {source}, rating {rating}"
+            pair = [Text(_squared(question)), Text(_squared(answer))]
+            shown += [Text(f"\n{title}", style="bold"), Columns(pair, padding=(0, 4))]
+    return Group(*shown)
+
+
+@dataclass
+class _Rows:
+    """What is kept of a CSV of puzzles that is read in parts."""
+
+    first: list[tuple[str, ...]] = field(default_factory=list)
+    """The first rows: source, question, answer and rating."""
+    count: int = 0
+    low: float = math.inf
+    high: float = -math.inf
+    total: float = 0
+    numbers: bool = True
+    """Whether all ratings are numbers."""
+
+    def add(self, batch: pa.RecordBatch, most: int) -> None:
+        """Count the rows of a part, and keep those that are among the first `most` of all."""
+        head = batch.slice(0, max(most - self.count, 0))
+        self.first += zip(*(head.column(name).to_pylist() for name in COLUMNS), strict=True)
+        self.count += batch.num_rows
+        ratings = _numbers(batch.column("rating"))
+        self.numbers = self.numbers and ratings is not None
+        if ratings is not None and len(ratings):
+            self.low, self.high = min(self.low, ratings.min()), max(self.high, ratings.max())
+            self.total += float(ratings.sum(dtype=np.float64))
+
+    def ratings(self) -> str:
+        if not self.numbers:
+            return "not all numbers"
+        return _range(self.low, self.high, self.total / self.count) if self.count else ""
+
+
+def _rows(file: Path, most: int) -> _Rows | None:
+    """A CSV of puzzles, read in parts, with its first `most` rows; None where it is no such CSV."""
+    rows = _Rows()
+    texts = dict.fromkeys(COLUMNS, pa.string())  # 0012 is no number
+    try:
+        batches = pa_csv.open_csv(
+            file,
+            # pyarrow reads some dozens of blocks ahead: small ones, each still of several rows.
+            read_options=pa_csv.ReadOptions(use_threads=False, block_size=1 << 16),
+            convert_options=pa_csv.ConvertOptions(column_types=texts, include_columns=list(COLUMNS)),
+        )
+        for batch in batches:
+            rows.add(batch, most)
+    except (ArrowException, KeyError):
+        return None
+    except OSError as error:
+        raise _unreadable(file, error) from None
+    return rows
+
+
+def _numbers(texts: pa.Array) -> np.ndarray | None:
+    """Texts as whole numbers or, where some are not, as fractions; None where some are no numbers at all."""
+    for kind in (pa.int64(), pa.float64()):
+        try:
+            return texts.cast(kind).to_numpy(zero_copy_only=False)
+        except ArrowException:
+            continue
+    return None
+
+
+def _records(file: Path) -> str:
+    """How many records a CSV without ratings holds."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            return f"{max(sum(bool(record) for record in csv.reader(lines)) - 1, 0):,}"
+    except csv.Error as error:
+        raise DataError(f"{file}: not a readable CSV ({error}); fetch or write the file again") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(file, error) from None
+
+
+def _entries(file: Path) -> str:
+    """How many things a JSON file holds."""
+    try:
+        with file.open(encoding="utf-8-sig") as text:
+            return f"{sum(bool(line.strip()) for line in text) if file.suffix == '.jsonl' else len(json.load(text)):,}"
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(file, error) from None
+    except (ValueError, TypeError, RecursionError):
+        raise DataError(f"{file}: not readable JSON; fetch or write the file again") from None
+
+
+def _unreadable(file: Path, error: OSError | UnicodeDecodeError) -> DataError:
+    if isinstance(error, UnicodeDecodeError):
+        return DataError(f"{file}: not text in UTF-8; save the file as UTF-8")
+    return DataError(f"{file}: cannot be read ({error.strerror or error}); check the path")
+
+
+def _squared(cells: str) -> str:
+    """A field of a raw file, row by row where it is a square."""
+    side, digits = math.isqrt(len(cells)), set(cells) <= set("0123456789.")
+    if side * side != len(cells) or not (digits or set(cells) <= set("# SGo")):
+        return cells
+    rows = [list(cells[start : start + side]) for start in range(0, len(cells), side)]
+    return _boxed(rows) if digits and side in BOXES else "\n".join("".join(row) for row in rows)
+
+
+def _drawn(name: str, meta: DatasetMeta, split: Split, dataset: Path, count: int) -> RenderableType:
+    """The first puzzles, each of another group."""
+    shown: list[RenderableType] = []
+    names = read_names(dataset) if (dataset / NAMES).is_file() else None
+    for puzzle in split.group_starts[:-1][:count].tolist():
+        first, end = split.puzzle_starts[puzzle : puzzle + 2].tolist()
+        called = f", {names[int(split.identifiers[first]) - 1]}" if names is not None else ""
+        title = f"{name}{called}: source {split.source_names[split.source_codes[first]]}, rating {split.ratings[first]}"
+        shown.append(Text(f"\n{title}", style="bold"))
+        for pair in zip(*read_rows(dataset / name, range(first, min(end, first + PAIRS))), strict=True):
+            shown.append(Columns([_tokens_drawn(meta, tokens) for tokens in pair], padding=(0, 4)))
+    return Group(*shown)
+
+
+def _table(title: str, columns: tuple[str, ...]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+    return table
+
+
+def _facts(title: str, facts: dict[str, str]) -> RenderableType:
+    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(Text(f"  {name}"), Text(value))
+    return Group(Text(f"\n{title}", style="bold"), table)
+
+
+def _tokens(meta: DatasetMeta) -> dict[str, str]:
+    words = ", ".join(f"{token} = {word}" for token, word in enumerate(meta.vocabulary))
+    shape = f"uint8 [examples, {meta.seq_len}]"
+    return {"inputs, labels": shape, "vocabulary": words, "identifiers": str(meta.num_identifiers)}
+
+
+def _sources(splits: dict[str, Split]) -> dict[str, str]:
+    """Groups of each source, the largest first."""
+    facts = {}
+    for name, split in splits.items():
+        firsts = split.source_codes[split.puzzle_starts[split.group_starts[:-1]]]
+        counts = np.bincount(firsts, minlength=len(split.source_names))
+        there = np.flatnonzero(counts)
+        shown = there[np.argsort(-counts[there], kind="stable")][:SOURCES].tolist()
+        words = [f"{split.source_names[code]} {counts[code]:,}" for code in shown]
+        facts[name] = ", ".join(words) + (f" and {len(there) - len(shown):,} more" if len(there) > len(shown) else "")
+    return facts
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value if isinstance(value, str) else json.dumps(value)
+    return flat
+
+
+def _range(low: float, high: float, mean: float) -> str:
+    return f"{low}..{high}, mean {mean:.1f}"
+
+
+def _size(size: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"

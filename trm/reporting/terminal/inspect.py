@@ -1,0 +1,74 @@
+"""`trm inspect`: what an artifact is made of, whichever stage wrote it."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from trm.storage.artifacts import MANIFEST, verified_manifest
+from trm.reporting.terminal.dataset_summary import describe
+
+
+def inspect_artifact(path: Path, puzzles: int) -> None:
+    """Print an artifact's counts, shapes, lineage and `puzzles` of its puzzles. Raises `DataError`."""
+    console = Console()
+    manifest = verified_manifest(path) if (path / MANIFEST).is_file() else None
+    stage = manifest["stage"] if manifest else None
+    if stage == "train":
+        console.print(_model(path))
+    elif stage == "evaluate":
+        console.print(_evaluation(path))
+    elif manifest and stage == "report":
+        console.print(_facts(f"{path}: a page, report.html; open it in a browser", manifest["facts"].items()))
+    else:
+        console.print(describe(path, puzzles))
+    if manifest:
+        console.print(_lineage(manifest))
+
+
+def _model(path: Path) -> RenderableType:
+    from trm.models.act import build_model
+    from trm.training.checkpoint import read_settings
+
+    header = read_settings(path)
+    model = build_model(header.model, header.meta)
+    sizes = {
+        "parameters": f"{sum(weight.numel() for weight in model.parameters()):,}",
+        "puzzle table": " x ".join(map(str, model.puzzle_table.shape)),
+        "data": f"{header.meta.name} {header.meta.height} x {header.meta.width}",
+    }
+    return _facts(
+        f"{path}: a model", [*sizes.items(), *header.model.model_dump(mode="json").items(), *header.facts.items()]
+    )
+
+
+def _evaluation(path: Path) -> RenderableType:
+    metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
+    intervals = metrics.pop("interval_95")
+    shown = []
+    for name, value in metrics.items():
+        low, high = intervals.get(name, (None, None))
+        bounds = f"  ({low:.4f} to {high:.4f})" if low is not None else ""
+        shown.append((name, (f"{value:.4f}" if isinstance(value, float) else str(value)) + bounds))
+    return _facts(f"{path}: scores (with 95 % intervals)", shown)
+
+
+def _lineage(manifest: dict[str, Any]) -> RenderableType:
+    facts = [("key", manifest["key"])]
+    facts += [(f"from {name}", key) for name, key in manifest.get("inputs", {}).items()]
+    for part in ("params", "versions", "facts"):
+        facts += manifest.get(part, {}).items()
+    return _facts(f"made by `trm {manifest['stage']}`", facts)
+
+
+def _facts(title: str, facts: Iterable[tuple[str, object]]) -> RenderableType:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts:
+        table.add_row(name, Text(value if isinstance(value, str) else json.dumps(value)))
+    return Group(Text(f"\n{title}", style="bold"), table)

@@ -1,0 +1,156 @@
+"""The report of a study: a table of its recipes, and curves of loss and accuracy against steps and time."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import stats
+
+from trm.storage.artifacts import read_manifest, write_json
+from trm.config.params import Params
+from trm.models.variants import VARIANTS
+from trm.reporting.training_log import read_log
+from trm.storage.artifacts import timing_file
+
+SCORES = {"exact_accuracy": "exact", "cell_accuracy": "cell", "halt_accuracy": "halt"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one run."""
+
+    recipe: str
+    seed: int
+    metrics: dict[str, Any]
+    facts: dict[str, Any]
+    """Of the training: device, parameters, steps."""
+    timing: dict[str, Any]
+    depth: int
+    log: dict[str, np.ndarray]
+    """Columns of train.tsv."""
+    validation: dict[str, np.ndarray]
+    """Columns of validation.tsv; none where no groups are held out."""
+
+    @classmethod
+    def of(cls, recipe: str, seed: int, folder: Path, params: Params) -> "Result":
+        """Read it from the run's folder."""
+        model = folder / "model"
+        return cls(
+            recipe,
+            seed,
+            json.loads((folder / "evaluation/metrics.json").read_text(encoding="utf-8")),
+            read_manifest(model, "train")["facts"],
+            json.loads(timing_file(model).read_text(encoding="utf-8")),
+            VARIANTS[params.model.arch].depth(params.model),
+            read_log(model / "train.tsv"),
+            read_log(model / "validation.tsv"),
+        )
+
+    def seconds(self, steps: np.ndarray) -> np.ndarray:
+        """The time of training after so many steps, had all taken equally long."""
+        return steps / self.timing["steps_per_second"]
+
+
+def write_report(title: str, results: Sequence[Result], failed: Mapping[str, str], folder: Path) -> None:
+    """Write report.md, report.json, curves.png and curves.svg to `folder`."""
+    rows = table(results)
+    write_json(folder / "report.json", {"title": title, "recipes": rows, "failed": dict(failed)})
+    figure = curves(results)
+    figure.savefig(folder / "curves.png", dpi=120)
+    figure.savefig(folder / "curves.svg", metadata={"Date": None})
+    lines = [f"# {title}", "", *markdown(rows), ""]
+    lines += [f"- {name} failed: {why}" for name, why in failed.items()] + ([""] if failed else [])
+    lines += ["Scores in per cent of test puzzles: the mean over seeds ± its 95 % interval (Student's t); of one seed,"]
+    lines += ["its 95 % interval over puzzles (Wilson). Loss: the training log's first, last and least line.", ""]
+    lines += ["![Loss and accuracy against steps and time](curves.png)", ""]
+    (folder / "report.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def table(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
+    """The numbers of every recipe: means over its seeds, scores with 95 % intervals."""
+    return {recipe: _row([each for each in results if each.recipe == recipe]) for recipe in _recipes(results)}
+
+
+def _row(runs: Sequence[Result]) -> dict[str, Any]:
+    def mean(value: Callable[[Result], float]) -> float:
+        return float(np.mean([value(run) for run in runs]))
+
+    row: dict[str, Any] = {"seeds": len(runs)}
+    for name in SCORES:
+        values = [run.metrics[name] for run in runs]
+        row[name] = mean(lambda run, name=name: run.metrics[name])
+        row[f"{name}_95"] = over_seeds(values) if len(runs) > 1 else runs[0].metrics["interval_95"][name]
+    losses = [run.log["loss"] for run in runs]
+    row |= {"loss_first": float(np.mean([loss[0] for loss in losses]))}
+    row |= {"loss_last": float(np.mean([loss[-1] for loss in losses]))}
+    row |= {"loss_least": float(np.mean([loss.min() for loss in losses]))}
+    row |= {name: runs[0].facts[name] for name in ("parameters", "steps", "device")}
+    row |= {"effective_depth": runs[0].depth}
+    return row | {name: mean(lambda run, name=name: run.timing[name]) for name in ("steps_per_second", "train_seconds")}
+
+
+def over_seeds(values: Sequence[float]) -> list[float]:
+    """The 95 % interval of the mean of at least two values (Student's t)."""
+    mean, n = float(np.mean(values)), len(values)
+    reach = float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
+    return [mean - reach, mean + reach]
+
+
+def markdown(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The table's lines."""
+    heads = ["recipe", "seeds", "exact %", "cell %", "halt %", "loss first / last / least", "steps/s", "parameters"]
+    heads += ["depth", "training"]
+    lines = [f"| {' | '.join(heads)} |", "|---" + "|--:" * (len(heads) - 1) + "|"]
+    for recipe, row in rows.items():
+        cells = [recipe, str(row["seeds"]), *(_score(row, name) for name in SCORES)]
+        cells.append(" / ".join(f"{row[f'loss_{which}']:.3g}" for which in ("first", "last", "least")))
+        cells += [f"{row['steps_per_second']:.1f}", f"{row['parameters']:,}", str(row["effective_depth"])]
+        cells.append(f"{row['train_seconds']:.0f} s {row['device']}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _score(row: Mapping[str, Any], name: str) -> str:
+    low, high = row[f"{name}_95"]
+    if low is None:
+        return "-"
+    if row["seeds"] > 1:
+        return f"{100 * row[name]:.1f} ± {100 * (high - low) / 2:.1f}"
+    return f"{100 * row[name]:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def curves(results: Sequence[Result]) -> Figure:
+    """Loss and validation accuracy against steps and against time: a colour for each recipe, a line for each seed."""
+    figure = Figure(figsize=(12, 8), layout="constrained")
+    axes = figure.subplots(2, 2, sharey="row")
+    for number, recipe in enumerate(_recipes(results)):
+        style = {"color": f"C{number % 10}", "linestyle": ("-", "--", ":")[number // 10 % 3]}
+        for run in (each for each in results if each.recipe == recipe):
+            label = {"label": recipe} if run.seed == 0 else {}
+            for row, (log, column) in enumerate([(run.log, "loss"), (run.validation, "exact_accuracy")]):
+                for axis, x in zip(axes[row], (lambda steps: steps, run.seconds), strict=True):
+                    if log:
+                        axis.plot(x(log["step"]), log[column], linewidth=1.2, **style, **label)
+    _words(axes)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    return figure
+
+
+def _words(axes: "np.ndarray[Any, np.dtype[Any]]") -> None:
+    names = (("loss", "step"), ("loss", "training time (s)")), (("exact", "step"), ("exact", "training time (s)"))
+    axis: Axes
+    for row, line in zip(axes, names, strict=True):
+        for axis, (y, x) in zip(row, line, strict=True):
+            axis.set_xlabel(x)
+            axis.set_ylabel({"loss": "training loss", "exact": "validation: exact accuracy"}[y])
+            axis.grid(alpha=0.3)
+            axis.set_yscale("log") if y == "loss" else axis.set_ylim(-0.02, 1.02)
+
+
+def _recipes(results: Sequence[Result]) -> list[str]:
+    return list(dict.fromkeys(each.recipe for each in results))

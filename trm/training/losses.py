@@ -1,0 +1,98 @@
+"""Loss and metrics of one supervision step: functions of tensors, no module around the model (spec section 3)."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trm.models.act import Carry, Output
+
+IGNORED = -100
+METRICS = ("count", "cell_accuracy", "exact_accuracy", "halt_accuracy", "steps")
+LOSSES = ("loss", "token_loss", "halt_loss", "q_continue_loss")
+
+
+def stablemax_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """-log(s(x_label) / sum s(x)), s(x) = x + 1 for x >= 0 and 1 / (1 - x) below; 0 where the label is ignored.
+
+    `logits` [B, L, V], `labels` int [B, L]; the loss is [B, L] in float64 (float32 on MPS, which has no float64).
+    """
+    x = logits.to(_wide(logits))
+    # Each branch sees only its own side of 0, so that no gradient of 1 / (1 - x) is taken near its pole at 1.
+    s = torch.where(x < 0, 1 / (1 - x.clamp(max=0) + 1e-30), x.clamp(min=0) + 1)
+    return _pick(-torch.log(s / s.sum(-1, keepdim=True)), labels)
+
+
+def softmax_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """The usual cross-entropy, float32 [B, L]; 0 where the label is ignored."""
+    return _pick(-torch.log_softmax(logits.float(), -1), labels)
+
+
+TOKEN_LOSSES = {"stablemax": stablemax_cross_entropy, "softmax": softmax_cross_entropy}
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.float32 if x.device.type == "mps" else torch.float64
+
+
+def _pick(negative_log_p: Tensor, labels: Tensor) -> Tensor:
+    labelled = labels != IGNORED
+    index = torch.where(labelled, labels, 0).long().unsqueeze(-1)
+    return torch.where(labelled, negative_log_p.gather(-1, index).squeeze(-1), 0)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Sums over the slots of a batch, and what they are made of."""
+
+    total: Tensor
+    """The scalar to differentiate: (sum of token losses + 0.5 * halt (and continue) losses) / G."""
+    sums: Tensor
+    """Detached, [len(LOSSES)]: sums over slots, the first already weighted as in `total` but not divided by G."""
+
+
+def supervision_loss(carry: Carry, out: Output, kind: str, global_batch_size: int) -> Losses:
+    """Loss of the step that made `carry` and `out`. A slot without labelled tokens enters nothing."""
+    labelled = carry.labels != IGNORED
+    counts = labelled.sum(-1)
+    real = counts > 0
+    per_token = TOKEN_LOSSES[kind](out.logits, carry.labels)
+    token_loss = (per_token.sum(-1) / counts.clamp(min=1)).sum()
+    exact = _exact(carry, out)
+    halt_loss = _binary(out.halt_logit, exact.float(), real)
+    q_continue_loss = torch.zeros_like(halt_loss)
+    if out.continue_target is not None:
+        q_continue_loss = _binary(out.continue_logit, out.continue_target, real)
+    total = token_loss + 0.5 * (halt_loss + q_continue_loss)
+    sums = torch.stack([part.detach().to(token_loss.dtype) for part in (total, token_loss, halt_loss, q_continue_loss)])
+    return Losses(total / global_batch_size, sums)
+
+
+@torch.no_grad()
+def step_metrics(carry: Carry, out: Output) -> Tensor:
+    """Sums over the slots that halted in this step and have labels, float32 [len(METRICS)]."""
+    labelled = carry.labels != IGNORED
+    counts = labelled.sum(-1)
+    right = ((out.logits.argmax(-1) == carry.labels) & labelled).sum(-1)
+    exact = _exact(carry, out)
+    halted = carry.halted & (counts > 0)
+    per_slot = torch.stack(
+        [
+            torch.ones_like(out.halt_logit),
+            right / counts.clamp(min=1),
+            exact.float(),
+            ((out.halt_logit >= 0) == exact).float(),
+            carry.steps.float(),
+        ]
+    )
+    return (per_slot * halted).sum(-1)
+
+
+def _exact(carry: Carry, out: Output) -> Tensor:
+    """Whether every labelled token of a slot is right, bool [B]."""
+    return ((out.logits.argmax(-1) == carry.labels) | (carry.labels == IGNORED)).all(-1)
+
+
+def _binary(logit: Tensor, target: Tensor, real: Tensor) -> Tensor:
+    return (F.binary_cross_entropy_with_logits(logit, target, reduction="none") * real).sum()
