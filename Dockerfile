@@ -1,13 +1,13 @@
-# One image for every stage: the installed package, and the entry point of the pipeline's components.
+# Image of all stages: the installed package, and the entry points of the pipeline's components.
 #
 # CPU:  make image
 # GPU:  make image TORCH=cuda BASE=nvidia/cuda:13.0.1-runtime-ubuntu24.04
-#       (torch 2.13.0 brings its own libraries of CUDA 13; not run here, for want of a GPU and of that base)
-# Bases of the Debian family serve, with a Python of 3.11 or later or with one to be had by apt.
+#       (torch 2.13.0 contains its own CUDA 13 libraries; this build is untested)
+# The base must be of the Debian family, with Python 3.11 or later installed or available from apt.
 
 ARG BASE=python:3.11.14-slim-bookworm
-# What the packages are installed on: BASE, or BASE with what a closed network needs for it (wheels, pip's settings,
-# certificates). It has the same Python; nothing else of it reaches the image.
+# Base of the build stage: BASE, or BASE with the wheels, pip configuration and certificates of a closed network. It must
+# have the same Python as BASE. None of its other files reach the image.
 ARG BUILD_BASE=${BASE}
 
 
@@ -16,22 +16,22 @@ FROM ${BUILD_BASE} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python3 -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null \
     || { apt-get update && apt-get install -y --no-install-recommends python3 python3-venv; }
-# pip stands beside what it installs, so that it stays out of the image.
+# pip has its own environment, so that it is not part of the image.
 RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/trm
 
-# What changes least comes first: torch, the other packages, our own code.
+# Layers in the order of change frequency: torch, other packages, project code.
 WORKDIR /build
 COPY constraints.txt .
 ENV PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
 ARG TORCH=cpu
-# Where torch's CPU build for Linux lies; empty where pip's settings know one.
+# Package index with torch's CPU build for Linux; empty if pip is configured with one.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN if [ "${TORCH}" != cpu ]; then TORCH_INDEX=; fi \
     && /opt/pip/bin/pip --python /opt/trm install ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} torch \
     && /opt/trm/bin/python -W ignore -c 'import sys, torch; \
         wanted, built = sys.argv[1], "cuda" if torch.version.cuda else "cpu"; \
-        sys.exit(wanted != built and f"TORCH={wanted} was asked for, but pip found the {built} build, torch \
-{torch.__version__}; TORCH is cpu or cuda, see TORCH_INDEX")' "${TORCH}"
+        sys.exit(wanted != built and f"TORCH={wanted} requested, but pip installed the {built} build, torch \
+{torch.__version__}; set TORCH to cpu or cuda, or see TORCH_INDEX")' "${TORCH}"
 
 COPY pyproject.toml .
 RUN /opt/pip/bin/python -c 'import pathlib, tomllib; \
@@ -42,12 +42,12 @@ RUN /opt/pip/bin/python -c 'import pathlib, tomllib; \
         pathlib.Path("builders.txt").write_text("\n".join(project["build-system"]["requires"]))' \
     && /opt/pip/bin/pip install -r builders.txt \
     && /opt/pip/bin/pip --python /opt/trm install -r packages.txt \
-    # Nobody runs the packages' own tests here or compiles against them. Importing torch wants torch_shm_manager.
+    # Remove the packages' tests and headers. Importing torch requires torch_shm_manager.
     && find /opt/trm/lib -type d \( -name tests -o -path '*/torch/test' -o -path '*/torch/include' \
         -o -path '*/pyarrow/include' \) -prune -exec rm -r {} + \
     && find /opt/trm/lib -path '*/torch/bin/*' ! -name torch_shm_manager -type f -delete
 
-# Our own code is a layer of its own, laid over the packages.
+# Project code, a separate layer on top of the packages.
 COPY README.md LICENSE ./
 COPY trm trm
 COPY recipes recipes
@@ -55,7 +55,7 @@ COPY components /app/components
 RUN /opt/pip/bin/pip wheel --no-build-isolation --no-deps --wheel-dir /build . \
     && /opt/pip/bin/pip --python /opt/trm install --no-deps --prefix /opt/code /build/*.whl \
     && PYTHONPATH="$(echo /opt/code/lib/python3*/site-packages)" /opt/pip/bin/pip --python /opt/trm check \
-    # A checkout's files may be closed to others; here every user reads them.
+    # Files of a checkout may be unreadable for other users.
     && chmod -R a+rX /app
 
 
@@ -64,7 +64,7 @@ FROM ${BASE}
 RUN python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null \
     || { apt-get update && apt-get install -y --no-install-recommends python3 \
         && apt-get clean && rm -rf /var/lib/apt/lists/*; }
-# The one folder that is written to; a volume or tmpfs goes here where the root file system is read-only.
+# The only writable folder. With a read-only root file system, mount a volume or tmpfs here.
 RUN mkdir -m 1777 /cache
 
 COPY --from=build /opt/trm /opt/trm
@@ -75,17 +75,17 @@ ENV PATH=/opt/trm/bin:${PATH} \
     HOME=/cache TMPDIR=/cache XDG_CACHE_HOME=/cache \
     PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 
-# By number, so that Kubernetes sees that it is not root; any other number serves too.
+# Numeric, so that Kubernetes can verify that the user is not root. Any other uid works too.
 USER 10001:10001
-# Every module is there and finds what it imports.
+# Check that all modules can be imported.
 RUN trm --help > /dev/null \
-    && TRM_CACHE_DIR=/tmp/check MPLCONFIGDIR=/tmp/check python -c 'import importlib, pkgutil, trm, components.summary.summary, components.run; \
-        import components.train.launcher, components.train.verdict, components.train.worker; \
+    && TRM_CACHE_DIR=/tmp/check MPLCONFIGDIR=/tmp/check python -c 'import importlib, pkgutil, trm, components.run; \
+        import components.run_summary.summary; import components.train.launcher, components.train.job_status, components.train.worker; \
         modules = (module.name for module in pkgutil.walk_packages(trm.__path__, "trm.")); \
         [importlib.import_module(name) for name in modules if name != "trm.__main__"]' \
     && rm -r /tmp/check
 
-# No ENTRYPOINT: it would go in front of the command of a pipeline's container.
+# No ENTRYPOINT: kfp.local's DockerRunner would run it in front of the component's command.
 CMD ["trm", "--help"]
 
 ARG VERSION=

@@ -55,11 +55,11 @@ image: ## the container image of every stage; TORCH=cuda BASE=… for GPUs, DOCK
 push: ## push what `make image` built last; IMAGE=registry.example.org/trm
 	$(DOCKER) push "$(IMAGE):latest"
 
-dev-up: $(READY) ## a real S3 server on this machine, in .dev
-	@$(BIN)/python -m pipeline.dev up
+dev-up: $(READY) ## start an S3 server on this machine, in .dev
+	@$(BIN)/python -m pipeline.local.s3_server up
 
-dev-down: $(READY) ## stop it; what it holds stays
-	@$(BIN)/python -m pipeline.dev down
+dev-down: $(READY) ## stop it; its objects are kept
+	@$(BIN)/python -m pipeline.local.s3_server down
 
 pipeline-local: $(READY) ## the pipeline in Docker on this machine: image trm:latest, artifacts in the S3 of dev-up
 	@test -e .dev/env || { echo "no S3 server here; run make dev-up first" >&2; exit 2; }

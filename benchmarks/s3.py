@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from boto3.s3.transfer import TransferConfig
 
-from pipeline.dev import BUCKET, SeaweedFS
+from pipeline.local.s3_server import BUCKET, SeaweedFS
 from trm.storage import s3
 from trm.storage.artifacts import write_manifest
 from trm.storage.s3_client import Store

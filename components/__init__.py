@@ -1,1 +1,1 @@
-"""The stages as components of a Kubeflow pipeline, and what runs inside their containers."""
+"""The stages as container components of a Kubeflow pipeline, and the programs that run in their containers."""

@@ -1,11 +1,11 @@
-"""What the container of every component runs: a `trm` command, between Kubeflow's pointers and the addresses in S3.
+"""Entry point of the stage containers: runs a `trm` command on artifacts that Kubeflow passes as pointers.
 
-    python -m components.run '{{$}}' <pointer to write> train --params … --dataset <pointer> --model s3://…
+    python -m components.run '{{$}}' <pointer to write> train --params ... --dataset <pointer> --model s3://...
 
-The first argument is Kubeflow's executor input (JSON), the rest from the third on is the command. What Kubeflow carries
-from stage to stage is a pointer, a small file that says where an artifact lies, its content key and its digest: its
-launcher brings and takes away what an artifact's own address names, and that must not be the data. As metadata it gets
-the same and the scalar facts of the manifest.
+The first argument is Kubeflow's executor input (JSON), the second the file of the output artifact, the others are the
+`trm` command. Kubeflow's launcher uploads and downloads the file of each artifact, which must therefore not be the
+data: the file is a pointer, a small JSON document with the URI, content key and digest of the artifact in S3. The
+artifact's metadata repeat these values and hold the scalar facts of the manifest.
 """
 
 import hashlib
@@ -22,61 +22,67 @@ from trm.utils.errors import InternalError, Interrupted, UserError, exit_code
 
 
 def main() -> NoReturn:
-    """Run the command and tell what it published; the exit codes are `trm`'s."""
+    """Run the command and register its output with Kubeflow. Exits with the code of `trm`."""
     executor_input, pointer, *command = sys.argv[1:]
     kubeflow = json.loads(executor_input)
     try:
-        command = resolved(command, kubeflow["inputs"].get("artifacts", {}))
+        command = resolve_inputs(command, kubeflow["inputs"].get("artifacts", {}))
         sys.argv = ["trm", *command]
         try:
             cli.main()
         except SystemExit as ended:
             if ended.code:
                 raise
-        report(kubeflow["outputs"], Path(pointer), command)
+        register_output(kubeflow["outputs"], Path(pointer), command)
     except (UserError, InternalError, Interrupted) as error:
         print(f"trm: {error}", file=sys.stderr)
         sys.exit(exit_code(error))
     sys.exit(0)
 
 
-def resolved(command: list[str], inputs: Mapping[str, Any]) -> list[str]:
-    """The command with the addresses that the pointers of its `inputs` hold."""
+def resolve_inputs(command: list[str], inputs: Mapping[str, Any]) -> list[str]:
+    """Return `command` with the pointer file of each of its `inputs` replaced by the URI that the file holds.
+
+    Raises `InternalError` for a file that is not a pointer.
+    """
     command = list(command)
     for name in inputs:
-        place = command.index(f"--{name}") + 1
+        index = command.index(f"--{name}") + 1
         try:
-            command[place] = json.loads(Path(command[place]).read_text(encoding="utf-8"))["uri"]
+            command[index] = json.loads(Path(command[index]).read_text(encoding="utf-8"))["uri"]
         except (OSError, ValueError, KeyError, TypeError):
-            raise InternalError(f"{command[place]}: is no pointer to the artifact {name}; run the stage before again") from None
+            raise InternalError(
+                f"{command[index]}: not a pointer to the artifact {name}; run the preceding stage again"
+            ) from None
     return command
 
 
-def report(outputs: Mapping[str, Any], pointer: Path, command: list[str]) -> None:
+def register_output(outputs: Mapping[str, Any], pointer: Path, command: list[str]) -> None:
     """Write the pointer to the command's output, and the executor output with its metadata.
 
-    Raises `InternalError` where no manifest lies there, whatever the command's exit code was.
+    Raises `InternalError` when the output has no manifest in S3, whatever the exit code of the command was.
     """
-    ((name, listed),) = outputs["artifacts"].items()
+    # The component declares one output; `outputs.artifacts` may hold the driver's own artifact `executor-logs` too.
+    name = next(name for name in outputs["artifacts"] if f"--{name}" in command)
     uri = command[command.index(f"--{name}") + 1]
     manifest = s3.read_manifest(uri)
     if manifest is None:
-        raise InternalError(f"{uri}: holds no {MANIFEST} although the command ended well; run the stage again")
-    facts = {"uri": uri, "key": manifest["key"], "digest": digest(manifest)}
-    metadata = dict(scalars(manifest["facts"])) | facts
-    artifact = listed["artifacts"][0] | {"metadata": metadata}
-    _write(pointer, facts)
-    _write(Path(outputs["outputFile"]), {"artifacts": {name: {"artifacts": [artifact]}}})
+        raise InternalError(f"{uri}: no {MANIFEST} although the command succeeded; run the stage again")
+    identity = {"uri": uri, "key": manifest["key"], "digest": manifest_digest(manifest)}
+    metadata = dict(scalar_facts(manifest["facts"])) | identity
+    artifact = outputs["artifacts"][name]["artifacts"][0] | {"metadata": metadata}
+    _write_json(pointer, identity)
+    _write_json(Path(outputs["outputFile"]), {"artifacts": {name: {"artifacts": [artifact]}}})
 
 
-def digest(manifest: Mapping[str, Any]) -> str:
-    """SHA-256 of the manifest's file, as `trm.storage.artifacts.write_json` writes it."""
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the manifest file, as `trm.storage.artifacts.write_json` writes it."""
     text = json.dumps(manifest, indent=2, sort_keys=True, allow_nan=False) + "\n"
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def scalars(facts: Mapping[str, Any]) -> Iterator[tuple[str, int | float | bool | str]]:
-    """The facts that are one value, and those one level below as `name.inner`."""
+def scalar_facts(facts: Mapping[str, Any]) -> Iterator[tuple[str, int | float | bool | str]]:
+    """Yield the scalar facts, and those one level below as `name.inner`."""
     for name, value in facts.items():
         inner = value.items() if isinstance(value, dict) else ()
         for path, each in ((name, value), *((f"{name}.{key}", part) for key, part in inner)):
@@ -84,7 +90,7 @@ def scalars(facts: Mapping[str, Any]) -> Iterator[tuple[str, int | float | bool 
                 yield path, each
 
 
-def _write(file: Path, value: Mapping[str, Any]) -> None:
+def _write_json(file: Path, value: Mapping[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(value), encoding="utf-8")
 

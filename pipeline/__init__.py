@@ -1,1 +1,1 @@
-"""The pipeline on Kubeflow, and what its developers start on their own machine. It runs from a checkout alone."""
+"""Kubeflow pipeline, retraining and local development. The package runs from a checkout and is not installed."""

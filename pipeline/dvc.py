@@ -1,4 +1,10 @@
-"""DVC's commands, and what `dvc repro` would do, found out without starting it (which takes longer than a plan may)."""
+"""DVC commands, and a prediction of what `dvc repro` does with each stage.
+
+The prediction is our own code because `dvc status --json` does not answer the question: it reports neither the old and
+new values of changed params nor results that the run cache restores, compares stages with the outputs on disk instead
+of those that an earlier stage is about to write, and takes several seconds, with a lock on the repository. Its test
+compares the prediction with `dvc repro --dry`.
+"""
 
 import hashlib
 import json
@@ -17,92 +23,98 @@ from trm.utils.errors import InternalError, UserError
 
 DVC_YAML, LOCK = Path("dvc.yaml"), Path("dvc.lock")
 IGNORED = "__pycache__"
-"""What .dvcignore leaves out."""
+"""Folder name in .dvcignore."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One thing that differs from the request of a result that is there."""
+    """A difference between a stage and its last recorded result."""
 
-    what: str
-    """param, module, file, version, input, or new: nothing is recorded to compare with."""
+    kind: str
+    """param, module, file, version, input, or unrecorded: there is no record to compare with."""
     name: str
-    was: Any = None
-    now: Any = None
+    old: Any = None
+    new: Any = None
 
 
 @dataclass(frozen=True)
-class Repro:
-    """What `dvc repro` would do with a stage."""
+class StageStatus:
+    """What `dvc repro` does with a stage."""
 
-    does: str
+    action: str
     """unchanged; restore: from DVC's run cache; pull: unchanged, but its output is not on this disk; or run."""
-    because: tuple[Change, ...]
-    """What differs from dvc.lock."""
+    changes: tuple[Change, ...]
+    """Differences from dvc.lock."""
     cached: bool
-    """Whether the output lies in DVC's cache."""
+    """Whether the output is in DVC's cache."""
 
 
 def dvc(*arguments: str) -> str:
-    """Run DVC; its stdout. Raises `InternalError` in its own words where it fails."""
+    """Run DVC and return its stdout. Raises `InternalError` with DVC's message if it fails or is not installed."""
     program = shutil.which("dvc", path=str(Path(sys.executable).parent)) or shutil.which("dvc")
     if program is None:
-        raise InternalError("dvc is not installed here; `make repro` installs it")
-    ended = subprocess.run([program, *arguments], check=False, capture_output=True, text=True)
-    if ended.returncode:
-        said = " ".join((ended.stderr or ended.stdout).split())
-        raise InternalError(f"dvc {arguments[0]} failed ({said or 'the outputs are not what dvc.yaml says'})")
-    return ended.stdout
+        raise InternalError("dvc is not installed; run `make install`")
+    done = subprocess.run([program, *arguments], check=False, capture_output=True, text=True)
+    if done.returncode:
+        message = " ".join((done.stderr or done.stdout).split())
+        raise InternalError(f"dvc {arguments[0]} failed ({message or 'the outputs differ from dvc.lock'})")
+    return done.stdout
 
 
-def repro(params: Path) -> dict[str, Repro]:
-    """What `dvc repro` would do with each stage of dvc.yaml. Raises `UserError` where its files cannot be read."""
+def check_workspace() -> None:
+    """Raise `UserError` unless the working directory contains dvc.yaml."""
     if not DVC_YAML.is_file():
-        raise UserError("dvc.yaml is not here; run this in the folder that holds params.yaml and dvc.yaml")
-    stages, values = _yaml(DVC_YAML)["stages"], _yaml(params)
-    locked = _yaml(LOCK).get("stages", {}) if LOCK.is_file() else {}
-    cache, made, found = _cache(), dict[str, str | None](), dict[str, Repro]()
+        raise UserError("dvc.yaml: no such file; run the command in the folder of params.yaml and dvc.yaml")
+
+
+def stage_status(params_file: Path) -> dict[str, StageStatus]:
+    """Return what `dvc repro` does with each stage of dvc.yaml. Raises `UserError` for files that are not readable."""
+    check_workspace()
+    stages, values = _load_yaml(DVC_YAML)["stages"], _load_yaml(params_file)
+    locked = _load_yaml(LOCK).get("stages", {}) if LOCK.is_file() else {}
+    cache, new_outs, statuses = _cache_folder(), dict[str, str | None](), dict[str, StageStatus]()
     for name, stage in stages.items():
-        wanted = {
+        request = {
             "cmd": stage["cmd"],
-            "deps": {path: made[path] if path in made else _digest(Path(path)) for path in stage["deps"]},
+            "deps": {path: new_outs[path] if path in new_outs else _md5(Path(path)) for path in stage["deps"]},
             "params": {section: values.get(section) for section in stage["params"]},
         }
         entry = locked.get(name)
-        because = () if entry is None else tuple(_changes(_request(entry), wanted, made))
+        changes = () if entry is None else tuple(_changes(_request(entry), request, new_outs))
         if entry is None:
-            because = (Change("new", name),)
-        if because:
-            entry = _run_cached(cache / "runs", wanted)
+            changes = (Change("unrecorded", name),)
+        if changes:
+            entry = _run_cache_entry(cache / "runs", request)
         outs = {} if entry is None else {out["path"]: out["md5"] for out in entry["outs"]}
         cached = bool(outs) and all(_object(cache, md5).is_file() for md5 in outs.values())
-        if because and not cached:
+        if changes and not cached:
             outs = {}
-        made |= {path: outs.get(path) for path in stage["outs"]}
-        here = all(Path(path).exists() for path in stage["outs"])
-        does = ("restore" if cached else "run") if because else ("unchanged" if here or cached else "pull")
-        found[name] = Repro(does, because, cached)
-    return found
+        new_outs |= {path: outs.get(path) for path in stage["outs"]}
+        on_disk = all(Path(path).exists() for path in stage["outs"])
+        if_changed = "restore" if cached else "run"
+        if_unchanged = "unchanged" if on_disk or cached else "pull"
+        statuses[name] = StageStatus(if_changed if changes else if_unchanged, changes, cached)
+    return statuses
 
 
-def unlike(one: Any, other: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Where two JSON values differ: dotted name, value in `one`, value in `other`."""
+def diff(one: Any, other: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield the differences between two JSON values: dotted name, value in `one`, value in `other`."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         for key in dict.fromkeys((*one, *other)):
-            yield from unlike(one.get(key), other.get(key), f"{name}.{key}" if name else key)
+            yield from diff(one.get(key), other.get(key), f"{name}.{key}" if name else key)
     elif one != other:
         yield name, one, other
 
 
-def _yaml(path: Path) -> dict[str, Any]:
+def _load_yaml(path: Path) -> dict[str, Any]:
     try:
         return dict(YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {})
     except (OSError, UnicodeDecodeError, YAMLError, TypeError, ValueError):
-        raise UserError(f"{path}: cannot be read as YAML; mend it, or take it from git again") from None
+        raise UserError(f"{path}: not readable as YAML; correct it, or restore it from git") from None
 
 
 def _request(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """What an entry of dvc.lock or of the run cache was made of."""
+    """Return command, inputs and params of an entry of dvc.lock or of the run cache."""
     params = entry.get("params", {})
     return {
         "cmd": entry["cmd"],
@@ -111,29 +123,29 @@ def _request(entry: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _changes(was: Mapping[str, Any], now: Mapping[str, Any], made: Mapping[str, Any]) -> Iterator[Change]:
-    for name, before, after in unlike(was["params"], now["params"]):
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any], outs: Mapping[str, Any]) -> Iterator[Change]:
+    for name, before, after in diff(old["params"], new["params"]):
         yield Change("param", name, before, after)
-    for path in dict.fromkeys((*now["deps"], *was["deps"])):
-        if was["deps"].get(path) != now["deps"].get(path) or path not in now["deps"]:
-            yield Change("input" if path in made else "module", path)
-    if was["cmd"] != now["cmd"]:
+    for path in dict.fromkeys((*new["deps"], *old["deps"])):
+        if old["deps"].get(path) != new["deps"].get(path) or path not in new["deps"]:
+            yield Change("input" if path in outs else "module", path)
+    if old["cmd"] != new["cmd"]:
         yield Change("file", str(DVC_YAML))
 
 
-def _digest(path: Path) -> str | None:
-    """A file's md5, and a folder's as DVC makes it: of the list of its files."""
+def _md5(path: Path) -> str | None:
+    """Return the digest that DVC records: of a file's bytes, or of the list of a folder's files."""
     if path.is_file():
         return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
     if not path.is_dir():
         return None
     files = sorted(file for file in path.rglob("*") if file.is_file() and IGNORED not in file.parts)
-    listed = [{"md5": _digest(file), "relpath": file.relative_to(path).as_posix()} for file in files]
-    listed.sort(key=lambda entry: str(entry["relpath"]))
-    return hashlib.md5(json.dumps(listed, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+    entries = [{"md5": _md5(file), "relpath": file.relative_to(path).as_posix()} for file in files]
+    entries.sort(key=lambda entry: str(entry["relpath"]))
+    return hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
-def _cache() -> Path:
+def _cache_folder() -> Path:
     config = ConfigParser(interpolation=None)
     config.read([".dvc/config", ".dvc/config.local"])
     return Path(".dvc", config.get("cache", "dir", fallback="cache"))
@@ -143,16 +155,16 @@ def _object(cache: Path, md5: str) -> Path:
     return cache / "files" / "md5" / md5[:2] / md5[2:]
 
 
-def _run_cached(runs: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The entry of DVC's run cache for this request."""
-    digests = [md5 for md5 in wanted["deps"].values() if md5]
-    if len(digests) < len(wanted["deps"]) or not runs.is_dir():
+def _run_cache_entry(runs: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the entry of DVC's run cache for this request; None if there is none."""
+    digests = [md5 for md5 in request["deps"].values() if md5]
+    if len(digests) < len(request["deps"]) or not runs.is_dir():
         return None
     for path in runs.glob("*/*/*"):
         text = path.read_text(encoding="utf-8")
-        # YAML takes its time: first a look at whether all the digests occur.
+        # Parsing YAML is slow: skip entries that do not contain all digests.
         if path.suffix == "" and all(md5 in text for md5 in digests):
             entry = dict(YAML(typ="safe").load(text))
-            if _request(entry) == wanted:
+            if _request(entry) == request:
                 return entry
     return None

@@ -1,4 +1,4 @@
-"""What the pipeline asks of git."""
+"""Git commands."""
 
 import os
 import subprocess
@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping
 
 from trm.utils.errors import UserError
 
-RESULTS = ("dvc.lock", "metrics.json", "runs.tsv")
-"""The tracked files that a result changes, and that a pull request brings."""
+RESULT_FILES = ("dvc.lock", "metrics.json", "runs.tsv")
+"""Tracked files that a collected result changes, and that its pull request contains."""
 
 
 def git(*arguments: str, stdin: str | None = None, env: Mapping[str, str] | None = None) -> str:
-    """What git prints, without the last line break. Raises `UserError` in git's own words where it fails."""
+    """Run git and return its stdout without the last line break. Raises `UserError` with git's message if it fails."""
     try:
-        ended = subprocess.run(
+        done = subprocess.run(
             ["git", *arguments],
             check=False,
             input=stdin,
@@ -22,24 +22,25 @@ def git(*arguments: str, stdin: str | None = None, env: Mapping[str, str] | None
             env={**os.environ, **(env or {})},
         )
     except FileNotFoundError:
-        raise UserError("git is not installed here; install it") from None
-    if ended.returncode:
-        said = " ".join((ended.stderr or ended.stdout).split())[:300]
-        raise UserError(f"git {arguments[0]} failed ({said}); mend it and run the command again")
-    return ended.stdout.rstrip("\n")
+        raise UserError("git is not installed; install it") from None
+    if done.returncode:
+        message = " ".join((done.stderr or done.stdout).split())[:300]
+        raise UserError(f"git {arguments[0]} failed ({message}); resolve the cause and run the command again")
+    return done.stdout.rstrip("\n")
 
 
-def head() -> str:
-    """The commit that is checked out, with `-dirty` behind it where tracked files but the results differ; empty where
-    there is no commit.
+def head_commit() -> str:
+    """Return the commit that is checked out; "" without a commit.
+
+    The suffix `-dirty` marks changes in tracked files other than `RESULT_FILES`.
     """
     try:
         commit = git("rev-parse", "--verify", "--quiet", "HEAD")
-        return f"{commit}-dirty" if _changed(RESULTS) else commit
+        return f"{commit}-dirty" if _has_changes(ignored=RESULT_FILES) else commit
     except UserError:
         return ""
 
 
-def _changed(but: Iterable[str]) -> bool:
+def _has_changes(ignored: Iterable[str]) -> bool:
     lines = git("status", "--porcelain", "--untracked-files=no").splitlines()
-    return any(line[3:].strip('"') not in but for line in lines)
+    return any(line[3:].strip('"') not in ignored for line in lines)

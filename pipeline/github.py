@@ -1,6 +1,7 @@
-"""What the pipeline asks of GitHub's API: one comment that is updated, one pull request that is updated, a token.
+"""Client of the GitHub API: comments, pull requests, identity tokens, and outputs of workflow steps.
 
-Everything comes from the variables that GitHub Actions sets: GITHUB_API_URL, GITHUB_REPOSITORY, GITHUB_TOKEN.
+It is configured by the environment variables of GitHub Actions: GITHUB_API_URL, GITHUB_REPOSITORY, GITHUB_TOKEN. The
+module is shared: retraining opens pull requests, and the Kubeflow client uses the identity token.
 """
 
 import os
@@ -9,71 +10,76 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
+from components.retry import is_transient_status, retry
 from trm.utils.errors import InternalError, UserError
 
-PATIENCE = 60.0
-"""Seconds for which a server that is away is asked again."""
+RETRY_TIMEOUT = 60.0
+"""Seconds for which requests to an unavailable server are repeated."""
 TIMEOUT = 30.0
 ID_TOKEN_URL, ID_TOKEN_SECRET = "ACTIONS_ID_TOKEN_REQUEST_URL", "ACTIONS_ID_TOKEN_REQUEST_TOKEN"
 
 
 class Repository:
-    """The repository whose workflow runs here. Raises `UserError` where GitHub refuses, `InternalError` where it is away."""
+    """The repository of the running workflow. Methods raise `UserError` if GitHub refuses, `InternalError` if unavailable."""
 
     def __init__(self) -> None:
         self.name, token = os.environ.get("GITHUB_REPOSITORY", ""), os.environ.get("GITHUB_TOKEN", "")
         if not self.name or not token:
-            raise UserError("GITHUB_REPOSITORY or GITHUB_TOKEN is not set; give a workflow's step `env: GITHUB_TOKEN`")
+            raise UserError(
+                "GITHUB_REPOSITORY or GITHUB_TOKEN is not set; add `env: {GITHUB_TOKEN: ...}` to the workflow's step"
+            )
         self.server = os.environ.get("GITHUB_API_URL", "https://api.github.com").rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}", "Accept": "application/vnd.github+json"}
 
-    def comment(self, number: int, marker: str, body: str) -> str:
-        """Write the comment of pull request `number` that holds `marker`, or a new one; its address."""
+    def upsert_comment(self, number: int, marker: str, body: str) -> str:
+        """Update the comment of pull request `number` that contains `marker`, or create one; return its URL."""
         assert marker in body
         for page in range(1, 100):
-            listed = self._ask("GET", f"issues/{number}/comments?per_page=100&page={page}")
-            for comment in listed:
+            comments = self._request("GET", f"issues/{number}/comments?per_page=100&page={page}")
+            for comment in comments:
                 if marker in (comment.get("body") or ""):
-                    return self._ask("PATCH", f"issues/comments/{comment['id']}", {"body": body})["html_url"]
-            if len(listed) < 100:
+                    return self._request("PATCH", f"issues/comments/{comment['id']}", {"body": body})["html_url"]
+            if len(comments) < 100:
                 break
-        return self._ask("POST", f"issues/{number}/comments", {"body": body})["html_url"]
+        return self._request("POST", f"issues/{number}/comments", {"body": body})["html_url"]
 
-    def pull_request(self, branch: str, base: str, title: str, body: str) -> tuple[str, str]:
-        """The pull request of a branch, new or brought up to date, and its state: open, closed or merged."""
+    def upsert_pull_request(self, branch: str, base: str, title: str, body: str) -> tuple[str, str]:
+        """Update the newest pull request of `branch`, or create one; return its URL and state.
+
+        The state is open, closed or merged. Closed pull requests are not reopened.
+        """
         owner, text = self.name.partition("/")[0], {"title": title, "body": body}
-        listed = self._ask("GET", f"pulls?state=all&head={owner}:{branch}&base={base}")
-        if not listed:
-            return self._ask("POST", "pulls", {**text, "head": branch, "base": base})["html_url"], "open"
-        newest = max(listed, key=lambda request: request["number"])
-        self._ask("PATCH", f"pulls/{newest['number']}", text)
+        pulls = self._request("GET", f"pulls?state=all&head={owner}:{branch}&base={base}")
+        if not pulls:
+            return self._request("POST", "pulls", {**text, "head": branch, "base": base})["html_url"], "open"
+        newest = max(pulls, key=lambda pull: pull["number"])
+        self._request("PATCH", f"pulls/{newest['number']}", text)
         return newest["html_url"], "merged" if newest.get("merged_at") else newest["state"]
 
-    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         url = f"{self.server}/repos/{self.name}/{path}"
-        return _answer(method, url, f"{self.name}: {method} {path.partition('?')[0]}", self._headers, body)
+        return _request(method, url, f"{self.name}: {method} {path.partition('?')[0]}", self._headers, body)
 
 
 def write_summary(markdown: str) -> None:
-    """Add to the page of the workflow's run; nothing happens outside of one."""
+    """Append to the summary page of the workflow run. Does nothing outside of a workflow."""
     _append("GITHUB_STEP_SUMMARY", markdown)
 
 
 def set_outputs(**values: str) -> None:
-    """Set outputs of the workflow's step; nothing happens outside of one."""
+    """Set outputs of the workflow step. Does nothing outside of a workflow."""
     assert all("\n" not in value for value in values.values())
     _append("GITHUB_OUTPUT", "".join(f"{name}={value}\n" for name, value in values.items()))
 
 
 def id_token(audience: str) -> str | None:
-    """A short-lived token of the workflow's own identity (OIDC); None where the workflow may not have one."""
+    """Return an OIDC token of the workflow for `audience`; None without the permission `id-token: write`."""
     url, secret = os.environ.get(ID_TOKEN_URL), os.environ.get(ID_TOKEN_SECRET)
     if not url or not secret:
         return None
     headers = {"Authorization": f"Bearer {secret}"}
-    return _answer("GET", f"{url}&audience={audience}", "the workflow's identity token", headers)["value"]
+    return _request("GET", f"{url}&audience={audience}", "the workflow's identity token", headers)["value"]
 
 
 def _append(variable: str, text: str) -> None:
@@ -82,35 +88,32 @@ def _append(variable: str, text: str) -> None:
             file.write(text)
 
 
-def _answer(method: str, url: str, what: str, headers: Mapping[str, str], body: Mapping[str, Any] | None = None) -> Any:
-    tries = Retrying(
-        retry=retry_if_exception(_may_pass),
-        stop=stop_after_delay(PATIENCE),
-        wait=wait_exponential(multiplier=0.5, max=10),
-        reraise=True,
-    )
-
-    def once() -> Any:
-        answer = httpx.request(method, url, headers=dict(headers), json=body, timeout=TIMEOUT)
-        answer.raise_for_status()
-        return answer.json()
+def _request(
+    method: str, url: str, subject: str, headers: Mapping[str, str], body: Mapping[str, Any] | None = None
+) -> Any:
+    def send() -> Any:
+        response = httpx.request(method, url, headers=dict(headers), json=body, timeout=TIMEOUT)
+        response.raise_for_status()
+        return response.json()
 
     try:
-        return tries(once)
+        return retry(send, _is_transient, RETRY_TIMEOUT)
     except httpx.HTTPStatusError as error:
         status = error.response.status_code
-        if _may_pass(error):
-            raise InternalError(f"GitHub: {what}: {status}, after {PATIENCE:.0f} s; start again later") from None
+        if _is_transient(error):
+            raise InternalError(f"GitHub: {subject}: {status}, after {RETRY_TIMEOUT:.0f} s; try again later") from None
         raise UserError(
-            f"GitHub refuses {what} ({status}); check GITHUB_TOKEN and the workflow's permissions"
+            f"GitHub rejected {subject} ({status}); check GITHUB_TOKEN and the permissions of the workflow"
         ) from None
     except httpx.HTTPError as error:
-        raise InternalError(f"GitHub cannot be reached for {what} ({type(error).__name__}), after {PATIENCE:.0f} s") from None
+        raise InternalError(
+            f"cannot connect to GitHub for {subject} ({type(error).__name__}), after {RETRY_TIMEOUT:.0f} s"
+        ) from None
     except ValueError:
-        raise InternalError(f"GitHub: {what}: the answer is not JSON; check GITHUB_API_URL") from None
+        raise InternalError(f"GitHub: {subject}: the response is not JSON; check GITHUB_API_URL") from None
 
 
-def _may_pass(error: BaseException) -> bool:
+def _is_transient(error: BaseException) -> bool:
     if isinstance(error, httpx.HTTPStatusError):
-        return error.response.status_code == 429 or error.response.status_code >= 500
+        return is_transient_status(error.response.status_code)
     return isinstance(error, httpx.TransportError)

@@ -1,4 +1,4 @@
-"""Results that lie in S3: one evaluation with all that it was made from."""
+"""Results in S3: an evaluation and the manifests of the stages that it depends on."""
 
 import io
 import json
@@ -20,42 +20,43 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 EVALUATE = producer("evaluation")
-METRICS = Path("metrics.json")
-"""What git keeps of the scores that `collect` brought last, and the keys that they belong to."""
+METRICS_FILE = Path("metrics.json")
+"""Tracked file with the metrics and content keys of the result that was collected last."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """An evaluation below a root, and the manifests of the stages before it."""
+    """An evaluation in S3, and the manifests of all stages that it depends on."""
 
-    root: str
+    artifact_root: str
     key: str
+    """Content key of stage evaluate."""
     manifests: Mapping[str, Mapping[str, Any]]
-    """Stage -> manifest."""
+    """Stage name -> manifest, in the order of the pipeline."""
     metrics: Mapping[str, Any]
 
     @property
     def uri(self) -> str:
-        """Where the evaluation lies."""
-        return f"{self.root}/{EVALUATE.name}/{self.key}"
+        """URI of the evaluation."""
+        return s3.artifact_uri(self.artifact_root, EVALUATE.name, self.key)
 
     @property
     def keys(self) -> dict[str, str]:
-        """Stage -> content key."""
+        """Stage name -> content key."""
         return {stage: manifest["key"] for stage, manifest in self.manifests.items()}
 
     @property
     def sections(self) -> dict[str, Any]:
-        """All sections of its params."""
+        """Section name -> params, of all stages."""
         return {name: section for manifest in self.manifests.values() for name, section in manifest["params"].items()}
 
     @property
-    def data_set(self) -> str:
-        """The name that all results share which were made from the same raw puzzles, byte for byte."""
-        return data_set_name(self.manifests[STAGES[0].name])
+    def dataset(self) -> str:
+        """Name of the raw data. Results with equal names were computed from the same bytes."""
+        return dataset_name(self.manifests[STAGES[0].name])
 
     def predictions(self, split: str) -> "pa.Table | None":
-        """The answers to the puzzles of `validation` or `test`; None where there are none."""
+        """Return the predictions for split `validation` or `test`; None if the evaluation has none."""
         import pyarrow.parquet as pq
 
         name = "validation.parquet" if split == "validation" else "predictions.parquet"
@@ -63,90 +64,99 @@ class Result:
             return None
         return pq.read_table(io.BytesIO(s3.read_file(self.uri, name)))
 
-    def curve(self, name: str) -> list[dict[str, float]]:
-        """The lines of train.tsv or validation.tsv of its model, without what is empty in them; none where there is no
-        such file.
-        """
+    def training_log(self, name: str) -> list[dict[str, float]]:
+        """Return the rows of the model's train.tsv or validation.tsv without empty cells; [] without such a file."""
         if name not in self._model["files"]:
             return []
-        text = s3.read_file(f"{self.root}/{self._model['stage']}/{self._model['key']}", name).decode()
-        titles, *lines = (line.split("\t") for line in text.splitlines())
-        return [{title: float(value) for title, value in zip(titles, line, strict=True) if value} for line in lines]
+        uri = s3.artifact_uri(self.artifact_root, self._model["stage"], self._model["key"])
+        columns, *rows = (line.split("\t") for line in s3.read_file(uri, name).decode().splitlines())
+        return [{column: float(value) for column, value in zip(columns, row, strict=True) if value} for row in rows]
 
     @cached_property
     def _model(self) -> Mapping[str, Any]:
         return self.manifests[producer("model").name]
 
 
-def load_result(root: str, key: str) -> Result:
-    """The result of a content key of stage evaluate. Raises `UserError` where it is not there, `DataError` where it
-    is broken or one of its metrics is no number.
+def load_result(artifact_root: str, key: str) -> Result:
+    """Return the result with this content key of stage evaluate.
+
+    Raises `UserError` if an artifact does not exist, `DataError` if one is corrupt or a metric is not finite.
     """
     manifests: dict[str, Mapping[str, Any]] = {}
-    waiting = [(EVALUATE.name, key)]
-    while waiting:
-        stage, wanted = waiting.pop()
-        uri = f"{root}/{stage}/{wanted}"
+    pending = [(EVALUATE.name, key)]
+    while pending:
+        stage, stage_key = pending.pop()
+        uri = s3.artifact_uri(artifact_root, stage, stage_key)
         manifest = s3.read_manifest(uri)
         if manifest is None:
-            raise UserError(f"{uri}: there is no such result; name a run or a key whose result lies below {root}")
+            raise UserError(f"{uri}: no such result; pass a run id or the content key of a result in {artifact_root}")
         manifests[stage] = manifest
-        waiting += [(producer(name).name, input_key) for name, input_key in manifest["inputs"].items()]
+        pending += [(producer(name).name, input_key) for name, input_key in manifest["inputs"].items()]
     ordered = {stage.name: manifests[stage.name] for stage in STAGES if stage.name in manifests}
-    return Result(root, key, ordered, _metrics(f"{root}/{EVALUATE.name}/{key}"))
+    return Result(artifact_root, key, ordered, _read_metrics(s3.artifact_uri(artifact_root, EVALUATE.name, key)))
 
 
-def find_key(params: Params, name: str | None) -> str:
-    """The content key that is meant by a key, its first digits (at least six), a run's id, or nothing: what was
-    collected last. Raises `UserError` where there is none, or more than one.
+def resolve_key(params: Params, name: str | None) -> str:
+    """Return the content key of stage evaluate for a result's name.
+
+    Raises `UserError` if no result, or more than one, has this name.
+
+    Args:
+        params: Params with the cluster where the results are.
+        name: A content key, its first digits (six or more), or a run id. None: the result that was collected last.
     """
     if name is None:
-        return collected()[0]
+        return read_collected()[0]
     if re.fullmatch("[0-9a-f]{64}", name):
         return name
     if re.fullmatch("[0-9a-f]{6,63}", name):
-        below = f"{params.cluster.root}/{EVALUATE.name}"
-        found = [key for key in s3.published_below(below) if key.startswith(name)]
-        if len(found) == 1:
-            return found[0]
-        problem = f"{len(found)} results begin so; give more digits" if found else "there is no such result"
-        raise UserError(f"{name}: {problem} (below {below})")
-    from pipeline.definition import key_parameter
-    from pipeline.kubeflow import Kubeflow
+        folder = f"{params.cluster.artifact_root}/{EVALUATE.name}"
+        matches = [key for key in s3.published_below(folder) if key.startswith(name)]
+        if len(matches) == 1:
+            return matches[0]
+        problem = f"ambiguous: {len(matches)} results; pass more digits" if matches else "no such result"
+        raise UserError(f"{name}: {problem} (in {folder})")
+    from components.container import key_parameter
+    from pipeline.kfp.client import KfpClient
 
-    key = Kubeflow(params.cluster).get(name).arguments.get(key_parameter(EVALUATE))
+    key = KfpClient(params.cluster).get(name).arguments.get(key_parameter(EVALUATE))
     if not isinstance(key, str):
-        raise UserError(f"run {name} is no run of this pipeline; give an id that `submit` printed, or a content key")
+        raise UserError(f"run {name} is not a run of this pipeline; pass an id that `submit` printed, or a content key")
     return key
 
 
-def collected() -> tuple[str, dict[str, float | None]]:
-    """Content key and metrics of what was collected last. Raises `UserError` where nothing was."""
+def read_collected() -> tuple[str, dict[str, float | None]]:
+    """Return content key and metrics of the result that was collected last.
+
+    Raises `UserError` if none was collected, `DataError` for a file that is not readable.
+    """
     try:
-        told = json.loads(METRICS.read_text(encoding="utf-8"))
-        return str(told["keys"][EVALUATE.name]), dict(told["metrics"])
+        values = json.loads(METRICS_FILE.read_text(encoding="utf-8"))
+        return str(values["keys"][EVALUATE.name]), dict(values["metrics"])
     except FileNotFoundError:
-        raise UserError(f"{METRICS}: is not here; name a result, or run `python -m pipeline collect` first") from None
+        raise UserError(
+            f"{METRICS_FILE}: no such file; pass a result, or run `python -m pipeline collect` first"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError):
-        raise DataError(f"{METRICS}: is not what `collect` wrote; take it from git again, or collect again") from None
+        raise DataError(f"{METRICS_FILE}: not written by `collect`; restore it from git, or collect again") from None
 
 
-def data_set_name(manifest: Mapping[str, Any]) -> str:
-    """The name of the raw puzzles of a manifest of the first stage: their kind and a digest of their files."""
+def dataset_name(manifest: Mapping[str, Any]) -> str:
+    """Return the name of the raw data in a manifest of the first stage: data kind and a digest of the files."""
     digests = {name: facts["sha256"] for name, facts in manifest["files"].items()}
     return f"{manifest['params']['data']['kind']}-{digest_of(digests)[:12]}"
 
 
-def _metrics(uri: str) -> dict[str, Any]:
+def _read_metrics(uri: str) -> dict[str, Any]:
     try:
         metrics = json.loads(s3.read_file(uri, "metrics.json"))
         numbers = {name: value for name, value in metrics.items() if isinstance(value, float)}
     except (ValueError, AttributeError):
-        raise DataError(f"{uri}: its metrics.json is not JSON; delete this address and evaluate again") from None
+        raise DataError(f"{uri}: metrics.json is not valid JSON; delete this artifact and evaluate again") from None
     for name, value in numbers.items():
         if not math.isfinite(value):
             raise DataError(
-                f"{uri}: its {name} is {value}, so it is compared with nothing and promoted nowhere; look into the "
-                "training, then delete this address and evaluate again"
+                f"{uri}: {name} is {value}; results with such metrics are neither compared nor promoted: check the "
+                "training, delete this artifact and evaluate again"
             )
     return metrics

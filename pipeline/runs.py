@@ -1,12 +1,11 @@
-"""`runs.tsv`: what each result took, and where it came from. `collect` writes it from the timing files; git keeps it.
+"""`runs.tsv`: duration, hardware and provenance of each result. `collect` appends to it, git tracks it.
 
-A line stands for a stage's result under its content key. The first line of a key stays, so that to collect again
-changes nothing.
+A row describes the result of one stage under its content key. The first row of a key is kept: collecting a result again
+does not change the file.
 """
 
 import csv
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
@@ -14,54 +13,45 @@ from typing import Any
 
 from trm.config.params import Params
 from trm.stages.content_keys import digest_of
-from trm.stages.records import STAGES, producer
+from trm.stages.records import STAGES, Stage, producer
 from trm.storage.artifacts import MANIFEST, read_manifest, timing_file
 from trm.utils.errors import DataError
 
 FILE = Path("runs.tsv")
 OUTPUTS = Path("outputs")
 
-# What changes no stage's time, or changes it in proportion (`_work`).
-TIMELESS: dict[str, set[str]] = {
-    "augment": {"num_aug", "seed"},
-    "train": {
-        *("epochs", "lr", "lr_min_ratio", "lr_warmup_steps", "beta1", "beta2", "weight_decay", "ema_rate", "seed"),
-        *("puzzle_emb_lr", "puzzle_emb_weight_decay", "eval_interval", "log_interval", "checkpoint_interval"),
-    },
-    "evaluate": {"steps", "votes", "rollouts", "noise", "pass_at_k", "seed"},
-    "report": {"published", "seed"},
-}
-
 
 @dataclass(frozen=True)
-class Recorded:
-    """A line: one result."""
+class RunRecord:
+    """A row of runs.tsv: the result of one stage."""
 
     stage: str
     key: str
     started: str
+    """ISO 8601."""
     seconds: float
+    """Duration, including interrupted attempts of a training."""
     steps: int | None
-    """Optimizer steps of a training."""
+    """Optimizer steps; None for stages without a training loop."""
     work: int
-    """What the seconds are in proportion to: epochs, versions, or supervision steps times votes times rollouts."""
-    like: str
-    """Twelve digits that two results share if their settings differ only in `work` and in what takes no time."""
+    """Amount of work to which the duration is proportional (`Stage.work`)."""
+    settings: str
+    """Digest of the settings that determine the duration of one unit of work, 12 hex digits."""
     hardware: str
     gpus: int
     commit: str
-    """Where the result was computed from; empty: not known."""
+    """Commit that was submitted or collected; "" if unknown."""
     run: str
-    """Kubeflow's run, or `local`; empty: not known."""
+    """Id of the pipeline run, or `local`; "" if unknown."""
     image: str
     dvc_lock: str
-    """SHA-256 of dvc.lock as it was when the result was collected."""
+    """SHA-256 of dvc.lock after the result was collected."""
     wandb: str
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Where a result came from."""
+class Provenance:
+    """Source of a result: commit, pipeline run, image, and SHA-256 of dvc.lock. Empty values are unknown."""
 
     commit: str = ""
     run: str = ""
@@ -69,86 +59,90 @@ class Origin:
     dvc_lock: str = ""
 
 
-def read_runs(path: Path = FILE) -> list[Recorded]:
-    """The lines of the file, none where there is no file. Raises `DataError` for one that cannot be read."""
+def read_runs(path: Path = FILE) -> list[RunRecord]:
+    """Return the rows of the file; [] if it does not exist. Raises `DataError` for a file that is not readable."""
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.reader(file, delimiter="\t")
-        names = [field.name for field in fields(Recorded)]
-        lines = list(rows)
+        rows = list(csv.reader(file, delimiter="\t"))
+    names = [field.name for field in fields(RunRecord)]
     try:
-        if lines[0] != names:
+        if rows[0] != names:
             raise ValueError
-        return [_parsed(dict(zip(names, line, strict=True))) for line in lines[1:]]
+        return [_parse(dict(zip(names, row, strict=True))) for row in rows[1:]]
     except (ValueError, IndexError):
         raise DataError(
-            f"{path}: is not what `collect` wrote; resolve its conflict, or take it from git again"
+            f"{path}: not written by `collect`; resolve the merge conflict, or restore it from git"
         ) from None
 
 
-def write_runs(recorded: Iterable[Recorded], path: Path = FILE) -> None:
-    """Write the file anew."""
+def write_runs(records: Iterable[RunRecord], path: Path = FILE) -> None:
+    """Write the file."""
     with path.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file, delimiter="\t", lineterminator="\n")
-        rows.writerow([field.name for field in fields(Recorded)])
-        rows.writerows(["" if value is None else value for value in astuple(line)] for line in recorded)
+        rows.writerow([field.name for field in fields(RunRecord)])
+        rows.writerows(["" if value is None else value for value in astuple(record)] for record in records)
 
 
-def add_runs(origin: Origin, path: Path = FILE) -> None:
-    """Add what lies in `outputs/` to the file, where its keys are not there yet."""
+def add_records(provenance: Provenance, path: Path = FILE) -> None:
+    """Append the results in `outputs/` to the file, except those whose content keys it contains."""
     known = read_runs(path)
-    there = {(line.stage, line.key) for line in known}
-    new = [replace(line, **asdict(origin)) for line in runs_here() if (line.stage, line.key) not in there]
+    keys = {(record.stage, record.key) for record in known}
+    new = [
+        replace(record, **asdict(provenance)) for record in local_records() if (record.stage, record.key) not in keys
+    ]
     write_runs([*known, *new], path)
 
 
-def runs_here(outputs: Path = OUTPUTS) -> list[Recorded]:
-    """What the timing files in `outputs/` say of the outputs beside them."""
+def local_records(outputs: Path = OUTPUTS) -> list[RunRecord]:
+    """Return records of the results in `outputs`, up to the first stage that was computed from other inputs."""
     sections: dict[str, Any] = {}
     keys: dict[str, str] = {}
-    found = []
+    records = []
     for stage in STAGES:
         folder = outputs / stage.output
         if not (folder / MANIFEST).is_file():
-            return found
+            return records
         manifest = read_manifest(folder, stage.name)
         if manifest["inputs"] != {name: keys[producer(name).name] for name in stage.inputs}:
-            return found  # made from other data than what lies here now
+            return records
         keys[stage.name] = manifest["key"]
         sections |= manifest["params"]
-        if timing := _timing(timing_file(folder), manifest["key"]):
-            found.append(_recorded(stage.name, manifest, timing, sections))
-    return found
+        if timing := _read_timing(timing_file(folder), manifest["key"]):
+            records.append(_record(stage, manifest, timing, sections))
+    return records
 
 
-def sections_of(params: Params) -> dict[str, Any]:
-    """The sections of an experiment as manifests hold them."""
+def stage_sections(params: Params) -> dict[str, Any]:
+    """Return the sections that the stages read, as manifests contain them."""
     names = dict.fromkeys(name for stage in STAGES for name in stage.sections)
     return {name: getattr(params, name).model_dump(mode="json") for name in names}
 
 
-def expected(
-    stage: str, key: str, sections: Mapping[str, Any], known: Sequence[Recorded]
-) -> tuple[float, Recorded] | None:
-    """The seconds that a stage is expected to take, and the result that tells: the same one, else the newest whose
-    settings differ only in what its time is in proportion to.
+def estimate(
+    stage: Stage, key: str, sections: Mapping[str, Any], records: Sequence[RunRecord]
+) -> tuple[float, RunRecord] | None:
+    """Return the expected duration of a stage in seconds, and the record that it is based on.
+
+    The record is the newest one with the same content key, else the newest one whose settings differ only in the amount
+    of work and in settings that do not affect the duration. None if no record matches.
     """
-    same = [line for line in known if line.stage == stage and line.key == key]
-    like = [line for line in known if line.stage == stage and line.like == _like(stage, sections)]
-    for lines in (same, like):
-        if lines:
-            line = max(lines, key=lambda line: line.started)
-            return line.seconds * _work(stage, sections) / line.work, line
+    own = [record for record in records if record.stage == stage.name]
+    same = [record for record in own if record.key == key]
+    similar = [record for record in own if record.settings == _settings_digest(stage, sections)]
+    for matches in (same, similar):
+        if matches:
+            record = max(matches, key=lambda record: record.started)
+            return record.seconds * stage.work(sections) / record.work, record
     return None
 
 
-def _parsed(line: dict[str, str]) -> Recorded:
-    numbers = {"seconds": float(line["seconds"]), "work": int(line["work"]), "gpus": int(line["gpus"])}
-    return Recorded(**{**line, **numbers, "steps": int(line["steps"]) if line["steps"] else None})  # pyright: ignore[reportArgumentType]
+def _parse(row: dict[str, str]) -> RunRecord:
+    numbers = {"seconds": float(row["seconds"]), "work": int(row["work"]), "gpus": int(row["gpus"])}
+    return RunRecord(**{**row, **numbers, "steps": int(row["steps"]) if row["steps"] else None})  # pyright: ignore[reportArgumentType]
 
 
-def _timing(path: Path, key: str) -> dict[str, Any] | None:
+def _read_timing(path: Path, key: str) -> dict[str, Any] | None:
     try:
         timing = json.loads(path.read_text(encoding="utf-8"))
         return timing if timing["key"] == key else None
@@ -156,22 +150,22 @@ def _timing(path: Path, key: str) -> dict[str, Any] | None:
         return None
 
 
-def _recorded(
-    stage: str, manifest: Mapping[str, Any], timing: Mapping[str, Any], sections: Mapping[str, Any]
-) -> Recorded:
+def _record(
+    stage: Stage, manifest: Mapping[str, Any], timing: Mapping[str, Any], sections: Mapping[str, Any]
+) -> RunRecord:
     facts = manifest["facts"]
     processes, device = facts.get("processes", 1), facts.get("device", "cpu")
     gpus = processes if device == "cuda" else 0
     machine = f"{timing['cores']} cores {timing['machine']}"
-    return Recorded(
-        stage=stage,
+    return RunRecord(
+        stage=stage.name,
         key=manifest["key"],
         started=timing["started"],
-        # A training that was stopped went on: all its attempts count.
+        # `seconds` covers the last attempt, `train_seconds` all attempts of an interrupted training.
         seconds=max(timing["seconds"], timing.get("train_seconds", 0.0)),
-        steps=facts.get("steps") if stage == "train" else None,
-        work=_work(stage, sections),
-        like=_like(stage, sections),
+        steps=facts.get("steps"),
+        work=stage.work(sections),
+        settings=_settings_digest(stage, sections),
         hardware=f"{gpus} x cuda, {machine}" if gpus else f"{device}, {machine}" if device != "cpu" else machine,
         gpus=gpus,
         commit="",
@@ -182,22 +176,11 @@ def _recorded(
     )
 
 
-def _work(stage: str, sections: Mapping[str, Any]) -> int:
-    if stage == "train":
-        return sections["train"]["epochs"]
-    if stage == "augment":
-        return 1 + sections["augment"]["num_aug"]
-    dials = ("steps", "votes", "rollouts")
-    return math.prod(sections["evaluate"][dial] for dial in dials) if stage == "evaluate" else 1
-
-
-def _like(stage: str, sections: Mapping[str, Any]) -> str:
-    """A digest of the settings that decide how long one unit of work takes."""
-    evaluated = ("data", "augment", "model", "evaluate")
-    relevant = {"fetch": ("data",), "augment": ("data", "augment"), "train": ("data", "augment", "model", "train")}
-    names = (relevant | {"evaluate": evaluated, "report": (*evaluated, "report")})[stage]
-    kept = {
-        name: {key: value for key, value in sections[name].items() if key not in TIMELESS.get(name, ())}
-        for name in names
+def _settings_digest(stage: Stage, sections: Mapping[str, Any]) -> str:
+    """Return a digest of the settings that determine the duration of one unit of the stage's work."""
+    ignored = {name for each in STAGES for name in each.duration_invariant}
+    relevant = {
+        section: {key: value for key, value in sections[section].items() if f"{section}.{key}" not in ignored}
+        for section in stage.duration_sections or stage.sections
     }
-    return digest_of(kept)[:12]
+    return digest_of(relevant)[:12]

@@ -1,7 +1,7 @@
-"""A real Kubernetes API server, with etcd behind it and the definition of PyTorchJob in it; nobody acts on its objects.
+"""A Kubernetes API server with etcd and the PyTorchJob CRD, without controllers.
 
-The folder $KUBEBUILDER_ASSETS holds its programs, as the Kubernetes world has it; here pytorchjobs-crd.yaml lies beside
-them (github.com/kubeflow/trainer, release 1.9).
+$KUBEBUILDER_ASSETS names the folder with its programs and pytorchjobs-crd.yaml (github.com/kubeflow/trainer, release
+1.9).
 """
 
 import json
@@ -22,13 +22,13 @@ import yaml
 from kubernetes import client, config
 
 PROGRAMS = ("etcd", "kube-apiserver", "pytorchjobs-crd.yaml")
-READY_WITHIN = 60.0
-USERS = ("admin", "launcher", "nobody")
-"""`admin` may do everything, the others nothing until they are given a role."""
+START_TIMEOUT = 60.0
+USERS = ("admin", "launcher", "unprivileged")
+"""`admin` has all permissions, the others have none until a role is bound."""
 
 
 class ApiServer:
-    """One server, everything of which lies in `folder`."""
+    """A server whose files are all in `folder`."""
 
     def __init__(self, folder: Path, assets: Path) -> None:
         self.folder, self._assets = folder, assets
@@ -37,11 +37,11 @@ class ApiServer:
         self.certificate, self.key = folder / "certs/apiserver.crt", folder / "certs/apiserver.key"
         self._tokens = {name: secrets.token_hex(16) for name in USERS}
         self.away = False
-        """Whether it was stopped on purpose."""
+        """Whether a test stopped it."""
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start etcd and the API server, and wait until it is ready."""
         groups = {"admin": "system:masters"}
         lines = [f'{self._tokens[name]},{name},{name},"{groups.get(name, "users")}"\n' for name in USERS]
         (self.folder / "tokens.csv").write_text("".join(lines))
@@ -55,7 +55,7 @@ class ApiServer:
         self.start_api()
 
     def start_api(self) -> None:
-        """Start the API server alone."""
+        """Start the API server, without etcd."""
         options = {
             "etcd-servers": f"http://127.0.0.1:{self._ports['etcd']}",
             "cert-dir": self.folder / "certs",
@@ -67,11 +67,11 @@ class ApiServer:
             "token-auth-file": self.folder / "tokens.csv",
             "authorization-mode": "RBAC",
             "service-cluster-ip-range": "10.0.0.0/24",
-            "disable-admission-plugins": "ServiceAccount",  # its controller is not here
+            "disable-admission-plugins": "ServiceAccount",  # requires a controller
             "allow-privileged": "false",
         }
         self._run("kube-apiserver", options)
-        deadline = time.monotonic() + READY_WITHIN
+        deadline = time.monotonic() + START_TIMEOUT
         while not self._is_ready():
             process = self._processes["kube-apiserver"]
             assert process.poll() is None and time.monotonic() < deadline, (
@@ -81,31 +81,31 @@ class ApiServer:
         self.away = False
 
     def stop_api(self) -> None:
-        """Stop the API server alone, at once."""
+        """Kill the API server, without etcd."""
         self.away = True
         self._processes["kube-apiserver"].kill()
         self._processes["kube-apiserver"].wait()
 
     def stop(self) -> None:
-        """Stop everything."""
+        """Kill all processes."""
         for process in reversed(self._processes.values()):
             process.send_signal(signal.SIGKILL)
             process.wait()
 
-    def define_jobs(self) -> None:
-        """Install the definition of PyTorchJob, as a cluster with the training operator has it."""
+    def install_crd(self) -> None:
+        """Install the CRD of PyTorchJob."""
         path = "apis/apiextensions.k8s.io/v1/customresourcedefinitions"
         text = (self._assets / "pytorchjobs-crd.yaml").read_text()
         definition = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - safe both
-        made = self.post(path, definition)
-        assert made.status_code == 201, made.text[:500]
-        deadline = time.monotonic() + READY_WITHIN
+        response = self.post(path, definition)
+        assert response.status_code == 201, response.text[:500]
+        deadline = time.monotonic() + START_TIMEOUT
         while self.http("GET", "apis/kubeflow.org/v1/pytorchjobs").status_code != 200:
             assert time.monotonic() < deadline
             time.sleep(0.05)
 
     def http(self, method: str, path: str, **more: Any) -> httpx.Response:
-        """A request of the admin's."""
+        """Send a request as `admin`."""
         context = ssl.create_default_context(cafile=str(self.certificate))
         headers = {"Authorization": f"Bearer {self._tokens['admin']}"}
         return httpx.request(method, f"{self.url}/{path}", headers=headers, verify=context, timeout=30, **more)
@@ -114,7 +114,7 @@ class ApiServer:
         return self.http("POST", path, json=body)
 
     def kubeconfig(self, user: str = "admin", namespace: str = "default") -> Path:
-        """The file by which `user` logs in."""
+        """Write a kubeconfig of `user` and return its path."""
         file = self.folder / f"kubeconfig-{user}-{namespace}"
         cluster = {"server": self.url, "certificate-authority": str(self.certificate)}
         text = {
@@ -129,7 +129,7 @@ class ApiServer:
         return file
 
     def client(self) -> Any:
-        """The admin's client."""
+        """Return a client of `admin`."""
         configuration: Any = client.Configuration()
         config.load_kube_config(str(self.kubeconfig()), client_configuration=configuration)
         return client.ApiClient(configuration)
@@ -148,10 +148,10 @@ class ApiServer:
 
 @pytest.fixture(scope="session")
 def assets() -> Path:
-    """The programs."""
+    """Folder with the programs."""
     folder = os.environ.get("KUBEBUILDER_ASSETS")
     if not folder:
-        pytest.skip("KUBEBUILDER_ASSETS is unset; it names a folder with etcd, kube-apiserver, pytorchjobs-crd.yaml")
+        pytest.skip("KUBEBUILDER_ASSETS is not set; set it to a folder with etcd, kube-apiserver, pytorchjobs-crd.yaml")
     missing = [name for name in PROGRAMS if not (Path(folder) / name).exists()]
     if missing:
         pytest.skip(f"KUBEBUILDER_ASSETS={folder} lacks {', '.join(missing)}")
@@ -160,15 +160,15 @@ def assets() -> Path:
 
 @pytest.fixture(scope="session")
 def bare_apiserver(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    """A server that does not know PyTorchJobs."""
+    """Server without the PyTorchJob CRD."""
     yield from _server(tmp_path_factory.mktemp("bare"), assets)
 
 
 @pytest.fixture(scope="session")
 def apiserver(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    """A server that knows PyTorchJobs."""
+    """Server with the PyTorchJob CRD."""
     for server in _server(tmp_path_factory.mktemp("apiserver"), assets):
-        server.define_jobs()
+        server.install_crd()
         yield server
 
 
@@ -182,7 +182,7 @@ def _server(folder: Path, assets: Path) -> Iterator[ApiServer]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens at."""
+    """Return free ports."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for each in sockets:

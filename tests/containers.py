@@ -1,6 +1,6 @@
-"""A Docker engine and the project's image, for the tests that need them; they skip where there can be none.
+"""Fixtures: a Docker engine and the project's image. Tests are skipped if no engine is available.
 
-tests/integration/conftest.py hands the fixtures to the tests beside it.
+tests/integration/conftest.py imports the fixtures for the tests in its folder.
 """
 
 import hashlib
@@ -23,28 +23,28 @@ from platformdirs import user_cache_path
 from tests.conftest import ROOT
 
 PULLED = "python:3.11.14-slim-bookworm"
-"""The Dockerfile's own base."""
+"""Default base of the Dockerfile."""
 BOOTSTRAP = ("debootstrap", "--variant=minbase", "--include=python3,python3-venv,ca-certificates", "bookworm")
-"""What makes a base of its like where no registry can be reached."""
+"""Command that creates a similar base without a registry."""
 FRESH_DAYS = 30
-"""So long a base made here is used again: Debian's security updates reach it no later."""
+"""Maximum age of a cached base, because of Debian's security updates."""
 INSTALL = "install docker.io and debootstrap and run as root, or start a Docker engine"
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A Docker engine that answers."""
+    """A running Docker engine."""
 
     host: str
-    """What DOCKER_HOST holds to reach it."""
+    """Value of DOCKER_HOST."""
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of a process that talks to it."""
+        """Environment of processes that use it."""
         return {**os.environ, "DOCKER_HOST": self.host}
 
     def run(self, *arguments: str, code: int = 0, stdin: str = "", timeout: float = 900) -> str:
-        """`docker …`: its stdout where it ends with `code` 0, else all that it said."""
+        """Run `docker` and return its stdout; stdout and stderr for an expected `code` other than 0."""
         done = subprocess.run(
             ["docker", *arguments],
             check=False,
@@ -54,12 +54,12 @@ class Engine:
             text=True,
             timeout=timeout,
         )
-        said = f"{done.stdout}\n{done.stderr}"
-        assert done.returncode == code, f"docker {' '.join(arguments)}: {done.returncode}\n{said[-5000:]}"
-        return said if code else done.stdout
+        output = f"{done.stdout}\n{done.stderr}"
+        assert done.returncode == code, f"docker {' '.join(arguments)}: {done.returncode}\n{output[-5000:]}"
+        return output if code else done.stdout
 
     def has(self, image: str) -> bool:
-        """Whether the image is there."""
+        """Return True if the image exists."""
         command = ["docker", "image", "inspect", image]
         return subprocess.run(command, check=False, env=self.environment, capture_output=True).returncode == 0
 
@@ -71,26 +71,26 @@ class Image:
     engine: Engine
     name: str
     build_args: tuple[str, ...]
-    """The options of `docker build` that made it."""
+    """Options of the `docker build` command."""
     offline: bool
-    """Whether it was built from wheels that this machine's pip found, without a network."""
+    """Whether it was built from wheels of this machine's pip, without a network."""
 
     def run(self, *command: str, options: tuple[str, ...] = (), code: int = 0, stdin: str = "") -> str:
-        """Run a command in a new container, as `Engine.run`."""
+        """Run a command in a new container; see `Engine.run`."""
         return self.engine.run("run", "--rm", "-i", *options, self.name, *command, code=code, stdin=stdin)
 
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
-    """The engine that `docker` reaches, else one of our own, which leaves nothing behind."""
+    """The engine of `docker`, or a new one, which is removed afterwards."""
     if shutil.which("docker") is None:
-        pytest.skip(f"docker is not on this machine; {INSTALL}")
+        pytest.skip(f"docker is not installed; {INSTALL}")
     if subprocess.run(["docker", "info"], check=False, capture_output=True, timeout=60).returncode == 0:
         command = ["docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"]
-        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-        yield Engine(os.environ.get("DOCKER_HOST") or told)
+        host = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        yield Engine(os.environ.get("DOCKER_HOST") or host)
     elif shutil.which("dockerd") is None or os.geteuid() != 0:
-        pytest.skip(f"no Docker engine answers, and none can be started; {INSTALL}")
+        pytest.skip(f"no Docker engine is running, and none can be started; {INSTALL}")
     else:
         folder = Path(tempfile.mkdtemp(prefix="trm-docker-"))
         try:
@@ -100,8 +100,9 @@ def engine() -> Iterator[Engine]:
 
 
 def _own_engine(folder: Path) -> Iterator[Engine]:
-    """A daemon that keeps everything in `folder`, beside any other, and touches no rule of the machine's firewall: its
-    containers reach the world by the host's network alone.
+    """Start a daemon whose files are all in `folder`, and which does not change the firewall.
+
+    Its containers have network access through the host network only.
     """
     own = Engine(f"unix://{folder}/socket")
     options = {"host": own.host, "data-root": f"{folder}/data", "exec-root": f"{folder}/exec"}
@@ -112,7 +113,7 @@ def _own_engine(folder: Path) -> Iterator[Engine]:
             deadline = time.monotonic() + 60
             while subprocess.run(["docker", "info"], check=False, env=own.environment, capture_output=True).returncode:
                 if daemon.poll() is not None or time.monotonic() > deadline:
-                    pytest.skip(f"dockerd does not run here: {(folder / 'log').read_text()[-1000:]}")
+                    pytest.skip(f"dockerd does not start: {(folder / 'log').read_text()[-1000:]}")
                 time.sleep(0.2)
             yield own
         finally:
@@ -128,7 +129,7 @@ def _remove(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def base(engine: Engine) -> str:
-    """An image with Python 3.11: the Dockerfile's own, else Debian's from its packages."""
+    """An image with Python 3.11: the Dockerfile's default base, or a Debian system from packages."""
     pull = ["docker", "pull", "--quiet", PULLED]
     if (
         engine.has(PULLED)
@@ -136,7 +137,7 @@ def base(engine: Engine) -> str:
     ):
         return PULLED
     if shutil.which("debootstrap") is None or os.geteuid() != 0:
-        pytest.skip(f"{PULLED} cannot be pulled, and no base can be made; {INSTALL}")
+        pytest.skip(f"{PULLED} cannot be pulled, and no base can be created; {INSTALL}")
     system = _bootstrapped()
     name = f"trm-base:{system.stem}-{int(system.stat().st_mtime)}"
     if not engine.has(name):
@@ -145,16 +146,16 @@ def base(engine: Engine) -> str:
 
 
 def _bootstrapped() -> Path:
-    """The tar file of a small Debian, made anew once a month and whenever the way of making it changes."""
-    made_by = hashlib.sha256(" ".join((*BOOTSTRAP, platform.machine())).encode()).hexdigest()[:16]
-    system = user_cache_path("trm") / "tests" / f"debian-{made_by}.tar"
+    """Return the tar file of a minimal Debian system, cached for a month."""
+    command_hash = hashlib.sha256(" ".join((*BOOTSTRAP, platform.machine())).encode()).hexdigest()[:16]
+    system = user_cache_path("trm") / "tests" / f"debian-{command_hash}.tar"
     if system.exists() and time.time() - system.stat().st_mtime < FRESH_DAYS * 24 * 3600:
         return system
     system.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="trm-debian-") as folder:
         made = subprocess.run([*BOOTSTRAP, folder], check=False, capture_output=True, text=True)
         if made.returncode:
-            pytest.skip(f"debootstrap: {made.stdout[-500:]}{made.stderr[-500:]}; check the way to Debian's mirror")
+            pytest.skip(f"debootstrap: {made.stdout[-500:]}{made.stderr[-500:]}; check the access to Debian's mirror")
         partial = Path(folder).with_suffix(".tar")
         try:
             leave = ("--exclude=./var/lib/apt/lists/*", "--exclude=./var/cache/apt/*", "--exclude=./var/log/*")
@@ -169,8 +170,8 @@ def _bootstrapped() -> Path:
 def image(engine: Engine, base: str, tmp_path_factory: pytest.TempPathFactory) -> Image:
     """The project's image for the CPU.
 
-    What this machine's pip can find is what the image is built from, without a network, whatever indexes, folders and
-    certificates pip is configured with. Where it finds no CPU build of torch, the build asks PyPI and PyTorch's index.
+    The wheels are downloaded with this machine's pip configuration, and the image is built without a network. If pip
+    finds no CPU build of torch, the build downloads from PyPI and PyTorch's index.
     """
     wheels = tmp_path_factory.mktemp("wheels")
     problem = _collect_wheels(
@@ -196,7 +197,7 @@ ABI = "import platform, sys; print(*sys.version_info[:2], platform.machine(), pl
 
 
 def _collect_wheels(folder: Path, abi: str) -> str:
-    """Download what the Dockerfile installs for a Python of such a kind; what pip says where that fails."""
+    """Download the packages of the Dockerfile for this Python ABI; return pip's error message, or ""."""
     major, minor, machine, libc = abi.split()
     glibc = range(5, int(libc.split(".")[1]) + 1)
     platforms = [f"manylinux{name}_{machine}" for name in ("2014", "2010", "1", *(f"_2_{n}" for n in glibc))]

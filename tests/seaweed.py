@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.dev import BUCKET, SeaweedFS
+from pipeline.local.s3_server import BUCKET, SeaweedFS
 from trm.storage.artifacts import write_manifest
 
 NOT_OURS = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_REGION")

@@ -24,7 +24,13 @@ LAYERS = (
 and models do not know each other. Studies run stages and therefore lie above them."""
 FORBIDDEN = {("models", "storage"), ("data", "storage")}
 """Pairs that are never needed although the layers would allow them."""
-DYNAMIC = {"trm/__init__.py", "trm/datasets/registry.py", "trm/datasets/drawings.py", "trm/stages/records.py", "trm/training/optimizers.py"}
+DYNAMIC = {
+    "trm/__init__.py",
+    "trm/datasets/registry.py",
+    "trm/datasets/drawings.py",
+    "trm/stages/records.py",
+    "trm/training/optimizers.py",
+}
 """Files that may call `importlib.import_module`: the lazy public API, the registry of datasets (downwards), the stage
 records (downwards), an optional library."""
 

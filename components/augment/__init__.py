@@ -1,1 +1,1 @@
-"""The component of stage `augment`."""
+"""Component of stage `augment`."""

@@ -1,19 +1,19 @@
-"""Stage `augment` as a container component."""
+"""Container component of stage `augment`."""
 
 from kfp import dsl
 
-from components.kfp_stage import container
+from components.container import container_spec
 
 
 @dsl.container_component
 def augment(
     data_params: dict,
     augment_params: dict,
-    root: str,
+    artifact_root: str,
     key: str,
     raw: dsl.Input[dsl.Dataset],
     dataset: dsl.Output[dsl.Dataset],
 ) -> dsl.ContainerSpec:
-    """Check the puzzles, split, shuffle and store them as Parquet."""
+    """Validate, split and augment the puzzles, and store them as Parquet."""
     params = {"data": data_params, "augment": augment_params}
-    return container("augment", params, {"raw": raw, "dataset": dataset}, root, key)
+    return container_spec("augment", params, {"raw": raw, "dataset": dataset}, artifact_root, key)

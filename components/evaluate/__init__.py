@@ -1,1 +1,1 @@
-"""The component of stage `evaluate`."""
+"""Component of stage `evaluate`."""

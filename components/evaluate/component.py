@@ -1,19 +1,19 @@
-"""Stage `evaluate` as a container component."""
+"""Container component of stage `evaluate`."""
 
 from kfp import dsl
 
-from components.kfp_stage import container
+from components.container import container_spec
 
 
 @dsl.container_component
 def evaluate(
     evaluate_params: dict,
-    root: str,
+    artifact_root: str,
     key: str,
     dataset: dsl.Input[dsl.Dataset],
     model: dsl.Input[dsl.Model],
     evaluation: dsl.Output[dsl.Metrics],
 ) -> dsl.ContainerSpec:
-    """Score the averaged weights on the test puzzles, with voting."""
+    """Evaluate the EMA weights on the test puzzles, with voting."""
     artifacts = {"dataset": dataset, "model": model, "evaluation": evaluation}
-    return container("evaluate", {"evaluate": evaluate_params}, artifacts, root, key)
+    return container_spec("evaluate", {"evaluate": evaluate_params}, artifacts, artifact_root, key)

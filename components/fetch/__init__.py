@@ -1,1 +1,1 @@
-"""The component of stage `fetch`."""
+"""Component of stage `fetch`."""

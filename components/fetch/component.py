@@ -1,11 +1,11 @@
-"""Stage `fetch` as a container component."""
+"""Container component of stage `fetch`."""
 
 from kfp import dsl
 
-from components.kfp_stage import container
+from components.container import container_spec
 
 
 @dsl.container_component
-def fetch(data_params: dict, root: str, key: str, raw: dsl.Output[dsl.Dataset]) -> dsl.ContainerSpec:
-    """Make or bring the raw puzzles."""
-    return container("fetch", {"data": data_params}, {"raw": raw}, root, key)
+def fetch(data_params: dict, artifact_root: str, key: str, raw: dsl.Output[dsl.Dataset]) -> dsl.ContainerSpec:
+    """Generate, copy or download the raw puzzles."""
+    return container_spec("fetch", {"data": data_params}, {"raw": raw}, artifact_root, key)

@@ -1,20 +1,20 @@
-"""Stage `report` as a container component."""
+"""Container component of stage `report`."""
 
 from kfp import dsl
 
-from components.kfp_stage import container
+from components.container import container_spec
 
 
 @dsl.container_component
 def report(
     report_params: dict,
-    root: str,
+    artifact_root: str,
     key: str,
     dataset: dsl.Input[dsl.Dataset],
     model: dsl.Input[dsl.Model],
     evaluation: dsl.Input[dsl.Metrics],
     report: dsl.Output[dsl.Artifact],
 ) -> dsl.ContainerSpec:
-    """Make one page of settings, curves, scores, and puzzles solved and failed."""
+    """Write an HTML page with settings, training curves, metrics and example puzzles."""
     artifacts = {"dataset": dataset, "model": model, "evaluation": evaluation, "report": report}
-    return container("report", {"report": report_params}, artifacts, root, key)
+    return container_spec("report", {"report": report_params}, artifacts, artifact_root, key)

@@ -1,1 +1,1 @@
-"""The component of stage `train`."""
+"""Component of stage `train`."""

@@ -1,21 +1,33 @@
-"""Stage `train` as a container component; `job` is the template of the PyTorchJob that trains in its place, or {}."""
+"""Container component of stage `train`."""
 
 from kfp import dsl
 
-from components.kfp_stage import container
+from components.container import container_spec
 
 
 @dsl.container_component
 def train(
     model_params: dict,
     train_params: dict,
-    job: dict,
-    root: str,
+    train_job: dict,
+    artifact_root: str,
     key: str,
     dataset: dsl.Input[dsl.Dataset],
     model: dsl.Output[dsl.Model],
 ) -> dsl.ContainerSpec:
-    """Train a model; a run that was stopped goes on."""
+    """Train the model. Interrupted runs resume.
+
+    Args:
+        train_job: Template of the PyTorchJob that trains. Empty: the container trains.
+    """
     params = {"model": model_params, "train": train_params}
     artifacts = {"dataset": dataset, "model": model}
-    return container("train", params, artifacts, root, key, runner=("components.train.launcher", job))
+    return container_spec(
+        "train",
+        params,
+        artifacts,
+        artifact_root,
+        key,
+        module="components.train.launcher",
+        module_args=(train_job,),
+    )

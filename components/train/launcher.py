@@ -1,10 +1,11 @@
-"""The container of stage `train` on a cluster: trains by itself, or has a PyTorchJob train and stays until it has.
+"""Program of the container of stage `train`: trains, or launches a PyTorchJob and follows it until it has finished.
 
-    python -m components.train.launcher '{{$}}' <pointer to write> JOB train --params … --dataset <pointer> --model s3://…
+    python -m components.train.launcher '{{$}}' <pointer to write> JOB train --params ... --dataset <pointer>
+        --model s3://...
 
-JOB is the job's template as JSON (`components.train.job`); with {} the command is run here. The job's name comes from
-the content key, so that a launcher that was started again finds the job that runs. The exit codes are `trm`'s; the
-stage has succeeded only if the job did and its model is in S3.
+JOB is the JSON of the job's template (`components.train.pytorch_job`); with {} the command runs in this container. The
+job's name derives from the content key, so that a restarted launcher finds the running job. The stage succeeds only if
+the job succeeds and its model is in S3. The exit codes are those of `trm`.
 """
 
 import json
@@ -16,199 +17,201 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from components import run
-from components.train.job import HASH, KEEP, fill
-from components.train.say import say
+from components.train.log import log
+from components.train.pytorch_job import KEEP_ON_STOP, SPEC_HASH, fill
 from trm.cli.main import run_app
 from trm.storage import s3
 from trm.storage.artifact_cache import artifact_uri
 from trm.utils.errors import InternalError, Interrupted, UserError
 
 if TYPE_CHECKING:
-    from components.train.cluster import Cluster
+    from components.train.kubernetes_client import KubernetesClient
 
-POLL = 2.0
-"""Seconds between two looks."""
-STOPS_WITHIN = 20.0
-"""Seconds that a stopped launcher waits for its job to go; Kubernetes kills it after 30."""
-DRAIN = 30.0
-"""Seconds for the end of the log of a job that has ended."""
+POLL_INTERVAL = 2.0
+"""Seconds between two queries of the job's status."""
+STOP_TIMEOUT = 20.0
+"""Seconds that an interrupted launcher waits for the job's deletion. Kubernetes kills the launcher after 30 s."""
+DRAIN_TIMEOUT = 30.0
+"""Seconds to read the rest of the log of a finished job."""
 
 
 def main() -> NoReturn:
     """Run the container's command."""
-    executor_input, pointer, template, *given = sys.argv[1:]
+    executor_input, pointer, template, *arguments = sys.argv[1:]
     if not json.loads(template):
-        sys.argv = [sys.argv[0], executor_input, pointer, *given]
+        sys.argv = [sys.argv[0], executor_input, pointer, *arguments]
         run.main()
 
-    def stage() -> None:
+    def run_stage() -> None:
         kubeflow = json.loads(executor_input)
-        command = run.resolved(given, kubeflow["inputs"].get("artifacts", {}))
+        command = run.resolve_inputs(arguments, kubeflow["inputs"].get("artifacts", {}))
         launch(json.loads(template), command)
-        run.report(kubeflow["outputs"], Path(pointer), command)
+        run.register_output(kubeflow["outputs"], Path(pointer), command)
 
-    run_app(stage, "launcher")  # pyright: ignore[reportArgumentType] - anything that can be called
+    run_app(run_stage, "launcher")  # pyright: ignore[reportArgumentType] - accepts any callable
 
 
 def launch(template: Mapping[str, Any], command: list[str]) -> None:
-    """Have a job of `template` run `trm <command>`, unless its output is in S3 already; returns when it is there.
+    """Run `trm <command>` as a PyTorchJob and return when its output is in S3. Does nothing if the output exists.
 
-    Raises `UserError` for what the user can mend, `InternalError` for a job that failed or was deleted, `Interrupted` after
-    SIGTERM or SIGINT, when it has deleted the job (unless told to keep it).
+    Raises `UserError` for an invalid configuration, `InternalError` for a job that failed or was deleted, and `Interrupted`
+    after SIGTERM or SIGINT, once the job is deleted (unless `keep_on_stop` is set).
     """
     uri = artifact_uri(command[command.index("--model") + 1])
     root, _, key = uri.rsplit("/", 2)
-    job = fill(template, _canonical(command), key, root, _owner())
+    job = fill(template, _with_canonical_params(command), key, root, _launcher_pod())
     if s3.read_manifest(uri) is not None:
-        say(f"{uri} is there already: nothing to do")
+        log(f"{uri} exists: nothing to do")
         return
-    from components.train.cluster import Cluster
+    from components.train.kubernetes_client import KubernetesClient
 
-    cluster = Cluster(job["metadata"].pop("namespace", None))
+    kubernetes = KubernetesClient(job["metadata"].pop("namespace", None))
     try:
-        _stay(cluster, _claim(cluster, job), uri)
+        _follow(kubernetes, _get_or_create(kubernetes, job), uri)
     except (Interrupted, UserError):
-        _let_go(cluster, job)
+        _release(kubernetes, job)
         raise
 
 
-def _claim(cluster: "Cluster", job: Mapping[str, Any]) -> dict[str, Any]:
-    """The job in the cluster: this one, or the one that an earlier launcher made of the same spec.
+def _get_or_create(kubernetes: "KubernetesClient", job: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the job in the cluster: a new one, or one that an earlier launcher created from the same spec.
 
-    Raises `UserError` where a job of another spec has the name.
+    Raises `UserError` if a job of another spec has the name.
     """
-    from components.train.verdict import has_ended
+    from components.train.job_status import has_finished
 
-    name, where = job["metadata"]["name"], cluster.namespace
+    name, namespace = job["metadata"]["name"], kubernetes.namespace
     while True:
-        found = cluster.job(name)
-        if found is None:
-            _refuse_what_no_node_has(cluster, job)
-            if cluster.create(job):
-                say(f"created job {name} in namespace {where}; kubectl -n {where} get pytorchjob {name}")
+        existing = kubernetes.job(name)
+        if existing is None:
+            _check_node_capacity(kubernetes, job)
+            if kubernetes.create(job):
+                log(f"created job {name} in namespace {namespace}; kubectl -n {namespace} get pytorchjob {name}")
             continue
-        ended = has_ended(found)
-        if "deletionTimestamp" in found["metadata"]:
-            say(f"an earlier job {name} is being deleted; waiting")
-            time.sleep(POLL)
-        elif _hash(found) != _hash(job) and not (ended and _hash(found)):
+        finished = has_finished(existing)
+        if "deletionTimestamp" in existing["metadata"]:
+            log(f"waiting for the deletion of an earlier job {name}")
+            time.sleep(POLL_INTERVAL)
+        elif _spec_hash(existing) != _spec_hash(job) and not (finished and _spec_hash(existing)):
             raise UserError(
-                f"job {name} in namespace {where} is there with another spec; wait for its end, or "
-                f"`kubectl -n {where} delete pytorchjob {name}`"
+                f"job {name} in namespace {namespace} exists with another spec; wait until it finishes, or run "
+                f"`kubectl -n {namespace} delete pytorchjob {name}`"
             )
-        elif not ended or _owners(found) & _owners(job):
-            say(f"follows job {name} in namespace {where}")
-            return found
+        elif not finished or _owner_uids(existing) & _owner_uids(job):
+            log(f"following job {name} in namespace {namespace}")
+            return existing
         else:
-            say(f"an earlier job {name} has ended without a model in S3; deleting it, to start again")
-            cluster.delete(found)
-            _wait_until_gone(cluster, found, None)
+            log(f"deleting an earlier job {name}, which finished without a model in S3")
+            kubernetes.delete(existing)
+            _wait_until_deleted(kubernetes, existing, None)
 
 
-def _refuse_what_no_node_has(cluster: "Cluster", job: Mapping[str, Any]) -> None:
-    """Workers that ask for more GPUs than any node has would wait for ever."""
+def _check_node_capacity(kubernetes: "KubernetesClient", job: Mapping[str, Any]) -> None:
+    """Raise `UserError` if a worker requests more GPUs than any node has: it would stay pending for ever."""
     pod = job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]
     limits = pod["containers"][0].get("resources", {}).get("limits", {})
     for resource in limits.keys() - {"cpu", "memory"}:
-        most = cluster.most_on_a_node(resource, pod.get("nodeSelector") or {})
-        if most is not None and int(limits[resource]) > most:
+        available = kubernetes.max_allocatable(resource, pod.get("nodeSelector") or {})
+        if available is not None and int(limits[resource]) > available:
             raise UserError(
-                f"a worker asks for {limits[resource]} {resource} and no node has more than {most}; lower "
-                "cluster.stages.train.gpus, or name a type of nodes in cluster.stages.train.node_selector"
+                f"a worker requests {limits[resource]} {resource}, but the largest node has {available}; lower "
+                "cluster.resources.train.gpus, or select other nodes with cluster.resources.train.node_selector"
             )
 
 
-def _stay(cluster: "Cluster", held: Mapping[str, Any], uri: str) -> None:
-    """Stay with the job until it has ended, and its model is in S3."""
-    from components.train.cluster import number
-    from components.train.logs import Follower
-    from components.train.verdict import News, condition, failure, has_ended, hopeless
+def _follow(kubernetes: "KubernetesClient", job: Mapping[str, Any], uri: str) -> None:
+    """Log the job's status and output until it has finished and its model is in S3."""
+    from components.train.job_status import StatusLogger, condition, failure, has_finished, permanent_error
+    from components.train.kubernetes_client import worker_index
+    from components.train.pod_logs import PodLogFollower
 
-    name, uid = held["metadata"]["name"], held["metadata"]["uid"]
-    follower, news = Follower(cluster), News(cluster)
+    name, uid = job["metadata"]["name"], job["metadata"]["uid"]
+    follower, status = PodLogFollower(kubernetes), StatusLogger(kubernetes)
     while True:
-        found = cluster.job(name)
-        if found is None or found["metadata"]["uid"] != uid or "deletionTimestamp" in found["metadata"]:
+        current = kubernetes.job(name)
+        if current is None or current["metadata"]["uid"] != uid or "deletionTimestamp" in current["metadata"]:
             if s3.read_manifest(uri) is not None:
-                return  # its time to live was over before we saw that it had ended
-            raise InternalError(f"job {name} was deleted by another; run the stage again, it goes on from its last state")
-        pods = cluster.pods(found)
-        for pod in pods:
-            if number(pod) == 0:
-                follower.show(pod)
-        news.look(found, pods)
-        if follower.problem is not None:
-            raise follower.problem
-        if has_ended(found):
-            break
-        if problem := hopeless(pods):
-            raise UserError(problem)
-        if news.kills > found["spec"]["elasticPolicy"]["maxRestarts"]:
-            raise UserError(
-                f"workers were killed {news.kills} times within an hour (exit code 137: mostly for want of memory); "
-                "raise cluster.stages.train.memory, or lower train.micro_batch_size"
+                return  # finished and deleted by its TTL between two queries
+            raise InternalError(
+                f"job {name} was deleted by another client; run the stage again, it resumes from the last checkpoint"
             )
-        time.sleep(POLL)
-    if not follower.drain(DRAIN):
-        say("the end of the log could not be read")
-    if condition(found)[0] == "Failed":
-        raise failure(cluster, found, pods)
+        pods = kubernetes.pods(current)
+        for pod in pods:
+            if worker_index(pod) == 0:
+                follower.set_pod(pod)
+        status.update(current, pods)
+        if follower.error is not None:
+            raise follower.error
+        if has_finished(current):
+            break
+        if error := permanent_error(pods):
+            raise UserError(error)
+        if status.oom_kills > current["spec"]["elasticPolicy"]["maxRestarts"]:
+            raise UserError(
+                f"workers were killed {status.oom_kills} times within an hour (exit code 137: usually out of memory); "
+                "raise cluster.resources.train.memory, or lower train.micro_batch_size"
+            )
+        time.sleep(POLL_INTERVAL)
+    if not follower.drain(DRAIN_TIMEOUT):
+        log("the end of the log is not readable")
+    if condition(current)[0] == "Failed":
+        raise failure(kubernetes, current, pods)
     if s3.read_manifest(uri) is None:
-        raise InternalError(f"job {name} succeeded, but {uri} holds no model; run the stage again")
+        raise InternalError(f"job {name} succeeded, but {uri} has no manifest; run the stage again")
 
 
-def _let_go(cluster: "Cluster", job: Mapping[str, Any]) -> None:
-    """Delete the job unless it is to be kept, has ended, or is another's."""
-    from components.train.verdict import has_ended
+def _release(kubernetes: "KubernetesClient", job: Mapping[str, Any]) -> None:
+    """Delete the job, unless it has finished, has another spec, or `keep_on_stop` is set."""
+    from components.train.job_status import has_finished
 
     metadata = job["metadata"]
-    found = cluster.job(metadata["name"])
-    if found is None or has_ended(found) or _hash(found) != _hash(job):
+    existing = kubernetes.job(metadata["name"])
+    if existing is None or has_finished(existing) or _spec_hash(existing) != _spec_hash(job):
         return
-    if json.loads(metadata["annotations"][KEEP]):
-        say(f"job {metadata['name']} is kept and goes on")
+    if json.loads(metadata["annotations"][KEEP_ON_STOP]):
+        log(f"job {metadata['name']} continues (keep_on_stop)")
         return
-    say(f"deleting job {metadata['name']}")
-    cluster.delete(found)
-    if not _wait_until_gone(cluster, found, STOPS_WITHIN):
-        say(f"job {metadata['name']} is being deleted")
+    log(f"deleting job {metadata['name']}")
+    kubernetes.delete(existing)
+    if not _wait_until_deleted(kubernetes, existing, STOP_TIMEOUT):
+        log(f"the deletion of job {metadata['name']} is in progress")
 
 
-def _wait_until_gone(cluster: "Cluster", job: Mapping[str, Any], seconds: float | None) -> bool:
-    """Wait for the job and its pods to be gone; False where that takes longer."""
+def _wait_until_deleted(kubernetes: "KubernetesClient", job: Mapping[str, Any], timeout: float | None) -> bool:
+    """Wait until the job and its pods are deleted. Return False after `timeout` seconds (None: no limit)."""
     started = time.monotonic()
     while True:
-        found = cluster.job(job["metadata"]["name"])
-        same = found is not None and found["metadata"]["uid"] == job["metadata"]["uid"]
-        if not same and not cluster.pods(job):
+        existing = kubernetes.job(job["metadata"]["name"])
+        same = existing is not None and existing["metadata"]["uid"] == job["metadata"]["uid"]
+        if not same and not kubernetes.pods(job):
             return True
-        if seconds is not None and time.monotonic() - started > seconds:
+        if timeout is not None and time.monotonic() - started > timeout:
             return False
         time.sleep(0.2)
 
 
-def _canonical(command: list[str]) -> list[str]:
-    """The command with the one JSON text of its params, whoever wrote it: the spec's hash is of bytes."""
+def _with_canonical_params(command: list[str]) -> list[str]:
+    """Return the command with its params as canonical JSON: equal params must give equal spec hashes."""
     from trm.config.base import canonical_json
     from trm.stages.params import load_sections
 
-    place = command.index("--params") + 1
-    sections = load_sections(command[place], ("model", "train"))
+    index = command.index("--params") + 1
+    sections = load_sections(command[index], ("model", "train"))
     text = canonical_json({name: section.model_dump(mode="json") for name, section in sections.items()})
-    return [*command[:place], text, *command[place + 1 :]]
+    return [*command[:index], text, *command[index + 1 :]]
 
 
-def _owner() -> dict[str, str] | None:
-    """The pod that this runs in, where Kubernetes tells it."""
+def _launcher_pod() -> dict[str, str] | None:
+    """Return name and uid of the pod in which the launcher runs; None outside of the pipeline."""
     name, uid = os.environ.get("POD_NAME"), os.environ.get("POD_UID")
     return {"name": name, "uid": uid} if name and uid else None
 
 
-def _hash(job: Mapping[str, Any]) -> str | None:
-    return job["metadata"].get("annotations", {}).get(HASH)
+def _spec_hash(job: Mapping[str, Any]) -> str | None:
+    return job["metadata"].get("annotations", {}).get(SPEC_HASH)
 
 
-def _owners(job: Mapping[str, Any]) -> set[str]:
+def _owner_uids(job: Mapping[str, Any]) -> set[str]:
     return {owner["uid"] for owner in job["metadata"].get("ownerReferences", ())}
 
 

@@ -1,11 +1,11 @@
-"""What a worker of a PyTorchJob runs: torchrun, with exit codes from which the training operator can tell what to do.
+"""Program of a PyTorchJob's worker: torchrun, with exit codes that the training operator can interpret.
 
-    python -m components.train.worker --nproc-per-node=4 train --params … --dataset … --model …
+    python -m components.train.worker --nproc-per-node=4 train --params ... --dataset ... --model ...
 
-torchrun itself exits with 1 whatever happened. Here the code is that of the process that failed, which ends the job;
-128 + n after signal n, as when the node is taken away: then the operator makes the worker anew. The PET_* variables
-that the operator sets tell torchrun of the other workers. Where the first worker, at which they meet, is not there
-(yet, or for a while), this one tries again: nobody waits shorter than the job's deadline.
+torchrun exits with code 1 for every failure. This program exits with the code of the failed process, which ends the
+job, or with 128 + n after signal n (preemption of the node), upon which the operator recreates the worker. The operator
+sets the PET_* variables that torchrun reads. While the first worker, which hosts the rendezvous, is unavailable, the
+rendezvous is retried: the job's deadline limits the wait.
 """
 
 import sys
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def main() -> NoReturn:
-    """Train until the end."""
+    """Run the `trm` command in all processes of this worker and exit with its code."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous.api import RendezvousConnectionError
@@ -28,7 +28,7 @@ def main() -> NoReturn:
             run(parse_args([option, "-m", "trm", *command]))
             sys.exit(0)
         except RendezvousConnectionError as error:
-            print(f"worker: the first worker is not there ({error.__cause__ or error}); trying again", file=sys.stderr)
+            print(f"worker: first worker unavailable ({error.__cause__ or error}); retrying", file=sys.stderr)
         except SignalException as error:
             sys.exit(128 + error.sigval)
         except ChildFailedError as error:
@@ -36,10 +36,10 @@ def main() -> NoReturn:
 
 
 def _exit_code(error: "ChildFailedError") -> int:
-    """That of the process that failed first; 1 where it was killed: torchrun has started it again often enough."""
+    """Return the code of the process that failed first; 1 if it was killed, as torchrun has exhausted its restarts."""
     rank, failure = error.get_first_failure()
-    how = f"was killed by signal {-failure.exitcode}" if failure.exitcode < 0 else f"exited with {failure.exitcode}"
-    print(f"worker: process {rank} {how}", file=sys.stderr)
+    cause = f"was killed by signal {-failure.exitcode}" if failure.exitcode < 0 else f"exited with {failure.exitcode}"
+    print(f"worker: process {rank} {cause}", file=sys.stderr)
     return max(failure.exitcode, 0) or 1
 
 

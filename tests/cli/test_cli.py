@@ -493,7 +493,9 @@ def test_a_new_puzzle_table(run: Run, here: Path, finished: Path) -> None:
     assert model.puzzle_table.shape == (1, 16)
     assert not torch.allclose(model.puzzle_table[0], source.puzzle_table.mean(0))
     _edit(here, start[1][-30:-1], start[1][-30:-1].replace("false", "maybe"))
-    _mistake(run("train", "--dataset", dataset), "train.init_from.reset_puzzle_emb must be a valid boolean. Got 'maybe'")
+    _mistake(
+        run("train", "--dataset", dataset), "train.init_from.reset_puzzle_emb must be a valid boolean. Got 'maybe'"
+    )
 
 
 def test_an_ablation_is_used_like_a_recipe(run: Run, here: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a component tells Kubeflow of its command, and what it keeps to itself when the command failed."""
+"""Entry point of the stage containers: pointer and executor output, and their absence after a failure."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ Container = Callable[..., tuple[int, Any]]
 
 @pytest.fixture
 def container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Container:
-    """Run a component whose command ends with `code` and leaves `manifest`: the exit code and the executor output."""
+    """Runs a component whose command exits with `code` and leaves `manifest`; returns exit code and executor output."""
 
     def component(code: int = 0, manifest: dict[str, Any] | BaseException | None = None) -> tuple[int, Any]:
         output, pointer = tmp_path / "not/yet/there/executor_output.json", tmp_path / "nor/this/model"
@@ -60,48 +60,57 @@ def container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Container:
     return component
 
 
-def test_a_pointer_and_what_the_manifest_says(container: Container, tmp_path: Path) -> None:
+def test_pointer_and_metadata_of_a_successful_command(container: Container, tmp_path: Path) -> None:
     write_json(tmp_path / "manifest.json", MANIFEST)
     pointer = {"uri": URI, "key": "abc", "digest": file_digest(tmp_path / "manifest.json")}
     metadata = {**pointer, "device": "cpu", "steps": 7, "metrics.exact": 0.5, "metrics.fair": True}
-    # Kubeflow's own address stays: its launcher takes the pointer there, and refuses any place outside the run's.
+    # The artifact keeps Kubeflow's URI: the launcher uploads the pointer there, and rejects URIs outside of the run.
     artifact = MODEL | {"metadata": metadata}
     assert container(manifest=MANIFEST) == (0, {"artifacts": {"model": {"artifacts": [artifact]}}})
     assert json.loads((tmp_path / "nor/this/model").read_text()) == pointer
 
 
+def test_other_output_artifacts_are_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kubeflow's driver adds the artifact `executor-logs` to the outputs of every container."""
+    monkeypatch.setattr(s3, "read_manifest", lambda uri: MANIFEST if uri == URI else None)
+    logs = {"artifacts": [{"name": "executor-logs"}]}
+    outputs = {"artifacts": {"executor-logs": logs, "model": {"artifacts": [MODEL]}}, "outputFile": tmp_path / "out"}
+    run.register_output(outputs, tmp_path / "pointer", list(COMMAND))
+    assert list(json.loads((tmp_path / "out").read_text())["artifacts"]) == ["model"]
+
+
 @pytest.mark.parametrize("text", [None, "", "{}", "[]"])
-def test_a_pointer_that_leads_nowhere(tmp_path: Path, text: str | None) -> None:
+def test_invalid_input_pointer_is_reported(tmp_path: Path, text: str | None) -> None:
     file = tmp_path / "dataset"
     if text is not None:
         file.write_text(text)
-    with pytest.raises(InternalError, match="is no pointer to the artifact dataset; run the stage before again"):
-        run.resolved(["train", "--dataset", str(file)], {"dataset": {}})
+    with pytest.raises(InternalError, match="not a pointer to the artifact dataset; run the preceding stage again"):
+        run.resolve_inputs(["train", "--dataset", str(file)], {"dataset": {}})
 
 
 @pytest.mark.parametrize("code", [1, 2, 137, 143])
-def test_a_failed_command_fails_the_component(container: Container, code: int) -> None:
-    """Even where an earlier run left a manifest."""
+def test_failed_command_fails_the_component(container: Container, code: int) -> None:
+    """Also if an earlier run left a manifest."""
     assert container(code, MANIFEST) == (code, None)
 
 
 @pytest.mark.parametrize(
     ("manifest", "code"),
     [(None, 1), (InternalError("the server is gone"), 1), (UserError("wrong keys"), 2), (Interrupted(15), 143)],
-    ids=["no manifest", "fault", "mistake", "signal"],
+    ids=["no manifest", "fault", "user error", "signal"],
 )
-def test_no_manifest_no_success(
+def test_missing_manifest_fails_the_component(
     container: Container, capsys: pytest.CaptureFixture[str], manifest: BaseException | None, code: int
 ) -> None:
     assert container(0, manifest) == (code, None)
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert said.startswith("trm: ")
-    assert manifest is not None or f"{URI}: holds no manifest.json" in said
+    stderr = capsys.readouterr().err
+    assert stderr.count("\n") == 1
+    assert stderr.startswith("trm: ")
+    assert manifest is not None or f"{URI}: no manifest.json although the command succeeded" in stderr
 
 
-def test_a_real_command(tmp_path: Path) -> None:
-    """A mistake is one line and exit code 2; neither kfp nor torch is needed to say so."""
+def test_user_error_of_a_real_command(tmp_path: Path) -> None:
+    """One line and exit code 2, without importing kfp or torch."""
     output = tmp_path / "executor_output.json"
     outputs = {"artifacts": {"raw": {"artifacts": [{"name": "raw"}]}}, "outputFile": str(output)}
     program = "import sys; sys.modules.update(kfp=None, torch=None); from components import run; run.main()"

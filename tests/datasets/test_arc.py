@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from trm.config.data import AugmentParams
 from trm.data.parquet import Split, read_split, write_split
-from trm.data.protocol import Grid, DatasetPlan
+from trm.data.protocol import DatasetPlan, Grid
 from trm.data.symmetries import apply_symmetry
 from trm.datasets.arc import dataset as arc
 from trm.datasets.arc.augmentation import name_of, parse_name

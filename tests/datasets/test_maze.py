@@ -215,7 +215,9 @@ def test_valid_takes_any_shortest_path_and_no_padding() -> None:
     one[1:, 0], one[3, 1:3] = 4, 4
     other[0, 1:], other[1:3, 3] = 4, 4
     longer[0, 1:], longer[1:3, 3], longer[2, 2] = 4, 4, 4
-    unanswered = maze.augmentations(meta, np.zeros(16, np.uint8), np.random.default_rng(0), 1).invert(np.zeros((1, 16), "u1"))
+    unanswered = maze.augmentations(meta, np.zeros(16, np.uint8), np.random.default_rng(0), 1).invert(
+        np.zeros((1, 16), "u1")
+    )
     answers = [one, other, longer, question, *unanswered]
     assert list(maze.valid(meta, [question] * 5, answers)) == [True, True, False, False, False]
     # Padding where the question has a wall is no wall.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from trm.config.evaluation import SweepParams, EvaluateParams
+from trm.config.evaluation import EvaluateParams, SweepParams
 from trm.config.model import ModelParams
 from trm.config.training import TrainParams
 from trm.data.batches import START, collate

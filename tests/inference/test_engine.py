@@ -7,7 +7,7 @@ import torch
 from trm.config.model import ModelParams
 from trm.datasets.sudoku.dataset import sudoku_meta
 from trm.inference import engine as thinking
-from trm.inference.engine import Dials, Predictions, Rules, InferenceEngine, predict
+from trm.inference.engine import Dials, InferenceEngine, Predictions, Rules, predict
 from trm.inference.solve import solve
 from trm.models.act import TRM, build_model
 from trm.utils.errors import DataError, UserError

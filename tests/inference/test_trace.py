@@ -70,7 +70,12 @@ MANY = Dials(2, rollouts=20, noise=0.5)
 
 
 def of_solve(model: TRM, meta: DatasetMeta, question: np.ndarray, dials: Dials, **more: object) -> Answer:
-    settings = {"steps": dials.steps, "rollouts": dials.rollouts, "noise": dials.noise, "early_halting": dials.early_halting}
+    settings = {
+        "steps": dials.steps,
+        "rollouts": dials.rollouts,
+        "noise": dials.noise,
+        "early_halting": dials.early_halting,
+    }
     (answer,) = solve(model, meta, [question], **settings, **more)  # pyright: ignore[reportArgumentType]
     return answer
 

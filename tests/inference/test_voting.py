@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trm.inference.voting import VoteCounter, Candidate, grid_hash
+from trm.inference.voting import Candidate, VoteCounter, grid_hash
 
 A = np.array([[1, 2], [3, 4]], dtype=np.uint8)
 B = np.array([[4, 3], [2, 1]], dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Bringing a run home: stages that wrote to a real S3, a run that Kubeflow's API tells of, and DVC."""
+"""Collection of a run: artifacts in an S3 server, a fake Kubeflow Pipelines server, and DVC."""
 
 import json
 import re
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.dev import SeaweedFS
+from pipeline.local.s3_server import SeaweedFS
 from tests.clones import Clone, make_clone
-from tests.pipeline.kfp_server import KfpServer, kfp_server
+from tests.pipeline.kfp.fake_server import FakeKfpServer, kfp_server
 from trm.stages.records import STAGES
 from trm.storage.artifacts import read_manifest
 
@@ -28,7 +28,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
 
 @pytest.fixture(scope="module")
 def computed(tmp_path_factory: pytest.TempPathFactory, storage: SeaweedFS) -> dict[str, str]:
-    """An experiment whose stages wrote to S3, from a clone that nobody uses again: stage -> URI."""
+    """An experiment that was run in another clone with outputs in S3: stage name -> URI."""
     elsewhere = make_clone(tmp_path_factory.mktemp("elsewhere"))
     elsewhere.environment |= storage.environment() | {"TRM_CACHE_DIR": str(elsewhere.folder / "cache")}
     uris: dict[str, str] = {}
@@ -41,14 +41,14 @@ def computed(tmp_path_factory: pytest.TempPathFactory, storage: SeaweedFS) -> di
 
 
 @pytest.fixture
-def server() -> Iterator[KfpServer]:
+def server() -> Iterator[FakeKfpServer]:
     with kfp_server() as server:
         yield server
 
 
 @pytest.fixture
-def clone(tmp_path: Path, storage: SeaweedFS, server: KfpServer) -> Clone:
-    """A fresh workspace of somebody who watched that run."""
+def clone(tmp_path: Path, storage: SeaweedFS, server: FakeKfpServer) -> Clone:
+    """A new workspace with the same experiment."""
     clone = make_clone(tmp_path)
     clone.environment |= storage.environment() | {"TRM_CACHE_DIR": str(tmp_path / "cache")}
     params = clone.folder / "params.yaml"
@@ -57,10 +57,10 @@ def clone(tmp_path: Path, storage: SeaweedFS, server: KfpServer) -> Clone:
 
 
 @pytest.fixture
-def run(server: KfpServer, computed: dict[str, str]) -> str:
-    """The run, as Kubeflow tells of it; its id."""
+def run(server: FakeKfpServer, computed: dict[str, str]) -> str:
+    """Id of the run on the fake server."""
     parameters = {f"{stage}_key": uri.rpartition("/")[2] for stage, uri in computed.items()}
-    config = {"parameters": {**parameters, "root": ROOT_URI}}
+    config = {"parameters": {**parameters, "artifact_root": ROOT_URI}}
     described = "commit abc, image registry.example.org/trm@sha256:1"
     return server.add_run("trm-x", "SUCCEEDED", runtime_config=_config(config), description=described).run_id
 
@@ -86,68 +86,77 @@ def test_collect_leaves_nothing_to_do(clone: Clone, run: str, computed: dict[str
         "params.yaml",
         *(w for name in new for w in ("??", name)),
     ]
-    told = json.loads((clone.folder / "metrics.json").read_text())
-    assert told["metrics"] == json.loads((clone.folder / "outputs/evaluation/metrics.json").read_text())
-    assert told["keys"] == {stage: uri.rpartition("/")[2] for stage, uri in computed.items()}
+    values = json.loads((clone.folder / "metrics.json").read_text())
+    assert values["metrics"] == json.loads((clone.folder / "outputs/evaluation/metrics.json").read_text())
+    assert values["keys"] == {stage: uri.rpartition("/")[2] for stage, uri in computed.items()}
     lines = [line.split("\t") for line in (clone.folder / "runs.tsv").read_text().splitlines()]
     assert [line[0] for line in lines[1:]] == [stage.name for stage in STAGES]
     commit = clone.run("git rev-parse HEAD").strip()
-    origin = {"commit": f"{commit}-dirty", "run": run, "image": "registry.example.org/trm@sha256:1"}
-    assert origin.items() <= dict(zip(lines[0], lines[-1], strict=True)).items()
-    # Collected again: what is here already is not brought again, and no file changes.
+    provenance = {"commit": f"{commit}-dirty", "run": run, "image": "registry.example.org/trm@sha256:1"}
+    assert provenance.items() <= dict(zip(lines[0], lines[-1], strict=True)).items()
+    # Collecting again downloads nothing and changes no file.
     checkpoint = clone.folder / "outputs/model/checkpoint.safetensors"
     before = [checkpoint.stat().st_mtime_ns, *((clone.folder / name).read_bytes() for name in new)]
     clone.run(f"python -m pipeline collect {run}")
     assert [checkpoint.stat().st_mtime_ns, *((clone.folder / name).read_bytes() for name in new)] == before
 
 
-def test_collect_without_a_run_takes_what_lies_under_the_workspaces_keys(
-    clone: Clone, computed: dict[str, str]
-) -> None:
+def test_collect_without_a_run_uses_the_workspace_keys(clone: Clone, computed: dict[str, str]) -> None:
     clone.run("python -m pipeline collect")
     assert clone.ran("dvc repro") == []
 
 
-def _refused(clone: Clone, command: str, *said: str) -> None:
+def _assert_rejected(clone: Clone, command: str, *messages: str) -> None:
     done = clone.start(command)
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("pipeline: ")
-    assert done.stderr.rstrip().endswith("nothing was written")
-    for words in said:
-        assert words in done.stderr
+    assert done.stderr.rstrip().endswith("no file was changed")
+    for message in messages:
+        assert message in done.stderr
     assert not (clone.folder / "outputs").exists()
     assert not (clone.folder / "dvc.lock").exists()
 
 
-def test_another_param_is_named(clone: Clone, run: str) -> None:
+def test_different_param_is_reported(clone: Clone, run: str) -> None:
     params = clone.folder / "params.yaml"
     text = params.read_text()
     params.write_text(re.sub(r"  lr: .*", "  lr: 0.5", text))
-    _refused(clone, f"python -m pipeline collect {run}", "train.lr is 0.5 here and was 0.002 in the run")
+    _assert_rejected(
+        clone, f"python -m pipeline collect {run}", "train.lr is 0.5 in the workspace and 0.002 in the run"
+    )
     params.write_text(re.sub(r"num_aug: .*", "num_aug: 3", text))
-    _refused(clone, f"python -m pipeline collect {run}", "augment.num_aug is 3 here and was 2 in the run")
+    _assert_rejected(
+        clone, f"python -m pipeline collect {run}", "augment.num_aug is 3 in the workspace and 2 in the run"
+    )
     params.write_text(re.sub(r"pass_at_k: .*", "pass_at_k: [1, 3]", text))
-    _refused(clone, f"python -m pipeline collect {run}", "evaluate.pass_at_k is [1, 3] here and was [1, 2] in the run")
+    _assert_rejected(
+        clone,
+        f"python -m pipeline collect {run}",
+        "evaluate.pass_at_k is [1, 3] in the workspace and [1, 2] in the run",
+    )
 
 
-def test_another_module_is_named(clone: Clone, run: str) -> None:
+def test_different_module_is_reported(clone: Clone, run: str) -> None:
     module = clone.folder / "trm/training/losses.py"
-    module.write_text(module.read_text() + "\n# another thought\n")
-    _refused(
+    module.write_text(module.read_text() + "\n# a comment\n")
+    _assert_rejected(
         clone, f"python -m pipeline collect {run}", "trm/training/losses.py differs from the file that stage train"
     )
 
 
-def test_a_stage_that_is_not_done(clone: Clone, server: KfpServer, run: str, storage: SeaweedFS) -> None:
+def test_unfinished_stage_is_reported(clone: Clone, server: FakeKfpServer, run: str, storage: SeaweedFS) -> None:
     parameters = server.runs[run].runtime_config.parameters
     server.runs[run].state = "RUNNING"
-    parameters["root"] = "s3://trm/elsewhere"
-    _refused(
-        clone, f"python -m pipeline collect {run}", "s3://trm/elsewhere/fetch/", "no such artifact (the run: running)"
+    parameters["artifact_root"] = "s3://trm/elsewhere"
+    _assert_rejected(
+        clone,
+        f"python -m pipeline collect {run}",
+        "s3://trm/elsewhere/fetch/",
+        "no such artifact (state of the run: running)",
     )
-    # Other params are told apart from the run's own arguments where no manifest is there yet.
-    parameters |= {"train_key": "0" * 64, "evaluate_key": "1" * 64, "root": ROOT_URI}
+    # Without a manifest, params are compared with the arguments of the run.
+    parameters |= {"train_key": "0" * 64, "evaluate_key": "1" * 64, "artifact_root": ROOT_URI}
     params = json.loads(
         clone.run(
             'python -c "import json; from trm import load_params; '
@@ -155,12 +164,12 @@ def test_a_stage_that_is_not_done(clone: Clone, server: KfpServer, run: str, sto
         )
     )
     parameters |= {"model": params["model"], "train": {**params["train"], "lr": 0.25}}
-    _refused(clone, f"python -m pipeline collect {run}", "train.lr is 0.002 here and was 0.25 in the run")
+    _assert_rejected(
+        clone, f"python -m pipeline collect {run}", "train.lr is 0.002 in the workspace and 0.25 in the run"
+    )
 
 
-def test_a_broken_object_leaves_what_was_here(
-    clone: Clone, run: str, computed: dict[str, str], storage: SeaweedFS
-) -> None:
+def test_corrupt_object_changes_nothing(clone: Clone, run: str, computed: dict[str, str], storage: SeaweedFS) -> None:
     client, prefix = storage.client(), computed["evaluate"].removeprefix("s3://trm/")
     listed = client.list_objects_v2(Bucket="trm", Prefix=prefix)["Contents"]
     name = next(item["Key"] for item in listed if item["Key"].endswith("metrics.json"))
@@ -174,10 +183,10 @@ def test_a_broken_object_leaves_what_was_here(
     assert not (clone.folder / "dvc.lock").exists()
 
 
-def test_runs_that_wait_to_be_collected(
-    clone: Clone, server: KfpServer, run: str, computed: dict[str, str], tmp_path: Path
+def test_list_uncollected(
+    clone: Clone, server: FakeKfpServer, run: str, computed: dict[str, str], tmp_path: Path
 ) -> None:
-    """The runner that submitted them may be long gone: Kubeflow knows the runs, git what was taken up."""
+    """Kubeflow stores the runs; git and runs.tsv show which ones were collected."""
     clone.run(f"git init -q --bare {tmp_path}/remote && git remote add origin {tmp_path}/remote")
     key = computed["evaluate"].rpartition("/")[2]
 
@@ -191,28 +200,28 @@ def test_runs_that_wait_to_be_collected(
     add(5, "FAILED")
     tried_again = add(5, "SUCCEEDED")
 
-    done = clone.start("python -m pipeline pending")
+    done = clone.start("python -m pipeline list-uncollected")
     assert done.returncode == 0, done.stderr
     waiting = [{"run": run, "key": key, "commit": "abc"}, {"run": tried_again, "key": "5" * 64, "commit": "abc"}]
     assert sorted(json.loads(done.stdout), key=lambda one: one["key"] != key) == waiting
-    said = done.stderr.splitlines()
-    assert len(said) == 3
-    for run_id, words in (
-        (stopped, "canceled: nothing is collected, the champion stays"),
+    lines = done.stderr.splitlines()
+    assert len(lines) == 3
+    for run_id, message in (
+        (stopped, "canceled: not collected, the champion is unchanged"),
         (failed, "failed: "),
-        (dirty, "was submitted from changes that no commit holds; collect it by hand"),
+        (dirty, "submitted with uncommitted changes; collect it manually"),
     ):
-        assert any(run_id in line and words in line for line in said), said
-    # Once its branch is there, or its line is in runs.tsv, nobody takes it up again.
+        assert any(run_id in line and message in line for line in lines), lines
+    # Runs with a branch or a row in runs.tsv are not listed.
     clone.run(f"git push -q origin HEAD:refs/heads/retrain/{'5' * 12}")
     clone.run(f"python -m pipeline collect {run}")
-    assert json.loads(clone.run("python -m pipeline pending")) == []
+    assert json.loads(clone.run("python -m pipeline list-uncollected")) == []
 
 
-def test_a_run_that_was_stopped_by_hand_is_told(clone: Clone, server: KfpServer, run: str) -> None:
+def test_canceled_run_is_reported(clone: Clone, server: FakeKfpServer, run: str) -> None:
     server.runs[run].state = "CANCELED"
-    server.runs[run].runtime_config.parameters["root"] = "s3://trm/nothing-there"
-    _refused(clone, f"python -m pipeline collect {run}", "no such artifact (the run: canceled)")
+    server.runs[run].runtime_config.parameters["artifact_root"] = "s3://trm/nothing-there"
+    _assert_rejected(clone, f"python -m pipeline collect {run}", "no such artifact (state of the run: canceled)")
 
 
 def test_outside_a_workspace(tmp_path: Path, clone: Clone, run: str) -> None:
@@ -221,5 +230,5 @@ def test_outside_a_workspace(tmp_path: Path, clone: Clone, run: str) -> None:
     shutil.copy(clone.folder / "params.yaml", alone)
     done = clone.start(f"cd {alone} && PYTHONPATH={clone.folder} python -m pipeline collect {run}")
     assert done.returncode == 2
-    assert "dvc.yaml is not here" in done.stderr
+    assert "dvc.yaml: no such file" in done.stderr
     assert [path.name for path in alone.iterdir()] == ["params.yaml"]

@@ -1,4 +1,4 @@
-"""The image: the whole pipeline in a container that may do nothing, and what must not be in the image."""
+"""The image: all stages in a container without privileges, and the content of the image."""
 
 import json
 import re
@@ -25,17 +25,17 @@ def params() -> str:
     return text
 
 
-def test_all_stages_where_only_the_cache_can_be_written(image: Image) -> None:
-    """As a user without a name, without rights, without a network, in a memory of its own that runs no programs."""
+def test_all_stages_with_a_read_only_root(image: Image) -> None:
+    """With an unknown uid, without capabilities and network, and with /cache as a noexec tmpfs."""
     stages = "cat > params.yaml && trm fetch && trm augment && trm train && trm evaluate"
-    said = image.run(
+    output = image.run(
         "sh",
         "-c",
         f"cd /cache && {{ {stages}; }} >&2 && cat outputs/evaluation/metrics.json",
         options=LOCKED,
         stdin=params(),
     )
-    assert json.loads(said)["puzzles"] == 10
+    assert json.loads(output)["puzzles"] == 10
 
 
 def test_user_and_command(image: Image) -> None:
@@ -59,10 +59,10 @@ def test_labels(image: Image) -> None:
     assert (labels[f"{prefix}revision"], labels[f"{prefix}version"]) == ("a-revision", "a-version")
 
 
-def test_what_is_in_it(image: Image) -> None:
-    """torch's CPU build, the recipes, the pinned versions; a later stage of the file never needs what is left out."""
+def test_installed_packages(image: Image) -> None:
+    """torch's CPU build, the recipes and the pinned versions, without development tools."""
     script = (
-        "import importlib.metadata as m, json, torch, trm.recipes as r;"
+        "import importlib.metadata as m, json, torch, trm.config.recipes as r;"
         "print(json.dumps([torch.version.cuda, sorted(r.recipes()), {d.name: d.version for d in m.distributions()}]))"
     )
     cuda, recipes, versions = json.loads(image.run("python", "-c", script).splitlines()[-1])
@@ -88,8 +88,8 @@ def test_what_is_in_it(image: Image) -> None:
     assert not tools & set(found)
 
 
-def test_what_is_not_in_it(image: Image) -> None:
-    """No compiler, nothing of the building, no cache, no list of packages, no tests, nothing of the working tree."""
+def test_excluded_files(image: Image) -> None:
+    """No compiler, build files, caches, package lists, tests, or other files of the working tree."""
     programs = "for name in cc gcc g++ c++ clang make ld; do ! command -v $name || exit 1; done"
     assert image.run("sh", "-c", programs) == ""
     gone = ["/build", "/wheels", "/etc/pip.conf", "/opt/pip", "/opt/code", "/root/.cache", "/opt/trm/bin/pip"]
@@ -104,30 +104,30 @@ def test_what_is_not_in_it(image: Image) -> None:
     }
 
 
-def test_its_history_tells_no_secret(image: Image) -> None:
+def test_image_history_contains_no_secrets(image: Image) -> None:
     history = image.engine.run("history", "--no-trunc", "--format", "{{.CreatedBy}}", image.name)
     environment = image.engine.run("image", "inspect", "--format", "{{json .Config.Env}}", image.name)
     assert "COPY" in history
     assert not re.search(r"(?i)secret|token|passw|credential|access.?key|://[^/\s]+:[^/\s]+@", history + environment)
 
 
-def test_a_component_fails_as_its_command_does(image: Image) -> None:
+def test_component_exits_with_the_code_of_its_command(image: Image) -> None:
     outputs = {"artifacts": {"raw": {"artifacts": [{"name": "raw"}]}}, "outputFile": "/cache/output.json"}
     command = ("python", "-m", "components.run", json.dumps({"inputs": {}, "outputs": outputs}), "/cache/pointer")
-    said = image.run(*command, "fetch", "--params", "/nowhere.yaml", "--raw", "/cache/raw", options=LOCKED, code=2)
-    assert "trm: /nowhere.yaml" in said
-    assert "Traceback" not in said
+    output = image.run(*command, "fetch", "--params", "/nowhere.yaml", "--raw", "/cache/raw", options=LOCKED, code=2)
+    assert "trm: /nowhere.yaml" in output
+    assert "Traceback" not in output
 
 
-def test_the_wrong_build_of_torch_stops_the_build(image: Image) -> None:
+def test_wrong_torch_build_fails_the_image_build(image: Image) -> None:
     if not image.offline:
-        pytest.skip("this machine's pip has no CPU build of torch to be mistaken for the CUDA build")
-    said = image.engine.run("build", "--force-rm", *image.build_args, "--build-arg", "TORCH=cuda", str(ROOT), code=1)
-    assert "TORCH=cuda was asked for, but pip found the cpu build, torch 2." in said
+        pytest.skip("pip on this machine has no CPU build of torch")
+    output = image.engine.run("build", "--force-rm", *image.build_args, "--build-arg", "TORCH=cuda", str(ROOT), code=1)
+    assert "TORCH=cuda requested, but pip installed the cpu build, torch 2." in output
 
 
 def test_make_image(image: Image, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its last line names the image, its id and its size; nothing is built twice."""
+    """The last line contains the image, its id and its size. The build uses cached layers."""
     given = [arg for arg in image.build_args if arg.startswith(("BASE=", "BUILD_BASE="))]
     done = subprocess.run(
         ["make", "--no-print-directory", "image", "IMAGE=trm-test", *given],

@@ -1,4 +1,4 @@
-"""The whole pipeline as containers on this machine, as the README has it: Docker, a real S3, collect, DVC."""
+"""The pipeline in Docker on this machine, as in the README: containers, S3 server, collect, DVC."""
 
 import json
 import os
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 class Local:
-    """A clone in which the pipeline runs, with its own S3."""
+    """A clone with its own S3 server, in which the pipeline runs."""
 
     def __init__(self, clone: Clone, image: Image) -> None:
         self.clone = clone
@@ -29,7 +29,7 @@ class Local:
         self.pipeline = f"source .dev/env && python -m pipeline local --image {image.name}"
 
     def objects(self) -> dict[str, tuple[int, str]]:
-        """Every object in the bucket, its size and when it was written."""
+        """Return name -> (size, modification time) of all objects in the bucket."""
         code = (
             "import boto3, json; listed = boto3.client('s3').list_objects_v2(Bucket='trm').get('Contents', []);"
             "print(json.dumps({o['Key']: [o['Size'], str(o['LastModified'])] for o in listed}))"
@@ -46,14 +46,14 @@ def here(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loc
         clone.run("make dev-down")
 
 
-def test_from_containers_to_a_workspace_with_nothing_to_do(here: Local) -> None:
+def test_local_run_and_collect_leave_nothing_to_do(here: Local) -> None:
     clone = here.clone
     first = clone.start(f"make pipeline-local IMAGE={here.tagged}")
     assert first.returncode == 0, first.stdout + first.stderr
     uris = dict(line.split(": ") for line in first.stdout.splitlines()[-len(STAGES) :])
     assert list(uris) == [stage.name for stage in STAGES]
-    assert "'uri': 's3://trm/artifacts/train/" in first.stdout  # Kubeflow passes pointers on …
-    assert "'metrics.exact_accuracy': " in first.stdout  # … and shows scalars
+    assert "'uri': 's3://trm/artifacts/train/" in first.stdout  # pointers are passed to the next stage
+    assert "'metrics.exact_accuracy': " in first.stdout  # scalar facts are metadata
     assert "Run succeeded" in first.stdout
     written = here.objects()
     for uri in uris.values():
@@ -68,21 +68,21 @@ def test_from_containers_to_a_workspace_with_nothing_to_do(here: Local) -> None:
     assert clone.ran("dvc repro") == []
     assert "up to date" in clone.run("dvc status")
     assert json.loads((clone.folder / "outputs/evaluation/metrics.json").read_text())["puzzles"] == 10
-    told = [first.stdout, first.stderr, again.stdout, again.stderr]
+    outputs = [first.stdout, first.stderr, again.stdout, again.stderr]
     files = [path for path in (clone.folder / "outputs").rglob("*") if path.is_file()]
-    assert not [text for text in told if here.secret in text]
+    assert not [text for text in outputs if here.secret in text]
     assert not [path for path in files if here.secret.encode() in path.read_bytes()]
 
 
 @pytest.mark.parametrize(
-    ("setting", "value", "said", "stage"),
+    ("setting", "value", "message", "stage"),
     [
         ("lr", "1.0e+30", "trm: step 2: the loss is", "train"),
-        # The last stage, and at once: what Kubeflow's local runner takes for a success.
+        # A container that exits at once, which Kubeflow's local runner reports as success.
         ("device", "cuda", "trm: device cuda is not available", "evaluate"),
     ],
 )
-def test_a_container_that_fails_fails_the_run(here: Local, setting: str, value: str, said: str, stage: str) -> None:
+def test_failed_container_fails_the_run(here: Local, setting: str, value: str, message: str, stage: str) -> None:
     params = here.clone.folder / "params.yaml"
     text = params.read_text()
     start, end = text.index(f"\n{stage}:"), text.find("\n\n", text.index(f"\n{stage}:"))
@@ -91,11 +91,11 @@ def test_a_container_that_fails_fails_the_run(here: Local, setting: str, value: 
     failed = here.clone.start(here.pipeline)
     params.write_text(text)
     assert failed.returncode == 1
-    assert said in failed.stdout
-    assert failed.stderr.splitlines()[-1].startswith(f"pipeline: stage {stage} left no artifact; its log stands above")
+    assert message in failed.stdout
+    assert failed.stderr.splitlines()[-1].startswith(f"pipeline: stage {stage} has no artifact; see its log above")
 
 
-def test_a_run_that_is_stopped_stops_its_container(here: Local, image: Image) -> None:
+def test_sigterm_stops_the_container(here: Local, image: Image) -> None:
     params = here.clone.folder / "params.yaml"
     text = params.read_text()
     params.write_text(re.sub(r"epochs: \d+", "epochs: 100000", text))
@@ -115,7 +115,7 @@ def test_a_run_that_is_stopped_stops_its_container(here: Local, image: Image) ->
     assert not image.engine.run("ps", "-q", "--filter", "label=trm.run").strip()
 
 
-def test_an_image_of_other_code_is_refused(here: Local) -> None:
+def test_image_with_other_code_is_rejected(here: Local) -> None:
     module = here.clone.folder / "trm/training/losses.py"
     text = module.read_text()
     module.write_text(f"{text}\n# newer than the image\n")
@@ -126,15 +126,18 @@ def test_an_image_of_other_code_is_refused(here: Local) -> None:
         failed.stdout.split()
     )
     assert "make and push the image again" in failed.stdout
-    assert "pipeline: stage train left no artifact" in failed.stderr
+    assert "pipeline: stage train has no artifact" in failed.stderr
 
 
-def test_without_docker_image_or_server(here: Local) -> None:
-    for command, said in (
+def test_missing_docker_image_or_s3_server(here: Local) -> None:
+    for command, message in (
         (f"{here.pipeline}-nosuch", "pipeline: Docker has no image"),
-        (f"DOCKER_HOST=unix://{os.sep}nosuch {here.pipeline.partition('&& ')[2]}", "pipeline: Docker does not answer"),
+        (
+            f"DOCKER_HOST=unix://{os.sep}nosuch {here.pipeline.partition('&& ')[2]}",
+            "pipeline: cannot connect to Docker",
+        ),
         ("mv .dev away; make pipeline-local; code=$?; mv away .dev; exit $code", "no S3 server here; run make dev-up"),
     ):
         failed = here.clone.start(command)
         assert failed.returncode == 2
-        assert said in failed.stderr.splitlines()[0]
+        assert message in failed.stderr.splitlines()[0]

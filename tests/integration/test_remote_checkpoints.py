@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.dev import SeaweedFS
+from pipeline.local.s3_server import SeaweedFS
 from tests.integration.test_distributed import Experiment, published
 
 __all__ = ["published"]

@@ -1,4 +1,4 @@
-"""`make retrain CLUSTER=local` in Docker with a real S3: a better model is promoted, a worse one refused."""
+"""`make retrain CLUSTER=local` in Docker with an S3 server: promotion of a better and rejection of a worse model."""
 
 import json
 import re
@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.git import RESULTS
+from pipeline.git import RESULT_FILES
 from tests.clones import Clone, make_clone
 from tests.containers import Image
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 IN_S3 = "source .dev/env && python -m pipeline"
 
-# A 4x4 Sudoku that is learned within seconds, with enough validation puzzles to tell two models apart.
+# A 4x4 Sudoku experiment of a few seconds, with enough validation puzzles to distinguish two models.
 LEARNED = {
     r"train_puzzles: \d+": "train_puzzles: 600",
     r"test_puzzles: \d+": "test_puzzles: 10",
@@ -40,7 +40,7 @@ def clone(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cl
 
 
 def change(clone: Clone, changes: dict[str, str]) -> None:
-    """Edit params.yaml and commit it, and the results before it."""
+    """Edit params.yaml and commit it together with the previous results."""
     params = clone.folder / "params.yaml"
     text = params.read_text()
     for old, new in changes.items():
@@ -51,58 +51,58 @@ def change(clone: Clone, changes: dict[str, str]) -> None:
 
 
 def retrain(clone: Clone) -> tuple[int, str]:
-    """Exit code of the command, which make tells, and the last lines."""
+    """Run the make target; return the exit code of its command, which make prints, and the output."""
     done = clone.start("make retrain CLUSTER=local IMAGE=trm-retrained")
     code = re.findall(r"\[retrain\] Error (\d+)|\[Makefile:\d+: retrain\] Error (\d+)", done.stderr)
     assert not [line for line in done.stderr.splitlines() if "Traceback" in line], done.stderr
     return int("".join(code[-1])) if code else done.returncode, f"{done.stdout}\n{done.stderr}"
 
 
-def test_the_whole_way_of_a_change(clone: Clone) -> None:
+def test_better_model_is_promoted_and_worse_model_rejected(clone: Clone) -> None:
     change(clone, LEARNED)
-    code, said = retrain(clone)
-    assert code == 0, said
-    assert "(version 1)" in said
-    for name in RESULTS:
+    code, output = retrain(clone)
+    assert code == 0, output
+    assert "(version 1)" in output
+    for name in RESULT_FILES:
         assert (clone.folder / name).is_file()
     first = json.loads((clone.folder / "metrics.json").read_text())["keys"]["evaluate"]
 
     change(clone, {r"epochs: \d+": "epochs: 20"})
-    code, said = retrain(clone)
-    assert code == 0, said
-    assert "The candidate is better" in said
-    assert "of 30 validation puzzles" in said
-    assert "(version 2)" in said
-    assert sorted(clone.run("git diff --name-only").split()) == sorted(RESULTS)
+    code, output = retrain(clone)
+    assert code == 0, output
+    assert "The candidate is better" in output
+    assert "of 30 validation puzzles" in output
+    assert "(version 2)" in output
+    assert sorted(clone.run("git diff --name-only").split()) == sorted(RESULT_FILES)
     assert clone.ran("dvc repro") == []
     champion = json.loads(clone.run(f"{IN_S3} champion --json"))
     assert champion["commit"] == clone.run("git rev-parse HEAD").strip()
     assert (champion["run"], champion["image"][:7], len(champion["dvc_lock"])) == ("local", "sha256:", 64)
     assert set(champion["keys"]) == {"fetch", "augment", "train", "evaluate"}
 
-    # The worse one has been trained already: what `make retrain` does with a result is what `promote` does.
-    refused = clone.start(f"{IN_S3} promote {first[:12]}")
-    said = refused.stdout + refused.stderr
-    assert refused.returncode == 4, said
-    assert "The candidate is worse" in said
-    assert "not promoted: the champion stays" in said
+    # The worse model exists already: `make retrain` promotes as `promote` does.
+    rejected = clone.start(f"{IN_S3} promote {first[:12]}")
+    output = rejected.stdout + rejected.stderr
+    assert rejected.returncode == 4, output
+    assert "The candidate is worse" in output
+    assert "not promoted: the champion is unchanged" in output
     assert json.loads(clone.run(f"{IN_S3} champion --json")) == champion
     assert (clone.folder / "outputs/comparison.html").read_text().startswith("<!DOCTYPE html>")
 
-    assert "(version 3, version 1 again)" in clone.run(f"{IN_S3} rollback")
-    assert "before: " in clone.run(f"{IN_S3} champion")
+    assert "(version 3, restored from version 1)" in clone.run(f"{IN_S3} rollback")
+    assert "previous: " in clone.run(f"{IN_S3} champion")
     plan = json.loads(clone.run("python -m pipeline plan --json"))
-    assert plan["runs"] == {"here": [], "cluster": []}
+    assert plan["runs"] == {"local": [], "cluster": []}
 
 
-def test_mistakes_are_one_line(clone: Clone) -> None:
-    for command, words in {
-        "compare 000000000000": "there is no such result",
-        f"promote {'0' * 64}": "there is no such result; name a run or a key whose result lies below",
-        "compare run-of-nobody --params nosuch.yaml": "nosuch.yaml: no such file",
-        "rollback --to 99": "has no version 99",
-        "champion --data-set nobodys": "there is no champion yet",
+def test_user_errors_are_one_line(clone: Clone) -> None:
+    for command, message in {
+        "compare 000000000000": "no such result",
+        f"promote {'0' * 64}": "no such result; pass a run id or the content key",
+        "compare unknown-run --params nosuch.yaml": "nosuch.yaml: no such file",
+        "rollback --to 99": "no version 99",
+        "champion --dataset unknown": "no champion; run",
     }.items():
         done = clone.start(f"{IN_S3} {command}")
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
-        assert words in done.stderr
+        assert message in done.stderr

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.dev import BUCKET, SeaweedFS
+from pipeline.local.s3_server import BUCKET, SeaweedFS
 from tests.clones import Clone, make_clone
 from tests.conftest import ROOT
 from tests.seaweed import artifact, objects, speak_to

@@ -1,7 +1,7 @@
-"""The Pod Security Standards of Kubernetes, profile `restricted` (baseline included), as a check of a pod template.
+"""Check of a pod template against the Pod Security Standard `restricted`, which includes `baseline`.
 
-Written after kubernetes.io/docs/concepts/security/pod-security-standards: the API server of the tests is older than
-what enforces them.
+Source: kubernetes.io/docs/concepts/security/pod-security-standards. The API server of the tests is too old to enforce
+the standard.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,16 +20,17 @@ SELINUX_TYPES = ("", "container_t", "container_init_t", "container_kvm_t", "cont
 
 
 def violations(template: Mapping[str, Any]) -> list[str]:
-    """What of the pods of `template` (metadata and spec) the profile refuses; empty: nothing."""
+    """Return the violations of a pod template (metadata and spec)."""
     spec = template["spec"]
-    return [*_of_the_pod(template), *(found for each in _containers(spec) for found in _of_a_container(each, spec))]
+    of_containers = (violation for each in _containers(spec) for violation in _container_violations(each, spec))
+    return [*_pod_violations(template), *of_containers]
 
 
 def _containers(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [each for key in ("initContainers", "containers", "ephemeralContainers") for each in spec.get(key, ())]
 
 
-def _of_the_pod(template: Mapping[str, Any]) -> Iterator[str]:
+def _pod_violations(template: Mapping[str, Any]) -> Iterator[str]:
     spec = template["spec"]
     security = spec.get("securityContext", {})
     for key in ("hostNetwork", "hostPID", "hostIPC"):
@@ -46,11 +47,11 @@ def _of_the_pod(template: Mapping[str, Any]) -> Iterator[str]:
             yield "apparmor"
 
 
-def _of_a_container(container: Mapping[str, Any], spec: Mapping[str, Any]) -> Iterator[str]:
-    name, own, pods = container["name"], container.get("securityContext", {}), spec.get("securityContext", {})
+def _container_violations(container: Mapping[str, Any], spec: Mapping[str, Any]) -> Iterator[str]:
+    name, own, of_pod = container["name"], container.get("securityContext", {}), spec.get("securityContext", {})
 
-    def setting(key: str) -> Any:  # noqa: ANN401 - whatever the manifest says
-        return own[key] if key in own else pods.get(key)
+    def setting(key: str) -> Any:  # noqa: ANN401 - any value of the manifest
+        return own[key] if key in own else of_pod.get(key)
 
     if own.get("privileged"):
         yield f"{name}: privileged"

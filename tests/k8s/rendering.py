@@ -1,4 +1,4 @@
-"""The manifests below k8s/ as `kubectl apply -k` gets them."""
+"""Manifests of k8s/ as `kubectl apply -k` renders them."""
 
 import json
 import os
@@ -22,11 +22,11 @@ VARIANTS = {
     "s3 without users": ("s3", "components:"),
     "s3 with an IAM role": ("s3", "- path: iam-role.yaml"),
 }
-"""The overlays, and what they offer in comments: the overlay's name, the lines to be uncommented."""
+"""Overlays and their variants: name of the overlay, lines to uncomment."""
 
 
 def overlay(variant: str, folder: Path) -> Path:
-    """The overlay's folder; where lines are to be uncommented, that of a copy in `folder`."""
+    """Return the folder of an overlay; of a copy in `folder` if lines are uncommented."""
     name, *lines = VARIANTS[variant]
     if not lines:
         return FOLDER / "overlays" / name
@@ -41,7 +41,7 @@ def overlay(variant: str, folder: Path) -> Path:
 
 
 def kubectl(*arguments: str | Path, kubeconfig: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run kubectl; the test is skipped where there is none, or one that is too old."""
+    """Run kubectl. Skips the test if kubectl is missing or too old."""
     if reason := _missing():
         pytest.skip(reason)
     environment = os.environ | {"KUBECONFIG": str(kubeconfig or os.devnull)}
@@ -50,7 +50,7 @@ def kubectl(*arguments: str | Path, kubeconfig: Path | None = None) -> subproces
 
 @cache
 def render(variant: str) -> str:
-    """The overlay's YAML; kustomize has nothing to remark."""
+    """Return the YAML of an overlay. kustomize must not print warnings."""
     with TemporaryDirectory() as folder:
         ran = kubectl("kustomize", overlay(variant, Path(folder)))
     assert (ran.returncode, ran.stderr) == (0, "")
@@ -58,16 +58,14 @@ def render(variant: str) -> str:
 
 
 def objects(text: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """The objects of a YAML text, by kind and name."""
+    """Return the objects of a YAML text: (kind, name) -> object."""
     return {(each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(text)}
 
 
 @cache
 def _missing() -> str:
     if shutil.which("kubectl") is None:
-        return "kubectl is not on this machine"
-    asked = subprocess.run(
-        ["kubectl", "version", "--client", "-o", "json"], check=False, capture_output=True, text=True
-    )
-    version = json.loads(asked.stdout or "{}").get("kustomizeVersion", "v0")
-    return "" if int(version[1:].partition(".")[0]) >= 5 else f"kubectl is too old: it has kustomize {version}, not 5"
+        return "kubectl is not installed"
+    done = subprocess.run(["kubectl", "version", "--client", "-o", "json"], check=False, capture_output=True, text=True)
+    version = json.loads(done.stdout or "{}").get("kustomizeVersion", "v0")
+    return "" if int(version[1:].partition(".")[0]) >= 5 else f"kubectl is too old: kustomize {version}, 5 required"

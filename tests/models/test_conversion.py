@@ -219,7 +219,9 @@ def test_tensors_that_do_not_fit(published: dict[str, torch.Tensor]) -> None:
 
 def test_reading_the_two_files(published: dict[str, torch.Tensor], tmp_path: Path) -> None:
     file = tmp_path / "step_65104"
-    with pytest.raises(DataError, match="no such file; a published checkpoint and its all_config.yaml are in one folder"):
+    with pytest.raises(
+        DataError, match="no such file; a published checkpoint and its all_config.yaml are in one folder"
+    ):
         read_published(file)
     torch.save(published, file)
     YAML().dump({"arch": ARCH, "epochs": 50000}, tmp_path / "all_config.yaml")

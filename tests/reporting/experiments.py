@@ -58,7 +58,13 @@ TRAINED = SUDOKU | {
     "train.log_interval": 20,
     "train.eval_interval": 4,
     "evaluate.max_steps": 8,
-    "report.test_time_compute": {"steps": [1, 2, 8], "votes": [1, 3], "rollouts": [1, 2], "noise": [0.3], "max_puzzles": 40},
+    "report.test_time_compute": {
+        "steps": [1, 2, 8],
+        "votes": [1, 3],
+        "rollouts": [1, 2],
+        "noise": [0.3],
+        "max_puzzles": 40,
+    },
 }
 MAZE = {"data.size": 4, "data.source.train_puzzles": 24, "data.source.test_puzzles": 6, "data.source.min_path": 3}
 MAZE |= {"augment.validation_groups": 4, "evaluate.num_votes": 2, "model.mlp_t": False, "model.pos_encodings": "rope"}

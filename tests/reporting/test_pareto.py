@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from trm.config.evaluation import SweepParams, ReportParams
+from trm.config.evaluation import ReportParams, SweepParams
 from trm.config.model import ModelParams
 from trm.data.parquet import read_meta
 from trm.evaluation.sweep import Curve, Knobs, Row

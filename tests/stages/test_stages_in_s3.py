@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.dev import SeaweedFS
+from pipeline.local.s3_server import SeaweedFS
 from tests.seaweed import objects
 from trm.stages.content_keys import content_keys, requests
 from trm.stages.params import load_params

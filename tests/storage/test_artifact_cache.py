@@ -82,13 +82,16 @@ def test_json_of_an_unknown_kind() -> None:
 @pytest.mark.parametrize(
     ("section", "said"),
     [
-        ("host: localhost:8080", "cluster.host must be"),
-        ("root: /tmp/x", "cluster.root must be"),
-        ("root: s3://bucket/", "cluster.root must be"),
+        ("kfp_host: localhost:8080", "cluster.kfp_host must be"),
+        ("artifact_root: /tmp/x", "cluster.artifact_root must be"),
+        ("artifact_root: s3://bucket/", "cluster.artifact_root must be"),
         ("imgae: x", "cluster.imgae is not a setting; did you mean image?"),
-        ("stages: {train: {gpus: -1}}", "cluster.stages.train.gpus must be"),
-        ("stages: {train: {memory: 4 GB}}", "cluster.stages.train.memory must be"),
-        ("stages: {train: {tolerations: [{effect: NoSchedule}]}}", "cluster.stages.train.tolerations.0.key is missing"),
+        ("resources: {train: {gpus: -1}}", "cluster.resources.train.gpus must be"),
+        ("resources: {train: {memory: 4 GB}}", "cluster.resources.train.memory must be"),
+        (
+            "resources: {train: {tolerations: [{effect: NoSchedule}]}}",
+            "cluster.resources.train.tolerations.0.key is missing",
+        ),
     ],
 )
 def test_mistakes_in_the_cluster_section(tmp_path: Path, section: str, said: str) -> None:

@@ -17,7 +17,7 @@ from typing import BinaryIO
 import pytest
 from botocore.awsrequest import AWSPreparedRequest
 
-from pipeline.dev import BUCKET, SeaweedFS
+from pipeline.local.s3_server import BUCKET, SeaweedFS
 from tests.conftest import ROOT
 from tests.seaweed import artifact, objects, speak_to
 from trm.storage import s3, s3_client

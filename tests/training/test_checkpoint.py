@@ -63,7 +63,13 @@ def test_tensors_that_do_not_fit_the_settings(model_params: ModelParams, meta: D
 def test_a_published_checkpoint_becomes_a_model_folder(
     model_params: ModelParams, meta: DatasetMeta, tmp_path: Path
 ) -> None:
-    changes = {"mlp_t": False, "pos_encodings": "rope", "puzzle_emb_ndim": 20, "puzzle_emb_len": 2, "halt_max_steps": 16}
+    changes = {
+        "mlp_t": False,
+        "pos_encodings": "rope",
+        "puzzle_emb_ndim": 20,
+        "puzzle_emb_len": 2,
+        "halt_max_steps": 16,
+    }
     model = build_model(model_params.model_copy(update=changes), meta.model_copy(update={"num_identifiers": 3}), seed=5)
     (tmp_path / "published").mkdir()
     file, out = tmp_path / "published/step_100", tmp_path / "imported"

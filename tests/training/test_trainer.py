@@ -129,7 +129,9 @@ def test_interrupted_at_any_step_and_resumed_is_the_run_never_interrupted(
     q_continue_loss: bool,
     moment: str,
 ) -> None:
-    params = model_params.model_copy(update={"q_continue_loss": q_continue_loss, "puzzle_emb_ndim": 8, "puzzle_emb_len": 1})
+    params = model_params.model_copy(
+        update={"q_continue_loss": q_continue_loss, "puzzle_emb_ndim": 8, "puzzle_emb_len": 1}
+    )
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir()
     train(params, train_params, dataset, whole, "whole")
@@ -202,7 +204,9 @@ def test_every_member_trains_is_stopped_and_goes_on(
 ) -> None:
     """With the continue loss beside softmax, in parts of a batch, its average scored, stopped once in the middle."""
     changes = {"lma": LmaParams(**LMA)} if arch == "lma" else {"arch": arch}
-    params = model_params.model_copy(update={**changes, "q_continue_loss": loss == "softmax", "mlp_t": loss == "softmax"})
+    params = model_params.model_copy(
+        update={**changes, "q_continue_loss": loss == "softmax", "mlp_t": loss == "softmax"}
+    )
     settings = _changed(train_params, loss=loss, micro_batch_size=3, epochs=4)
     real, calls = loop.train_step, []
 

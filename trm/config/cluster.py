@@ -1,4 +1,4 @@
-"""Section `cluster`: where `python -m pipeline` runs an experiment. No result depends on it."""
+"""Section `cluster` of `params.yaml`: where `python -m pipeline` runs the experiment. It does not affect results."""
 
 from typing import Annotated, Literal, Self
 
@@ -8,79 +8,82 @@ from trm.config.base import Address, Natural, Positive, Quantity, Section, real
 
 
 class Toleration(Section):
-    """A taint of nodes that a stage's pod may run on."""
+    """A Kubernetes toleration of a stage's pod."""
 
     key: str
     value: str | None = None
-    """Null: any value."""
+    """Null: tolerate any value of `key`."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    """Null: every effect."""
+    """Null: tolerate every effect."""
 
 
 class Resources(Section):
-    """What a stage's pod asks for; null: what the cluster gives by itself."""
+    """Resources and placement of a stage's pod. Null values leave the choice to the cluster."""
 
     cpu: Annotated[str | None, Field(pattern=r"^\d+(\.\d+)?m?$")] = None
+    """Cores, as a Kubernetes quantity: `8` or `500m`. Request and limit."""
     memory: Quantity | None = None
+    """Bytes, as a Kubernetes quantity: `32Gi`. Request and limit."""
     gpus: Natural = 0
     gpu_resource: str = "nvidia.com/gpu"
-    """The name by which Kubernetes counts its GPUs."""
+    """Extended resource that counts the GPUs."""
     node_selector: dict[str, str] = Field(default_factory=dict)
     tolerations: Annotated[tuple[Toleration, ...], Field(strict=False)] = ()
 
 
-class JobParams(Section):
-    """A training by several workers: a PyTorchJob, each of whose pods asks for what `cluster.stages.train` says."""
+class TrainJobParams(Section):
+    """Distributed training by a PyTorchJob. Each worker pod gets the resources in `cluster.resources.train`."""
 
     min_workers: Positive = 1
-    """The job trains as soon as so many are there; it goes on with so many when others are taken away."""
+    """The job starts with this number of workers, and continues with it when others are preempted."""
     max_workers: Positive = 2
     processes_per_worker: Positive | None = None
-    """Null: one for each GPU of a worker; one where it has none."""
+    """Null: one per GPU of a worker; one on a worker without GPUs."""
     max_restarts: Natural = 10
-    """How often a worker starts its processes again after one of them failed, and how often within an hour a worker may
-    be killed for want of memory."""
+    """Restarts of a worker's processes after a failure, and out-of-memory kills of workers within an hour."""
     shared_memory: Quantity = "1Gi"
-    """Size of /dev/shm, through which the processes of a worker talk; it counts as their memory."""
+    """Size of /dev/shm, which the processes of a worker share. It counts towards the memory limit."""
     ttl_seconds: Natural = 24 * 3600
-    """So long an ended job is kept to be looked at."""
+    """`ttlSecondsAfterFinished`: time until a finished job is deleted."""
     deadline_seconds: Positive = 7 * 24 * 3600
-    """So long the job may run; what it has trained by then stays in S3."""
-    keep: bool = False
-    """True: the job goes on when the run that started it is stopped."""
+    """`activeDeadlineSeconds`: maximum duration of the job. Its checkpoints stay in S3."""
+    keep_on_stop: bool = False
+    """True: the job continues when the pipeline run that started it is stopped."""
 
     @model_validator(mode="after")
-    def _fits(self) -> Self:
+    def _check_workers(self) -> Self:
         if self.min_workers > self.max_workers:
             raise ValueError(f"min_workers must be at most max_workers. Got {self.min_workers} and {self.max_workers}")
         return self
 
 
 class ClusterParams(Section):
-    """Where `python -m pipeline` runs the experiment. No result depends on it, so it has defaults and enters no key."""
+    """Where `python -m pipeline` runs the experiment.
 
-    host: Address | None = None
-    """Address of Kubeflow Pipelines."""
+    The section does not affect results: every key has a default, and none enters a content key.
+    """
+
+    kfp_host: Address | None = None
+    """URL of Kubeflow Pipelines."""
     namespace: str | None = None
-    """Of the runs, where Kubeflow has users; null: where it has none."""
+    """Namespace of the runs in multi-user Kubeflow. Null: single-user Kubeflow."""
     service_account: str | None = None
-    """Of the stages' pods; null: Kubeflow's own."""
-    root: Annotated[str, Field(pattern=r"^s3://[^/\s]+(/[^/\s]+)*$")] = "s3://trm/artifacts"
-    """Where the artifacts lie: `<root>/<stage>/<content key>/`."""
+    """Service account of the stages' pods. Null: the default of Kubeflow Pipelines."""
+    artifact_root: Annotated[str, Field(pattern=r"^s3://[^/\s]+(/[^/\s]+)*$")] = "s3://trm/artifacts"
+    """Artifacts are stored at `<artifact_root>/<stage>/<content key>/`."""
     s3_endpoint: Address | None = None
-    """Address of S3 as pods reach it; null: AWS."""
+    """URL of the S3 server as pods reach it. Null: AWS."""
     s3_region: str | None = None
     s3_secret: str | None = None
-    """Kubernetes secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; null: the service account's IAM role."""
+    """Kubernetes secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Null: the service account's IAM role."""
     image: str = "trm:latest"
-    """What `make image` built, as `name@sha256:...`; a tag is only good enough on this machine."""
+    """Image built by `make image`, as `name@sha256:...`. A tag is valid only for local runs."""
     image_pull_secret: str | None = None
-    cache_claim: str | None = None
-    """PersistentVolumeClaim for the pods' folder /cache; null: a folder that ends with the pod."""
-    stages: dict[str, Resources] = Field(default_factory=dict)
-    """Stage name -> what its pod asks for."""
-    job: JobParams | None = None
-    """Null: the pod of stage `train` trains by itself."""
+    cache_pvc: str | None = None
+    """PersistentVolumeClaim mounted at /cache. Null: an `emptyDir` volume, deleted with the pod."""
+    resources: dict[str, Resources] = Field(default_factory=dict)
+    """Stage name -> resources of its pod."""
+    train_job: TrainJobParams | None = None
+    """Null: the pod of stage `train` trains in its own container."""
     max_gpu_hours: Annotated[float | None, Field(ge=0, allow_inf_nan=False), BeforeValidator(real)] = None
-    """A retraining that is expected to take more waits for somebody's approval, and so does one of which nobody knows;
-    null: none waits."""
+    """A retraining whose estimate exceeds this limit, or is unknown, requires approval. Null: no limit."""

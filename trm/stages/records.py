@@ -4,7 +4,8 @@ The command line is built from these records; `dvc.yaml` and the Kubeflow compon
 """
 
 import importlib
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,14 @@ class Stage:
     run: str
     """`module:function`, called with its sections and inputs by name, `out` (an empty folder) and `key`."""
     help: str
-    """One line for `trm --help`."""
+    """One line for `trm --help` and the Kubeflow component."""
+    duration_sections: tuple[str, ...] = ()
+    """Sections whose settings affect the duration, including those of earlier stages; empty: `sections`. `python -m
+    pipeline plan` estimates durations from recorded results with equal settings in these sections."""
+    duration_invariant: tuple[str, ...] = ()
+    """Settings (`section.key`) that do not affect the duration of a unit of work."""
+    work: Callable[[Mapping[str, Any]], int] = lambda sections: 1
+    """Returns the amount of work for the sections of an experiment (as JSON values): the duration is proportional."""
 
     @property
     def module(self) -> str:
@@ -43,7 +51,8 @@ STAGES = (
         inputs=(),
         output="raw",
         run="trm.datasets.fetch:fetch",
-        help="Download, copy or generate the raw puzzles.",
+        help="Generate, copy or download the raw puzzles.",
+        duration_sections=("data",),
     ),
     Stage(
         name="augment",
@@ -51,7 +60,10 @@ STAGES = (
         inputs=("raw",),
         output="dataset",
         run="trm.datasets.augment:augment",
-        help="Check, split and augment the puzzles; write Parquet.",
+        help="Validate, split and augment the puzzles, and store them as Parquet.",
+        duration_sections=("data", "augment"),
+        duration_invariant=("augment.num_aug", "augment.seed"),
+        work=lambda sections: 1 + sections["augment"]["num_aug"],
     ),
     Stage(
         name="train",
@@ -59,7 +71,13 @@ STAGES = (
         inputs=("dataset",),
         output="model",
         run="trm.training.trainer:train",
-        help="Train a model; interrupted runs resume.",
+        help="Train the model. Interrupted runs resume.",
+        duration_sections=("data", "augment", "model", "train"),
+        duration_invariant=(
+            *("train.epochs", "train.lr", "train.lr_min_ratio", "train.lr_warmup_steps", "train.optimizer"),
+            *("train.ema_rate", "train.seed", "train.eval_interval", "train.log_interval", "train.checkpoint_interval"),
+        ),
+        work=lambda sections: sections["train"]["epochs"],
     ),
     Stage(
         name="evaluate",
@@ -68,6 +86,14 @@ STAGES = (
         output="evaluation",
         run="trm.evaluation.evaluate:evaluate",
         help="Evaluate the EMA weights on the test puzzles, with voting.",
+        duration_sections=("data", "augment", "model", "evaluate"),
+        duration_invariant=tuple(
+            f"evaluate.{name}"
+            for name in ("max_steps", "num_votes", "num_samples", "latent_noise_std", "pass_at_k", "seed")
+        ),
+        work=lambda sections: math.prod(
+            sections["evaluate"][name] for name in ("max_steps", "num_votes", "num_samples")
+        ),
     ),
     Stage(
         name="report",
@@ -75,7 +101,9 @@ STAGES = (
         inputs=("dataset", "model", "evaluation"),
         output="report",
         run="trm.reporting.html.page:report",
-        help="Write an HTML report: settings, curves, metrics and example puzzles.",
+        help="Write an HTML page with settings, training curves, metrics and example puzzles.",
+        duration_sections=("data", "augment", "model", "evaluate", "report"),
+        duration_invariant=("report.published", "report.seed"),
     ),
 )
 

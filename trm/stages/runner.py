@@ -91,7 +91,7 @@ def _manifest_at(location: str, stage: str) -> dict[str, Any]:
 
     if not s3.is_uri(location):
         return read_manifest(Path(location), stage)
-    uri = artifact_cache.artifact_uri(location)
+    uri = artifact_cache.parse_artifact_uri(location)
     manifest = s3.read_manifest(uri)
     if manifest is None:
         raise DataError(f"{uri}: no such artifact; run `trm {stage}` with this root first")

@@ -1,6 +1,6 @@
-"""What lies in S3, on this disk: `$TRM_CACHE_DIR/artifacts/<stage>/<key>` is the copy of `s3://<root>/<stage>/<key>`.
+"""The local cache of artifacts in S3: `$TRM_CACHE_DIR/artifacts/<stage>/<key>` caches `s3://<root>/<stage>/<key>`.
 
-A stage that writes to S3 writes into this folder first, so that a result whose upload failed is not computed again.
+Stages that write to S3 write to this folder first, so that a result is not computed again if its upload fails.
 """
 
 import re
@@ -16,44 +16,48 @@ from trm.utils.paths import cache_folder
 _ARTIFACT = re.compile(r"(?P<uri>s3://[^/]+/(?:.*/)?(?P<stage>[a-z]+)/(?P<key>[0-9a-f]{64}))/?")
 
 
-def artifact_uri(location: str) -> str:
-    """The URI `s3://<root>/<stage>/<key>` of an artifact. Raises `UserError`."""
+def parse_artifact_uri(location: str) -> str:
+    """Check that `location` is the URI `s3://<root>/<stage>/<key>` of an artifact. Raises `UserError`."""
     match = _ARTIFACT.fullmatch(location)
     if not match:
-        raise UserError(f"{location}: not an artifact's address; write s3://<root>/<stage>/<key>, as stages print it")
+        raise UserError(
+            f"{location}: not the URI of an artifact; give s3://<root>/<stage>/<key>, as printed by the stages"
+        )
     return match["uri"]
 
 
 def output_uri(location: str, stage: str, key: str) -> str:
-    """Where the output of `stage` goes: below the root that `location` is, or at `location`, which must have this key.
+    """The URI of the output of `stage`: below the root `location`, or `location` itself, which must have this key.
 
-    Raises `UserError` where `location` names another stage or key.
+    Raises `UserError` if `location` has another stage or key.
     """
     match = _ARTIFACT.fullmatch(location)
     if not match:
-        return f"{location.rstrip('/')}/{stage}/{key}"
+        from trm.storage.s3 import artifact_uri
+
+        return artifact_uri(location, stage, key)
     if (match["stage"], match["key"]) != (stage, key):
         raise UserError(
-            f"{match['uri']}: this request has the key {stage}/{key}, so the params, the code or the libraries here "
-            "are not those that the address was made for; make and push the image again, or give the bare root"
+            f"{match['uri']}: this request has the key {stage}/{key}: params, code or libraries differ from those of "
+            "the URI; build and push the image again, or give the bare root"
         )
     return match["uri"]
 
 
 def folder_of(uri: str) -> Path:
-    """The folder on this disk for the artifact at `uri`."""
+    """The local folder of the artifact at `uri`."""
     stage, key = uri.split("/")[-2:]
     return cache_folder() / "artifacts" / stage / key
 
 
 def local_copy(location: str | Path) -> Path:
-    """A path as it is; of a URI its folder here, brought from S3 unless the same version is there already."""
+    """The local path of an artifact: a path unchanged, a URI downloaded unless the cache holds the same version."""
     from trm.storage import s3
     from trm.storage.artifacts import MANIFEST, read_manifest
 
     if not s3.is_uri(location):
         return Path(location)
-    uri = artifact_uri(str(location))
+    uri = parse_artifact_uri(str(location))
     folder = folder_of(uri)
     with locked(folder):
         if not (folder / MANIFEST).is_file() or read_manifest(folder) != s3.read_manifest(uri):
@@ -63,7 +67,7 @@ def local_copy(location: str | Path) -> Path:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Only one process at a time makes or brings the folder; the others find it made."""
+    """Lock the folder: one process at a time computes or downloads it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f"{folder.name}.lock")):
         yield

@@ -44,6 +44,11 @@ def is_uri(location: object) -> bool:
     return isinstance(location, str) and location.startswith("s3://")
 
 
+def artifact_uri(root: str, stage: str, key: str) -> str:
+    """The URI of the artifact that `stage` publishes under the content key `key`."""
+    return f"{root.rstrip('/')}/{stage}/{key}"
+
+
 def read_manifest(uri: str) -> dict[str, Any] | None:
     """The manifest of the artifact at `uri`, None where there is none (yet)."""
     found = _published(Store(uri))

@@ -1,0 +1,1 @@
+"""Exit handler of the pipeline."""

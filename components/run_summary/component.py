@@ -1,0 +1,33 @@
+"""Container component of the exit handler. Its parameters include the content key of every stage record."""
+
+import inspect
+from typing import Any
+
+from kfp import dsl
+
+from components.container import IMAGE, key_parameter
+from trm.stages.records import STAGES
+
+
+def _run_summary(artifact_root: str, *placeholders: Any) -> dsl.ContainerSpec:  # noqa: ANN401 - of several types
+    """Write how the run ended, the artifacts in S3 and the metrics. Runs after success and after failure."""
+    *keys, status, summary = placeholders
+    stage_keys = [f"{stage.name}={key}" for stage, key in zip(STAGES, keys, strict=True)]
+    args = [status, summary.path, artifact_root, *stage_keys]
+    return dsl.ContainerSpec(image=IMAGE, command=["python", "-m", "components.run_summary.summary"], args=args)
+
+
+def _signature() -> inspect.Signature:
+    types = {
+        "artifact_root": str,
+        **{key_parameter(stage): str for stage in STAGES},
+        "status": dsl.PipelineTaskFinalStatus,
+        "summary": dsl.Output[dsl.Markdown],
+    }
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return inspect.Signature([inspect.Parameter(name, kind, annotation=type_) for name, type_ in types.items()])
+
+
+_run_summary.__name__ = "run_summary"
+_run_summary.__signature__ = _signature()  # pyright: ignore[reportFunctionMemberAccess]
+run_summary: Any = dsl.container_component(_run_summary)

@@ -1,1 +1,0 @@
-"""What is said at a run's end."""

@@ -1,0 +1,138 @@
+"""Status of a PyTorchJob: messages while it waits and trains, and the cause of a failure."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from components.train.kubernetes_client import KubernetesClient, worker_index
+from components.train.log import log
+from trm.utils.errors import InternalError, UserError
+
+LOG_LINES = 100
+"""Lines of a failed pod's log that are printed."""
+FINISHED = ("Succeeded", "Failed")
+PERMANENT_REASONS = ("CreateContainerConfigError", "InvalidImageName")
+"""Reasons of a waiting container that time does not resolve: a missing secret, a malformed image name."""
+
+
+def condition(job: Mapping[str, Any]) -> tuple[str, str]:
+    """Return type and message of the job's newest condition that is true. `Queued`: no condition is set."""
+    conditions = [each for each in (job.get("status") or {}).get("conditions") or () if each["status"] == "True"]
+    for each in conditions:
+        if each["type"] in FINISHED:
+            return each["type"], each.get("message", "")
+    if not conditions:
+        return "Queued", "the training operator has not processed the job yet"
+    newest = max(conditions, key=lambda each: each.get("lastTransitionTime") or "")
+    return newest["type"], newest.get("message", "")
+
+
+def has_finished(job: Mapping[str, Any]) -> bool:
+    """Return True if the job has succeeded or failed."""
+    return condition(job)[0] in FINISHED
+
+
+class StatusLogger:
+    """Logs changes in the status of a job, its pods and their events."""
+
+    def __init__(self, kubernetes: KubernetesClient) -> None:
+        self._kubernetes = kubernetes
+        self._logged: dict[str, str] = {}
+        self.oom_kills = 0
+        """Exits of workers with code 137 in the last hour, the retention period of Kubernetes events."""
+
+    def update(self, job: Mapping[str, Any], pods: list[Any]) -> None:
+        """Log what has changed since the previous call."""
+        state, message = condition(job)
+        self._log(job["metadata"]["name"], f"{state.lower()}: {message}" if message else state.lower())
+        for pod in pods:
+            self._log(f"worker {worker_index(pod)}", _pod_status(pod))
+        self.oom_kills = 0
+        waiting = [pod.metadata.uid for pod in pods if pod.status.phase != "Running"]
+        for uid in (job["metadata"]["uid"], *waiting):
+            for event in self._kubernetes.events(uid):
+                if event.type == "Warning" or uid not in waiting:
+                    self._log(f"event {event.metadata.uid}", format_event(event), event.involved_object.name)
+                if event.reason == "ExitedWithCode" and event.message.endswith(" 137"):
+                    self.oom_kills += event.count or 1
+
+    def _log(self, key: str, text: str, name: str | None = None) -> None:
+        if self._logged.get(key) != text:
+            self._logged[key] = text
+            log(f"{name or key}: {text}")
+
+
+def permanent_error(pods: list[Any]) -> str:
+    """Return why a worker cannot start and retries do not help; "" if no worker is in such a state."""
+    for pod in pods:
+        for container in pod.status.container_statuses or ():
+            waiting = container.state.waiting
+            if waiting is not None and waiting.reason in PERMANENT_REASONS:
+                return (
+                    f"worker {worker_index(pod)} cannot start: {waiting.reason}: {waiting.message}; create the missing "
+                    "object, or correct section cluster"
+                )
+    return ""
+
+
+def failure(kubernetes: KubernetesClient, job: Mapping[str, Any], pods: list[Any]) -> Exception:
+    """Print events and logs of a failed job; return the error to raise.
+
+    `UserError` if a worker exited with code 2 and printed an error message of `trm`, otherwise `InternalError`.
+    """
+    name, failed = job["metadata"]["name"], [pod for pod in pods if _has_failed(pod)]
+    for uid in (job["metadata"]["uid"], *(pod.metadata.uid for pod in failed)):
+        for event in kubernetes.events(uid):
+            log(f"event of {event.involved_object.name}: {format_event(event)}")
+    user_error = ""
+    for pod in failed:
+        worker = f"worker {worker_index(pod)}"
+        log(f"{worker}: {_pod_status(pod)}")
+        for previous in (True, False):
+            text = kubernetes.log_tail(pod.metadata.name, previous, LOG_LINES)
+            if text:
+                print(f"--- last lines of {worker}{', previous container' if previous else ''}")
+                print(text, end="" if text.endswith("\n") else "\n", flush=True)
+            if 2 in _exit_codes(pod):
+                lines = reversed(text.splitlines())
+                user_error = next((line for line in lines if line.startswith("trm: ")), user_error)
+    _, message = condition(job)
+    if user_error:
+        return UserError(user_error.removeprefix("trm: "))
+    causes = "; ".join(f"worker {worker_index(pod)} {_pod_status(pod)}" for pod in failed)
+    return InternalError(f"job {name} failed: {message}" + (f"; {causes}" if causes else "; its pods are deleted"))
+
+
+def format_event(event: Any) -> str:
+    """Return an event as one line."""
+    count = f" ({event.count} times)" if (event.count or 1) > 1 else ""
+    return f"{event.reason}: {' '.join((event.message or '').split())}{count}"
+
+
+def _has_failed(pod: Any) -> bool:
+    return pod.status.phase == "Failed" or any(_exit_codes(pod))
+
+
+def _exit_codes(pod: Any) -> list[int]:
+    return [terminated.exit_code for terminated in _terminated(pod)]
+
+
+def _terminated(pod: Any) -> Iterator[Any]:
+    for container in pod.status.container_statuses or ():
+        for state in (container.last_state, container.state):
+            if state is not None and state.terminated is not None:
+                yield state.terminated
+
+
+def _pod_status(pod: Any) -> str:
+    """Return the phase of a pod, and the reasons why it does not run."""
+    status = pod.status
+    parts = [status.reason, status.message] if status.reason else []  # Evicted: ...
+    parts += [f"exited with {end.exit_code} ({end.reason})" for end in _terminated(pod) if end.exit_code or end.signal]
+    for container in status.container_statuses or ():
+        if container.state.waiting is not None:
+            parts += [container.state.waiting.reason, container.state.waiting.message]
+    if status.phase == "Pending":
+        parts += [each.message for each in status.conditions or () if each.status == "False" and each.message]
+    elif status.phase == "Running":
+        parts.append(f"on {pod.spec.node_name}")
+    return ": ".join([status.phase.lower(), *(" ".join(part.split()) for part in parts if part)])

@@ -1,0 +1,232 @@
+"""Client of the Kubernetes API for the launcher: retries transient errors, reports refusals in one line."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import urllib3
+from kubernetes import client, config
+from kubernetes.client import ApiException
+
+from components.retry import is_transient_status, retry
+from components.train.log import log
+from components.train.pytorch_job import GROUP, KIND, PLURAL, VERSION
+from trm.utils.errors import InternalError, UserError
+
+RETRY_TIMEOUT = 1800.0
+"""Seconds for which requests to an unavailable server are repeated. The job continues meanwhile."""
+TIMEOUT = (5.0, 30.0)
+"""Seconds to connect, and between two bytes of a response."""
+NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+ResultT = TypeVar("ResultT")
+
+
+class KubernetesClient:
+    """The cluster of the pod in which the process runs, or the current context of the kubeconfig.
+
+    Every method raises `UserError` when the server refuses the request, and `InternalError` when it is unavailable for
+    `RETRY_TIMEOUT` seconds.
+
+    Args:
+        namespace: Namespace of the jobs. None: that of the pod or of the kubeconfig.
+    """
+
+    def __init__(self, namespace: str | None) -> None:
+        # The client is generated code without types.
+        configuration: Any = client.Configuration()
+        default_namespace = _configure(configuration)
+        configuration.retries = False  # `retry` repeats requests, with pauses
+        self.host: str = configuration.host
+        self.namespace = namespace or default_namespace
+        self._client: Any = client.ApiClient(configuration)
+        self._custom, self._core = client.CustomObjectsApi(self._client), client.CoreV1Api(self._client)
+        self._jobs = (GROUP, VERSION, self.namespace, PLURAL)
+
+    def job(self, name: str) -> dict[str, Any] | None:
+        """Return the job's manifest with its status; None if it does not exist."""
+        try:
+            job: Any = self._request(lambda: self._custom.get_namespaced_custom_object(*self._jobs, name, **_TIMEOUT))
+        except _NotFoundError:
+            return None
+        return job
+
+    def create(self, job: Mapping[str, Any]) -> bool:
+        """Create the job. Return False if a job of this name exists."""
+        try:
+            self._request(lambda: self._custom.create_namespaced_custom_object(*self._jobs, job, **_TIMEOUT))
+        except _ConflictError:
+            return False
+        return True
+
+    def delete(self, job: Mapping[str, Any]) -> None:
+        """Delete the job and its pods, unless the job is gone or its name belongs to another job."""
+        preconditions = client.V1Preconditions(uid=job["metadata"]["uid"])
+        options = client.V1DeleteOptions(preconditions=preconditions, propagation_policy="Background")
+        name = job["metadata"]["name"]
+        try:
+            self._request(
+                lambda: self._custom.delete_namespaced_custom_object(*self._jobs, name, body=options, **_TIMEOUT)
+            )
+        except (_NotFoundError, _ConflictError):
+            return
+
+    def pods(self, job: Mapping[str, Any]) -> list[Any]:
+        """Return the pods that the job owns, ordered by worker index."""
+        selector = f"training.kubeflow.org/job-name={job['metadata']['name']}"
+        pods = self._request(
+            lambda: self._core.list_namespaced_pod(self.namespace, label_selector=selector, **_TIMEOUT)
+        ).items
+        uid = job["metadata"]["uid"]
+        owned = [pod for pod in pods if any(owner.uid == uid for owner in pod.metadata.owner_references or ())]
+        return sorted(owned, key=worker_index)
+
+    def events(self, uid: str) -> list[Any]:
+        """Return the events of the object with this uid, oldest first."""
+        selector = f"involvedObject.uid={uid}"
+        events = self._request(
+            lambda: self._core.list_namespaced_event(self.namespace, field_selector=selector, **_TIMEOUT)
+        ).items
+        return sorted(events, key=lambda event: event.last_timestamp or event.metadata.creation_timestamp)
+
+    def max_allocatable(self, resource: str, labels: Mapping[str, str]) -> int | None:
+        """Return the largest allocatable amount of `resource` (GPUs) on one node with these labels.
+
+        None if no such node exists (an autoscaler may add one), or if the account may not list nodes.
+        """
+        selector = ",".join(f"{name}={value}" for name, value in labels.items())
+        try:
+            nodes = self._request(lambda: self._core.list_node(label_selector=selector, **_TIMEOUT)).items
+        except UserError:
+            return None
+        return max((int((node.status.allocatable or {}).get(resource, 0)) for node in nodes), default=0) or None
+
+    def log_tail(self, pod: str, previous: bool, lines: int) -> str:
+        """Return the last `lines` lines of a pod's log, or "" if no log is available.
+
+        Args:
+            pod: Name of the pod.
+            previous: Read the log of the previous container instance.
+            lines: Number of lines.
+        """
+        try:
+            return self._core.read_namespaced_pod_log(
+                pod, self.namespace, previous=previous, tail_lines=lines, **_TIMEOUT
+            )
+        except (ApiException, urllib3.exceptions.HTTPError):
+            return ""
+
+    def stream_log(self, pod: str, since: datetime | None, read_timeout: float) -> Iterator[bytes]:
+        """Yield chunks of a pod's log as it grows, each line prefixed by its timestamp.
+
+        Raises `ApiException` and urllib3's errors unchanged.
+
+        Args:
+            pod: Name of the pod.
+            since: Start with this second. None: start of the log.
+            read_timeout: Seconds without a byte after which the connection is closed.
+        """
+        query = [("follow", "true"), ("timestamps", "true")]
+        if since is not None:
+            query.append(("sinceTime", since.isoformat(timespec="seconds").replace("+00:00", "Z")))
+        response = self._client.call_api(  # `read_namespaced_pod_log` does not accept sinceTime
+            "/api/v1/namespaces/{namespace}/pods/{name}/log",
+            "GET",
+            path_params={"namespace": self.namespace, "name": pod},
+            query_params=query,
+            auth_settings=["BearerToken"],
+            _preload_content=False,
+            _return_http_data_only=True,
+            _request_timeout=(TIMEOUT[0], read_timeout),
+        )
+        try:
+            yield from response.stream(1 << 16)
+        finally:
+            response.close()
+
+    def _request(self, request: Callable[[], ResultT]) -> ResultT:
+        def log_retry() -> None:
+            log(f"{self.host} is not available; retrying for up to {RETRY_TIMEOUT:.0f} s")
+
+        try:
+            return retry(request, _is_transient, RETRY_TIMEOUT, log_retry)
+        except ApiException as error:
+            raise as_project_error(error, self.host) from None
+        except urllib3.exceptions.HTTPError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InternalError(
+                f"{self.host}: cannot connect to Kubernetes ({reason}), after {RETRY_TIMEOUT:.0f} s; the job may "
+                "continue: restart the launcher to follow it"
+            ) from None
+
+
+def worker_index(pod: Any) -> int:
+    """Return the index of the pod's worker, from 0."""
+    return int(pod.metadata.labels["training.kubeflow.org/replica-index"])
+
+
+class _NotFoundError(Exception):
+    """The object does not exist."""
+
+
+class _ConflictError(Exception):
+    """Another object has this name, or the object has another uid."""
+
+
+_TIMEOUT = {"_request_timeout": TIMEOUT}
+
+
+def _configure(configuration: Any) -> str:
+    """Set the cluster's address and credentials; return the default namespace."""
+    try:
+        config.load_incluster_config(client_configuration=configuration)
+        return NAMESPACE_FILE.read_text().strip()
+    except config.ConfigException:
+        pass
+    try:
+        config.load_kube_config(client_configuration=configuration)
+        _, active = config.list_kube_config_contexts()
+        return active["context"].get("namespace") or "default"
+    except config.ConfigException as error:
+        raise UserError(f"no Kubernetes cluster: {error}; set $KUBECONFIG to a kubeconfig file") from None
+
+
+def _is_transient(error: BaseException) -> bool:
+    if isinstance(error, ApiException):
+        return error.status == 0 or is_transient_status(error.status)
+    return isinstance(error, urllib3.exceptions.HTTPError)
+
+
+def as_project_error(error: ApiException, host: str) -> Exception:
+    """Return the `UserError` or `InternalError` for a response that is an error."""
+    body = _status(error)
+    message = " ".join(str(body.get("message") or error.reason).split())[:500]
+    kind = (body.get("details") or {}).get("kind")
+    if error.status == 409:
+        return _ConflictError()
+    if error.status == 404 and kind == PLURAL:
+        return _NotFoundError()
+    if _is_transient(error):
+        return InternalError(f"{host}: {error.status} {message}, after {RETRY_TIMEOUT:.0f} s")
+    if error.status == 404 and kind is None:
+        message = f"{host}: {KIND} ({GROUP}/{VERSION}) is not installed"
+        remedy = "install Kubeflow's training operator, or set cluster.train_job to null to train in one pod"
+    elif error.status == 404:
+        remedy = "correct cluster.namespace"
+    elif error.status == 403:
+        remedy = "grant the launcher's service account a role with this permission"
+    elif error.status == 401:
+        message = f"{host}: authentication failed (401 {message})"
+        remedy = "log in again, or check the service account"
+    else:
+        message, remedy = f"{host}: rejected the job ({error.status} {message})", "correct section cluster"
+    return UserError(f"{message}; {remedy}")
+
+
+def _status(error: ApiException) -> dict[str, Any]:
+    try:
+        return dict(json.loads(error.body or ""))
+    except (TypeError, ValueError):
+        return {}

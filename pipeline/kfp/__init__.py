@@ -1,0 +1,1 @@
+"""Kubeflow Pipelines: define, compile, submit, watch and collect runs."""

@@ -1,0 +1,95 @@
+"""Download of a run's outputs into the workspace, after which `dvc repro` has nothing to do."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from components.container import key_parameter
+from pipeline.dvc import LOCK, check_workspace, diff, dvc
+from pipeline.git import head_commit
+from pipeline.kfp.client import Run
+from pipeline.results import EVALUATE, METRICS_FILE
+from pipeline.runs import OUTPUTS, Provenance, add_records, read_runs
+from trm.config.params import Params
+from trm.stages.content_keys import requests
+from trm.stages.records import STAGES, Stage
+from trm.storage import s3
+from trm.storage.artifacts import MANIFEST, TIMING, read_manifest, timing_file, write_json
+from trm.utils.errors import UserError
+from trm.utils.paths import file_digest
+
+
+def collect(params: Params, run: Run | None, provenance: Provenance | None = None) -> dict[str, str]:
+    """Download the output of every stage to `outputs/`, commit them to DVC, and update metrics.json and runs.tsv.
+
+    The content keys of the run must equal those of the workspace. They are compared before any file is written.
+
+    Args:
+        params: The experiment of the workspace.
+        run: The pipeline run. None: the artifacts in `cluster.artifact_root` under the workspace's content keys.
+        provenance: Source of the artifacts if `run` is None.
+
+    Returns:
+        Stage name -> URI.
+
+    Raises:
+        UserError: The workspace differs from the run (the message names the param or module), or an output is missing.
+        InternalError: DVC failed.
+    """
+    check_workspace()
+    workspace = requests(params)
+    names = ["artifact_root", *map(key_parameter, STAGES)]
+    if run and not all(isinstance(run.arguments.get(name), str) for name in names):
+        raise UserError(f"run {run.id} is not a run of this pipeline; pass an id that `submit` printed")
+    root = str(run.arguments["artifact_root"]) if run else params.cluster.artifact_root
+    uris: dict[str, str] = {}
+    for stage in STAGES:
+        own_key = workspace[stage.name]["key"]
+        key = str(run.arguments[key_parameter(stage)]) if run else own_key
+        uris[stage.name] = s3.artifact_uri(root, stage.name, key)
+        manifest = s3.read_manifest(uris[stage.name])
+        if key != own_key:
+            raise UserError(f"{_difference(stage, manifest, run, workspace[stage.name])}; no file was changed")
+        if manifest is None:
+            state = f" (state of the run: {run.state.lower()})" if run else ""
+            raise UserError(f"{uris[stage.name]}: no such artifact{state}; no file was changed")
+    stages = [stage.name for stage in STAGES]
+    # Unreadable files raise errors before the download.
+    read_runs()
+    dvc("stage", "list", *stages)
+    commit = head_commit()
+    for stage in STAGES:
+        _download(stage, uris[stage.name])
+    dvc("commit", "--force", *stages)
+    dvc("status", "--quiet", *stages)
+    metrics = json.loads((OUTPUTS / EVALUATE.output / "metrics.json").read_text(encoding="utf-8"))
+    write_json(METRICS_FILE, {"keys": {name: uri.rpartition("/")[2] for name, uri in uris.items()}, "metrics": metrics})
+    provenance = provenance or (Provenance(run=run.id, image=run.image) if run else Provenance())
+    add_records(replace(provenance, commit=commit, dvc_lock=file_digest(LOCK)))
+    return uris
+
+
+def _difference(stage: Stage, manifest: Mapping[str, Any] | None, run: Run | None, workspace: Mapping[str, Any]) -> str:
+    """Return one line about why the content key of a run's stage differs from that of the workspace."""
+    recorded: Mapping[str, Any] = manifest or {}
+    if not recorded and run:
+        recorded = {"params": {section: run.arguments.get(section) for section in stage.sections}}
+    for part in ("params", "source", "modules", "versions"):
+        for name, own, other in diff(workspace.get(part, {}), recorded.get(part, workspace.get(part, {}))):
+            if part == "modules":
+                return f"{name} differs from the file that stage {stage.name} of the run used; check out its commit"
+            remedy = "correct params.yaml" if part == "params" else "install the same version"
+            return f"{name} is {own!r} in the workspace and {other!r} in the run; {remedy}, or collect another run"
+    return f"stage {stage.name} of the run has another content key: its code or libraries differ from the workspace"
+
+
+def _download(stage: Stage, uri: str) -> None:
+    folder = OUTPUTS / stage.output
+    if not ((folder / MANIFEST).is_file() and read_manifest(folder) == s3.read_manifest(uri)):
+        s3.download(uri, folder)
+    timing = s3.get_json(f"{uri}/{TIMING}")
+    if timing is None:
+        timing_file(folder).unlink(missing_ok=True)  # it belongs to another run
+    else:
+        write_json(timing_file(folder), timing)

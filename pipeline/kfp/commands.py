@@ -1,0 +1,119 @@
+"""Commands of `python -m pipeline` for Kubeflow Pipelines and PyTorchJobs."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.options import PARAMS, ParamsFile, RunId
+from trm.stages.params import load_params
+from trm.utils.errors import InternalError, UserError
+
+COMPILED = Path(__file__).parents[1] / "trm.yaml"
+
+
+def compile_(
+    params: ParamsFile = PARAMS,
+    output: Annotated[Path, typer.Option(help="File to write.")] = COMPILED,
+    check: Annotated[bool, typer.Option("--check", help="Fail if the file is stale, and do not write it.")] = False,
+) -> None:
+    """Compile the pipeline for section `cluster` to a YAML file, which can be uploaded to Kubeflow."""
+    from tempfile import TemporaryDirectory
+
+    from pipeline.kfp.compile import compile_pipeline
+
+    with TemporaryDirectory() as folder:
+        compiled = Path(folder) / "trm.yaml"
+        compile_pipeline(compiled, load_params(params).cluster)
+        if check and (not output.is_file() or output.read_bytes() != compiled.read_bytes()):
+            raise UserError(f"{output}: stale; run `python -m pipeline compile` and commit the file")
+        if not check:
+            try:
+                output.write_bytes(compiled.read_bytes())
+            except OSError as error:
+                raise UserError(f"{output}: not writable ({error.strerror}); pass another file with --output") from None
+            print(f"wrote {output}")
+
+
+def submit(
+    params: ParamsFile = PARAMS,
+    force: Annotated[bool, typer.Option("--force", help="Start a new run although one exists.")] = False,
+    image: Annotated[
+        str | None, typer.Option(help="Image to use instead of cluster.image: a digest, or a tag pushed from here.")
+    ] = None,
+) -> None:
+    """Start the experiment on the cluster, unless a run of it exists. Prints the run's id and URL."""
+    from pipeline.kfp.client import KfpClient
+    from pipeline.kfp.submit import image_digest, submit
+
+    settings = load_params(params)
+    if image is not None:
+        cluster = settings.cluster.model_copy(update={"image": image_digest(image)})
+        settings = settings.model_copy(update={"cluster": cluster})
+    run, new = submit(settings, force)
+    status = "submitted" if new else f"exists ({run.state.lower()}); --force starts a new one"
+    print(f"run {run.id} {status}", file=sys.stderr)
+    print(KfpClient(settings.cluster).run_url(run.id), file=sys.stderr)
+    print(run.id)
+
+
+def watch(run: RunId, params: ParamsFile = PARAMS) -> None:
+    """Show a run until it finishes. The exit code is 0 only if it succeeds."""
+    from pipeline.kfp.client import KfpClient
+    from pipeline.kfp.watch import failure_message, watch
+
+    finished = watch(KfpClient(load_params(params).cluster), run)
+    if finished.state != "SUCCEEDED":
+        raise InternalError(failure_message(finished))
+    print(f"run {run} succeeded; `python -m pipeline collect {run}` downloads its outputs", file=sys.stderr)
+
+
+def stop(run: RunId, params: ParamsFile = PARAMS) -> None:
+    """Stop a run. Artifacts of finished stages are kept."""
+    from pipeline.kfp.client import FINISHED_STATES, KfpClient
+
+    client = KfpClient(load_params(params).cluster)
+    state = client.get(run).state
+    if state in FINISHED_STATES:
+        print(f"run {run} has already finished: {state.lower()}", file=sys.stderr)
+        return
+    client.stop(run)
+    print(f"stopping run {run}; `python -m pipeline watch {run}` waits for it", file=sys.stderr)
+
+
+def collect(
+    run: Annotated[
+        str | None, typer.Argument(help="Run id. Default: the artifacts in cluster.artifact_root for params.yaml.")
+    ] = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Download the outputs of a run of this experiment and commit them to DVC."""
+    from pipeline.kfp.collect import collect
+
+    settings = load_params(params)
+    found = None
+    if run:
+        from pipeline.kfp.client import KfpClient
+
+        found = KfpClient(settings.cluster).get(run)
+    for stage, uri in collect(settings, found).items():
+        print(f"{stage}: {uri}")
+
+
+def train_job(
+    params: ParamsFile = PARAMS,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the manifest as YAML and start nothing.")] = False,
+) -> None:
+    """Train as a PyTorchJob on the cluster of the kubeconfig, without Kubeflow Pipelines. Reads the dataset from S3."""
+    from pipeline.kfp.train_job import manifest, run_train_job
+
+    settings = load_params(params)
+    if not dry_run:
+        print(f"train: {run_train_job(settings)}")
+        return
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.width = 1 << 20  # do not wrap the line of params
+    yaml.dump(manifest(settings), sys.stdout)

@@ -1,0 +1,133 @@
+"""The Kubeflow pipeline, built from the stage records and section `cluster`."""
+
+import importlib
+import inspect
+from typing import Any
+
+from kfp import dsl, kubernetes
+from kfp.dsl.graph_component import GraphComponent
+
+from components.container import key_parameter
+from components.run_summary.component import run_summary
+from components.train.pytorch_job import job_template
+from trm.config.cluster import ClusterParams, Resources
+from trm.config.params import Params
+from trm.stages.records import STAGES, Stage
+from trm.utils.errors import ParamsError
+
+NAME = "trm"
+"""Name of the pipeline and of its experiment."""
+SECTIONS = tuple(name for name in Params.model_fields if any(name in stage.sections for stage in STAGES))
+CACHE = "/cache"
+"""The only writable folder of the image (Dockerfile)."""
+TRAIN = "train"
+"""The stage that a PyTorchJob can run."""
+LAUNCHER_RESOURCES = Resources(cpu="100m", memory="512Mi")
+"""Resources of the pod that launches the job. The workers get `cluster.resources.train`."""
+POD_FIELDS = {"POD_NAME": "metadata.name", "POD_UID": "metadata.uid"}
+"""Environment variables of the launcher's pod, which owns the job."""
+
+
+def build_pipeline(cluster: ClusterParams, caching: bool = True) -> GraphComponent:
+    """Return the pipeline for a cluster.
+
+    Its parameters are the sections of `params.yaml`, the content keys of the stages and the artifact root.
+
+    Raises `ParamsError` if `cluster.resources` names an unknown stage.
+
+    Args:
+        cluster: Section `cluster`: image, resources and placement of the pods.
+        caching: Let Kubeflow skip stages whose parameters, including the content key, are unchanged. If False, every
+            container starts and looks for its result in S3.
+    """
+    unknown = set(cluster.resources) - {stage.name for stage in STAGES}
+    if unknown:
+        known = ", ".join(stage.name for stage in STAGES)
+        raise ParamsError(f"cluster.resources.{min(unknown)} is not a stage; the stages are {known}")
+    types: dict[str, type] = dict.fromkeys(SECTIONS, dict)
+    types |= dict.fromkeys((*map(key_parameter, STAGES), "artifact_root"), str)
+    names = tuple(types)
+
+    def pipeline(*channels: Any) -> None:
+        arguments = dict(zip(names, channels, strict=True))
+        keys = {key_parameter(stage): arguments[key_parameter(stage)] for stage in STAGES}
+        exit_task = run_summary(artifact_root=arguments["artifact_root"], **keys)
+        exit_task.set_caching_options(False)
+        _configure_pod(exit_task, cluster, Resources())
+        outputs: dict[str, Any] = {}
+        with dsl.ExitHandler(exit_task):
+            for stage in STAGES:
+                train_job = {"train_job": job_template(cluster)} if stage.name == TRAIN else {}
+                task = component(stage)(
+                    **{f"{section}_params": arguments[section] for section in stage.sections},
+                    **{name: outputs[name] for name in stage.inputs},
+                    artifact_root=arguments["artifact_root"],
+                    key=arguments[key_parameter(stage)],
+                    **train_job,
+                )
+                task.set_caching_options(caching)
+                if train_job.get("train_job"):
+                    _configure_pod(task, cluster, LAUNCHER_RESOURCES)
+                    for name, field in POD_FIELDS.items():
+                        kubernetes.use_field_path_as_env(task, name, field)
+                else:
+                    _configure_pod(task, cluster, cluster.resources.get(stage.name, Resources()))
+                outputs[stage.output] = task.outputs[stage.output]
+
+    # KFP reads the pipeline's parameters from the signature.
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(name, kind, annotation=annotation) for name, annotation in types.items()]
+    pipeline.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
+    pipeline.__annotations__ = types
+    description = "Raw puzzles to evaluated model. Artifacts are stored in S3 under their content keys."
+    return dsl.pipeline(name=NAME, description=description)(pipeline)  # pyright: ignore[reportReturnType]
+
+
+def component(stage: Stage) -> Any:
+    """Return the container component of a stage, from `components/<stage>/component.py`."""
+    return getattr(importlib.import_module(f"components.{stage.name}.component"), stage.name)
+
+
+def run_arguments(params: Params, keys: dict[str, str], artifact_root: str) -> dict[str, Any]:
+    """Return the arguments of a run. Null values are left out, because Kubeflow's structs drop them.
+
+    Args:
+        params: The experiment.
+        keys: Stage name -> content key.
+        artifact_root: Root of the artifacts in S3.
+    """
+    sections = {name: getattr(params, name).model_dump(mode="json", exclude_none=True) for name in SECTIONS}
+    return {**sections, **{key_parameter(stage): keys[stage.name] for stage in STAGES}, "artifact_root": artifact_root}
+
+
+def _configure_pod(task: dsl.PipelineTask, cluster: ClusterParams, resources: Resources) -> None:
+    """Set image, resources, placement, S3 access and cache volume of a task's pod."""
+    task.set_container_image(cluster.image)
+    kubernetes.set_security_context(task, run_as_non_root=True)  # required by restricted pod security
+    if resources.cpu:
+        task.set_cpu_request(resources.cpu)
+        task.set_cpu_limit(resources.cpu)
+    if resources.memory:
+        task.set_memory_request(resources.memory)
+        task.set_memory_limit(resources.memory)
+    if resources.gpus:
+        task.set_accelerator_type(resources.gpu_resource)
+        task.set_accelerator_limit(resources.gpus)
+    for key, value in resources.node_selector.items():
+        kubernetes.add_node_selector(task, key, value)
+    for toleration in resources.tolerations:
+        operator = "Exists" if toleration.value is None else "Equal"
+        kubernetes.add_toleration(task, toleration.key, operator, toleration.value, toleration.effect)
+    if cluster.s3_endpoint:
+        task.set_env_variable("AWS_ENDPOINT_URL_S3", cluster.s3_endpoint)
+    if cluster.s3_region:
+        task.set_env_variable("AWS_DEFAULT_REGION", cluster.s3_region)
+    if cluster.s3_secret:
+        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+        kubernetes.use_secret_as_env(task, cluster.s3_secret, {name: name for name in names})
+    if cluster.image_pull_secret:
+        kubernetes.set_image_pull_secrets(task, [cluster.image_pull_secret])
+    if cluster.cache_pvc:
+        kubernetes.mount_pvc(task, cluster.cache_pvc, CACHE)
+    else:
+        kubernetes.empty_dir_mount(task, "cache", CACHE)

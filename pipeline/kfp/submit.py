@@ -1,0 +1,118 @@
+"""Submission of the experiment of `params.yaml` as a run of the pipeline."""
+
+from collections.abc import Iterator
+
+from pydantic import BaseModel
+
+from pipeline.git import head_commit
+from pipeline.kfp.client import KfpClient, Run
+from pipeline.kfp.compile import pipeline_spec
+from pipeline.kfp.definition import NAME, run_arguments
+from pipeline.kfp.train_job import check_train_job
+from trm.config.base import Section
+from trm.config.params import Params
+from trm.config.training import TrainParams
+from trm.stages.content_keys import content_keys
+from trm.stages.records import STAGES
+from trm.storage import s3
+from trm.utils.errors import UserError
+
+
+def submit(params: Params, force: bool) -> tuple[Run, bool]:
+    """Return the run of this experiment, and whether it is new.
+
+    A run that exists is returned unless it failed, was stopped, or its artifacts are gone. Raises `UserError` for an
+    experiment that cannot run on a cluster.
+
+    Args:
+        params: The experiment.
+        force: Start a new run although one exists.
+    """
+    cluster = params.cluster
+    if "@sha256:" not in cluster.image:
+        raise UserError(
+            f"cluster.image must be an image digest, as name@sha256:... Got {cluster.image}; push the image that "
+            "`make image` built and copy the digest that the registry prints"
+        )
+    check_data_reachable(params.data)
+    check_start_model_reachable(params.train)
+    check_train_job(params)
+    keys, client, commit = content_keys(params), KfpClient(cluster), head_commit()
+
+    def submit_once(force: bool) -> tuple[Run, bool]:
+        return client.submit(
+            experiment=NAME,
+            name=f"{NAME}-{keys[STAGES[-1].name][:12]}",
+            # Kubeflow's cache may refer to artifacts that were deleted from S3: forced runs check S3 instead.
+            spec=pipeline_spec(cluster, caching=not force),
+            arguments=run_arguments(params, keys, cluster.artifact_root),
+            service_account=cluster.service_account,
+            force=force,
+            description=f"commit {commit}, image {cluster.image}" if commit else f"image {cluster.image}",
+        )
+
+    run, new = submit_once(force)
+    if not new and run.state == "SUCCEEDED" and not _artifacts_exist(cluster.artifact_root, keys):
+        return submit_once(force=True)
+    return run, new
+
+
+def image_digest(image: str) -> str:
+    """Return `image` by its digest, which Docker on this machine records when it pushes the image.
+
+    Raises `UserError` if the image was not pushed from this machine.
+    """
+    if "@sha256:" in image:
+        return image
+    import docker
+    from docker.errors import DockerException, ImageNotFound
+
+    try:
+        digests = docker.from_env().images.get(image).attrs.get("RepoDigests") or []
+    except ImageNotFound:
+        digests = []
+    except DockerException as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"cannot connect to Docker ({reason}); start it, or pass the image's digest") from None
+    name = image.rpartition(":")[0] if ":" in image.rpartition("/")[2] else image
+    for digest in digests:
+        if digest.startswith(f"{name}@sha256:"):
+            return digest
+    raise UserError(
+        f"{image}: not pushed from this machine; run `make image push IMAGE={name}`, or pass the image's digest"
+    )
+
+
+def _artifacts_exist(artifact_root: str, keys: dict[str, str]) -> bool:
+    uris = [s3.artifact_uri(artifact_root, stage, key) for stage, key in keys.items()]
+    return all(s3.read_manifest(uri) is not None for uri in uris)
+
+
+def check_data_reachable(data: BaseModel) -> None:
+    """Raise `UserError` for a source that refers to local files, or to files without a sha256."""
+    for key, section in _sections(data, "data"):
+        if isinstance(section, Section) and section.on_this_machine:
+            raise UserError(
+                f"{key}: refers to local files, which pods cannot read; upload them to a web server and use type: url"
+            )
+        for name, value in section:
+            if not name.endswith("sha256") or value is not None:
+                continue
+            file = name.removesuffix("sha256").rstrip("_")
+            if not file or getattr(section, file) is not None:
+                raise UserError(f"{key}.{name} is null; runs on a cluster require the sha256 of every source file")
+
+
+def check_start_model_reachable(train: TrainParams) -> None:
+    """Raise `UserError` if training starts from a local model."""
+    if train.init_from is not None and not s3.is_uri(train.init_from.model):
+        raise UserError(
+            f"train.init_from.model must be an s3:// URI on a cluster. Got {train.init_from.model}, which pods cannot read"
+        )
+
+
+def _sections(section: BaseModel, key: str) -> Iterator[tuple[str, BaseModel]]:
+    yield key, section
+    for name, value in section:
+        if isinstance(value, BaseModel):
+            yield from _sections(value, f"{key}.{name}")

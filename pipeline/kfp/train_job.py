@@ -1,0 +1,70 @@
+"""The PyTorchJob of an experiment without Kubeflow Pipelines: its manifest, and the launcher on this machine."""
+
+from components.train.launcher import launch
+from components.train.pytorch_job import fill, job_template, processes_per_worker
+from trm.config.base import canonical_json
+from trm.config.cluster import Resources
+from trm.config.params import Params
+from trm.stages.content_keys import content_keys
+from trm.stages.records import STAGES, producer
+from trm.storage import s3
+from trm.utils.errors import UserError
+
+TRAIN = next(stage for stage in STAGES if stage.name == "train")
+
+
+def manifest(params: Params) -> dict[str, object]:
+    """Return the PyTorchJob of this experiment. Raises `UserError` if `cluster.train_job` is null or invalid."""
+    template, command, keys = _job_request(params)
+    return fill(template, command, keys[TRAIN.name], params.cluster.artifact_root)
+
+
+def run_train_job(params: Params) -> str:
+    """Run the job, follow it until its model is in S3, and return the model's URI.
+
+    The AWS_* environment variables select the S3 server, the kubeconfig the cluster. Raises `UserError` if an input of
+    the stage is not in S3.
+    """
+    template, command, keys = _job_request(params)
+    root = params.cluster.artifact_root
+    for name in TRAIN.inputs:
+        stage = producer(name).name
+        uri = s3.artifact_uri(root, stage, keys[stage])
+        if s3.read_manifest(uri) is None:
+            raise UserError(f"{uri}: no {name} in S3; run `trm {stage} --{name} {root}`, or `python -m pipeline local`")
+    launch(template, command)
+    return s3.artifact_uri(root, TRAIN.name, keys[TRAIN.name])
+
+
+def check_train_job(params: Params) -> None:
+    """Raise `UserError` if the job's processes cannot divide the batch or the GPUs."""
+    job, resources = params.cluster.train_job, params.cluster.resources.get(TRAIN.name, Resources())
+    if job is None:
+        return
+    per_worker, batch = processes_per_worker(job, resources), params.train.global_batch_size
+    if resources.gpus and per_worker > resources.gpus:
+        raise UserError(
+            "cluster.train_job.processes_per_worker must be at most cluster.resources.train.gpus = "
+            f"{resources.gpus}. Got {per_worker}"
+        )
+    for workers in range(job.min_workers, job.max_workers + 1):
+        if batch % (workers * per_worker):
+            raise UserError(
+                "train.global_batch_size must be a multiple of workers times processes_per_worker, for every number of "
+                f"workers from cluster.train_job.min_workers to max_workers. Got {batch} for {workers} x {per_worker}"
+            )
+
+
+def _job_request(params: Params) -> tuple[dict[str, object], list[str], dict[str, str]]:
+    """Return the job's template, the arguments of its `trm` command, and the content keys."""
+    if params.cluster.train_job is None:
+        raise UserError("cluster.train_job is null; add `train_job: {}` to section cluster of params.yaml")
+    check_train_job(params)
+    keys, root = content_keys(params), params.cluster.artifact_root
+    sections = {name: getattr(params, name).model_dump(mode="json") for name in TRAIN.sections}
+    command = [TRAIN.name, "--params", canonical_json(sections)]
+    for name in TRAIN.inputs:
+        stage = producer(name).name
+        command += [f"--{name}", s3.artifact_uri(root, stage, keys[stage])]
+    command += [f"--{TRAIN.output}", s3.artifact_uri(root, TRAIN.name, keys[TRAIN.name])]
+    return job_template(params.cluster), command, keys

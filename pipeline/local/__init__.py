@@ -1,0 +1,1 @@
+"""Local development: the pipeline in Docker, and an S3 server."""

@@ -1,0 +1,18 @@
+"""Command-line options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ParamsFile = Annotated[Path, typer.Option("--params", help="Params file of the experiment.")]
+ResultName = Annotated[
+    str | None,
+    typer.Argument(help="Run id, or content key of stage evaluate (first digits suffice). Default: last collected."),
+]
+ImageName = Annotated[str, typer.Option("--image", help="Image built by `make image`.")]
+DatasetName = Annotated[str | None, typer.Option("--dataset", help="Dataset name. Default: that of params.yaml.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+GitHubOutputs = Annotated[bool, typer.Option("--github", help="Also set outputs of the GitHub workflow step.")]
+RunId = Annotated[str, typer.Argument(help="Run id, as `submit` prints it.")]
+PARAMS = Path("params.yaml")

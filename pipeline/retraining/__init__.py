@@ -1,0 +1,1 @@
+"""Retraining: plan, compare, promote and publish results."""

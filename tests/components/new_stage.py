@@ -1,0 +1,92 @@
+"""Checks of test_new_stage.py. The module imports no project code before `add_stage` has changed the stage records."""
+
+import json
+import sys
+import types
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def add_stage() -> None:
+    """Add the record of stage `export`, and the module that its component folder would contain."""
+    from trm.stages import runner as stages
+
+    export = stages.Stage(
+        name="export",
+        sections=("report",),
+        inputs=("model",),
+        output="exported",
+        run="trm.export:export",
+        help="Export the model.",
+        duration_invariant=("report.batch_size",),
+        work=lambda sections: 3,
+    )
+    stages.STAGES += (export,)
+    from kfp import dsl
+
+    from components.container import container_spec
+
+    def component(
+        report_params: dict, artifact_root: str, key: str, model: dsl.Input[dsl.Model], exported: dsl.Output[dsl.Model]
+    ) -> dsl.ContainerSpec:
+        artifacts = {"model": model, "exported": exported}
+        return container_spec("export", {"report": report_params}, artifacts, artifact_root, key)
+
+    component.__name__ = "export"
+    module = types.ModuleType("components.export.component")
+    module.__dict__["export"] = dsl.container_component(component)
+    sys.modules["components.export.component"] = module
+
+
+def check_pipeline() -> None:
+    from pipeline.kfp.compile import pipeline_spec
+    from trm.config.cluster import ClusterParams
+
+    spec = pipeline_spec(ClusterParams(), caching=True)["pipeline_spec"]
+    assert "export" in spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    assert "export_key" in spec["root"]["inputDefinitions"]["parameters"]
+    summary = spec["deploymentSpec"]["executors"]["exec-run-summary"]["container"]["args"]
+    assert summary[-1] == "export={{$.inputs.parameters['export_key']}}"
+
+
+def check_entry_point() -> None:
+    from components import run
+    from trm.storage import s3
+
+    uri = s3.artifact_uri("s3://bucket", "export", "k")
+    s3.read_manifest = {uri: {"key": "k", "facts": {"bytes": 5}}}.get
+    outputs = {"artifacts": {"exported": {"artifacts": [{"name": "exported"}]}}, "outputFile": "executor.json"}
+    run.register_output(outputs, Path("pointer"), ["export", "--model", "s3://bucket/train/m", "--exported", uri])
+    assert json.loads(Path("pointer").read_text())["uri"] == uri
+    metadata = json.loads(Path("executor.json").read_text())["artifacts"]["exported"]["artifacts"][0]["metadata"]
+    assert metadata["bytes"] == 5
+
+
+def check_summary() -> None:
+    from components.run_summary.summary import summarize
+    from trm.storage import s3
+
+    s3.read_manifest = lambda uri: {"key": "k", "facts": {"metrics": {"exported_bytes": 5}}}
+    s3.get_json = lambda uri: {"seconds": 7.0}
+    text = summarize({"state": "SUCCEEDED"}, "s3://bucket", {"export": "k"})
+    assert text.startswith("# Run succeeded\n")
+    assert "| export | `s3://bucket/export/k` | 7.0 |" in text
+    assert "| exported_bytes | 5 |" in text
+
+
+def check_records() -> None:
+    from pipeline.runs import estimate, local_records, stage_sections
+    from tests.pipeline.test_runs import outputs
+    from trm.stages.params import load_params
+    from trm.stages.records import STAGES
+
+    outputs()
+    record = local_records()[-1]
+    assert (record.stage, record.work, record.seconds) == ("export", 3, 1.0)
+    sections = stage_sections(load_params(ROOT / "params.yaml"))
+    assert estimate(STAGES[-1], "new", sections, [record]) == (1.0, record)
+    other = {**sections, "report": {**sections["report"], "batch_size": 1}}
+    assert estimate(STAGES[-1], "new", other, [record]) == (1.0, record)
+    other = {**sections, "report": {**sections["report"], "seed": 1, "device": "cuda"}}
+    assert estimate(STAGES[-1], "new", other, [record]) is None

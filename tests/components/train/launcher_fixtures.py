@@ -1,0 +1,218 @@
+"""Launchers of stage `train` on a test cluster, and replacement commands for workers that do not train."""
+
+import base64
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.train.pytorch_job import job_name, job_template
+from pipeline.local.s3_server import SeaweedFS
+from tests.apiserver import ApiServer
+from tests.components.train.fake_training_operator import FakeTrainingOperator
+from tests.conftest import ROOT
+from trm.config.cluster import ClusterParams, Resources, TrainJobParams
+from trm.stages.content_keys import content_keys
+from trm.stages.params import load_params
+from trm.stages.records import STAGES, producer
+from trm.stages.runner import run_stage
+from trm.storage import s3
+
+SETTINGS = {
+    r"train_puzzles: \d+": "train_puzzles: 40",
+    r"test_puzzles: \d+": "test_puzzles: 6",
+    r"num_aug: \d+": "num_aug: 3",
+    r"validation_groups: \d+": "validation_groups: 8",
+    r"hidden_size: \d+": "hidden_size: 16",
+    r"num_heads: \d+": "num_heads: 2",
+    r"epochs: \d+": "epochs: 4",
+    r"global_batch_size: \d+": "global_batch_size: 4",
+    r"eval_interval: \d+": "eval_interval: 2",
+    r"checkpoint_interval: \d+": "checkpoint_interval: 10",
+    r"device: \w+": "device: cpu",
+}
+NO_GPU = Resources()
+JOB = TrainJobParams(min_workers=2, max_workers=2, max_restarts=3)
+LINES = """
+import sys, time
+for number in range({lines}):
+    print("line", number, flush=True)
+    time.sleep({pause})
+"""
+PUBLISH = """
+from trm.storage import s3
+s3.put_json(sys.argv[sys.argv.index("--model") + 1] + "/manifest.json", {"files": {}, "facts": {}, "key": "k"})
+"""
+
+
+@pytest.fixture(scope="session")
+def params_text() -> str:
+    """Params of a training of two seconds: 6x6 Sudoku."""
+    text = (ROOT / "params.yaml").read_text().partition("cluster:")[0]
+    for old, new in SETTINGS.items():
+        text, count = re.subn(old, new, text)
+        assert count, old
+    return text
+
+
+@pytest.fixture(scope="session")
+def folders(params_text: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Outputs of the stages before the training: output name -> folder."""
+    home = tmp_path_factory.mktemp("stages")
+    (home / "params.yaml").write_text(params_text)
+    params, made = load_params(home / "params.yaml"), {}
+    for stage in STAGES[:2]:
+        sections = {name: getattr(params, name) for name in stage.sections}
+        made[stage.output] = home / stage.output
+        run_stage(stage, sections, {name: str(made[name]) for name in stage.inputs}, str(made[stage.output]))
+    return made
+
+
+@dataclass
+class Stage:
+    """Stage `train` of one experiment on the test cluster, for which launchers can be started."""
+
+    folder: Path
+    server: ApiServer
+    seaweed: SeaweedFS
+    root: str
+    params_text: str
+    seed: int = 0
+    job: TrainJobParams = JOB
+    epochs: int = 4
+    resources: Resources = NO_GPU
+    secret: str = "trm-s3"
+    more: dict[str, str] = field(default_factory=dict)
+    """Additional environment variables of the launcher."""
+    retry_timeout: float = 30.0
+    started: list["Launcher"] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        text = self.params_text.replace("epochs: 4", f"epochs: {self.epochs}")
+        text = re.sub(r"(device: cpu\n  seed:) 0", rf"\1 {self.seed}", text, count=1)
+        file = self.folder / f"params-{self.seed}.yaml"
+        file.write_text(text)
+        self.params = load_params(file)
+        self.keys = content_keys(self.params)
+        self.uri = f"{self.root}/train/{self.keys['train']}"
+        self.name = job_name(self.keys["train"])
+        self.output = self.folder / f"output-{self.seed}.json"
+        self.cluster = ClusterParams(
+            artifact_root=self.root,
+            s3_endpoint=self.seaweed.endpoint,
+            s3_region="us-east-1",
+            s3_secret=self.secret,
+            train_job=self.job,
+            resources={"train": self.resources},
+        )
+
+    def arguments(self) -> list[str]:
+        """Return the arguments of the container as Kubeflow resolves them, with numbers as doubles."""
+        sections = {name: getattr(self.params, name).model_dump(mode="json") for name in ("model", "train")}
+        command = ["train", "--params", json.dumps(json.loads(json.dumps(sections), parse_int=float))]
+        pointer = self.folder / "dataset.pointer"
+        pointer.write_text(json.dumps({"uri": f"{self.root}/augment/{self.keys['augment']}"}))
+        command += ["--dataset", str(pointer), "--model", self.uri]
+        outputs = {"artifacts": {"model": {"artifacts": [{"name": "model"}]}}, "outputFile": str(self.output)}
+        job = json.loads(json.dumps(job_template(self.cluster)), parse_int=float)
+        executor_input = {"inputs": {"artifacts": {"dataset": {}}}, "outputs": outputs}
+        return [json.dumps(executor_input), str(self.folder / "model.pointer"), json.dumps(job), *command]
+
+    def start(self, user: str = "admin") -> "Launcher":
+        """Start a launcher as its container does."""
+        code = f"import components.train.kubernetes_client as c; c.RETRY_TIMEOUT = {self.retry_timeout}; "
+        code += "from components.train.launcher import main; main()"
+        environment = {**os.environ, **self.seaweed.environment(), "KUBECONFIG": str(self.server.kubeconfig(user))}
+        for name in ("POD_NAME", "POD_UID"):
+            environment.pop(name, None)
+        launcher = Launcher([sys.executable, "-c", code, *self.arguments()], {**environment, **self.more}, self.folder)
+        self.started.append(launcher)
+        return launcher
+
+    def replace(self, **changes: Any) -> "Stage":
+        """Return a copy with changed settings."""
+        return Stage(**{**{name: getattr(self, name) for name in self.__dataclass_fields__}, **changes})
+
+
+class Launcher:
+    """Process of a launcher, and its output."""
+
+    def __init__(self, command: list[str], environment: dict[str, str], folder: Path) -> None:
+        self.files = [folder / f"{time.monotonic_ns()}.{name}" for name in ("out", "err")]
+        with self.files[0].open("wb") as out, self.files[1].open("wb") as err:
+            self.process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=out, stderr=err)
+
+    @property
+    def out(self) -> str:
+        return self.files[0].read_text()
+
+    @property
+    def err(self) -> str:
+        return self.files[1].read_text()
+
+    def lines(self) -> list[int]:
+        """Return the line numbers that the replacement command printed."""
+        return [int(line.split()[1]) for line in self.out.splitlines() if line.startswith("line ")]
+
+    def end(self, seconds: float = 240) -> int:
+        """Wait for the process and return its exit code."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {seconds} s:\n{self.out}\n{self.err}") from None
+
+
+@pytest.fixture
+def operator(apiserver: ApiServer, tmp_path: Path) -> Iterator[FakeTrainingOperator]:
+    """The training operator of the test cluster."""
+    operator = FakeTrainingOperator(apiserver, tmp_path)
+    yield operator
+    operator.close()
+
+
+@pytest.fixture
+def stage(
+    apiserver: ApiServer,
+    operator: FakeTrainingOperator,
+    seaweed: SeaweedFS,
+    root: str,
+    params_text: str,
+    folders: dict[str, Path],
+    tmp_path: Path,
+) -> Iterator[Stage]:
+    """The stage, with its dataset in S3 and its S3 credentials in a secret of the cluster."""
+    made = Stage(tmp_path, apiserver, seaweed, root, params_text)
+    for name, folder in folders.items():
+        where = producer(name).name
+        s3.publish(folder, f"{root}/{where}/{made.keys[where]}")
+    keys = {name: value for name, value in seaweed.environment().items() if "KEY" in name}
+    data = {name: base64.b64encode(value.encode()).decode() for name, value in keys.items()}
+    operator.core.create_namespaced_secret("default", {"metadata": {"name": "trm-s3"}, "data": data})
+    yield made
+    for launcher in made.started:
+        launcher.process.kill()
+        launcher.process.wait()
+    operator.core.delete_namespaced_secret("trm-s3", "default")
+
+
+def replacement_command(
+    lines: int, pause: float, then: str = "", worker: str = "worker-0"
+) -> Callable[[list[str], str], list[str]]:
+    """Return a function that replaces a pod's command.
+
+    `worker` prints numbered lines, `pause` seconds apart, and runs the code `then`. The other workers sleep.
+    """
+
+    def command(arguments: list[str], pod: str) -> list[str]:
+        code = LINES.format(lines=lines, pause=pause) + then if pod.endswith(worker) else "import time; time.sleep(999)"
+        return [sys.executable, "-c", code, *arguments]
+
+    return command
