@@ -40,7 +40,7 @@ def test_the_slider_moves_by_keys_and_turns_grid_and_text(pages: dict[str, Path]
         assert symbols(page, "answer") == symbols(page, "right")
         slider.focus()
         assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
-        seen = {}
+        seen, changed = {}, {}
         for step in range(8, 0, -1):
             assert f"Step {step} of 8" in said.inner_text()
             assert slider.get_attribute("aria-valuetext") == f"step {step} of 8"
@@ -51,11 +51,13 @@ def test_the_slider_moves_by_keys_and_turns_grid_and_text(pages: dict[str, Path]
             pairs = zip(symbols(page, "answer"), symbols(page, "right"), strict=True)
             assert sum(one == other for one, other in pairs) == count
             seen[step] = symbols(page, "answer")
+            changed[step] = re.findall(r"(\d+) changed", said.inner_text())
             page.keyboard.press("ArrowLeft")
         # The network answers 1 everywhere, then finds the clues, then writes the 4 that all blanks hide.
         right = symbols(page, "right")
         assert [seen[step] for step in (1, 2)] == ["1" * 16, right.replace("4", "1")]
         assert {seen[step] for step in range(3, 9)} == {right}
+        assert changed == {1: [], 2: ["8"], 3: ["4"]} | {step: ["0"] for step in range(4, 9)}
         assert "First right after step 3" in said.inner_text()
 
 

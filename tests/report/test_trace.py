@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
+from tests.networks import ScriptedNetwork
 from trm.config import ModelParams
 from trm.data.kinds import arc, maze, sudoku
+from trm.data.solver import solve_grid
 from trm.errors import UserError
 from trm.evaluation.solve import Answer, asked, solve
 from trm.evaluation.thinking import Dials
 from trm.meta import DatasetMeta
 from trm.model.supervision import TRM, build_model
-from trm.report.demo import MODEL, fresh_puzzle
 from trm.report.trace import Frame, origin, trace
-from trm.training.checkpoint import load_checkpoint
 
 META = sudoku.sudoku_meta(4)
 SOLVED = np.array([[1, 2, 3, 4], [3, 4, 1, 2], [2, 1, 4, 3], [4, 3, 2, 1]], np.uint8)
@@ -104,10 +104,22 @@ def test_more_tries_than_a_batch_holds(model_params: ModelParams) -> None:
 
 
 @pytest.mark.parametrize(("votes", "dials"), [(1, PLAIN), (4, Dials(16)), (1, BOTH), (3, NOISY)])
-def test_with_rules_and_a_model_that_obeys_them(votes: int, dials: Dials) -> None:
-    """The model that ships: on its way to an answer that obeys the rules the tries stop."""
-    model, meta = load_checkpoint(MODEL)
-    question, right = fresh_puzzle(44)  # which it does not solve in one try
+def test_with_rules_and_a_model_that_obeys_them(model_params: ModelParams, votes: int, dials: Dials) -> None:
+    """On their way to an answer that obeys the rules the tries stop."""
+    question = SOLVED * (SOLVED != 4)  # has one solution
+
+    def script(asked: np.ndarray, step: int, noise: float) -> tuple[np.ndarray, float]:
+        """Without noise the puzzle itself is never solved. Its other versions and noisy tries are, in step 3 or 2, but
+        some noisy tries halt at the first step.
+        """
+        tries_itself = np.array_equal(asked, question.ravel() + 1)
+        right = solve_grid((asked - 1).reshape(4, 4))
+        assert right is not None
+        if (noise and step >= 2) or (not tries_itself and step >= 3):
+            return right.ravel() + np.uint8(1), 1.0
+        return right[::-1].ravel() + np.uint8(1), 0.5 if noise > 0.8 else -1.0 - abs(noise)
+
+    model, meta, right = ScriptedNetwork(model_params, META, script), META, SOLVED
     answer, frames = traced(model, meta, question, dials, votes, True)
     same(answer, frames, of_solve(model, meta, question, dials, votes=votes, check_rules=True))
     states = {one.state for one in frames[-1].tries}
@@ -117,6 +129,7 @@ def test_with_rules_and_a_model_that_obeys_them(votes: int, dials: Dials) -> Non
     assert np.array_equal(answer.grid, right)
     assert "obeys" in states
     assert states <= {"obeys", "stopped", "halted"}  # nobody works on
+    assert ("halted" in states) == dials.halt_early
     obeying = {one.letter for one in frames[-1].tries if one.state == "obeys"}
     assert obeying == {one.letter for one in frames[-1].tries if one.shown}
     assert not [one for frame in frames[:-1] for one in frame.tries if one.state == "obeys"]
