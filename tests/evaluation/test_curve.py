@@ -27,6 +27,7 @@ SETTINGS = [
     Setting(Dials(6, halt_early=True), 1, False),
     Setting(Dials(5), 4, False),
     Setting(Dials(6), 1, True),
+    Setting(Dials(6, halt_early=True), 2, True),
     Setting(Dials(6, True, 3, 1.0), 1, False),
     Setting(Dials(6, False, 2, 0.3), 3, False),
     Setting(Dials(6, True, 3, 0.3), 4, True),
@@ -43,9 +44,9 @@ def model(dataset: Path, model_params: ModelParams) -> TRM:
         right = solve_grid((question - 1).reshape(4, 4))
         assert right is not None
         answer = right.ravel() + np.uint8(1)
-        if dice.random() < 0.6:
+        if dice.random() < 0.75:
             answer[dice.integers(3)] = 2  # three wrong answers at most, so that they gather votes
-        return answer, dice.normal(-1, 1)
+        return answer, dice.normal(-0.7, 1)
 
     return ScriptedNetwork(model_params, read_meta(dataset), script)
 
@@ -97,6 +98,10 @@ def test_the_record_by_hand() -> None:
     assert said(Dials(3, True, 2, 0.5), 2, False) == (1, 2 + 3 + 3 + 1)  # 2 and 1, as sure as 3 and 9
     alone = Record(seen.tries, answer, logit, halts, np.array([[True, False]]), right, right)
     assert alone.replay(Setting(Dials(3), 2, False))[1].tolist() == [3]  # a version that is not there costs nothing
+    halts = np.array([[[[1, 1, 1], [0, 0, 0]], [[1, 1, 1], [0, 0, 0]]]], bool)
+    halted = Record(seen.tries, answer, logit, halts, np.ones((1, 2), bool), right, right)
+    # The first try has halted at step 1: that it would obey at step 2 does not stop the second.
+    assert halted.replay(Setting(Dials(3, True, 2, 0.5), 1, True))[1].tolist() == [1 + 3]
 
 
 def test_the_curve_of_a_data_set(dataset: Path, model: TRM) -> None:
