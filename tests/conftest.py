@@ -13,7 +13,7 @@ from tests.sudokus import of_digits, sudoku, write
 from trm.config.data import AugmentParams
 from trm.config.dataset_meta import DatasetMeta
 from trm.config.model import LmaParams, ModelParams
-from trm.config.training import TrainParams
+from trm.config.training import AdamAtan2Params, OptimizerParams, SignSgdParams, TrainParams
 from trm.data.numba_utils import CODE_FOLDER
 from trm.datasets.augment import augment
 from trm.datasets.sudoku.augmentation import draw_shuffles
@@ -77,7 +77,7 @@ def model_params() -> ModelParams:
 def train_params() -> TrainParams:
     """Settings that overfit a few puzzles quickly, float32 on the CPU."""
     return TrainParams(
-        start=None,
+        init_from=None,
         freeze_weights=False,
         epochs=8,
         global_batch_size=4,
@@ -86,11 +86,10 @@ def train_params() -> TrainParams:
         lr=3e-3,
         lr_min_ratio=1.0,
         lr_warmup_steps=0,
-        beta1=0.9,
-        beta2=0.95,
-        weight_decay=0.1,
-        puzzle_emb_lr=1e-2,
-        puzzle_emb_weight_decay=0.1,
+        optimizer=OptimizerParams(
+            network=AdamAtan2Params(name="adam_atan2", beta1=0.9, beta2=0.95, weight_decay=0.1),
+            puzzle_emb=SignSgdParams(name="sign_sgd", lr=1e-2, weight_decay=0.1),
+        ),
         ema_rate=0.9,
         loss="stablemax",
         eval_interval=2,

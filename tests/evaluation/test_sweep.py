@@ -1,17 +1,17 @@
 """Accuracy against passes: a replayed record is what really thinking would have said, and what is made of it."""
 
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from trm.config.evaluation import EvaluateParams, SweepParams
+from tests.networks import ScriptedNetwork
+from trm.config.evaluation import CurveParams, EvaluateParams
 from trm.config.model import ModelParams
-from trm.config.training import TrainParams
-from trm.data.batches import START, collate
 from trm.data.parquet import read_meta, read_split, write_split
+from trm.datasets.sudoku.solver import solve_grid
 from trm.evaluation.eval_dataset import EvalDataset
 from trm.evaluation.evaluate import _answer
 from trm.evaluation.metrics import paired_difference
@@ -19,8 +19,6 @@ from trm.evaluation.sweep import Knobs, Row, cheapest, find, frontier, knobs, me
 from trm.evaluation.trajectories import Noisy, Record, Setting, record
 from trm.inference.engine import Dials
 from trm.models.act import TRM
-from trm.training.trainer import new_state, train_step
-from trm.training.validation import to_tensors
 from trm.utils.errors import UserError
 
 PLAIN = Knobs(steps=4, early_halting=False, verify=False, votes=1, rollouts=1, noise=0.0)
@@ -30,6 +28,7 @@ SETTINGS = [
     Setting(Dials(6, early_halting=True), 1, False),
     Setting(Dials(5), 4, False),
     Setting(Dials(6), 1, True),
+    Setting(Dials(6, early_halting=True), 2, True),
     Setting(Dials(6, True, 3, 1.0), 1, False),
     Setting(Dials(6, False, 2, 0.3), 3, False),
     Setting(Dials(6, True, 3, 0.3), 4, True),
@@ -37,19 +36,20 @@ SETTINGS = [
 
 
 @pytest.fixture(scope="module")
-def model(dataset: Path, model_params: ModelParams, train_params: TrainParams) -> TRM:
-    """A model that has learned so much that it is right here and wrong there, and halts now and then."""
-    meta, split = read_meta(dataset), read_split(dataset / "train")
-    dice = np.random.default_rng(0)
-    batch = to_tensors(collate(split, np.arange(4)), torch.device("cpu"))
-    state = new_state(model_params, meta, train_params, batch, torch.float32)
-    for _ in range(300):
-        batch = to_tensors(collate(split, dice.integers(0, len(split), 4)), torch.device("cpu"))
-        train_step(state, state.model, batch, START, train_params, 300)
-    with torch.no_grad():
-        assert state.model.q_head.bias is not None
-        state.model.q_head.bias.add_(1.5)
-    return state.model.eval()
+def model(dataset: Path, model_params: ModelParams) -> TRM:
+    """A network that is right here and wrong there, by a checksum of the question, the step and its noise."""
+
+    def script(question: np.ndarray, step: int, noise: float) -> tuple[np.ndarray, float]:
+        known = question.tobytes() + bytes([step, round(noise * 4) % 256])
+        dice = np.random.default_rng(zlib.crc32(known))
+        right = solve_grid((question - 1).reshape(4, 4))
+        assert right is not None
+        answer = right.ravel() + np.uint8(1)
+        if dice.random() < 0.75:
+            answer[dice.integers(3)] = 2  # three wrong answers at most, so that they gather votes
+        return answer, dice.normal(-0.7, 1)
+
+    return ScriptedNetwork(model_params, read_meta(dataset), script)
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
@@ -60,6 +60,7 @@ def test_a_replay_is_what_evaluating_says(dataset: Path, model: TRM, setting: Se
     answer, steps = seen.replay(setting)
     share = np.take_along_axis(seen.right, seen.answer.reshape(len(answer), -1), axis=1).mean()
     assert 0.05 < share < 0.95, "the model must be right here and wrong there"
+    assert seen.halts.any(axis=-1).any() and not seen.halts.any(axis=-1).all(), "and halt now and then"
     asked = EvaluateParams(
         **knobs(setting), pass_at_k=(1,), max_puzzles=None, batch_size=64, precision="float32", device="cpu", seed=7
     )
@@ -98,10 +99,14 @@ def test_the_record_by_hand() -> None:
     assert said(Dials(3, True, 2, 0.5), 2, False) == (1, 2 + 3 + 3 + 1)  # 2 and 1, as sure as 3 and 9
     alone = Record(seen.tries, answer, logit, halts, np.array([[True, False]]), right, right)
     assert alone.replay(Setting(Dials(3), 2, False))[1].tolist() == [3]  # a version that is not there costs nothing
+    halts = np.array([[[[1, 1, 1], [0, 0, 0]], [[1, 1, 1], [0, 0, 0]]]], bool)
+    halted = Record(seen.tries, answer, logit, halts, np.ones((1, 2), bool), right, right)
+    # The first try has halted at step 1: that it would obey at step 2 does not stop the second.
+    assert halted.replay(Setting(Dials(3, True, 2, 0.5), 1, True))[1].tolist() == [1 + 3]
 
 
 def test_the_curve_of_a_data_set(dataset: Path, model: TRM) -> None:
-    grid = SweepParams(steps=(1, 2), votes=(3,), rollouts=(2,), noise=(0.5,), max_puzzles=None)
+    grid = CurveParams(steps=(1, 2), votes=(3,), rollouts=(2,), noise=(0.5,), max_puzzles=None)
     meta = read_meta(dataset)
     curve = measure_curve(model, meta, dataset, grid, 64, 0)
     assert curve == measure_curve(model, meta, dataset, grid, 5, 0)
@@ -126,7 +131,7 @@ def test_without_validation_puzzles_nothing_is_chosen(dataset: Path, model: TRM,
 
     copy = shutil.copytree(dataset, tmp_path / "dataset")
     shutil.rmtree(copy / "validation")
-    grid = SweepParams(steps=(1,), votes=(1,), rollouts=(1,), noise=(), max_puzzles=None)
+    grid = CurveParams(steps=(1,), votes=(1,), rollouts=(1,), noise=(), max_puzzles=None)
     curve = measure_curve(model, read_meta(dataset), copy, grid, 64, 0)
     assert curve["chosen"] is None
     assert list(curve["splits"]) == ["test"]
@@ -170,11 +175,11 @@ def test_mistakes(dataset: Path, model: TRM, tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match="rollouts above 1 need a noise, and the other way round. Got rollouts=\\[2\\]"
     ):
-        SweepParams(steps=(1,), votes=(1,), rollouts=(2,), noise=(), max_puzzles=None)
+        CurveParams(steps=(1,), votes=(1,), rollouts=(2,), noise=(), max_puzzles=None)
     unknown = tmp_path / "dataset"
     unknown.mkdir()
     split = read_split(dataset / "test")
     write_split(unknown / "test", [replace(split, labels=np.zeros_like(split.labels[:]))], 16, {})
-    grid = SweepParams(steps=(1,), votes=(1,), rollouts=(1,), noise=(), max_puzzles=None)
+    grid = CurveParams(steps=(1,), votes=(1,), rollouts=(1,), noise=(), max_puzzles=None)
     with pytest.raises(UserError, match="no answer to any of these puzzles is known"):
         measure_curve(model, read_meta(dataset), unknown, grid, 64, 0)

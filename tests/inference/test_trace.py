@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 import torch
 
+from tests.networks import ScriptedNetwork
 from trm.config.dataset_meta import DatasetMeta
 from trm.config.model import ModelParams
 from trm.datasets.arc import dataset as arc
 from trm.datasets.maze import dataset as maze
 from trm.datasets.sudoku import dataset as sudoku
+from trm.datasets.sudoku.solver import solve_grid
 from trm.inference.engine import Dials
 from trm.inference.solve import Answer, asked, solve
 from trm.inference.trace import Frame, origin, trace
 from trm.models.act import TRM, build_model
-from trm.reporting.terminal.demo import MODEL, fresh_puzzle
-from trm.training.checkpoint import load_checkpoint
 from trm.utils.errors import UserError
 
 META = sudoku.sudoku_meta(4)
@@ -111,10 +111,24 @@ def test_more_tries_than_a_batch_holds(model_params: ModelParams) -> None:
 
 
 @pytest.mark.parametrize(("votes", "dials"), [(1, PLAIN), (4, Dials(16)), (1, BOTH), (3, NOISY)])
-def test_with_rules_and_a_model_that_obeys_them(votes: int, dials: Dials) -> None:
-    """The model that ships: on its way to an answer that obeys the rules the tries stop."""
-    model, meta = load_checkpoint(MODEL)
-    question, right = fresh_puzzle(44)  # which it does not solve in one try
+def test_with_rules_and_a_model_that_obeys_them(model_params: ModelParams, votes: int, dials: Dials) -> None:
+    """On their way to an answer that obeys the rules the tries stop."""
+    question = SOLVED * (SOLVED != 4)  # has one solution
+
+    versions = asked(META, question.ravel() + np.uint8(1), votes, 0).versions.tokens
+
+    def script(tokens: np.ndarray, step: int, noise: float) -> tuple[np.ndarray, float]:
+        """Noisy tries find the answer in step 2, some of which halt before, and the last of several versions in
+        step 3. All others leave the blanks as they are, and are surer.
+        """
+        right = solve_grid((tokens - 1).reshape(4, 4))
+        assert right is not None
+        is_last = votes > 1 and np.array_equal(tokens, versions[-1])
+        if (noise and step >= 2) or (is_last and step >= 3):
+            return right.ravel() + np.uint8(1), -2.0
+        return tokens, 0.5 if noise > 0.8 else -1.0
+
+    model, meta, right = ScriptedNetwork(model_params, META, script), META, SOLVED
     answer, frames = traced(model, meta, question, dials, votes, True)
     same(answer, frames, of_solve(model, meta, question, dials, votes=votes, verify=True))
     states = {one.state for one in frames[-1].tries}
@@ -124,6 +138,7 @@ def test_with_rules_and_a_model_that_obeys_them(votes: int, dials: Dials) -> Non
     assert np.array_equal(answer.grid, right)
     assert "obeys" in states
     assert states <= {"obeys", "stopped", "halted"}  # nobody works on
+    assert ("halted" in states) == dials.early_halting
     obeying = {one.letter for one in frames[-1].tries if one.state == "obeys"}
     assert obeying == {one.letter for one in frames[-1].tries if one.shown}
     assert not [one for frame in frames[:-1] for one in frame.tries if one.state == "obeys"]
@@ -175,7 +190,7 @@ def test_movement_is_relative_to_the_start_of_the_round(model_params: ModelParam
     _, frames = traced(model, META, QUESTION, Dials(2))
     x = model.embed(torch.from_numpy(QUESTION.astype(np.int32).reshape(1, -1) + 1), torch.zeros(1, 0))
     with torch.no_grad():
-        first = model.deep_recursion(x, model.initial_states(1))
+        first = model.deep_recursion(x, model.start(1))
         second = model.deep_recursion(x, first)
     expected = (second["z"] - first["z"]).norm(dim=-1) / second["z"].norm(dim=-1)
     assert frames[-1].moved == pytest.approx(expected.numpy().reshape(4, 4), rel=1e-4)

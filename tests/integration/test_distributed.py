@@ -129,14 +129,26 @@ def alone(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Experime
     return experiment
 
 
+COUNTED = {"cell_accuracy", "exact_accuracy", "halt_accuracy"}
+
+
 def assert_same_training(one: Experiment, other: Experiment, within: float = 1e-4, steps: int = STEPS) -> None:
-    """Every figure of every step."""
+    """Every loss of every step; and every accuracy, but in two steps one cell may fall either way: where the logits of
+    two tokens are nearly equal, the greater one is a matter of rounding.
+    """
     lines, others = one.log(), other.log()
     assert len(lines) == len(others) == steps
+    flips = set()
     for line, its in zip(lines, others, strict=True):
         for name, value in line.items():
             assert (value == "") == (its[name] == ""), name
-            assert value == "" or float(its[name]) == pytest.approx(float(value), abs=within), (line["step"], name)
+            if value == "" or float(its[name]) == pytest.approx(float(value), abs=within):
+                continue
+            assert name in COUNTED, (line["step"], name, value, its[name])
+            flips.add(line["step"])
+        if line["cell_accuracy"]:
+            assert float(its["cell_accuracy"]) == pytest.approx(float(line["cell_accuracy"]), abs=1 / 16 + within)
+    assert len(flips) <= 2
 
 
 @pytest.mark.parametrize("processes", [2, 4])

@@ -13,15 +13,13 @@ from rich.console import Console
 from safetensors import safe_open
 
 from tests.conftest import ROOT
+from tests.networks import ScriptedNetwork
 from trm.datasets.sudoku.dataset import sudoku_meta, valid
-from trm.datasets.sudoku.solver import count_solutions
+from trm.datasets.sudoku.solver import count_solutions, solve_grid
 from trm.inference.engine import Dials, predict
 from trm.reporting.terminal import demo as module
 from trm.reporting.terminal.demo import MODEL, demo, fresh_puzzle
 from trm.training.checkpoint import FILE, load_checkpoint, read_settings
-
-FAILED = 44
-"""Seed of a puzzle that the model does not solve in one try."""
 
 
 def test_the_model_that_ships_is_small_and_holds_averaged_weights_alone() -> None:
@@ -53,10 +51,11 @@ def test_puzzles_are_new_and_repeatable() -> None:
 
 
 def test_it_solves_nine_of_ten_that_it_has_not_seen() -> None:
+    """It solves all of these in 16 steps; a processor that rounds in another way may turn one or two of them."""
     model, _ = load_checkpoint(MODEL)
     puzzles = [fresh_puzzle(seed) for seed in range(5000, 5120)]
     tokens = np.stack([question.ravel() for question, _ in puzzles]) + np.uint8(1)
-    found = predict(model, tokens, np.zeros(120, int), Dials(6), 120)
+    found = predict(model, tokens, np.zeros(120, int), Dials(16), 120)
     right = np.stack([answer.ravel() for _, answer in puzzles])
     assert (found.tokens - 1 == right).all(axis=1).mean() >= 0.9
 
@@ -67,15 +66,34 @@ def said(seed: int | None, votes: int = 1, **dials: object) -> str:
     return console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_it_answers_and_says_so_when_it_fails() -> None:
-    once = said(3)
-    assert "solved; the model is" in once
+def test_it_answers() -> None:
+    once = said(3)  # 99 % sure
+    assert "\nsolved; the model is" in once
     assert once == said(3)
     assert once.endswith("the same puzzle again: trm demo --seed 3\n")
-    failed = said(FAILED)
-    assert "not solved; the model is" in failed
-    assert failed.endswith(f"more thought may help: trm demo --seed {FAILED} --num-votes 4\n")
-    assert "\nsolved; the model is" in said(FAILED, votes=4)
+
+
+def test_it_says_so_when_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that fails on the puzzle as it is, and solves its other versions."""
+    asked, _ = fresh_puzzle(44)
+    solves_others = True
+
+    def script(question: np.ndarray, _step: int, _noise: float) -> tuple[np.ndarray, float]:
+        right = solve_grid((question - 1).reshape(6, 6))
+        assert right is not None
+        fails = np.array_equal(question, asked.ravel() + 1) or not solves_others
+        return (right[::-1] if fails else right).ravel() + np.uint8(1), 0.0
+
+    network = ScriptedNetwork(read_settings(MODEL).model, sudoku_meta(6), script)
+    monkeypatch.setattr(module, "load_checkpoint", lambda _: (network, network.meta))
+    failed = said(44)
+    assert "\nnot solved; the model is 50.0% sure\n" in failed
+    assert failed.endswith("more thought may help: trm demo --seed 44 --num-votes 4\n")
+    voted = said(44, votes=4)
+    assert "\nsolved; the model is 50.0% sure; 3 of 4 votes\n" in voted
+    assert voted.endswith("the same puzzle again: trm demo --seed 44\n")
+    solves_others = False
+    assert said(44, votes=4).endswith("more thought may help: trm demo --seed 44 --num-votes 8 --verify\n")
 
 
 def test_another_puzzle_at_each_call(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests.reporting.experiments import Experiment, experiment_of
+from tests.reporting.experiments import Experiment, experiment_of, solving_experiment
 from trm.reporting.html.gallery import FIRST_CHARACTER, MISTAKES
 from trm.reporting.html.page import FILE
 from trm.utils.errors import DataError
@@ -73,9 +73,7 @@ def test_a_page_of_every_kind(experiment: Experiment) -> None:
     text = experiment.report("first")
     page, kind = Parsed(text), experiment.params.data.name
     assert page.sections == [
-        *("result", "training", "difficulty", "votes", "calibration", "gallery"),
-        *(["mistakes"] if experiment.metrics["exact_accuracy"] < 1 else []),
-        *("thinking", "settings"),
+        *("result", "training", "difficulty", "votes", "calibration", "gallery", "mistakes", "thinking", "settings"),
     ]
     assert page.loads == []
     assert not re.search(r"@import|url\((?!#)", text)
@@ -152,6 +150,14 @@ def test_little_is_asked_and_little_is_shown(tmp_path: Path) -> None:
     assert "5, of 5 groups drawn from 9" in page.text
     assert "Each puzzle was asked once, so nothing was voted on." in page.text
     assert "Accuracy in validation" not in page.text
+
+
+def test_a_page_without_mistakes(tmp_path: Path) -> None:
+    experiment = solving_experiment(tmp_path / "solved", failed=0)
+    assert experiment.metrics["exact_accuracy"] == 1
+    page = Parsed(experiment.report(curve=None))
+    assert page.sections == ["result", "training", "difficulty", "votes", "calibration", "gallery", "settings"]
+    assert page.puzzles["mistakes"] == []
 
 
 @pytest.mark.parametrize("arch", ["trm_singlez", "trm_hier6", "hrm", "transformers_baseline"])

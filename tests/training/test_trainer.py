@@ -24,6 +24,8 @@ from trm.training.trainer import network_of, new_state, train, train_step
 from trm.training.validation import to_tensors, validate
 from trm.utils.errors import InternalError, Interrupted, UserError
 
+LMA = {"enable": True, "mode": "unclean", "length": 32, "dim": 8, "heads": 2}
+
 
 def _rows(path: Path) -> list[dict[str, str]]:
     with path.open() as file:
@@ -35,6 +37,7 @@ def _changed(params: TrainParams, **changes: object) -> TrainParams:
 
 
 def test_a_batch_can_be_overfitted(dataset: Path, model_params: ModelParams, train_params: TrainParams) -> None:
+    """Learned by heart on any processor: the loss ends far below the limit, whatever the initial weights."""
     settings = _changed(train_params, lr=1e-2, ema_rate=0.9, weight_decay=0.0)
     split, meta = read_split(dataset / "train"), read_meta(dataset)
     batch = to_tensors(collate(split, np.array([0, 4, 8, 12])), torch.device("cpu"))
@@ -45,6 +48,21 @@ def test_a_batch_can_be_overfitted(dataset: Path, model_params: ModelParams, tra
     tokens, halt_logit, _ = state.average.answer(batch, 4)
     assert torch.equal(tokens, batch["labels"])
     assert (halt_logit > 0).all()
+
+
+@pytest.mark.parametrize("arch", [*VARIANTS, "lma"])
+@pytest.mark.parametrize("loss", ["stablemax", "softmax"])
+def test_every_member_learns_a_batch(
+    dataset: Path, model_params: ModelParams, train_params: TrainParams, arch: str, loss: str
+) -> None:
+    """One puzzle by heart: the loss falls to less than half, and much further than that on any processor."""
+    changes = {"lma": LmaParams(**LMA)} if arch == "lma" else {"arch": arch}
+    params = model_params.model_copy(update={**changes, "q_continue_loss": loss == "softmax"})
+    settings = _changed(train_params, loss=loss, lr=1e-2, weight_decay=0.0)
+    batch = to_tensors(collate(read_split(dataset / "train"), np.zeros(4, int)), torch.device("cpu"))
+    state = new_state(params, read_meta(dataset), settings, batch, torch.float32)
+    losses = [train_step(state, state.model, batch, START, settings, 120) for _ in range(120)]
+    assert np.mean(losses[-4:]) < losses[0] / 2
 
 
 def test_only_rows_of_the_batch_change_in_the_puzzle_table(
@@ -188,9 +206,6 @@ def test_a_batch_greater_than_the_run_is_refused(
     assert not (tmp_path / "states").exists()
 
 
-LMA = {"enable": True, "mode": "unclean", "length": 32, "dim": 8, "heads": 2}
-
-
 @pytest.mark.parametrize("arch", [*VARIANTS, "lma"])
 @pytest.mark.parametrize("loss", ["stablemax", "softmax"])
 def test_every_member_trains_is_stopped_and_goes_on(
@@ -227,7 +242,6 @@ def test_every_member_trains_is_stopped_and_goes_on(
         assert path.read_bytes() == (tmp_path / "parts" / path.name).read_bytes()
     log = _rows(tmp_path / "whole/train.tsv")
     assert all(math.isfinite(float(row["loss"])) for row in log)
-    assert float(log[-1]["loss"]) < float(log[0]["loss"])
     assert (float(log[0]["q_continue_loss"]) > 0) == (loss == "softmax" or arch == "hrm")
     model, meta = load_checkpoint(tmp_path / "whole")
     assert model.config == params

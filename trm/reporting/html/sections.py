@@ -119,7 +119,6 @@ def difficulty(meta: DatasetMeta, table: PredictionTable, split: Split) -> list[
     if not known.any():
         return []
     drawing = get_drawing(meta)
-    drawing = get_drawing(meta)
     measures: dict[str, npt.NDArray[np.integer]] = {}
     if table.rating.any():
         measures[drawing.difficulty] = table.rating
@@ -147,7 +146,7 @@ def _scored(bins: Sequence[Bin], names: Mapping[str, str], name: str, words: str
     caption = f"By {words}"
     first, last = (percent(each.scores["exact"]["value"]) for each in (bins[0], bins[-1]))
     description = (
-        f"From {first} exact at {bins[0].label} to {last} at {bins[-1].label}; error error bars are 95 % intervals."
+        f"From {first} exact at {bins[0].label} to {last} at {bins[-1].label}; error bars are 95 % intervals."
     )
     return plot(charts.scores(bins, names, words), name, caption, description, _bins_table(bins, names, words))
 
