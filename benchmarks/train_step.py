@@ -27,7 +27,7 @@ from trm.data.parquet import read_meta, read_split
 from trm.datasets.registry import expected_meta
 from trm.models.act import Batch
 from trm.stages.params import load_params
-from trm.training.distributed import ALONE
+from trm.training.distributed import SINGLE_PROCESS
 from trm.training.trainer import network_of, new_state, train_step
 from trm.training.validation import to_tensors
 from trm.utils.device import resolve_device, resolve_precision
@@ -40,7 +40,7 @@ class Timed:
         self.dtype = resolve_precision(settings.precision, batch["inputs"].device)
         self.settings, self.batch = settings, batch
         self.state = new_state(model, meta, settings, batch, self.dtype)
-        self.network = network_of(self.state.model, settings, ALONE)
+        self.network = network_of(self.state.model, settings, SINGLE_PROCESS)
         self.seconds: list[float] = []
 
     def step(self) -> None:

@@ -21,7 +21,7 @@ ID_TOKEN_URL, ID_TOKEN_SECRET = "ACTIONS_ID_TOKEN_REQUEST_URL", "ACTIONS_ID_TOKE
 
 
 class Repository:
-    """The repository of the running workflow. Methods raise `UserError` if GitHub refuses, `InternalError` if unavailable."""
+    """The repository of the running workflow. Raises `UserError` if GitHub refuses, else `InternalError`."""
 
     def __init__(self) -> None:
         self.name, token = os.environ.get("GITHUB_REPOSITORY", ""), os.environ.get("GITHUB_TOKEN", "")

@@ -144,7 +144,7 @@ def read_collected() -> tuple[str, dict[str, float | None]]:
 def dataset_name(manifest: Mapping[str, Any]) -> str:
     """Return the name of the raw data in a manifest of the first stage: data kind and a digest of the files."""
     digests = {name: facts["sha256"] for name, facts in manifest["files"].items()}
-    return f"{manifest['params']['data']['kind']}-{digest_of(digests)[:12]}"
+    return f"{manifest['params']['data']['name']}-{digest_of(digests)[:12]}"
 
 
 def _read_metrics(uri: str) -> dict[str, Any]:

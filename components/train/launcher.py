@@ -21,7 +21,7 @@ from components.train.log import log
 from components.train.pytorch_job import KEEP_ON_STOP, SPEC_HASH, fill
 from trm.cli.main import run_app
 from trm.storage import s3
-from trm.storage.artifact_cache import artifact_uri
+from trm.storage.artifact_cache import parse_artifact_uri
 from trm.utils.errors import InternalError, Interrupted, UserError
 
 if TYPE_CHECKING:
@@ -54,10 +54,10 @@ def main() -> NoReturn:
 def launch(template: Mapping[str, Any], command: list[str]) -> None:
     """Run `trm <command>` as a PyTorchJob and return when its output is in S3. Does nothing if the output exists.
 
-    Raises `UserError` for an invalid configuration, `InternalError` for a job that failed or was deleted, and `Interrupted`
-    after SIGTERM or SIGINT, once the job is deleted (unless `keep_on_stop` is set).
+    Raises `UserError` for an invalid configuration, `InternalError` for a job that failed or was deleted,
+    and `Interrupted` after SIGTERM or SIGINT, once the job is deleted (unless `keep_on_stop` is set).
     """
-    uri = artifact_uri(command[command.index("--model") + 1])
+    uri = parse_artifact_uri(command[command.index("--model") + 1])
     root, _, key = uri.rsplit("/", 2)
     job = fill(template, _with_canonical_params(command), key, root, _launcher_pod())
     if s3.read_manifest(uri) is not None:

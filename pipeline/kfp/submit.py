@@ -107,7 +107,7 @@ def check_start_model_reachable(train: TrainParams) -> None:
     """Raise `UserError` if training starts from a local model."""
     if train.init_from is not None and not s3.is_uri(train.init_from.model):
         raise UserError(
-            f"train.init_from.model must be an s3:// URI on a cluster. Got {train.init_from.model}, which pods cannot read"
+            f"train.init_from.model must be an s3:// URI on a cluster. Got {train.init_from.model}; pods cannot read it"
         )
 
 

@@ -49,7 +49,7 @@ class SeaweedFS:
         return f"http://127.0.0.1:{self._settings()['ports']['s3']}"
 
     def start(self) -> None:
-        """Start it in a new session and wait until it stores and returns an object. Raises `InternalError` if it does not."""
+        """Start it in a new session and wait until it stores and returns an object. Raises `InternalError`."""
         assert self.pid() is None, f"{self.folder}: already running"
         (self.folder / "data").mkdir(parents=True, exist_ok=True)
         settings = self._settings()

@@ -16,7 +16,7 @@ from trm.config.cluster import ClusterParams, Resources
 from trm.config.params import Params
 from trm.stages.content_keys import requests
 from trm.stages.records import STAGES, Stage
-from trm.storage import s3
+from trm.storage import artifact_cache, s3
 from trm.storage.artifacts import MANIFEST, read_manifest
 from trm.utils.errors import UserError
 

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def add_stage() -> None:
     """Add the record of stage `export`, and the module that its component folder would contain."""
-    from trm.stages import runner as stages
+    from trm.stages import records as stages
 
     export = stages.Stage(
         name="export",

@@ -15,7 +15,16 @@ from trm.training.trainer import new_state, train_step
 from trm.utils.errors import UserError
 
 ABLATIONS = {
-    *("no-ema", "less-recursion", "bigger-net", "attention", "single-state", "seven-state", "hrm", "direct"),
+    *(
+        "no-ema",
+        "less-recursion",
+        "bigger-net",
+        "attention",
+        "single-state",
+        "seven-state",
+        "hrm",
+        "transformers-baseline",
+    ),
     *("lma-clean", "lma-unclean"),
 }
 

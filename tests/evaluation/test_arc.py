@@ -22,21 +22,21 @@ from trm.inference.engine import Predictions
 from trm.inference.solve import solve
 from trm.models.act import build_model
 from trm.training.checkpoint import FILE, save_checkpoint
-from trm.training.ema import averaged_copy
+from trm.training.ema import ema_copy
 from trm.utils.errors import UserError
 
 Grid = list[list[int]]
 ASKED: list[Grid] = [[[1, 2], [0, 3]], [[4, 5, 6]]]
 RIGHT: list[Grid] = [[[1, 2, 3]], [[7, 8], [8, 7]]]
 WRONG: list[Grid] = [[[5]], [[6, 6, 6]]]
-VERSIONS = 6
+AUGMENTATIONS = 6
 SETTINGS = EvaluateParams(
-    steps=1,
+    max_steps=1,
     early_halting=False,
-    rollouts=1,
-    noise=0.0,
+    num_samples=1,
+    latent_noise_std=0.0,
     verify=False,
-    votes=VERSIONS,
+    num_votes=AUGMENTATIONS,
     pass_at_k=(1, 2),
     max_puzzles=None,
     batch_size=4,
@@ -71,7 +71,7 @@ def make(folder: Path, edition: str = "arc-agi-1", solutions: bool = True, seed:
     values = {"name": "arc", "edition": edition, "source": source, "seed": seed}
     data = parse(arc.Settings, values, "test")
     arc.fetch(data, raw)
-    augment(data, AugmentParams(num_aug=VERSIONS - 1, validation_groups=held_out, seed=seed), raw, out, "key")
+    augment(data, AugmentParams(num_aug=AUGMENTATIONS - 1, validation_groups=held_out, seed=seed), raw, out, "key")
     return out
 
 
@@ -84,7 +84,7 @@ def model_of(dataset: Path, folder: Path, params: ModelParams) -> Path:
     """A model folder with weights nobody trained."""
     folder.mkdir()
     net = build_model(params.model_copy(update={"puzzle_emb_ndim": 16, "puzzle_emb_len": 1}), read_meta(dataset))
-    save_checkpoint(folder / FILE, net, averaged_copy(net), {})
+    save_checkpoint(folder / FILE, net, ema_copy(net), {})
     return folder
 
 
@@ -135,7 +135,7 @@ def test_votes_are_undone_and_counted(
 ) -> None:
     model = model_of(dataset, tmp_path / "model", model_params)
     # Pair 0: four right votes of six. Pair 1: two right votes, but four for one wrong grid.
-    answers = {v: [RIGHT[0] if v < 4 else WRONG[0], RIGHT[1] if v < 2 else WRONG[1]] for v in range(VERSIONS)}
+    answers = {v: [RIGHT[0] if v < 4 else WRONG[0], RIGHT[1] if v < 2 else WRONG[1]] for v in range(AUGMENTATIONS)}
     metrics, submitted, lines = run(dataset, model, tmp_path / "out", monkeypatch, answers)
     assert submitted["two"] == [
         {"attempt_1": RIGHT[0], "attempt_2": WRONG[0]},
@@ -150,32 +150,34 @@ def test_votes_are_undone_and_counted(
     assert 0 < metrics["cell_accuracy"] < 1
     two = [row for row, task in enumerate(lines["task"]) if task == "two"]
     assert [lines["votes"][row] for row in two] == [4] * 4 + [2] * 2 + [2] * 2 + [4] * 4
-    assert [lines["right"][row] for row in two] == [True] * 4 + [False] * 2 + [True] * 2 + [False] * 4
-    assert [lines["version"][row] for row in two] == [*range(VERSIONS)] * 2
-    assert lines["draw"][two[0]] == "two"
-    assert all(lines["draw"][row].startswith("two|||t") for row in two[1:VERSIONS])
+    assert [lines["correct"][row] for row in two] == [True] * 4 + [False] * 2 + [True] * 2 + [False] * 4
+    assert [lines["augmentation"][row] for row in two] == [*range(AUGMENTATIONS)] * 2
+    assert lines["transform"][two[0]] == "two"
+    assert all(lines["transform"][row].startswith("two|||t") for row in two[1:AUGMENTATIONS])
 
 
 def test_fewer_votes_and_a_sample_of_tasks(
     dataset: Path, model_params: ModelParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = model_of(dataset, tmp_path / "model", model_params)
-    answers = {v: [RIGHT[0], RIGHT[1]] for v in range(VERSIONS)}
+    answers = {v: [RIGHT[0], RIGHT[1]] for v in range(AUGMENTATIONS)}
     for seed in range(4):
         out = tmp_path / f"out{seed}"
-        metrics, submitted, lines = run(dataset, model, out, monkeypatch, answers, votes=2, max_puzzles=1, seed=seed)
+        metrics, submitted, lines = run(
+            dataset, model, out, monkeypatch, answers, num_votes=2, max_puzzles=1, seed=seed
+        )
         (task,) = set(lines["task"])
         assert set(submitted) == {"two", "gap"}  # who was not asked is in the submission, too
         other = ({"two", "gap"} - {task}).pop()
         assert submitted[other] == [{"attempt_1": [[0]], "attempt_2": [[0]]}] * (2 if other == "two" else 1)
         assert metrics["pass@1"] == (1 if task == "two" else 0)
-        assert max(lines["version"]) == 1
+        assert max(lines["augmentation"]) == 1
 
 
 def test_without_solutions(model_params: ModelParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = make(tmp_path / "data", solutions=False)
     model = model_of(dataset, tmp_path / "model", model_params)
-    answers = {v: [RIGHT[0], WRONG[1]] for v in range(VERSIONS)}
+    answers = {v: [RIGHT[0], WRONG[1]] for v in range(AUGMENTATIONS)}
     metrics, submitted, lines = run(dataset, model, tmp_path / "out", monkeypatch, answers)
     assert submitted["two"] == [{"attempt_1": grid, "attempt_2": grid} for grid in (RIGHT[0], WRONG[1])]
     assert all(metrics[name] is None for name in ("exact_accuracy", "pass@1", "pass@2", "halt_accuracy"))
@@ -185,7 +187,10 @@ def test_without_solutions(model_params: ModelParams, tmp_path: Path, monkeypatc
 def test_a_model_of_other_puzzles_is_refused(model_params: ModelParams, tmp_path: Path) -> None:
     one, other = make(tmp_path / "a"), make(tmp_path / "c", seed=1)
     second = make(tmp_path / "b", "arc-agi-2")
-    for trained, words in ((second, "ARC-AGI-2, whose training tasks hold evaluation tasks"), (other, "other puzzles")):
+    for trained, words in (
+        (second, "ARC-AGI-2, whose training tasks include evaluation tasks"),
+        (other, "other puzzles"),
+    ):
         model = model_of(trained, tmp_path / f"model-{trained.parent.name}", model_params)
         with pytest.raises(UserError, match=words):
             evaluate(SETTINGS, one, model, tmp_path, "key")
@@ -208,12 +213,12 @@ def test_held_out_tasks_are_asked_for_the_comparison(
         model_of(dataset, tmp_path / "model", model_params),
         tmp_path / "out",
         monkeypatch,
-        dict.fromkeys(range(VERSIONS), RIGHT),
+        dict.fromkeys(range(AUGMENTATIONS), RIGHT),
     )
     lines = pq.read_table(tmp_path / "out/validation.parquet").to_pydict()
-    assert {name: lines[name] for name in ("task", "pair", "version", "exact")} == {
+    assert {name: lines[name] for name in ("task", "pair", "augmentation", "exact")} == {
         "task": ["other"],
         "pair": [0],
-        "version": [0],
+        "augmentation": [0],
         "exact": [False],
     }

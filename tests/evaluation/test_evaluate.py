@@ -7,27 +7,28 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from tests.networks import inference_config
 from trm.config.dataset_meta import DatasetMeta
 from trm.config.evaluation import EvaluateParams
 from trm.config.model import ModelParams
 from trm.data.parquet import read_meta, read_split
-from trm.datasets.sudoku.dataset import cells, versions
+from trm.datasets.sudoku.dataset import augmentations, cells
 from trm.datasets.sudoku.solver import count_solutions, solve_grid
 from trm.evaluation import evaluate as stage
 from trm.evaluation.evaluate import evaluate
-from trm.inference.engine import Dials, Predictions, predict
+from trm.inference.engine import Predictions, predict
 from trm.models.act import build_model
 from trm.training.checkpoint import FILE, load_checkpoint, save_checkpoint
-from trm.training.ema import averaged_copy
+from trm.training.ema import ema_copy
 from trm.utils.errors import UserError
 
 SETTINGS = EvaluateParams(
-    steps=4,
+    max_steps=4,
     early_halting=False,
-    rollouts=1,
-    noise=0.0,
+    num_samples=1,
+    latent_noise_std=0.0,
     verify=False,
-    votes=5,
+    num_votes=5,
     pass_at_k=(1, 2, 5),
     max_puzzles=None,
     batch_size=7,
@@ -39,13 +40,13 @@ SETTINGS = EvaluateParams(
 
 @pytest.fixture
 def model(dataset: Path, model_params: ModelParams, tmp_path: Path) -> Path:
-    """A model folder with weights nobody trained."""
+    """A model folder with random weights."""
     folder = tmp_path / "model"
     folder.mkdir()
     net = build_model(model_params, read_meta(dataset))
     with torch.no_grad():
         net.q_head.weight.normal_(generator=torch.Generator().manual_seed(0))
-    save_checkpoint(folder / FILE, net, averaged_copy(net), {"step": 0})
+    save_checkpoint(folder / FILE, net, ema_copy(net), {"step": 0})
     return folder
 
 
@@ -55,108 +56,112 @@ def _evaluate(dataset: Path, model: Path, out: Path, **changes: object) -> tuple
     return json.loads((out / "metrics.json").read_text()), pq.read_table(out / "predictions.parquet").to_pydict()
 
 
-def test_a_solver_of_every_version_scores_everything(
+def test_a_solver_of_all_augmentations_has_perfect_scores(
     dataset: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The shuffles are undone: whoever solves each version as it is asked answers the puzzle itself."""
+    """Augmentations are inverted: solutions of the augmentations become solutions of the puzzle."""
 
     def solver(_model: object, tokens: np.ndarray, *_rest: object) -> Predictions:
         solved = [solve_grid((row - 1).reshape(4, 4)) for row in tokens]
-        right = np.stack([grid for grid in solved if grid is not None]).reshape(len(tokens), -1) + 1
-        return Predictions(right, np.linspace(-1, 1, len(tokens), dtype=np.float32), *[np.full(len(tokens), 3)] * 2)
+        solutions = np.stack([grid for grid in solved if grid is not None]).reshape(len(tokens), -1) + 1
+        return Predictions(solutions, np.linspace(-1, 1, len(tokens), dtype=np.float32), *[np.full(len(tokens), 3)] * 2)
 
     monkeypatch.setattr(stage, "predict", solver)
-    metrics, lines = _evaluate(dataset, model, tmp_path / "out")
+    metrics, rows = _evaluate(dataset, model, tmp_path / "out")
     split = read_split(dataset / "test")
     unique = [count_solutions((row - 1).reshape(4, 4)) == 1 for row in split.inputs]
     assert sum(unique) >= 3
     assert metrics["valid"] == metrics["valid_voted"] == 1
-    for puzzle, exact, votes in zip(lines["puzzle"], lines["exact"], lines["votes"], strict=True):
+    for puzzle, exact, votes in zip(rows["puzzle"], rows["exact"], rows["votes"], strict=True):
         if unique[puzzle]:
             assert exact
             assert votes == 5
-    assert len(set(lines["draw"])) > 10
+    assert len(set(rows["transform"])) > 10
 
 
 def test_predictions_and_metrics_agree_with_the_model(dataset: Path, model: Path, tmp_path: Path) -> None:
-    metrics, lines = _evaluate(dataset, model, tmp_path / "out")
+    metrics, rows = _evaluate(dataset, model, tmp_path / "out")
     split = read_split(dataset / "test")
-    assert lines["puzzle"] == [row for row in range(6) for _ in range(5)]
-    assert lines["version"] == [0, 1, 2, 3, 4] * 6
+    assert rows["puzzle"] == [row for row in range(6) for _ in range(5)]
+    assert rows["augmentation"] == [0, 1, 2, 3, 4] * 6
     net = stage.load_checkpoint(model)[0]
-    plain = predict(net, split.inputs[:], split.identifiers, Dials(steps=4), 100)
-    answers = [np.frombuffer(answer, np.uint8) for answer in lines["answer"][::5]]
+    plain = predict(net, split.inputs[:], split.identifiers, inference_config(4), 100)
+    answers = [np.frombuffer(answer, np.uint8) for answer in rows["answer"][::5]]
     assert np.array_equal(np.stack(answers), cells(plain.tokens, 4).reshape(6, -1))
-    right = (plain.tokens == split.labels).mean(axis=1)
-    assert metrics["cell_accuracy"] == pytest.approx(right.mean())
-    assert metrics["exact_accuracy"] == (right == 1).mean()
-    assert metrics["mean_halt_step"] == pytest.approx(plain.first_halt.mean())
+    correct = (plain.tokens == split.labels).mean(axis=1)
+    assert metrics["cell_accuracy"] == pytest.approx(correct.mean())
+    assert metrics["exact_accuracy"] == (correct == 1).mean()
+    assert metrics["mean_halt_step"] == pytest.approx(plain.halt_step.mean())
     assert metrics["mean_steps"] == 4
     for row in range(6):
-        of_puzzle = [line for line in range(30) if lines["puzzle"][line] == row]
+        of_puzzle = [line for line in range(30) if rows["puzzle"][line] == row]
         for line in of_puzzle:
-            same = [other for other in of_puzzle if lines["answer"][other] == lines["answer"][line]]
-            assert lines["votes"][line] == len(same)
-            assert len({lines["rank"][other] for other in same}) == 1
-        assert min(lines["rank"][line] for line in of_puzzle) == 1
-        assert lines["rating"][of_puzzle[0]] == split.ratings[row]
+            same = [other for other in of_puzzle if rows["answer"][other] == rows["answer"][line]]
+            assert rows["votes"][line] == len(same)
+            assert len({rows["rank"][other] for other in same}) == 1
+        assert min(rows["rank"][line] for line in of_puzzle) == 1
+        assert rows["rating"][of_puzzle[0]] == split.ratings[row]
 
 
-def test_same_bytes_whatever_the_pieces(
+def test_the_chunk_size_does_not_change_the_bytes(
     dataset: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = _evaluate(dataset, model, tmp_path / "a")
-    monkeypatch.setattr(stage, "SEQUENCES_AT_ONCE", 10)
+    monkeypatch.setattr(stage, "MAX_SEQUENCES", 10)
     assert _evaluate(dataset, model, tmp_path / "b") == first
     assert (tmp_path / "a/metrics.json").read_bytes() == (tmp_path / "b/metrics.json").read_bytes()
 
 
-def test_a_sample_sees_the_same_versions(dataset: Path, model: Path, tmp_path: Path) -> None:
+def test_a_sample_gets_the_same_augmentations(dataset: Path, model: Path, tmp_path: Path) -> None:
     _, everything = _evaluate(dataset, model, tmp_path / "all")
     metrics, some = _evaluate(dataset, model, tmp_path / "some", max_puzzles=3)
     assert metrics["puzzles"] == 3
     assert len(set(some["puzzle"])) == 3
-    draws = dict(zip(zip(everything["puzzle"], everything["version"], strict=True), everything["draw"], strict=True))
-    for puzzle, version, draw in zip(some["puzzle"], some["version"], some["draw"], strict=True):
-        assert draws[puzzle, version] == draw
+    transforms = dict(
+        zip(zip(everything["puzzle"], everything["augmentation"], strict=True), everything["transform"], strict=True)
+    )
+    for puzzle, number, transform in zip(some["puzzle"], some["augmentation"], some["transform"], strict=True):
+        assert transforms[puzzle, number] == transform
 
 
-def test_a_model_of_other_data_is_refused(
+def test_a_model_of_another_dataset_is_an_error(
     dataset: Path, model_params: ModelParams, meta: DatasetMeta, tmp_path: Path
 ) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "out").mkdir()
     net = build_model(model_params, meta.model_copy(update={"num_identifiers": 7}))
-    save_checkpoint(tmp_path / "other" / FILE, net, averaged_copy(net), {})
-    with pytest.raises(UserError, match="name the data set that the model was trained on"):
+    save_checkpoint(tmp_path / "other" / FILE, net, ema_copy(net), {})
+    with pytest.raises(UserError, match="give the dataset that the model was trained on"):
         evaluate(SETTINGS, dataset, tmp_path / "other", tmp_path / "out", "key")
 
 
-def test_versions_begin_with_the_puzzle_and_are_undone(meta: DatasetMeta) -> None:
+def test_augmentations_start_with_the_puzzle_and_are_inverted(meta: DatasetMeta) -> None:
     tokens = np.array([1, 2, 3, 4, 5, 1, 1, 1, 2, 3, 1, 1, 1, 1, 5, 4], dtype=np.uint8)
-    drawn = versions(meta, tokens, np.random.default_rng(0), 50)
+    drawn = augmentations(meta, tokens, np.random.default_rng(0), 50)
     assert np.array_equal(drawn.tokens[0], tokens)
     assert drawn.names[0] == "digits=1234,rows=0123,columns=0123,transposed=0"
     assert (np.stack(drawn.invert(drawn.tokens)) == cells(tokens, 4)).all()
     assert len({row.tobytes() for row in drawn.tokens}) > 30
-    # A model may answer with padding; it is undone as a blank, never as a digit.
+    # Padding predicted by a model is inverted to a blank, never to a digit.
     assert (np.stack(drawn.invert(np.zeros_like(drawn.tokens))) == 0).all()
 
 
-def test_validation_puzzles_are_asked_once_all_of_them(dataset: Path, model: Path, tmp_path: Path) -> None:
-    """By these two models are compared, so that test puzzles choose nothing."""
+def test_all_validation_puzzles_are_answered_once(dataset: Path, model: Path, tmp_path: Path) -> None:
+    """Models are compared on them; test puzzles are never used for selection."""
     _evaluate(dataset, model, tmp_path / "out", max_puzzles=2)
-    lines = pq.read_table(tmp_path / "out/validation.parquet").to_pydict()
+    rows = pq.read_table(tmp_path / "out/validation.parquet").to_pydict()
     split = read_split(dataset / "validation")
-    assert lines["task"] == [str(group) for group in split.groups]
-    assert set(lines["version"]) == {0}
+    assert rows["task"] == [str(group) for group in split.groups]
+    assert set(rows["augmentation"]) == {0}
     net, meta = load_checkpoint(model)
-    answered = predict(net, split.inputs[:], np.zeros(len(split), np.int32), Dials(SETTINGS.steps), batch_size=3).tokens
-    assert lines["exact"] == (answered == split.labels[:]).all(axis=1).tolist()
+    answered = predict(
+        net, split.inputs[:], np.zeros(len(split), np.int32), inference_config(SETTINGS.max_steps), batch_size=3
+    ).tokens
+    assert rows["exact"] == (answered == split.labels[:]).all(axis=1).tolist()
     assert meta == read_meta(dataset)
 
 
-def test_without_validation_puzzles_there_is_no_file_of_them(dataset: Path, model: Path, tmp_path: Path) -> None:
+def test_without_validation_puzzles_there_is_no_validation_file(dataset: Path, model: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone"
     shutil.copytree(dataset, alone)
     shutil.rmtree(alone / "validation")

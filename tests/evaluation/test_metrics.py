@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trm.evaluation.metrics import Estimate, mean_interval, proportion, scores
+from trm.evaluation.metrics import Estimate, compute_metrics, mean_interval, proportion
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -32,7 +32,7 @@ def test_proportion_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 1), (1, 1), (0, 500), (500, 500), (475, 500), (365000, 422786)])
-def test_proportion_is_wilsons(successes: int, n: int) -> None:
+def test_proportion_is_the_wilson_interval(successes: int, n: int) -> None:
     estimate = as_json(proportion(successes, n))
     low, high = wilson(successes, n)
     assert estimate["low"] == pytest.approx(max(low, 0), abs=1e-9)
@@ -53,7 +53,7 @@ def test_no_puzzles_no_score() -> None:
 
 
 @pytest.mark.parametrize(("successes", "n"), [(-1, 3), (4, 3), (1, 0), (0, -1)])
-def test_impossible_counts_are_refused(successes: int, n: int) -> None:
+def test_impossible_counts(successes: int, n: int) -> None:
     with pytest.raises(ValueError, match=f"Got {successes} of {n}"):
         proportion(successes, n)
 
@@ -84,7 +84,7 @@ def test_one_puzzle_has_no_interval() -> None:
 
 
 @pytest.mark.parametrize("values", [np.zeros((1, 2)), [0.5, -0.01], [0.5, 1.01], [0.5, float("nan")]])
-def test_misuse_is_refused(values: list[float]) -> None:
+def test_invalid_values(values: list[float]) -> None:
     with pytest.raises(ValueError, match="values must be fractions"):
         mean_interval(values)
 
@@ -99,31 +99,31 @@ def test_the_mean_lies_in_its_interval(values: list[float]) -> None:
         assert 0 <= low <= value <= high <= 1
 
 
-def lines(**columns: list) -> pa.Table:
-    """Lines of predictions.parquet; what is not given holds for all of them."""
+def rows(**columns: list) -> pa.Table:
+    """Rows of predictions.parquet; columns not given have default values."""
     count = len(columns["exact"])
     rest: dict[str, list] = {"pair": [0] * count, "valid": [None] * count, "halt_logit": [0.0] * count}
-    rest |= {"steps": [16] * count, "first_halt": [16] * count, "right": columns["exact"]}
+    rest |= {"steps": [16] * count, "halt_step": [16] * count, "correct": columns["exact"]}
     rest["cell_accuracy"] = [value if value is None else float(value) for value in columns["exact"]]
     table = pa.table({**rest, **columns})
-    for name in ("exact", "right", "valid"):  # a column of nulls has no type of its own
+    for name in ("exact", "correct", "valid"):  # a column of nulls has no type
         table = table.set_column(table.schema.get_field_index(name), name, table[name].cast(pa.bool_()))
     return table
 
 
 def test_scores_by_hand() -> None:
-    """Three puzzles in two versions. The vote turns the first right and loses the second; nobody knows the third."""
-    table = lines(
+    """Three puzzles with two augmentations. The vote corrects the first and loses the second; both miss the third."""
+    table = rows(
         task=["a", "a", "b", "b", "c", "c"],
-        version=[0, 1] * 3,
+        augmentation=[0, 1] * 3,
         exact=[False, True, True, False, False, False],
         valid=[False, True, True, True, True, False],
         rank=[2, 1, 2, 1, 1, 2],
         halt_logit=[-1.0, 2.0, 1.0, 3.0, 1.0, 0.0],
         cell_accuracy=[0.5, 1.0, 1.0, 0.25, 0.75, 0.0],
-        first_halt=[16, 2, 3, 1, 2, 5],
+        halt_step=[16, 2, 3, 1, 2, 5],
     )
-    found = scores(table, {"a": 1, "b": 1, "c": 1}, votes=2, pass_at_k=[1, 2], passes=10)
+    found = compute_metrics(table, {"a": 1, "b": 1, "c": 1}, num_votes=2, pass_at_k=[1, 2], passes=10)
     assert found["exact_accuracy"] == pytest.approx(1 / 3)
     assert found["cell_accuracy"] == pytest.approx(0.75)
     assert found["halt_accuracy"] == pytest.approx(2 / 3)  # -1 and wrong, 1 and right, 1 and wrong
@@ -133,7 +133,7 @@ def test_scores_by_hand() -> None:
     assert found["pass@2"] == pytest.approx(2 / 3)
     assert (found["mean_steps"], found["mean_halt_step"]) == (16, 7)
     assert found["mean_forward_passes"] == 10 * (6 * 16) / 3
-    assert (found["puzzles"], found["tasks"], found["votes"]) == (3, 3, 2)
+    assert (found["puzzles"], found["tasks"], found["num_votes"]) == (3, 3, 2)
     intervals = found["interval_95"]
     assert isinstance(intervals, dict)
     assert set(intervals) == {
@@ -149,27 +149,27 @@ def test_scores_by_hand() -> None:
 
 
 def test_tasks_of_several_pairs_by_hand() -> None:
-    """Task a: two pairs, one right at rank 1, one at rank 2. Task b: two pairs, of which one has no prediction, the
-    other is right at rank 3. Task c: no prediction at all."""
-    table = lines(
+    """Task a: two pairs, one correct at rank 1, one at rank 2. Task b: one pair without prediction, one correct at
+    rank 3. Task c: no prediction."""
+    table = rows(
         task=["a", "a", "a", "a", "b", "b", "b"],
         pair=[0, 0, 1, 1, 1, 1, 1],
-        version=[0, 1, 0, 1, 0, 1, 2],
+        augmentation=[0, 1, 0, 1, 0, 1, 2],
         exact=[True, False, False, True, False, False, True],
         rank=[1, 2, 1, 2, 1, 2, 3],
     )
-    found = scores(table, {"a": 2, "b": 2, "c": 1}, votes=3, pass_at_k=[1, 2, 5], passes=10)
+    found = compute_metrics(table, {"a": 2, "b": 2, "c": 1}, num_votes=3, pass_at_k=[1, 2, 5], passes=10)
     assert found["pass@1"] == pytest.approx((0.5 + 0 + 0) / 3)
     assert found["pass@2"] == pytest.approx((1 + 0 + 0) / 3)
     assert found["pass@5"] == pytest.approx((1 + 0.5 + 0) / 3)
-    assert found["exact_accuracy"] == pytest.approx(1 / 3)  # of the pairs that were asked, as they are
+    assert found["exact_accuracy"] == pytest.approx(1 / 3)  # single answers of the predicted pairs
     assert found["valid"] is found["valid_voted"] is None
     assert (found["puzzles"], found["tasks"]) == (3, 3)
     assert json.dumps(found, allow_nan=False)
 
 
 def test_without_solutions_there_is_no_score() -> None:
-    table = lines(task=["a", "a"], version=[0, 1], exact=[None, None], rank=[1, 2])
-    found = scores(table, {"a": 1}, votes=2, pass_at_k=[1], passes=10)
+    table = rows(task=["a", "a"], augmentation=[0, 1], exact=[None, None], rank=[1, 2])
+    found = compute_metrics(table, {"a": 1}, num_votes=2, pass_at_k=[1], passes=10)
     assert all(found[name] is None for name in ("exact_accuracy", "cell_accuracy", "halt_accuracy", "pass@1"))
     assert found["mean_steps"] == 16

@@ -1,5 +1,6 @@
-"""Accuracy against passes: a replayed record is what really thinking would have said, and what is made of it."""
+"""The test-time-compute sweep: replayed trajectories equal the evaluation; selection and tables."""
 
+import shutil
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -7,156 +8,165 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.networks import ScriptedNetwork
-from trm.config.evaluation import CurveParams, EvaluateParams
+from tests.networks import ScriptedNetwork, inference_config
+from trm.config.evaluation import EvaluateParams, SweepParams
+from trm.config.inference import InferenceConfig
 from trm.config.model import ModelParams
 from trm.data.parquet import read_meta, read_split, write_split
 from trm.datasets.sudoku.solver import solve_grid
 from trm.evaluation.eval_dataset import EvalDataset
 from trm.evaluation.evaluate import _answer
 from trm.evaluation.metrics import paired_difference
-from trm.evaluation.sweep import Knobs, Row, cheapest, find, frontier, knobs, measure_curve, one_dial
-from trm.evaluation.trajectories import Noisy, Record, Setting, record
-from trm.inference.engine import Dials
+from trm.evaluation.sweep import Row, cheapest, find_row, pareto_front, run_sweep, single_changes
+from trm.evaluation.trajectories import Sample, Trajectories, record_trajectories
 from trm.models.act import TRM
 from trm.utils.errors import UserError
 
-PLAIN = Knobs(steps=4, early_halting=False, verify=False, votes=1, rollouts=1, noise=0.0)
-TRIES = [Noisy(0.0, 0), *(Noisy(scale, number) for scale in (0.3, 1.0) for number in (1, 2))]
+PUBLISHED = inference_config(4)
+SAMPLES = [Sample(0.0, 0), *(Sample(std, number) for std in (0.3, 1.0) for number in (1, 2))]
 SETTINGS = [
-    Setting(Dials(4), 1, False),
-    Setting(Dials(6, early_halting=True), 1, False),
-    Setting(Dials(5), 4, False),
-    Setting(Dials(6), 1, True),
-    Setting(Dials(6, early_halting=True), 2, True),
-    Setting(Dials(6, True, 3, 1.0), 1, False),
-    Setting(Dials(6, False, 2, 0.3), 3, False),
-    Setting(Dials(6, True, 3, 0.3), 4, True),
+    inference_config(4),
+    inference_config(6, early_halting=True),
+    inference_config(5, num_votes=4),
+    inference_config(6, verify=True),
+    inference_config(6, early_halting=True, num_votes=2, verify=True),
+    inference_config(6, early_halting=True, num_samples=3, latent_noise_std=1.0),
+    inference_config(6, num_samples=2, latent_noise_std=0.3, num_votes=3),
+    inference_config(6, early_halting=True, num_samples=3, latent_noise_std=0.3, num_votes=4, verify=True),
 ]
 
 
 @pytest.fixture(scope="module")
 def model(dataset: Path, model_params: ModelParams) -> TRM:
-    """A network that is right here and wrong there, by a checksum of the question, the step and its noise."""
+    """A network that is correct for some inputs, by a checksum of the question, the step and the noise."""
 
     def script(question: np.ndarray, step: int, noise: float) -> tuple[np.ndarray, float]:
-        known = question.tobytes() + bytes([step, round(noise * 4) % 256])
-        dice = np.random.default_rng(zlib.crc32(known))
-        right = solve_grid((question - 1).reshape(4, 4))
-        assert right is not None
-        answer = right.ravel() + np.uint8(1)
-        if dice.random() < 0.75:
-            answer[dice.integers(3)] = 2  # three wrong answers at most, so that they gather votes
-        return answer, dice.normal(-0.7, 1)
+        seed = question.tobytes() + bytes([step, round(noise * 4) % 256])
+        rng = np.random.default_rng(zlib.crc32(seed))
+        solution = solve_grid((question - 1).reshape(4, 4))
+        assert solution is not None
+        answer = solution.ravel() + np.uint8(1)
+        if rng.random() < 0.75:
+            answer[rng.integers(3)] = 2  # at most three wrong answers, so that they gather votes
+        return answer, rng.normal(-0.7, 1)
 
     return ScriptedNetwork(model_params, read_meta(dataset), script)
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=str)
-def test_a_replay_is_what_evaluating_says(dataset: Path, model: TRM, setting: Setting) -> None:
+@pytest.mark.parametrize("config", SETTINGS, ids=str)
+def test_a_replay_equals_the_evaluation(dataset: Path, model: TRM, config: InferenceConfig) -> None:
     meta = read_meta(dataset)
     tests = EvalDataset(dataset, meta, 4, None, 7)
-    seen = record(model, tests, 6, TRIES, batch_size=5)
-    answer, steps = seen.replay(setting)
-    share = np.take_along_axis(seen.right, seen.answer.reshape(len(answer), -1), axis=1).mean()
-    assert 0.05 < share < 0.95, "the model must be right here and wrong there"
-    assert seen.halts.any(axis=-1).any() and not seen.halts.any(axis=-1).all(), "and halt now and then"
-    asked = EvaluateParams(
-        **knobs(setting), pass_at_k=(1,), max_puzzles=None, batch_size=64, precision="float32", device="cpu", seed=7
+    trajectories = record_trajectories(model, tests, 6, SAMPLES, batch_size=5)
+    answer, steps = trajectories.replay(config)
+    flat = trajectories.answer.reshape(len(answer), -1)
+    fraction = np.take_along_axis(trajectories.correct, flat, axis=1).mean()
+    assert 0.05 < fraction < 0.95, "the model must be correct for some inputs and wrong for others"
+    halts = trajectories.halts.any(axis=-1)
+    assert halts.any() and not halts.all(), "and halt some sequences"
+    settings = EvaluateParams(
+        **config.model_dump(),
+        pass_at_k=(1,),
+        max_puzzles=None,
+        batch_size=64,
+        precision="float32",
+        device="cpu",
+        seed=7,
     )
-    fewer = EvalDataset(dataset, meta, setting.votes, None, 7)
-    lines = _answer(model, fewer, asked, fewer.sample().tolist(), lambda _: None).to_pylist()
-    for row in range(len(answer)):
-        versions = lines[row * setting.votes : (row + 1) * setting.votes]
-        assert steps[row] == sum(version["steps"] for version in versions)
-        (elected,) = {
-            (version["right"], version["valid"], version["answer"]) for version in versions if version["rank"] == 1
-        }
-        assert seen.valid is not None
-        assert (seen.right[row, answer[row]], seen.valid[row, answer[row]]) == elected[:2]
+    fewer = EvalDataset(dataset, meta, config.num_votes, None, 7)
+    rows = _answer(model, fewer, settings, fewer.sample().tolist(), lambda _: None).to_pylist()
+    for number in range(len(answer)):
+        of_puzzle = rows[number * config.num_votes : (number + 1) * config.num_votes]
+        assert steps[number] == sum(row["steps"] for row in of_puzzle)
+        (elected,) = {(row["correct"], row["valid"], row["answer"]) for row in of_puzzle if row["rank"] == 1}
+        assert trajectories.valid is not None
+        won = answer[number]
+        assert (trajectories.correct[number, won], trajectories.valid[number, won]) == elected[:2]
 
 
-def test_the_record_by_hand() -> None:
-    """One example, two versions, two tries, three steps: right at answer 1, which obeys the rules too."""
+def test_replays_by_hand() -> None:
+    """One example, two augmentations, two samples, three steps: answer 1 is correct and valid."""
     answer = np.array([[[[0, 1, 0], [2, 2, 2]], [[0, 0, 1], [2, 1, 2]]]], np.int32)
     logit = np.array([[[[0, 1, 2], [3, 3, 3]], [[0, 0, 9], [1, 1, 1]]]], np.float32)
     halts = np.array([[[[0, 1, 1], [0, 0, 1]], [[0, 0, 0], [1, 1, 1]]]], bool)
-    right = np.array([[False, True, False]])
-    seen = Record((Noisy(0.0, 0), Noisy(0.5, 1)), answer, logit, halts, np.ones((1, 2), bool), right, right)
+    correct = np.array([[False, True, False]])
+    samples = (Sample(0.0, 0), Sample(0.5, 1))
+    both = np.ones((1, 2), bool)
+    trajectories = Trajectories(samples, answer, logit, halts, both, correct, correct)
 
-    def said(dials: Dials, votes: int, verify: bool) -> tuple[int, int]:
-        won, steps = seen.replay(Setting(dials, votes, verify))
+    def replay(max_steps: int, **changes: object) -> tuple[int, int]:
+        won, steps = trajectories.replay(inference_config(max_steps, **changes))
         return int(won[0]), int(steps[0])
 
-    assert said(Dials(3), 1, False) == (0, 3)
-    assert said(Dials(3, early_halting=True), 1, False) == (1, 2)
-    assert said(Dials(3), 1, True) == (1, 2)
-    assert said(Dials(1), 1, True) == (0, 1)
-    assert said(Dials(3, rollouts=2, noise=0.5), 1, False) == (2, 6)  # surer
-    assert said(Dials(3, rollouts=2, noise=0.5), 2, False) == (1, 12)  # one vote each: 1 is surer than 2
-    assert said(Dials(3, rollouts=2, noise=0.5), 2, True) == (1, 8)
-    assert said(Dials(3), 2, False) == (1, 6)
-    assert said(Dials(3, True, 2, 0.5), 2, False) == (1, 2 + 3 + 3 + 1)  # 2 and 1, as sure as 3 and 9
-    alone = Record(seen.tries, answer, logit, halts, np.array([[True, False]]), right, right)
-    assert alone.replay(Setting(Dials(3), 2, False))[1].tolist() == [3]  # a version that is not there costs nothing
+    noisy = {"num_samples": 2, "latent_noise_std": 0.5}
+    assert replay(3) == (0, 3)
+    assert replay(3, early_halting=True) == (1, 2)
+    assert replay(3, verify=True) == (1, 2)
+    assert replay(1, verify=True) == (0, 1)
+    assert replay(3, **noisy) == (2, 6)  # the higher logit
+    assert replay(3, **noisy, num_votes=2) == (1, 12)  # one vote each: 1 has the higher logit
+    assert replay(3, **noisy, num_votes=2, verify=True) == (1, 8)
+    assert replay(3, num_votes=2) == (1, 6)
+    assert replay(3, **noisy, num_votes=2, early_halting=True) == (1, 2 + 3 + 3 + 1)  # 2 and 1, logits 3 and 9
+    alone = Trajectories(samples, answer, logit, halts, np.array([[True, False]]), correct, correct)
+    assert alone.replay(inference_config(3, num_votes=2))[1].tolist() == [3]  # a missing augmentation costs nothing
     halts = np.array([[[[1, 1, 1], [0, 0, 0]], [[1, 1, 1], [0, 0, 0]]]], bool)
-    halted = Record(seen.tries, answer, logit, halts, np.ones((1, 2), bool), right, right)
-    # The first try has halted at step 1: that it would obey at step 2 does not stop the second.
-    assert halted.replay(Setting(Dials(3, True, 2, 0.5), 1, True))[1].tolist() == [1 + 3]
+    halted = Trajectories(samples, answer, logit, halts, both, correct, correct)
+    # The first sample halts at step 1: that it would be valid at step 2 does not stop the second.
+    config = inference_config(3, **noisy, early_halting=True, verify=True)
+    assert halted.replay(config)[1].tolist() == [1 + 3]
 
 
-def test_the_curve_of_a_data_set(dataset: Path, model: TRM) -> None:
-    grid = CurveParams(steps=(1, 2), votes=(3,), rollouts=(2,), noise=(0.5,), max_puzzles=None)
+def test_a_sweep(dataset: Path, model: TRM) -> None:
+    grid = SweepParams(max_steps=(1, 2), num_votes=(3,), num_samples=(2,), latent_noise_std=(0.5,), max_puzzles=None)
     meta = read_meta(dataset)
-    curve = measure_curve(model, meta, dataset, grid, 64, 0)
-    assert curve == measure_curve(model, meta, dataset, grid, 5, 0)
-    assert curve["plain"] == PLAIN
-    assert {name: split["puzzles"] for name, split in curve["splits"].items()} == {"validation": 4, "test": 6}
-    for split in curve["splits"].values():
-        assert len(split["settings"]) == 3 * 2 * 2 * 2 * 2
-        plain = find(split["settings"], PLAIN)
-        assert plain["passes"] == 4 * curve["passes_per_step"] == 4 * model.passes
-        assert plain["difference"] == 0
-        assert plain["difference_low"] < 0 < plain["difference_high"]
-    assert curve["chosen"] is not None
-    assert {dial for dial, _ in one_dial(curve["splits"]["test"]["settings"], PLAIN)} == {
-        *("steps", "early_halting", "verify", "votes", "rollouts")
+    results = run_sweep(model, meta, dataset, grid, 64, 0)
+    assert results == run_sweep(model, meta, dataset, grid, 5, 0)
+    published = PUBLISHED.model_dump()
+    assert results["published"] == published
+    assert {name: split["puzzles"] for name, split in results["splits"].items()} == {"validation": 4, "test": 6}
+    for split in results["splits"].values():
+        assert len(split["rows"]) == 3 * 2 * 2 * 2 * 2
+        baseline = find_row(split["rows"], published)
+        assert baseline["forward_passes"] == 4 * results["passes_per_step"] == 4 * model.passes
+        assert baseline["difference"] == 0
+        assert baseline["difference_low"] < 0 < baseline["difference_high"]
+    assert results["selected"] is not None
+    assert {name for name, _ in single_changes(results["splits"]["test"]["rows"], published)} == {
+        *("max_steps", "early_halting", "verify", "num_votes", "num_samples")
     }
-    few = measure_curve(model, meta, dataset, grid.model_copy(update={"max_puzzles": 2}), 64, 0)
+    few = run_sweep(model, meta, dataset, grid.model_copy(update={"max_puzzles": 2}), 64, 0)
     assert {split["puzzles"] for split in few["splits"].values()} == {2}
 
 
-def test_without_validation_puzzles_nothing_is_chosen(dataset: Path, model: TRM, tmp_path: Path) -> None:
-    import shutil
-
+def test_without_validation_puzzles_nothing_is_selected(dataset: Path, model: TRM, tmp_path: Path) -> None:
     copy = shutil.copytree(dataset, tmp_path / "dataset")
     shutil.rmtree(copy / "validation")
-    grid = CurveParams(steps=(1,), votes=(1,), rollouts=(1,), noise=(), max_puzzles=None)
-    curve = measure_curve(model, read_meta(dataset), copy, grid, 64, 0)
-    assert curve["chosen"] is None
-    assert list(curve["splits"]) == ["test"]
+    grid = SweepParams(max_steps=(1,), num_votes=(1,), num_samples=(1,), latent_noise_std=(), max_puzzles=None)
+    results = run_sweep(model, read_meta(dataset), copy, grid, 64, 0)
+    assert results["selected"] is None
+    assert list(results["splits"]) == ["test"]
 
 
-def row(passes: float, exact: float, **dials: object) -> Row:
+def row(passes: float, exact: float, **changes: object) -> Row:
     spread = {"low": 0.0, "high": 1.0, "difference": 0.0, "difference_low": 0.0, "difference_high": 0.0, "valid": None}
-    return Row(**(PLAIN | dials), passes=passes, exact=exact, **spread)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    settings = PUBLISHED.model_dump() | changes
+    return Row(settings=settings, forward_passes=passes, exact=exact, **spread)  # pyright: ignore[reportArgumentType]
 
 
-def test_the_frontier_and_the_cheapest_by_hand() -> None:
+def test_the_pareto_front_and_the_cheapest_by_hand() -> None:
     rows = [row(10, 0.5), row(10, 0.6), row(20, 0.6), row(30, 0.9), row(40, 0.85), row(80, 0.91), row(90, 0.91)]
-    assert [(each["passes"], each["exact"]) for each in frontier(rows)] == [(10, 0.6), (30, 0.9), (80, 0.91)]
-    assert cheapest(rows)["passes"] == 30
-    assert cheapest(rows[:3])["passes"] == 10
+    front = [(each["forward_passes"], each["exact"]) for each in pareto_front(rows)]
+    assert front == [(10, 0.6), (30, 0.9), (80, 0.91)]
+    assert cheapest(rows)["forward_passes"] == 30
+    assert cheapest(rows[:3])["forward_passes"] == 10
 
 
-def test_the_rows_that_turn_one_dial() -> None:
-    rows = [row(1, 0), row(2, 0, steps=8), row(3, 0, votes=4), row(4, 0, steps=8, votes=4)]
-    rows += [row(5, 0, rollouts=4, noise=0.2)]
-    assert [(dial, each["passes"]) for dial, each in one_dial(rows, PLAIN)] == [
-        ("steps", 2),
-        ("votes", 3),
-        ("rollouts", 5),
-    ]
+def test_rows_with_a_single_change() -> None:
+    rows = [row(1, 0), row(2, 0, max_steps=8), row(3, 0, num_votes=4), row(4, 0, max_steps=8, num_votes=4)]
+    rows += [row(5, 0, num_samples=4, latent_noise_std=0.2)]
+    changes = [(name, each["forward_passes"]) for name, each in single_changes(rows, PUBLISHED.model_dump())]
+    assert changes == [("max_steps", 2), ("num_samples", 5), ("num_votes", 3)]
 
 
 def test_a_paired_difference_by_hand() -> None:
@@ -172,14 +182,13 @@ def test_a_paired_difference_by_hand() -> None:
 
 
 def test_mistakes(dataset: Path, model: TRM, tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match="rollouts above 1 need a noise, and the other way round. Got rollouts=\\[2\\]"
-    ):
-        CurveParams(steps=(1,), votes=(1,), rollouts=(2,), noise=(), max_puzzles=None)
+    message = "num_samples above 1 requires a latent_noise_std, and vice versa. Got num_samples=\\[2\\]"
+    with pytest.raises(ValueError, match=message):
+        SweepParams(max_steps=(1,), num_votes=(1,), num_samples=(2,), latent_noise_std=(), max_puzzles=None)
     unknown = tmp_path / "dataset"
     unknown.mkdir()
     split = read_split(dataset / "test")
     write_split(unknown / "test", [replace(split, labels=np.zeros_like(split.labels[:]))], 16, {})
-    grid = CurveParams(steps=(1,), votes=(1,), rollouts=(1,), noise=(), max_puzzles=None)
-    with pytest.raises(UserError, match="no answer to any of these puzzles is known"):
-        measure_curve(model, read_meta(dataset), unknown, grid, 64, 0)
+    grid = SweepParams(max_steps=(1,), num_votes=(1,), num_samples=(1,), latent_noise_std=(), max_puzzles=None)
+    with pytest.raises(UserError, match="no solution of these puzzles is known"):
+        run_sweep(model, read_meta(dataset), unknown, grid, 64, 0)

@@ -1,4 +1,4 @@
-"""Puzzles as they are typed: what is read, and what is refused."""
+"""Puzzles as text: accepted notations and error messages."""
 
 import numpy as np
 import pytest
@@ -8,16 +8,17 @@ from trm.config.model import ModelParams
 from trm.datasets.arithmetic.dataset import arithmetic_meta
 from trm.datasets.maze.dataset import maze_meta
 from trm.datasets.sudoku.dataset import sudoku_meta
-from trm.inference.solve import parse_puzzle, solve
+from trm.inference.puzzle_input import parse_puzzle
+from trm.inference.solve import solve
 from trm.models.act import build_model
-from trm.utils.errors import DataError, UserError
+from trm.utils.errors import DataError, ParamsError, UserError
 
 
-def own(symbols: str, height: int = 2, width: int = 3) -> DatasetMeta:
+def custom_meta(symbols: str, height: int = 2, width: int = 3) -> DatasetMeta:
     return DatasetMeta(name="custom", height=height, width=width, vocabulary=("pad", *symbols), num_identifiers=1)
 
 
-def refused(text: str, meta: DatasetMeta) -> str:
+def error_of(text: str, meta: DatasetMeta) -> str:
     with pytest.raises(UserError) as error:
         parse_puzzle(text, meta)
     assert "\n" not in str(error.value)
@@ -29,12 +30,12 @@ def test_blanks_of_sudoku_and_maze() -> None:
     assert parse_puzzle("# ._" * 3 + "S0oG", maze_meta(4)).tolist() == [[0, 1, 1, 1]] * 3 + [[2, 1, 4, 3]]
 
 
-def test_symbols_of_own_puzzles_stand_for_themselves() -> None:
-    assert parse_puzzle("#.#/.#.", own("#.")).tolist() == [[0, 1, 0], [1, 0, 1]]
-    assert parse_puzzle("## /#  ", own("# ")).tolist() == [[0, 0, 1], [0, 1, 1]]
+def test_symbols_of_custom_puzzles() -> None:
+    assert parse_puzzle("#.#/.#.", custom_meta("#.")).tolist() == [[0, 1, 0], [1, 0, 1]]
+    assert parse_puzzle("## /#  ", custom_meta("# ")).tolist() == [[0, 0, 1], [0, 1, 1]]
     for symbols in ("#.", "# ", "#a"):
         for typed in {"0", "_", "."} - set(symbols):
-            assert f"Got {typed!r}" in refused(f"##{typed}", own(symbols))
+            assert f"Got {typed!r}" in error_of(f"##{typed}", custom_meta(symbols))
 
 
 def test_rows_of_a_puzzle_that_fills_its_canvas() -> None:
@@ -47,20 +48,20 @@ def test_rows_of_a_puzzle_that_fills_its_canvas() -> None:
         assert np.array_equal(parse_puzzle("\n".join([*rows, ""]), maze), expected)
     for width in (4, 9, 12, 18):
         rows = [cells[start : start + width] for start in range(0, 36, width)]
-        said = f"the puzzle must have 36 cells (6 x 6). Got {36 // width} rows of {width}"
-        assert refused("/".join(rows), maze) == said
-    assert refused(cells[1:], maze) == "the puzzle must have 36 cells (6 x 6). Got 35"
-    assert refused("", maze) == "the puzzle must have 36 cells (6 x 6). Got 0"
-    assert "must be of one length" in refused("S /  G", maze)
+        message = f"the puzzle must have 36 cells (6 x 6). Got {36 // width} rows of {width}"
+        assert error_of("/".join(rows), maze) == message
+    assert error_of(cells[1:], maze) == "the puzzle must have 36 cells (6 x 6). Got 35"
+    assert error_of("", maze) == "the puzzle must have 36 cells (6 x 6). Got 0"
+    assert "must have one length" in error_of("S /  G", maze)
 
 
 def test_rows_of_smaller_puzzles() -> None:
-    meta = own("ab")
+    meta = custom_meta("ab")
     assert parse_puzzle("abbaab", meta).shape == (2, 3)
     assert parse_puzzle("ab", meta).shape == (1, 2)
     assert parse_puzzle("ab/ba", meta).shape == (2, 2)
     for text, got in {"abab": "4", "a/b/a": "3 rows of 1", "abba/abba": "2 rows of 4"}.items():
-        assert refused(text, meta) == f"the puzzle must have at most 6 cells (2 x 3). Got {got}"
+        assert error_of(text, meta) == f"the puzzle must have at most 6 cells (2 x 3). Got {got}"
 
 
 def test_sums(model_params: ModelParams) -> None:
@@ -69,19 +70,21 @@ def test_sums(model_params: ModelParams) -> None:
     for text in ("12+34=", "12+34=...", "12+34=.\n"):
         question = parse_puzzle(text, meta)
         assert question.tolist() == [[1, 2, 10, 3, 4, 11]]
-        assert solve(model, meta, [question], steps=1)[0].grid.shape == (1, 9)
+        assert solve(model, meta, [question], max_steps=1)[0].grid.shape == (1, 9)
     for text in ("1+2=", "12+34", "99", "12+34=046", "12+34=0", "12=34+", "012+34="):
-        said = rf"^the question must be of the form 11\+22=\.\.\. \(2 digits each\)\. Got {text.replace('+', '[+]')}$"
-        with pytest.raises(UserError, match=said):
-            solve(model, meta, [parse_puzzle(text, meta)], steps=1)
+        message = (
+            rf"^the question must be of the form 11\+22=\.\.\. \(2 digits each\)\. Got {text.replace('+', '[+]')}$"
+        )
+        with pytest.raises(UserError, match=message):
+            solve(model, meta, [parse_puzzle(text, meta)], max_steps=1)
 
 
-def test_cells_that_are_none(model_params: ModelParams) -> None:
+def test_invalid_cells(model_params: ModelParams) -> None:
     meta = sudoku_meta(4)
     model = build_model(model_params, meta)
     with pytest.raises(DataError, match=r"a puzzle must be 4 x 4. Got shape \(2, 8\)"):
         solve(model, meta, [np.zeros((2, 8))])
-    with pytest.raises(DataError, match=r"a puzzle's cells must be 0..4. Got 0..5"):
+    with pytest.raises(DataError, match=r"the cells of a puzzle must be 0..4. Got 0..5"):
         solve(model, meta, [np.diag([5, 0, 0, 0])])
-    with pytest.raises(DataError, match="steps, votes and rollouts must be at least 1. Got 0, 1 and 1"):
-        solve(model, meta, [], steps=0)
+    with pytest.raises(ParamsError, match="solve: max_steps must be greater than or equal to 1. Got 0"):
+        solve(model, meta, [], max_steps=0)

@@ -1,4 +1,4 @@
-"""The trace of a puzzle: its answer is that of `solve`, whatever the dials; what its frames say on the way."""
+"""Traces: the answer equals that of `solve` for all settings; the contents of the frames."""
 
 import itertools
 from collections import Counter
@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from tests.networks import ScriptedNetwork
+from tests.networks import ScriptedNetwork, inference_config
 from trm.config.dataset_meta import DatasetMeta
+from trm.config.inference import InferenceConfig
 from trm.config.model import ModelParams
 from trm.datasets.arc import dataset as arc
 from trm.datasets.maze import dataset as maze
 from trm.datasets.sudoku import dataset as sudoku
 from trm.datasets.sudoku.solver import solve_grid
-from trm.inference.engine import Dials
-from trm.inference.solve import Answer, asked, solve
+from trm.inference.puzzle import make_puzzle
+from trm.inference.solve import Answer, solve
 from trm.inference.trace import Frame, origin, trace
 from trm.models.act import TRM, build_model
 from trm.utils.errors import UserError
@@ -26,7 +27,7 @@ QUESTION = SOLVED * np.array([[1, 0, 1, 0]] * 4, np.uint8)
 
 
 def model_of(params: ModelParams, **changes: object) -> TRM:
-    """A new model that halts here and there."""
+    """A new model that halts some sequences early."""
     net = build_model(params.model_copy(update=changes), META).eval()
     with torch.no_grad():
         net.q_head.weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
@@ -39,20 +40,18 @@ def traced(
     model: TRM,
     meta: DatasetMeta,
     question: np.ndarray,
-    dials: Dials,
-    votes: int = 1,
-    verify: bool = False,
+    config: InferenceConfig,
     seed: int = 0,
 ) -> tuple[Answer, list[Frame]]:
     frames: list[Frame] = []
-    puzzle = asked(meta, question.ravel() + np.uint8(1), votes, seed)
-    return trace(model, meta, puzzle, dials, verify, frames.append), frames
+    puzzle = make_puzzle(meta, question.ravel() + np.uint8(1), config.num_votes, seed)
+    return trace(model, meta, puzzle, config, frames.append), frames
 
 
 @pytest.mark.parametrize("arch", ["trm", "trm_singlez", "trm_hier6", "hrm", "transformers_baseline"])
 def test_the_end_of_each_step_is_the_models_own_answer(model_params: ModelParams, arch: str) -> None:
     model = model_of(model_params, arch=arch)
-    _, frames = traced(model, META, QUESTION, Dials(3))
+    _, frames = traced(model, META, QUESTION, inference_config(3))
     assert len(frames) == 3 * model.passes
     ends = [frame for frame in frames if frame.ends_step]
     assert [frame.step for frame in ends] == [1, 2, 3]
@@ -63,20 +62,17 @@ def test_the_end_of_each_step_is_the_models_own_answer(model_params: ModelParams
         assert frame.halt_logit == pytest.approx(float(halt_logit[0]), abs=1e-5)
 
 
-PLAIN, EARLY = Dials(4), Dials(4, early_halting=True)
-NOISY, BOTH = Dials(3, rollouts=3, noise=0.5), Dials(5, early_halting=True, rollouts=4, noise=1.0)
-MANY = Dials(2, rollouts=20, noise=0.5)
-"""More tries than a batch holds, with five votes."""
+PLAIN, EARLY = inference_config(4), inference_config(4, early_halting=True)
+NOISY, BOTH = (
+    inference_config(3, num_samples=3, latent_noise_std=0.5),
+    inference_config(5, early_halting=True, num_samples=4, latent_noise_std=1.0),
+)
+MANY = inference_config(2, num_samples=20, latent_noise_std=0.5, num_votes=5)
+"""More samples than a batch holds, with five votes."""
 
 
-def of_solve(model: TRM, meta: DatasetMeta, question: np.ndarray, dials: Dials, **more: object) -> Answer:
-    settings = {
-        "steps": dials.steps,
-        "rollouts": dials.rollouts,
-        "noise": dials.noise,
-        "early_halting": dials.early_halting,
-    }
-    (answer,) = solve(model, meta, [question], **settings, **more)  # pyright: ignore[reportArgumentType]
+def of_solve(model: TRM, meta: DatasetMeta, question: np.ndarray, config: InferenceConfig, seed: int = 0) -> Answer:
+    (answer,) = solve(model, meta, [question], config, seed=seed)
     return answer
 
 
@@ -86,93 +82,96 @@ def same(answer: Answer, frames: list[Frame], expected: Answer) -> None:
     assert np.array_equal(frames[-1].answer, expected.grid)
     assert (answer.votes, answer.valid) == (expected.votes, expected.valid)
     assert answer.halt_probability == expected.halt_probability
-    votes = Counter(one.letter for one in frames[-1].tries if one.votes)
-    (shown,) = [one for one in frames[-1].tries if one.shown]
+    votes = Counter(one.letter for one in frames[-1].samples if one.votes)
+    (shown,) = [one for one in frames[-1].samples if one.shown]
     assert votes[shown.letter] == expected.votes
     assert frames[-1].halt_logit == shown.halt_logit
 
 
 @pytest.mark.parametrize("arch", ["trm", "trm_singlez", "hrm", "transformers_baseline"])
-@pytest.mark.parametrize("dials", [PLAIN, EARLY, NOISY, BOTH], ids=["plain", "early", "noisy", "both"])
+@pytest.mark.parametrize("config", [PLAIN, EARLY, NOISY, BOTH], ids=["plain", "early", "noisy", "both"])
 @pytest.mark.parametrize("votes", [1, 5])
-def test_the_answer_is_that_of_solve(model_params: ModelParams, arch: str, dials: Dials, votes: int) -> None:
-    model = model_of(model_params, arch=arch)
-    answer, frames = traced(model, META, QUESTION, dials, votes, seed=7)
-    same(answer, frames, of_solve(model, META, QUESTION, dials, votes=votes, seed=7))
-    assert len(frames[-1].tries) == votes * dials.rollouts
+def test_the_answer_is_that_of_solve(model_params: ModelParams, arch: str, config: InferenceConfig, votes: int) -> None:
+    model, config = model_of(model_params, arch=arch), config.model_copy(update={"num_votes": votes})
+    answer, frames = traced(model, META, QUESTION, config, seed=7)
+    same(answer, frames, of_solve(model, META, QUESTION, config, seed=7))
+    assert len(frames[-1].samples) == votes * config.num_samples
 
 
-def test_more_tries_than_a_batch_holds(model_params: ModelParams) -> None:
+def test_more_samples_than_a_batch_holds(model_params: ModelParams) -> None:
     model = model_of(model_params)
-    answer, frames = traced(model, META, QUESTION, MANY, votes=5)
-    same(answer, frames, of_solve(model, META, QUESTION, MANY, votes=5))
-    assert [one.state for one in frames[0].tries] == ["thinks"] * 60 + ["waits"] * 40
-    assert {one.state for one in frames[-1].tries} == {"done"}
+    answer, frames = traced(model, META, QUESTION, MANY)
+    same(answer, frames, of_solve(model, META, QUESTION, MANY))
+    assert [one.status for one in frames[0].samples] == ["running"] * 60 + ["pending"] * 40
+    assert {one.status for one in frames[-1].samples} == {"done"}
 
 
-@pytest.mark.parametrize(("votes", "dials"), [(1, PLAIN), (4, Dials(16)), (1, BOTH), (3, NOISY)])
-def test_with_rules_and_a_model_that_obeys_them(model_params: ModelParams, votes: int, dials: Dials) -> None:
-    """On their way to an answer that obeys the rules the tries stop."""
+@pytest.mark.parametrize(("votes", "config"), [(1, PLAIN), (4, inference_config(16)), (1, BOTH), (3, NOISY)])
+def test_verification(model_params: ModelParams, votes: int, config: InferenceConfig) -> None:
+    """Samples stop at the first valid answer."""
     question = SOLVED * (SOLVED != 4)  # has one solution
 
-    versions = asked(META, question.ravel() + np.uint8(1), votes, 0).versions.tokens
+    config = config.model_copy(update={"num_votes": votes, "verify": True})
+    augmentations = make_puzzle(META, question.ravel() + np.uint8(1), votes, 0).augmentations.tokens
 
     def script(tokens: np.ndarray, step: int, noise: float) -> tuple[np.ndarray, float]:
-        """Noisy tries find the answer in step 2, some of which halt before, and the last of several versions in
-        step 3. All others leave the blanks as they are, and are surer.
+        """Noisy samples find the answer in step 2, unless they halt before, and the last of several augmentations in
+        step 3. All others leave the blanks, with a higher halt logit.
         """
-        right = solve_grid((tokens - 1).reshape(4, 4))
-        assert right is not None
-        is_last = votes > 1 and np.array_equal(tokens, versions[-1])
+        solution = solve_grid((tokens - 1).reshape(4, 4))
+        assert solution is not None
+        is_last = votes > 1 and np.array_equal(tokens, augmentations[-1])
         if (noise and step >= 2) or (is_last and step >= 3):
-            return right.ravel() + np.uint8(1), -2.0
+            return solution.ravel() + np.uint8(1), -2.0
         return tokens, 0.5 if noise > 0.8 else -1.0
 
-    model, meta, right = ScriptedNetwork(model_params, META, script), META, SOLVED
-    answer, frames = traced(model, meta, question, dials, votes, True)
-    same(answer, frames, of_solve(model, meta, question, dials, votes=votes, verify=True))
-    states = {one.state for one in frames[-1].tries}
-    if votes * dials.rollouts == 1:
-        assert (answer.valid, states) == (False, {"done"})
+    model = ScriptedNetwork(model_params, META, script)
+    answer, frames = traced(model, META, question, config)
+    same(answer, frames, of_solve(model, META, question, config))
+    statuses = {one.status for one in frames[-1].samples}
+    if votes * config.num_samples == 1:
+        assert (answer.valid, statuses) == (False, {"done"})
         return
-    assert np.array_equal(answer.grid, right)
-    assert "obeys" in states
-    assert states <= {"obeys", "stopped", "halted"}  # nobody works on
-    assert ("halted" in states) == dials.early_halting
-    obeying = {one.letter for one in frames[-1].tries if one.state == "obeys"}
-    assert obeying == {one.letter for one in frames[-1].tries if one.shown}
-    assert not [one for frame in frames[:-1] for one in frame.tries if one.state == "obeys"]
+    assert np.array_equal(answer.grid, SOLVED)
+    assert "valid" in statuses
+    assert statuses <= {"valid", "stopped", "halted"}  # none continues
+    assert ("halted" in statuses) == config.early_halting
+    valid = {one.letter for one in frames[-1].samples if one.status == "valid"}
+    assert valid == {one.letter for one in frames[-1].samples if one.shown}
+    assert not [one for frame in frames[:-1] for one in frame.samples if one.status == "valid"]
 
 
-def test_early_halting_is_told(model_params: ModelParams) -> None:
+def test_early_halting_is_shown(model_params: ModelParams) -> None:
     model = model_of(model_params)
-    _, frames = traced(model, META, QUESTION, Dials(2, True, 12, 1.0))
-    states = [[one.state for one in frame.tries] for frame in frames]
-    assert set(itertools.chain(*states)) == {"thinks", "halted", "done"}
+    _, frames = traced(
+        model, META, QUESTION, inference_config(2, early_halting=True, num_samples=12, latent_noise_std=1.0)
+    )
+    states = [[one.status for one in frame.samples] for frame in frames]
+    assert set(itertools.chain(*states)) == {"running", "halted", "done"}
     for before, after in itertools.pairwise(states):
         assert all(new == "halted" for old, new in zip(before, after, strict=True) if old == "halted")
     for frame in frames:
-        for one in frame.tries:
-            assert one.state != "done" or (frame.step == 2 and frame.ends_step)
+        for one in frame.samples:
+            assert one.status != "done" or (frame.step == 2 and frame.ends_step)
             if frame.ends_step:  # a new model halts on a positive logit, and on no other
-                assert (one.state == "halted") == (one.halt_logit > 0)
+                assert (one.status == "halted") == (one.halt_logit > 0)
 
 
-def test_tries_and_their_letters(model_params: ModelParams) -> None:
-    _, frames = traced(model_of(model_params), META, QUESTION, NOISY, votes=2)
-    names = [one.name for one in frames[0].tries]
+def test_samples_and_their_letters(model_params: ModelParams) -> None:
+    _, frames = traced(model_of(model_params), META, QUESTION, NOISY.model_copy(update={"num_votes": 2}))
+    names = [one.name for one in frames[0].samples]
     assert names == ["1.1", "1.2", "1.3", "2.1", "2.2", "2.3"]
     for frame in frames:
-        letters = [one.letter for one in frame.tries]
+        letters = [one.letter for one in frame.samples]
         firsts = list(dict.fromkeys(letters))
         assert firsts == [chr(ord("A") + number) for number in range(len(firsts))]
-        for version in (frame.tries[:3], frame.tries[3:]):
-            (voter,) = [one for one in version if one.votes]
-            assert voter.halt_logit == max(one.halt_logit for one in version)
+        for of_augmentation in (frame.samples[:3], frame.samples[3:]):
+            (voter,) = [one for one in of_augmentation if one.votes]
+            assert voter.halt_logit == max(one.halt_logit for one in of_augmentation)
 
 
 def test_latents_move_before_the_answer_does(model_params: ModelParams) -> None:
-    _, frames = traced(model_of(model_params, H_cycles=2, L_cycles=3), META, QUESTION, Dials(1))
+    _, frames = traced(model_of(model_params, H_cycles=2, L_cycles=3), META, QUESTION, inference_config(1))
     assert [(frame.round, frame.number) for frame in frames] == [(r, n) for r in (1, 2) for n in (1, 2, 3, 4)]
     for first, second in itertools.pairwise(frames):
         if second.number < 4 and second.round == first.round:
@@ -182,36 +181,39 @@ def test_latents_move_before_the_answer_does(model_params: ModelParams) -> None:
     assert moved.shape == (4, 4)
     assert (moved > 0).all()
     assert np.array_equal(frames[2].moved, frames[3].moved)  # type: ignore[arg-type] - the answer's pass moves no latent
-    assert traced(model_of(model_params, arch="transformers_baseline"), META, QUESTION, Dials(1))[1][0].moved is None
+    assert (
+        traced(model_of(model_params, arch="transformers_baseline"), META, QUESTION, inference_config(1))[1][0].moved
+        is None
+    )
 
 
 def test_movement_is_relative_to_the_start_of_the_round(model_params: ModelParams) -> None:
     model = model_of(model_params, H_cycles=1, L_cycles=1)
-    _, frames = traced(model, META, QUESTION, Dials(2))
+    _, frames = traced(model, META, QUESTION, inference_config(2))
     x = model.embed(torch.from_numpy(QUESTION.astype(np.int32).reshape(1, -1) + 1), torch.zeros(1, 0))
     with torch.no_grad():
-        first = model.deep_recursion(x, model.start(1))
+        first = model.deep_recursion(x, model.initial_states(1))
         second = model.deep_recursion(x, first)
     expected = (second["z"] - first["z"]).norm(dim=-1) / second["z"].norm(dim=-1)
     assert frames[-1].moved == pytest.approx(expected.numpy().reshape(4, 4), rel=1e-4)
 
 
-def test_where_the_cells_of_a_version_come_from() -> None:
+def test_origin_of_the_cells_of_an_augmentation() -> None:
     rng = np.random.default_rng(0)
-    made = asked(META, QUESTION.ravel() + np.uint8(1), 6, 3)
-    for version, tokens in enumerate(made.versions.tokens):
-        cells = origin(META, made.versions, version, rng.integers(0, 6, 16).astype(np.uint8))
-        assert np.array_equal(tokens[cells] == 1, QUESTION == 0)  # blanks lie where they lie in the question
+    made = make_puzzle(META, QUESTION.ravel() + np.uint8(1), 6, 3)
+    for index, tokens in enumerate(made.augmentations.tokens):
+        cells = origin(META, made.augmentations, index, rng.integers(0, 6, 16).astype(np.uint8))
+        assert np.array_equal(tokens[cells] == 1, QUESTION == 0)  # blanks have the places of the question
         assert sorted(cells.ravel()) == list(range(16))
     grid = rng.integers(0, 4, (5, 5)).astype(np.uint8)
-    mazes = asked(maze.maze_meta(5), grid.ravel() + np.uint8(1), 8, 0)
-    for version, tokens in enumerate(mazes.versions.tokens):
-        cells = origin(maze.maze_meta(5), mazes.versions, version, np.zeros(25, np.uint8))
+    mazes = make_puzzle(maze.maze_meta(5), grid.ravel() + np.uint8(1), 8, 0)
+    for index, tokens in enumerate(mazes.augmentations.tokens):
+        cells = origin(maze.maze_meta(5), mazes.augmentations, index, np.zeros(25, np.uint8))
         assert np.array_equal(tokens[cells] - 1, grid)
 
 
-def test_where_the_cells_of_an_arc_grid_come_from() -> None:
-    """A 2 x 3 grid, turned and in other colours, in the corner of its canvas."""
+def test_origin_of_the_cells_of_an_arc_grid() -> None:
+    """A 2 x 3 grid, rotated and recolored, in the corner of its canvas."""
     canvas = np.zeros((2, 30, 30), np.uint8)
     canvas[:, :3, :2] = [[3, 4], [5, 6], [7, 8]]
     canvas[:, 3, :2] = canvas[:, :3, 2] = 1
@@ -229,5 +231,5 @@ def test_where_the_cells_of_an_arc_grid_come_from() -> None:
 
 def test_mistakes(model_params: ModelParams) -> None:
     without = META.model_copy(update={"name": "custom"})
-    with pytest.raises(UserError, match="no rules are known of own"):
-        traced(model_of(model_params), without, QUESTION, PLAIN, verify=True)
+    with pytest.raises(UserError, match="verify must be false for dataset custom"):
+        traced(model_of(model_params), without, QUESTION, PLAIN.model_copy(update={"verify": True}))

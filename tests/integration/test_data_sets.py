@@ -234,7 +234,7 @@ def test_a_model_of_arc_agi_2_is_not_scored_on_arc_agi_1(without_solutions: Expe
     other = small_arc(tmp_path / "two", "arc-agi-2")
     other.run("fetch", "augment", "train")
     said = without_solutions.refuses("evaluate", "--model", other.outputs / "model", "--evaluation", "nowhere")
-    assert "was trained on ARC-AGI-2, whose training tasks hold evaluation tasks of ARC-AGI-1" in said
+    assert "was trained on ARC-AGI-2, whose training tasks include evaluation tasks of ARC-AGI-1" in said
     assert str(other.outputs / "model") in said and "outputs/dataset" in said
     # The other way round the tasks differ: it is another data set, whose identifiers mean other puzzles.
     said = other.refuses("evaluate", "--model", without_solutions.outputs / "model", "--evaluation", "nowhere")

@@ -125,7 +125,7 @@ def test_image_with_other_code_is_rejected(here: Local) -> None:
     assert "the code or the libraries here are not those that the address was made for" in " ".join(
         failed.stdout.split()
     )
-    assert "make and push the image again" in failed.stdout
+    assert "build and push the image again" in failed.stdout
     assert "pipeline: stage train has no artifact" in failed.stderr
 
 

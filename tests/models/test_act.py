@@ -131,10 +131,10 @@ def test_answer_thinks_like_the_steps_and_names_the_first_halt(model: TRM) -> No
     for _ in range(4):
         carry, out = model.supervision_step(carry, batch)
         halts.append(out.halt_logit > 0)
-    tokens, halt_logit, first_halt = model.answer(batch, 4)
+    tokens, halt_logit, halt_step = model.answer(batch, 4)
     assert out is not None
     assert torch.equal(tokens, out.logits.argmax(-1))
     assert torch.allclose(halt_logit, out.halt_logit)
     expected = [next((step for step in range(1, 5) if halts[step - 1][slot]), 4) for slot in range(3)]
-    assert first_halt.tolist() == expected
+    assert halt_step.tolist() == expected
     assert len(set(expected)) > 1, "the example should tell slots apart"

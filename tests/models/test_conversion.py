@@ -171,7 +171,7 @@ def test_sizes_come_from_the_data_set_where_the_config_lacks_them(
         import_published(published, arch)
     model = import_published(published, arch, meta.model_copy(update={"num_identifiers": 3}))
     assert model.puzzle_table.shape == (3, 20)
-    with pytest.raises(ParamsError, match="arch.vocab_size must be 6, as in the data set. Got 7"):
+    with pytest.raises(ParamsError, match="arch.vocab_size must be 6, as in the dataset. Got 7"):
         import_published(published, ARCH | {"vocab_size": 7}, meta.model_copy(update={"num_identifiers": 3}))
 
 

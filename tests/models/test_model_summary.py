@@ -56,5 +56,5 @@ def test_what_is_printed(model_params: ModelParams, meta: DatasetMeta) -> None:
         assert any(line.endswith(expected) for line in lines), expected
     assert "effective depth 2 x (2 x 2 + 1) = 10 blocks" in lines
     assert "passes 2 x (2 + 1) = 6 per supervision step" in lines
-    assert "states y, z: 17 x 16 numbers each" in lines
-    assert "puzzle table 16 more for each identifier" in lines
+    assert "states y, z: 17 x 16 values each" in lines
+    assert "puzzle embedding 16 more per identifier" in lines

@@ -78,8 +78,8 @@ def test_content_keys_follow_what_a_stage_reads(monkeypatch: pytest.MonkeyPatch)
 
     assert changed("augment", seed=77) == {"augment", "train", "evaluate", "report"}
     assert changed("train", lr=0.5) == {"train", "evaluate", "report"}
-    assert changed("evaluate", votes=99) == {"evaluate", "report"}
-    assert changed("report", gallery=3) == {"report"}
+    assert changed("evaluate", num_votes=99) == {"evaluate", "report"}
+    assert changed("report", num_examples=3) == {"report"}
     assert changed("data", allow_leakage=True) == set(keys)
 
 

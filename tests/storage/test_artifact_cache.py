@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import ROOT
 from trm.config.cluster import ClusterParams
 from trm.stages.params import load_params, load_sections
-from trm.storage.artifact_cache import artifact_uri, folder_of, local_copy, output_uri
+from trm.storage.artifact_cache import folder_of, local_copy, output_uri, parse_artifact_uri
 from trm.utils.errors import ParamsError, UserError
 
 KEY, OTHER = "a" * 64, "b" * 64
@@ -18,7 +18,7 @@ URI = f"s3://bucket/some/root/train/{KEY}"
 
 @pytest.mark.parametrize("tail", ["", "/"])
 def test_an_artifact_has_one_address(tail: str) -> None:
-    assert artifact_uri(URI + tail) == URI
+    assert parse_artifact_uri(URI + tail) == URI
     assert output_uri(URI + tail, "train", KEY) == URI
 
 
@@ -27,8 +27,8 @@ def test_an_artifact_has_one_address(tail: str) -> None:
     ["s3://bucket", "s3://bucket/root", URI[:-1], f"{URI}/checkpoint.safetensors", f"s3://bucket/{KEY}", "s3:///x"],
 )
 def test_what_is_no_artifact(wrong: str) -> None:
-    with pytest.raises(UserError, match="not an artifact's address; write s3://<root>/<stage>/<key>"):
-        artifact_uri(wrong)
+    with pytest.raises(UserError, match="not the URI of an artifact; give s3://<root>/<stage>/<key>"):
+        parse_artifact_uri(wrong)
 
 
 def test_an_output_goes_below_the_root() -> None:
@@ -38,7 +38,7 @@ def test_an_output_goes_below_the_root() -> None:
 
 @pytest.mark.parametrize(("stage", "key"), [("train", OTHER), ("augment", KEY)])
 def test_an_address_made_for_another_request_is_refused(stage: str, key: str) -> None:
-    with pytest.raises(UserError, match=f"this request has the key {stage}/{key}.*make and push the image again"):
+    with pytest.raises(UserError, match=f"this request has the key {stage}/{key}.*build and push the image again"):
         output_uri(URI, stage, key)
 
 
@@ -62,7 +62,7 @@ def test_sections_from_a_file_and_from_json_are_alike() -> None:
     [
         ("{", "--params: not valid JSON"),
         ("{}", "--params: evaluate is missing"),
-        ('{"evaluate": {"steps": 0}}', "--params: evaluate.max_steps must be"),
+        ('{"evaluate": {"max_steps": 0}}', "--params: evaluate.max_steps must be"),
         ('{"evaluate": 1}', "--params: evaluate must be"),
         ('{"evaluate": {}, "train": {}}', "--params: evaluate.max_steps is missing"),
         (f'{{"evaluate": {EVALUATE}, "train": {{}}}}', "--params: train is not a setting; remove it"),

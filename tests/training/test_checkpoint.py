@@ -8,11 +8,12 @@ from tests.models.test_conversion import ARCH
 from trm import export_published, load_checkpoint
 from trm.config.dataset_meta import DatasetMeta
 from trm.config.model import ModelParams
-from trm.inference.solve import parse_puzzle, solve
+from trm.inference.puzzle_input import parse_puzzle
+from trm.inference.solve import solve
 from trm.models.act import build_model
 from trm.storage.artifacts import MANIFEST
 from trm.training.checkpoint import FILE, read_settings, save_checkpoint, write_tensors
-from trm.training.ema import averaged_copy, update_average
+from trm.training.ema import ema_copy, update_ema
 from trm.training.import_export import import_checkpoint
 from trm.utils.errors import DataError, ParamsError, UserError
 
@@ -22,11 +23,11 @@ def test_raw_and_averaged_weights_and_what_they_share(
 ) -> None:
     params = model_params.model_copy(update={"puzzle_emb_ndim": 16, "puzzle_emb_len": 1})
     model = build_model(params, meta)
-    average = averaged_copy(model)
+    average = ema_copy(model)
     with torch.no_grad():
         model.token_embedding.add_(1)
         model.puzzle_table.add_(3)
-    update_average(average, model, 0.5)
+    update_ema(average, model, 0.5)
     save_checkpoint(tmp_path / FILE, model, average, {"step": 12})
     for weights, expected in (("raw", model), ("ema", average)):
         loaded, loaded_meta = load_checkpoint(tmp_path, weights=weights)  # pyright: ignore[reportArgumentType]
@@ -40,7 +41,7 @@ def test_raw_and_averaged_weights_and_what_they_share(
 def test_same_contents_same_bytes(model_params: ModelParams, meta: DatasetMeta, tmp_path: Path) -> None:
     for name in ("a", "b"):
         model = build_model(model_params, meta)
-        save_checkpoint(tmp_path / name, model, averaged_copy(model), {"b": 1, "a": 2})
+        save_checkpoint(tmp_path / name, model, ema_copy(model), {"b": 1, "a": 2})
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -48,7 +49,7 @@ def test_tensors_that_do_not_fit_the_settings(model_params: ModelParams, meta: D
     model = build_model(model_params, meta)
     header = {"model": model_params.model_dump(mode="json"), "meta": meta.model_dump(mode="json"), "facts": {}}
     write_tensors(tmp_path / FILE, {"y_init": model.get_buffer("y_init")}, header)
-    with pytest.raises(DataError, match="a broken checkpoint"):
+    with pytest.raises(DataError, match="damaged checkpoint"):
         load_checkpoint(tmp_path)
     tensors = {f"ema.{name}": value for name, value in model.named_parameters()}
     tensors |= dict(model.named_buffers()) | {"y_init": torch.zeros(3)}
@@ -56,7 +57,7 @@ def test_tensors_that_do_not_fit_the_settings(model_params: ModelParams, meta: D
     with pytest.raises(DataError, match=r"y_init should have shape \(16,\). Got \(3,\)"):
         load_checkpoint(tmp_path)
     write_tensors(tmp_path / FILE, tensors, {**header, "model": {"hidden_size": 16}})
-    with pytest.raises(DataError, match="its settings are not of this version"):
+    with pytest.raises(DataError, match="its settings do not match this version"):
         load_checkpoint(tmp_path)
 
 
@@ -104,9 +105,9 @@ def test_an_imported_model_knows_what_it_can_be_asked(
     assert meta.name == kind
     if kind == "maze":
         question = parse_puzzle("S" + "." * 34 + "G", meta)
-        assert solve(model, meta, [question], steps=1)[0].grid.shape == (6, 6)
+        assert solve(model, meta, [question], max_steps=1)[0].grid.shape == (6, 6)
         return
-    said = {"arc": "an ARC task cannot be asked", "tokens": "the model's data set is not known, .*--dataset"}[kind]
-    for ask in (lambda: parse_puzzle("000", meta), lambda: solve(model, meta, [[[77]]], steps=1)):
+    said = {"arc": "an ARC task cannot be asked", "tokens": "the dataset of this model is unknown .*--dataset"}[kind]
+    for ask in (lambda: parse_puzzle("000", meta), lambda: solve(model, meta, [[[77]]], max_steps=1)):
         with pytest.raises(UserError, match=f"^{said}"):
             ask()

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trm.config.training import AdamAtan2Params
 from trm.training import optimizers
 from trm.training.optimizers import AdamAtan2, network_optimizer, sign_sgd_rows
 
@@ -57,16 +58,19 @@ def test_adam_atan2_against_the_kernel(
         assert np.allclose(state["exp_avg_sq"].numpy(), golden[f"{at}/v10"], rtol=1e-12, atol=0)
 
 
-def test_the_cuda_package_is_taken_where_it_is_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+SETTINGS = AdamAtan2Params(name="adam_atan2", beta1=0.9, beta2=0.95, weight_decay=0.1)
+
+
+def test_the_cuda_package_is_used_if_available(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.nn.Parameter(torch.ones(2))
-    assert isinstance(network_optimizer([weight], (0.9, 0.95), 0.1, torch.device("cuda")), AdamAtan2)
+    assert isinstance(network_optimizer([weight], SETTINGS, torch.device("cuda")), AdamAtan2)
     package = types.ModuleType("adam_atan2")
     package.AdamATan2 = lambda params, **settings: ("the package", settings)  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setitem(sys.modules, "adam_atan2", package)
     monkeypatch.setattr(optimizers.importlib.util, "find_spec", lambda _: object())
-    chosen = network_optimizer([weight], (0.9, 0.95), 0.1, torch.device("cuda"))
+    chosen = network_optimizer([weight], SETTINGS, torch.device("cuda"))
     assert chosen == ("the package", {"lr": 0.0, "betas": (0.9, 0.95), "weight_decay": 0.1})
-    assert isinstance(network_optimizer([weight], (0.9, 0.95), 0.1, torch.device("cpu")), AdamAtan2)
+    assert isinstance(network_optimizer([weight], SETTINGS, torch.device("cpu")), AdamAtan2)
 
 
 def test_sign_sgd_by_hand() -> None:

@@ -17,7 +17,7 @@ from trm.inference.solve import solve
 from trm.models.variants import VARIANTS
 from trm.training import trainer as loop
 from trm.training.checkpoint import FILE, load_checkpoint, read_settings
-from trm.training.distributed import ALONE
+from trm.training.distributed import SINGLE_PROCESS
 from trm.training.losses import Losses
 from trm.training.schedule import learning_rate
 from trm.training.trainer import network_of, new_state, train, train_step
@@ -99,7 +99,7 @@ def test_the_log_and_the_result(
     scores = _rows(out / "validation.tsv")
     assert [(int(row["step"]), int(row["epoch"])) for row in scores] == [(10, 2), (20, 4), (30, 6), (40, 8)]
     best = max(scores, key=lambda row: (float(row["exact_accuracy"]), float(row["cell_accuracy"]), -int(row["step"])))
-    assert facts["chosen_step"] == int(best["step"])
+    assert facts["best_step"] == int(best["step"])
     assert read_settings(out).facts["step"] == int(best["step"])
     model, meta = load_checkpoint(out)
     again = validate(model, read_split(dataset / "validation"), 4, 4)
@@ -116,7 +116,7 @@ def test_without_validation_groups_the_last_weights_are_the_result(
     (bare / "train").symlink_to(dataset / "train")
     (bare / "meta.json").symlink_to(dataset / "meta.json")
     facts = train(model_params, _changed(train_params, ema_rate=0.0), bare, out, "key")
-    assert facts["chosen_step"] == 40
+    assert facts["best_step"] == 40
     assert not (out / "validation.tsv").exists()
     raw, _ = load_checkpoint(out, weights="raw")
     average, _ = load_checkpoint(out)  # ema_rate 0: the average is the last weights
@@ -153,7 +153,7 @@ def test_interrupted_at_any_step_and_resumed_is_the_run_never_interrupted(
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir()
     train(params, train_params, dataset, whole, "whole")
-    name = {"between steps": "train_step", "inside an update": "update_average"}[moment]
+    name = {"between steps": "train_step", "inside an update": "update_ema"}[moment]
     real, calls = getattr(loop, name), []
 
     def interrupted(*args: object) -> object:
@@ -193,7 +193,7 @@ def test_first_loss_that_is_not_finite_stops_the_run(
         return Losses(losses.total * math.nan, losses.sums) if len(calls) == 7 else losses
 
     monkeypatch.setattr(loop, "supervision_loss", poisoned)
-    with pytest.raises(InternalError, match="step 7: the loss is nan; try a lower train.lr"):
+    with pytest.raises(InternalError, match="step 7: the loss is nan; lower train.lr"):
         train(model_params, train_params, dataset, tmp_path, "key")
     assert not (tmp_path / FILE).exists()
 
@@ -201,7 +201,7 @@ def test_first_loss_that_is_not_finite_stops_the_run(
 def test_a_batch_greater_than_the_run_is_refused(
     dataset: Path, model_params: ModelParams, train_params: TrainParams, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match="train.global_batch_size: 8 epochs of 20 groups hold no whole batch of 161"):
+    with pytest.raises(UserError, match="train.global_batch_size: 8 epochs of 20 groups do not fill a batch of 161"):
         train(model_params, _changed(train_params, global_batch_size=161), dataset, tmp_path, "key")
     assert not (tmp_path / "states").exists()
 
@@ -245,7 +245,7 @@ def test_every_member_trains_is_stopped_and_goes_on(
     assert (float(log[0]["q_continue_loss"]) > 0) == (loss == "softmax" or arch == "hrm")
     model, meta = load_checkpoint(tmp_path / "whole")
     assert model.config == params
-    solve(model, meta, [[[0] * 4] * 4], steps=2)
+    solve(model, meta, [[[0] * 4] * 4], max_steps=2)
 
 
 @pytest.mark.slow
@@ -261,7 +261,7 @@ def test_compiled_gradients_are_the_same(
     for compiled in (False, True):
         settings = _changed(train_params, compile=compiled)
         model = new_state(params, read_meta(dataset), settings, batch, torch.float32).model
-        carry, out = network_of(model, settings, ALONE)(model.initial_carry(batch), batch)
+        carry, out = network_of(model, settings, SINGLE_PROCESS)(model.initial_carry(batch), batch)
         loop.supervision_loss(carry, out, "stablemax", 4).total.backward()
         gradients.append([weight.grad for weight in model.parameters()])
     for plain, other in zip(*gradients, strict=True):

@@ -45,8 +45,11 @@ def is_uri(location: object) -> bool:
 
 
 def artifact_uri(root: str, stage: str, key: str) -> str:
-    """The URI of the artifact that `stage` publishes under the content key `key`."""
-    return f"{root.rstrip('/')}/{stage}/{key}"
+    """The URI of the artifact that `stage` publishes under the content key `key`.
+
+    root: `s3://<bucket>/<folder>` without a trailing slash, or a placeholder of Kubeflow.
+    """
+    return f"{root}/{stage}/{key}"
 
 
 def read_manifest(uri: str) -> dict[str, Any] | None:

@@ -272,8 +272,8 @@ def test_invalid_experiments_are_rejected_without_requests(run: Run, server: Fak
     files = files.replace("a.csv", "http://x/a.csv").replace("b.csv", "http://x/b.csv")
     params_file.write_text(f"{text[:start]}  source: {{type: url, {files}}}\n{text[end:]}")
     _assert_rejected(run, server, "data.source.train_sha256 is null; runs on a cluster require")
-    start = f"start: {{model: outputs/model, sha256: {'a' * 64}, reset_puzzle_emb: false}}"
-    params_file.write_text(text.replace("start: null", start))
+    start = f"init_from: {{model: outputs/model, sha256: {'a' * 64}, reset_puzzle_emb: false}}"
+    params_file.write_text(text.replace("init_from: null", start))
     _assert_rejected(run, server, "train.init_from.model must be an s3:// URI on a cluster. Got outputs/model")
 
 
