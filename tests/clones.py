@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.cli.test_cli import TINY
 from tests.conftest import ROOT
+from tests.params import TINY, edit_params
 
 
 class Clone:
@@ -51,10 +51,7 @@ def make_clone(base: Path) -> Clone:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, target)
     _share_installation(clone.folder / ".venv")
-    params = (clone.folder / "params.yaml").read_text()
-    for old, new in {**TINY, "device: auto": "device: cpu"}.items():
-        params = re.sub(old, new, params)
-    (clone.folder / "params.yaml").write_text(params)
+    edit_params(clone.folder / "params.yaml", TINY)
     (clone.folder / "dvc.lock").unlink(missing_ok=True)
     clone.run("git init -q -b main && git add -A && git commit -qm 'a clone'")
     return clone

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.local.s3_server import SeaweedFS
 from tests.clones import Clone, make_clone
+from tests.params import edit_params
 from tests.pipeline.kfp.fake_server import FakeKfpServer, kfp_server
 from trm.stages.records import STAGES
 from trm.storage.artifacts import read_manifest
@@ -121,15 +122,17 @@ def _assert_rejected(clone: Clone, command: str, *messages: str) -> None:
 def test_different_param_is_reported(clone: Clone, run: str) -> None:
     params = clone.folder / "params.yaml"
     text = params.read_text()
-    params.write_text(re.sub(r"  lr: .*", "  lr: 0.5", text))
+    edit_params(params, {"train.lr": 0.5})
     _assert_rejected(
         clone, f"python -m pipeline collect {run}", "train.lr is 0.5 in the workspace and 0.002 in the run"
     )
-    params.write_text(re.sub(r"num_aug: .*", "num_aug: 3", text))
+    params.write_text(text)
+    edit_params(params, {"augment.num_aug": 3})
     _assert_rejected(
         clone, f"python -m pipeline collect {run}", "augment.num_aug is 3 in the workspace and 2 in the run"
     )
-    params.write_text(re.sub(r"pass_at_k: .*", "pass_at_k: [1, 3]", text))
+    params.write_text(text)
+    edit_params(params, {"evaluate.pass_at_k": [1, 3]})
     _assert_rejected(
         clone,
         f"python -m pipeline collect {run}",

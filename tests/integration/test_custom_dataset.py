@@ -1,4 +1,4 @@
-"""A kind of data of one's own, as the README's section says: its module and its settings, through all stages."""
+"""A new dataset, as documented: its module and its settings, through all stages."""
 
 import json
 import os
@@ -7,27 +7,32 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from tests.conftest import ROOT
+from tests.params import params_text
 from trm.stages.content_keys import dvc_deps
 from trm.stages.records import STAGES
 
 HEADING = "Your own kind of data, in code"
-TINY = {
-    r"num_aug: \d+": "num_aug: 2",
-    r"validation_groups: \d+": "validation_groups: 5",
-    r"hidden_size: \d+": "hidden_size: 16",
-    r"num_heads: \d+": "num_heads: 2",
-    r"H_cycles: \d+": "H_cycles: 1",
-    r"L_cycles: \d+": "L_cycles: 1",
-    r"epochs: \d+": "epochs: 2",
-    r"global_batch_size: \d+": "global_batch_size: 32",
-    r"\bsteps: \d+": "steps: 2",
-    r"votes: \d+": "votes: 3",
-    r"curve:\n(?:    .*\n)+": "curve: null\n",
-    "device: auto": "device: cpu",
+TINY: dict[str, Any] = {
+    "augment.num_aug": 2,
+    "augment.validation_groups": 5,
+    "model.hidden_size": 16,
+    "model.num_heads": 2,
+    "model.H_cycles": 1,
+    "model.L_cycles": 1,
+    "train.epochs": 2,
+    "train.global_batch_size": 32,
+    "evaluate.max_steps": 2,
+    "evaluate.num_votes": 3,
+    "report.test_time_compute": None,
+    "train.device": "cpu",
+    "evaluate.device": "cpu",
+    "report.device": "cpu",
 }
 IMPORTS = (
     "import json; from trm.stages.content_keys import dvc_deps, key_request; from trm.stages.records import STAGES; "
@@ -82,16 +87,14 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     (checkout.folder / named[1]).parent.mkdir()
     (checkout.folder / named[1]).with_name("__init__.py").touch()
     (checkout.folder / named[1]).write_text(module, encoding="utf-8")
-    text = re.sub(r"(?ms)^data:\n.*?^(?=augment:)", block("yaml") + "\n", (ROOT / "params.yaml").read_text())
-    for old, new in TINY.items():
-        text, count = re.subn(old, new, text)
-        assert count, f"params.yaml should have {old}"
+    data = YAML(typ="safe", pure=True).load(block("yaml"))["data"]
+    text = params_text(TINY | {"data": data})
     (checkout.folder / "params.yaml").write_text(text)
     return checkout
 
 
 @pytest.mark.slow
-def test_all_stages_know_the_new_kind(checkout: Checkout) -> None:
+def test_all_stages_of_the_new_dataset(checkout: Checkout) -> None:
     for stage in STAGES:
         checkout.run("-m", "trm", stage.name)
     outputs = checkout.folder / "outputs"
@@ -102,7 +105,7 @@ def test_all_stages_know_the_new_kind(checkout: Checkout) -> None:
         "test": {"groups": 200, "puzzles": 200, "examples": 200},
     }
     metrics = json.loads((outputs / "evaluation/metrics.json").read_text())
-    assert (metrics["puzzles"], metrics["votes"]) == (200, 3)
+    assert (metrics["puzzles"], metrics["num_votes"]) == (200, 3)
     assert metrics["valid"] == metrics["exact_accuracy"] is not None  # a row has one sorted version
     assert metrics["valid_voted"] == metrics["pass@1"]
     shown = {
@@ -148,9 +151,8 @@ def test_its_rule_is_checked(checkout: Checkout, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_too_many_puzzles(checkout: Checkout, tmp_path: Path) -> None:
-    text = (checkout.folder / "params.yaml").read_text()
     other = tmp_path / "other.yaml"
-    other.write_text(re.sub(r"(?m)^  length: \d+", "  length: 2", text))
+    other.write_text(params_text({"data.length": 2}, (checkout.folder / "params.yaml").read_text()))
     said = checkout.run("-m", "trm", "fetch", "--params", str(other), "--raw", str(tmp_path / "raw"), code=2)
     assert said == "trm: data.length must be greater for 1200 different puzzles. Got 2\n"
     assert [path.name for path in tmp_path.iterdir()] == ["other.yaml"]

@@ -4,20 +4,22 @@ import csv
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TextIO
+from types import MappingProxyType
+from typing import Any, TextIO
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from tests.conftest import ROOT
+from tests.params import params_text
 from trm.storage.artifacts import write_manifest
 from trm.training.checkpoint import load_checkpoint
 from trm.training.train_state import read_step
@@ -25,27 +27,31 @@ from trm.utils.paths import file_digest
 
 pytestmark = pytest.mark.slow
 
-SETTINGS = {
-    r"hidden_size: \d+": "hidden_size: 16",
-    r"num_heads: \d+": "num_heads: 2",
-    # Shallow enough for 50 steps: the deeper the recursion, the faster it blows up what rounding differs.
-    r"L_cycles: \d+": "L_cycles: 2",
-    r"halt_max_steps: \d+": "halt_max_steps: 4",
-    r"expansion: \d+": "expansion: 1",
-    r"puzzle_emb_ndim: \d+": "puzzle_emb_ndim: 24",
-    r"puzzle_emb_len: \d+": "puzzle_emb_len: 2",
-    r"puzzle_emb_lr: \S+": "puzzle_emb_lr: 1.0e-3",
-    r"halt_exploration_prob: \S+": "halt_exploration_prob: 0.5",
-    "q_continue_loss: false": "q_continue_loss: true",
-    r"epochs: \d+": "epochs: 20",
-    r"global_batch_size: \d+": "global_batch_size: 8",
-    r"eval_interval: \d+": "eval_interval: 5",
-    r"log_interval: \d+": "log_interval: 1",
-    r"checkpoint_interval: \d+": "checkpoint_interval: 7",
-    r"lr_warmup_steps: \d+": "lr_warmup_steps: 10",
-    r"\bsteps: \d+": "steps: 4",
-    r"precision: \w+": "precision: float32",
-    r"device: \w+": "device: cpu",
+SETTINGS: dict[str, Any] = {
+    "model.hidden_size": 16,
+    "model.num_heads": 2,
+    # Shallow: rounding differences grow with the depth of the recursion.
+    "model.L_cycles": 2,
+    "model.halt_max_steps": 4,
+    "model.expansion": 1,
+    "model.puzzle_emb_ndim": 24,
+    "model.puzzle_emb_len": 2,
+    "train.optimizer.puzzle_emb.lr": 1.0e-3,
+    "model.halt_exploration_prob": 0.5,
+    "model.q_continue_loss": True,
+    "train.epochs": 20,
+    "train.global_batch_size": 8,
+    "train.eval_interval": 5,
+    "train.log_interval": 1,
+    "train.checkpoint_interval": 7,
+    "train.lr_warmup_steps": 10,
+    "evaluate.max_steps": 4,
+    "train.precision": "float32",
+    "evaluate.precision": "float32",
+    "report.precision": "float32",
+    "train.device": "cpu",
+    "evaluate.device": "cpu",
+    "report.device": "cpu",
 }
 STEPS = 20 * 20 // 8
 
@@ -53,19 +59,12 @@ STEPS = 20 * 20 // 8
 class Experiment:
     """A folder in which `trm` runs in several processes."""
 
-    def __init__(self, folder: Path, dataset: Path, **changes: object) -> None:
+    def __init__(self, folder: Path, dataset: Path, changes: Mapping[str, Any] = MappingProxyType({})) -> None:
         self.folder, self.dataset = folder, dataset
         self.states = str(folder / "states")
         """What TRM_STATE_DIR holds."""
         folder.mkdir(parents=True)
-        text = (ROOT / "params.yaml").read_text()
-        for old, new in {
-            **SETTINGS,
-            **{rf"\b{name}: \S+": f"{name}: {value}" for name, value in changes.items()},
-        }.items():
-            text, count = re.subn(old, new, text)
-            assert count, old
-        (folder / "params.yaml").write_text(text)
+        (folder / "params.yaml").write_text(params_text({**SETTINGS, **changes}))
 
     def start(
         self, processes: int, *words: str, restarts: int = 0, output: int | TextIO = subprocess.PIPE
@@ -163,7 +162,9 @@ def test_several_processes_train_as_one(alone: Experiment, published: Path, tmp_
 
 
 def test_two_networks_train_in_two_processes(published: Path, tmp_path: Path) -> None:
-    one, two = (Experiment(tmp_path / name, published, arch="hrm", epochs=4) for name in ("one", "two"))
+    one, two = (
+        Experiment(tmp_path / name, published, {"model.arch": "hrm", "train.epochs": 4}) for name in ("one", "two")
+    )
     one.train(1)
     two.train(2)
     assert_same_training(one, two, steps=10)
@@ -171,8 +172,9 @@ def test_two_networks_train_in_two_processes(published: Path, tmp_path: Path) ->
 
 def test_a_frozen_network_in_two_processes(alone: Experiment, published: Path, tmp_path: Path) -> None:
     file = alone.folder / "model/checkpoint.safetensors"
-    start = f"{{model: {file.parent}, sha256: {file_digest(file)}, reset_puzzle_emb: false}}"
-    frozen = Experiment(tmp_path / "run", published, start=start, freeze_weights="true", epochs=4)
+    init_from = {"model": str(file.parent), "sha256": file_digest(file), "reset_puzzle_emb": False}
+    changes = {"train.init_from": init_from, "train.freeze_weights": True, "train.epochs": 4}
+    frozen = Experiment(tmp_path / "run", published, changes)
     frozen.train(2)
     before, after = (load_checkpoint(folder / "model")[0] for folder in (alone.folder, frozen.folder))
     assert all(torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
@@ -181,7 +183,7 @@ def test_a_frozen_network_in_two_processes(alone: Experiment, published: Path, t
 
 def test_a_batch_in_parts_is_the_same_training(alone: Experiment, published: Path, tmp_path: Path) -> None:
     for size, processes in ((3, 1), (2, 2)):
-        parts = Experiment(tmp_path / f"run{size}", published, micro_batch_size=size)
+        parts = Experiment(tmp_path / f"run{size}", published, {"train.micro_batch_size": size})
         parts.train(processes)
         assert_same_training(alone, parts)
 
@@ -212,7 +214,7 @@ def test_a_state_resumes_on_any_number_of_processes(alone: Experiment, published
 
 
 def test_all_stop_when_one_is_killed(published: Path, tmp_path: Path) -> None:
-    experiment = Experiment(tmp_path / "run", published, epochs=2000)
+    experiment = Experiment(tmp_path / "run", published, {"train.epochs": 2000})
     process = experiment.start(2, "train", "--dataset", str(published), "--model", "model")
     while experiment.steps_done() < 10:
         assert process.poll() is None
@@ -236,7 +238,7 @@ def test_killed_twenty_times_it_ends_as_if_never_killed(
 ) -> None:
     # Without it a group of processes that was started again hung in 2 of 5 tries; the PyTorchJob sets it too.
     monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
-    whole, killed = (Experiment(tmp_path / name, published, epochs=280) for name in ("whole", "killed"))
+    whole, killed = (Experiment(tmp_path / name, published, {"train.epochs": 280}) for name in ("whole", "killed"))
     whole.train(2)
     rng = random.Random(0)
     log = (tmp_path / "log").open("w")  # torchrun says more than a pipe holds that nobody reads
@@ -288,7 +290,7 @@ def test_processes_share_the_evaluation(alone: Experiment, published: Path) -> N
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler for the CPU")
 def test_compiled_in_two_processes(alone: Experiment, published: Path, tmp_path: Path) -> None:
-    compiled = Experiment(tmp_path / "run", published, compile="true")
+    compiled = Experiment(tmp_path / "run", published, {"train.compile": True})
     compiled.train(2)
     assert_same_training(alone, compiled, within=1e-3)  # the compiler rounds in places of its own
     model, _ = load_checkpoint(compiled.folder / "model")

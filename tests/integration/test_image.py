@@ -7,9 +7,9 @@ import tomllib
 
 import pytest
 
-from tests.cli.test_cli import TINY
 from tests.conftest import ROOT
 from tests.containers import Image
+from tests.params import TINY, params_text
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -19,10 +19,7 @@ LOCKED += ("--cap-drop", "ALL", "--security-opt", "no-new-privileges")
 
 def params() -> str:
     """The small experiment's settings."""
-    text = (ROOT / "params.yaml").read_text()
-    for old, new in TINY.items():
-        text = re.sub(old, new, text)
-    return text
+    return params_text(TINY)
 
 
 def test_all_stages_with_a_read_only_root(image: Image) -> None:

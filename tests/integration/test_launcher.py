@@ -19,9 +19,9 @@ from tests.components.train.launcher_fixtures import (
     PUBLISH,
     Launcher,
     Stage,
+    base_params,
     folders,
     operator,
-    params_text,
     replacement_command,
     stage,
 )
@@ -30,7 +30,7 @@ from tests.seaweed import objects
 from trm.config.cluster import ClusterParams, Resources, TrainJobParams
 from trm.storage import s3
 
-__all__ = ["apiserver", "assets", "bare_apiserver", "folders", "operator", "params_text", "stage"]
+__all__ = ["apiserver", "assets", "bare_apiserver", "base_params", "folders", "operator", "stage"]
 pytestmark = pytest.mark.slow
 
 
@@ -129,7 +129,7 @@ def test_evicted_worker_resumes(stage: Stage, operator: FakeTrainingOperator, wo
     assert operator.created.count(f"{longer.name}-{name}") == 2
     # By itself after SIGTERM, or killed where it took its time.
     assert re.search(rf"{longer.name}-{name} exited with code (143|137)", launcher.err)
-    (progress,) = re.findall(r"train: goes on from step (\d+) of (\d+)", launcher.out)
+    (progress,) = re.findall(r"train: resuming from step (\d+) of (\d+)", launcher.out)
     assert 10 <= int(progress[0]) < int(progress[1])  # a state is saved every 10 steps
     manifest = s3.read_manifest(longer.uri)
     assert manifest is not None

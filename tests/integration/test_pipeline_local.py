@@ -11,6 +11,7 @@ import pytest
 
 from tests.clones import Clone, make_clone
 from tests.containers import Image
+from tests.params import edit_params
 from trm.stages.records import STAGES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -77,17 +78,14 @@ def test_local_run_and_collect_leave_nothing_to_do(here: Local) -> None:
 @pytest.mark.parametrize(
     ("setting", "value", "message", "stage"),
     [
-        ("lr", "1.0e+30", "trm: step 2: the loss is", "train"),
+        ("lr", 1.0e30, "trm: step 2: the loss is", "train"),
         # A container that exits at once, which Kubeflow's local runner reports as success.
         ("device", "cuda", "trm: device cuda is not available", "evaluate"),
     ],
 )
-def test_failed_container_fails_the_run(here: Local, setting: str, value: str, message: str, stage: str) -> None:
+def test_failed_container_fails_the_run(here: Local, setting: str, value: object, message: str, stage: str) -> None:
     params = here.clone.folder / "params.yaml"
-    text = params.read_text()
-    start, end = text.index(f"\n{stage}:"), text.find("\n\n", text.index(f"\n{stage}:"))
-    section = re.sub(rf"  {setting}: \S+", f"  {setting}: {value}", text[start:end])
-    params.write_text(text[:start] + section + text[end:])
+    text = edit_params(params, {f"{stage}.{setting}": value})
     failed = here.clone.start(here.pipeline)
     params.write_text(text)
     assert failed.returncode == 1
@@ -97,8 +95,7 @@ def test_failed_container_fails_the_run(here: Local, setting: str, value: str, m
 
 def test_sigterm_stops_the_container(here: Local, image: Image) -> None:
     params = here.clone.folder / "params.yaml"
-    text = params.read_text()
-    params.write_text(re.sub(r"epochs: \d+", "epochs: 100000", text))
+    text = edit_params(params, {"train.epochs": 100000})
     command = ["bash", "-c", f"source .dev/env && exec python -m pipeline local --image {image.name}"]
     process = subprocess.Popen(
         command, cwd=here.clone.folder, env=here.clone.environment, stdout=subprocess.PIPE, text=True

@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 
 from tests.clones import Clone, make_clone
 from tests.conftest import ROOT
+from tests.params import edit_params
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -36,7 +37,7 @@ NOT_HERE = (
     "make test",
     "make unit",
     "trm study ablations",
-    "python -m trm curve",
+    "python -m trm sweep",
 )
 
 
@@ -57,7 +58,7 @@ def test_readme_commands(clone: Clone) -> None:
     assert len(typed) > 12
     for command in typed:
         # The experiment here is 4x4, and its params differ from every recipe's.
-        here = re.sub(r"trm (solve|watch) [.\d]{9,}", rf"trm \1 {'.' * 16}", command)
+        here = re.sub(r"trm (solve|visualize) [.\d]{9,}", rf"trm \1 {'.' * 16}", command)
         clone.run(re.sub(r"(trm recipe use .*)", r"\1 --params other.yaml", here))
         if command == "make repro":
             assert json.loads((clone.folder / "outputs/evaluation/metrics.json").read_text())["puzzles"] == 10
@@ -84,16 +85,16 @@ def test_a_fresh_clone_pulls_and_has_nothing_to_do(clone: Clone, tmp_path: Path)
 def test_only_what_a_change_concerns_runs_again(clone: Clone) -> None:
     clone.run("git checkout -q -- . && dvc repro")
     params = clone.folder / "params.yaml"
-    text = params.read_text()
-    params.write_text(re.sub(r"votes: \d+", "votes: 3", text))
+    text = edit_params(params, {"evaluate.num_votes": 3})
     assert clone.ran("dvc repro") == ["evaluate", "report"]
-    params.write_text(re.sub(r"  lr: .*", "  lr: 0.0011", text))
+    params.write_text(text)
+    edit_params(params, {"train.lr": 0.0011})
     assert clone.ran("dvc repro") == ["train", "evaluate", "report"]
     params.write_text(text)
     assert clone.ran("dvc repro") == []  # both results are still known
     shown = clone.folder / "trm/reporting/terminal/inspect.py"
-    shown.write_text(shown.read_text() + "\n# only told differently\n")
-    assert clone.ran("dvc repro") == []
+    shown.write_text(shown.read_text() + "\n# a comment\n")
+    assert clone.ran("dvc repro") == ["report"]
     clone.run("git checkout -q -- .")
 
 

@@ -2,44 +2,50 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import ROOT
+from tests.params import params_text
 from trm import load_checkpoint
 from trm.config.recipes import recipe_text
 
-SMALL = {
-    r"num_aug: \d+": "num_aug: 5",
-    r"hidden_size: \d+": "hidden_size: 32",
-    r"num_heads: \d+": "num_heads: 2",
-    r"puzzle_emb_ndim: \d+": "puzzle_emb_ndim: 32",
-    r"puzzle_emb_len: \d+": "puzzle_emb_len: 1",
-    r"H_cycles: \d+": "H_cycles: 2",
-    r"L_cycles: \d+": "L_cycles: 1",
-    r"epochs: \d+": "epochs: 1",
-    r"global_batch_size: \d+": "global_batch_size: 48",
-    r"max_puzzles: \w+": "max_puzzles: 20",
-    r"\bsteps: 16": "steps: 2",
-    r"votes: 1": "votes: 3",
-    r"device: auto": "device: cpu",
+SMALL: dict[str, Any] = {
+    "augment.num_aug": 5,
+    "model.hidden_size": 32,
+    "model.num_heads": 2,
+    "model.puzzle_emb_ndim": 32,
+    "model.puzzle_emb_len": 1,
+    "model.H_cycles": 2,
+    "model.L_cycles": 1,
+    "train.epochs": 1,
+    "train.global_batch_size": 48,
+    "evaluate.max_puzzles": 20,
+    "evaluate.max_steps": 2,
+    "evaluate.num_votes": 3,
+    "train.device": "cpu",
+    "evaluate.device": "cpu",
+    "report.device": "cpu",
 }
 
 
 @pytest.mark.slow
 def test_real_puzzles_end_to_end(shared_data: Path, tmp_path: Path) -> None:
-    text = recipe_text("sudoku-extreme-att")
-    text, count = re.subn(r"    type: huggingface\n    repo: .*\n    revision: .*\n", "    type: path\n", text)
-    assert count == 1
-    text = text.replace("train: train.csv", f"train: {shared_data / 'sudoku-extreme/train.csv'}")
-    text = text.replace("test: test.csv", f"test: {shared_data / 'sudoku-tdoku-hard/test.csv'}")
-    for old, new in SMALL.items():
-        text, count = re.subn(old, new, text)
-        assert count, old
+    source = {
+        "type": "path",
+        "train": str(shared_data / "sudoku-extreme/train.csv"),
+        "test": str(shared_data / "sudoku-tdoku-hard/test.csv"),
+        "train_sha256": None,
+        "test_sha256": None,
+        "min_rating": None,
+        "subsample": 1000,
+        "seed": 0,
+    }
+    text = params_text(SMALL | {"data.source": source}, recipe_text("sudoku-extreme-att"))
     (tmp_path / "params.yaml").write_text(text)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for stage in ("fetch", "augment", "train", "evaluate"):
@@ -49,7 +55,7 @@ def test_real_puzzles_end_to_end(shared_data: Path, tmp_path: Path) -> None:
     counts = json.loads((tmp_path / "outputs/dataset/meta.json").read_text())["splits"]
     assert counts["train"] == {"groups": 1000, "puzzles": 6000, "examples": 6000}
     metrics = json.loads((tmp_path / "outputs/evaluation/metrics.json").read_text())
-    assert (metrics["puzzles"], metrics["votes"], metrics["valid"]) == (20, 3, 0)
+    assert (metrics["puzzles"], metrics["num_votes"], metrics["valid"]) == (20, 3, 0)
     manifest = json.loads((tmp_path / "outputs/model/manifest.json").read_text())
     assert manifest["facts"]["steps"] == 20
     model, _ = load_checkpoint(tmp_path / "outputs/model")

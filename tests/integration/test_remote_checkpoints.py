@@ -78,7 +78,7 @@ def test_another_machine_goes_on_to_the_same_bytes(
 def test_training_goes_on_while_s3_is_away_and_catches_up(
     published: Path, tmp_path: Path, elsewhere: Path, storage: SeaweedFS
 ) -> None:
-    experiment = Experiment(tmp_path / "run", published, epochs=400)
+    experiment = Experiment(tmp_path / "run", published, {"train.epochs": 400})
     experiment.states = STATES
     process = experiment.start(1, "train", "--dataset", str(published), "--model", "model")
     while not copies(storage):
@@ -102,7 +102,7 @@ def test_training_goes_on_while_s3_is_away_and_catches_up(
 
 
 def test_training_ends_without_s3(published: Path, tmp_path: Path, elsewhere: Path, storage: SeaweedFS) -> None:
-    experiment = Experiment(tmp_path / "run", published, epochs=100)
+    experiment = Experiment(tmp_path / "run", published, {"train.epochs": 100})
     experiment.states = STATES
     process = experiment.start(1, "train", "--dataset", str(published), "--model", "model")
     while not copies(storage):

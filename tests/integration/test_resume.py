@@ -2,29 +2,34 @@
 
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import ROOT
+from tests.params import edit_params, params_text
 
 pytestmark = pytest.mark.slow
 
-SETTINGS = {
-    r"hidden_size: \d+": "hidden_size: 16",
-    r"num_heads: \d+": "num_heads: 2",
-    r"epochs: \d+": "epochs: 140",
-    r"global_batch_size: \d+": "global_batch_size: 4",
-    r"eval_interval: \d+": "eval_interval: 3",
-    r"log_interval: \d+": "log_interval: 1",
-    r"checkpoint_interval: \d+": "checkpoint_interval: 7",
-    r"precision: \w+": "precision: float32",
-    r"device: \w+": "device: cpu",
+SETTINGS: dict[str, Any] = {
+    "model.hidden_size": 16,
+    "model.num_heads": 2,
+    "train.epochs": 140,
+    "train.global_batch_size": 4,
+    "train.eval_interval": 3,
+    "train.log_interval": 1,
+    "train.checkpoint_interval": 7,
+    "train.precision": "float32",
+    "evaluate.precision": "float32",
+    "report.precision": "float32",
+    "train.device": "cpu",
+    "evaluate.device": "cpu",
+    "report.device": "cpu",
 }
 STEPS = 140 * 20 // 4
 
@@ -35,11 +40,7 @@ class Experiment:
     def __init__(self, folder: Path, dataset: Path) -> None:
         self.folder, self.states = folder, folder / "states"
         folder.mkdir()
-        text = (ROOT / "params.yaml").read_text()
-        for old, new in SETTINGS.items():
-            text, count = re.subn(old, new, text)
-            assert count, old
-        (folder / "params.yaml").write_text(text)
+        (folder / "params.yaml").write_text(params_text(SETTINGS))
         self.command = [sys.executable, "-m", "trm", "train", "--dataset", str(dataset), "--model", "model"]
 
     def start(self) -> subprocess.Popen[str]:
@@ -133,10 +134,10 @@ def test_one_process_a_run(published_dataset: Path, tmp_path: Path) -> None:
     second = experiment.start()
     _, err = second.communicate(timeout=60)
     assert second.returncode == 2
-    assert f"process {first.pid} is training this very experiment" in err
+    assert f"process {first.pid} is already training this experiment" in err
     # Other params are another run: neither refused nor taken up from this one's state.
     params = experiment.folder / "params.yaml"
-    params.write_text(re.sub(r"  lr: .*", "  lr: 0.0011", params.read_text()))
+    edit_params(params, {"train.lr": 0.0011})
     other = experiment.start()
     deadline = time.monotonic() + 60
     while len(list(experiment.states.glob("*/train.tsv"))) < 2 and time.monotonic() < deadline:

@@ -87,7 +87,9 @@ def test_estimates_by_hand() -> None:
     found = estimate(STAGE["train"], "new", with_("train", epochs=3 * epochs, lr=0.5, seed=7), known)
     assert found is not None
     assert found[0] == pytest.approx(300.0)
-    votes = estimate(STAGE["evaluate"], "new", with_("evaluate", num_votes=8 * SECTIONS["evaluate"]["num_votes"]), known)
+    votes = estimate(
+        STAGE["evaluate"], "new", with_("evaluate", num_votes=8 * SECTIONS["evaluate"]["num_votes"]), known
+    )
     assert votes is not None
     assert votes[0] == pytest.approx(64.0)
     # No estimate for another model or batch size.

@@ -134,7 +134,7 @@ def experiment_of(kind: str, folder: Path, **changes: object) -> Experiment:
         return Experiment(folder, "addition", SUMS, more)
     folder.mkdir(parents=True)
     if kind == "custom":
-        return Experiment(folder, "own-puzzles", _own_source(folder), more)
+        return Experiment(folder, "custom-puzzles", _own_source(folder), more)
     return Experiment(
         folder, "arc-agi-1", ARC, _arc_source(folder, "solutions" not in more), without(more, "solutions")
     )

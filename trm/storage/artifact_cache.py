@@ -35,7 +35,7 @@ def output_uri(location: str, stage: str, key: str) -> str:
     if not match:
         from trm.storage.s3 import artifact_uri
 
-        return artifact_uri(location.rstrip('/'), stage, key)
+        return artifact_uri(location.rstrip("/"), stage, key)
     if (match["stage"], match["key"]) != (stage, key):
         raise UserError(
             f"{match['uri']}: this request has the key {stage}/{key}: params, code or libraries differ from those of "

@@ -3,7 +3,6 @@
 import base64
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from pipeline.local.s3_server import SeaweedFS
 from tests.apiserver import ApiServer
 from tests.components.train.fake_training_operator import FakeTrainingOperator
 from tests.conftest import ROOT
+from tests.params import params_text
 from trm.config.cluster import ClusterParams, Resources, TrainJobParams
 from trm.stages.content_keys import content_keys
 from trm.stages.params import load_params
@@ -26,18 +26,20 @@ from trm.stages.records import STAGES, producer
 from trm.stages.runner import run_stage
 from trm.storage import s3
 
-SETTINGS = {
-    r"train_puzzles: \d+": "train_puzzles: 40",
-    r"test_puzzles: \d+": "test_puzzles: 6",
-    r"num_aug: \d+": "num_aug: 3",
-    r"validation_groups: \d+": "validation_groups: 8",
-    r"hidden_size: \d+": "hidden_size: 16",
-    r"num_heads: \d+": "num_heads: 2",
-    r"epochs: \d+": "epochs: 4",
-    r"global_batch_size: \d+": "global_batch_size: 4",
-    r"eval_interval: \d+": "eval_interval: 2",
-    r"checkpoint_interval: \d+": "checkpoint_interval: 10",
-    r"device: \w+": "device: cpu",
+SETTINGS: dict[str, Any] = {
+    "data.source.train_puzzles": 40,
+    "data.source.test_puzzles": 6,
+    "augment.num_aug": 3,
+    "augment.validation_groups": 8,
+    "model.hidden_size": 16,
+    "model.num_heads": 2,
+    "train.epochs": 4,
+    "train.global_batch_size": 4,
+    "train.eval_interval": 2,
+    "train.checkpoint_interval": 10,
+    "train.device": "cpu",
+    "evaluate.device": "cpu",
+    "report.device": "cpu",
 }
 NO_GPU = Resources()
 JOB = TrainJobParams(min_workers=2, max_workers=2, max_restarts=3)
@@ -54,20 +56,16 @@ s3.put_json(sys.argv[sys.argv.index("--model") + 1] + "/manifest.json", {"files"
 
 
 @pytest.fixture(scope="session")
-def params_text() -> str:
+def base_params() -> str:
     """Params of a training of two seconds: 6x6 Sudoku."""
-    text = (ROOT / "params.yaml").read_text().partition("cluster:")[0]
-    for old, new in SETTINGS.items():
-        text, count = re.subn(old, new, text)
-        assert count, old
-    return text
+    return params_text(SETTINGS).partition("cluster:")[0]
 
 
 @pytest.fixture(scope="session")
-def folders(params_text: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def folders(base_params: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Outputs of the stages before the training: output name -> folder."""
     home = tmp_path_factory.mktemp("stages")
-    (home / "params.yaml").write_text(params_text)
+    (home / "params.yaml").write_text(base_params)
     params, made = load_params(home / "params.yaml"), {}
     for stage in STAGES[:2]:
         sections = {name: getattr(params, name) for name in stage.sections}
@@ -96,8 +94,7 @@ class Stage:
     started: list["Launcher"] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        text = self.params_text.replace("epochs: 4", f"epochs: {self.epochs}")
-        text = re.sub(r"(device: cpu\n  seed:) 0", rf"\1 {self.seed}", text, count=1)
+        text = params_text({"train.epochs": self.epochs, "train.seed": self.seed}, self.params_text)
         file = self.folder / f"params-{self.seed}.yaml"
         file.write_text(text)
         self.params = load_params(file)
@@ -184,12 +181,12 @@ def stage(
     operator: FakeTrainingOperator,
     seaweed: SeaweedFS,
     root: str,
-    params_text: str,
+    base_params: str,
     folders: dict[str, Path],
     tmp_path: Path,
 ) -> Iterator[Stage]:
     """The stage, with its dataset in S3 and its S3 credentials in a secret of the cluster."""
-    made = Stage(tmp_path, apiserver, seaweed, root, params_text)
+    made = Stage(tmp_path, apiserver, seaweed, root, base_params)
     for name, folder in folders.items():
         where = producer(name).name
         s3.publish(folder, f"{root}/{where}/{made.keys[where]}")

@@ -16,6 +16,7 @@ from pipeline.local.s3_server import SeaweedFS
 from pipeline.retraining.plan import Plan, StagePlan
 from pipeline.retraining.plan_text import markdown, show
 from tests.clones import Clone, make_clone
+from tests.params import edit_params
 from tests.pipeline.published_results import workspace  # noqa: F401 - a fixture
 from trm.stages.records import STAGES
 
@@ -169,11 +170,11 @@ def test_run_cache_results_are_restored(clone: Clone) -> None:
     params = clone.folder / "params.yaml"
     text = params.read_text()
     try:
-        params.write_text(re.sub(r"votes: \d+", "votes: 2", text))
+        edit_params(params, {"evaluate.num_votes": 2})
         clone.run("dvc repro")
         params.write_text(text)
         clone.run("dvc repro")
-        params.write_text(re.sub(r"votes: \d+", "votes: 2", text))
+        edit_params(params, {"evaluate.num_votes": 2})
         result = planned(clone)
         assert [stage["local"] for stage in result["stages"]] == ["unchanged"] * 3 + ["restore"] * 2
         assert result["runs"] == {"local": [], "cluster": ["evaluate", "report"]}

@@ -1,0 +1,88 @@
+"""An experiment with a tiny model in a folder of its own, driven through the command line."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import ROOT
+from tests.params import params_text
+
+STAGES = ("fetch", "augment", "train", "evaluate")
+TINY: dict[str, Any] = {
+    "model.hidden_size": 32,
+    "model.num_heads": 2,
+    "model.L_layers": 1,
+    "model.H_cycles": 1,
+    "model.L_cycles": 1,
+    "train.epochs": 1,
+    "train.global_batch_size": 16,
+    "evaluate.max_steps": 2,
+    "evaluate.batch_size": 16,
+    "report.batch_size": 16,
+    "train.device": "cpu",
+    "evaluate.device": "cpu",
+    "report.device": "cpu",
+}
+TINY_EMB = {"model.puzzle_emb_ndim": 32, "model.puzzle_emb_len": 1}
+
+
+class Experiment:
+    """A folder with the params of an experiment, in which commands run."""
+
+    def __init__(self, folder: Path, base: str, changes: Mapping[str, Any]) -> None:
+        folder.mkdir(parents=True)
+        self.folder, self.outputs = folder, folder / "outputs"
+        (folder / "params.yaml").write_text(params_text({**TINY, **changes}, base))
+        self.environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+
+    def trm(self, *arguments: object, code: int = 0) -> str:
+        """Run `trm`; returns stdout, or stderr if it is expected to fail."""
+        command = [sys.executable, "-m", "trm", *map(str, arguments)]
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment, check=False, capture_output=True, text=True
+        )
+        assert done.returncode == code, done.stderr
+        return done.stderr if code else done.stdout
+
+    def run(self, *stages: str) -> None:
+        """Run these stages in order."""
+        for stage in stages:
+            self.trm(stage)
+
+    def json(self, file: str) -> Any:  # noqa: ANN401  (JSON may be anything)
+        """The contents of a JSON file of an output."""
+        return json.loads((self.outputs / file).read_text(encoding="utf-8"))
+
+    def counts(self) -> dict[str, tuple[int, ...]]:
+        """Groups, puzzles and examples of each split of the dataset."""
+        splits = self.json("dataset/meta.json")["splits"]
+        return {
+            name: tuple(split[part] for part in ("groups", "puzzles", "examples")) for name, split in splits.items()
+        }
+
+    def inspect(self, folder: str) -> str:
+        """The output of `trm inspect` for an output, which contains its key."""
+        output = self.trm("inspect", f"outputs/{folder}")
+        assert self.json(f"{folder}/manifest.json")["key"] in "".join(output.split())
+        return output
+
+    def solve(self, puzzle: object, *options: object) -> dict[str, Any]:
+        """Solve a puzzle with the trained model."""
+        return json.loads(self.trm("solve", puzzle, "--json", *options))
+
+    def error_of(self, *arguments: object) -> str:
+        """Run `trm`, which must fail with one line and write nothing; returns the line."""
+        before = sorted(self.folder.rglob("*"))
+        message = self.trm(*arguments, code=2)
+        assert message.startswith("trm: ") and message.count("\n") == 1, message
+        assert sorted(self.folder.rglob("*")) == before
+        return message
+
+
+def default_params() -> str:
+    """The default experiment."""
+    return (ROOT / "params.yaml").read_text()
