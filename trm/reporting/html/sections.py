@@ -145,9 +145,7 @@ def difficulty(meta: DatasetMeta, table: PredictionTable, split: Split) -> list[
 def _scored(bins: Sequence[Bin], names: Mapping[str, str], name: str, words: str) -> Plot:
     caption = f"By {words}"
     first, last = (percent(each.scores["exact"]["value"]) for each in (bins[0], bins[-1]))
-    description = (
-        f"From {first} exact at {bins[0].label} to {last} at {bins[-1].label}; error bars are 95 % intervals."
-    )
+    description = f"From {first} exact at {bins[0].label} to {last} at {bins[-1].label}; error bars are 95 % intervals."
     return plot(charts.scores(bins, names, words), name, caption, description, _bins_table(bins, names, words))
 
 
