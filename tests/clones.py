@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.cli.test_cli import TINY
+from tests.cli.helpers import TINY
 from tests.conftest import ROOT
 
 

@@ -7,7 +7,7 @@ import tomllib
 
 import pytest
 
-from tests.cli.test_cli import TINY
+from tests.cli.helpers import TINY
 from tests.conftest import ROOT
 from tests.containers import Image
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from wandb.proto import wandb_internal_pb2
 
-from tests.cli.test_cli import TINY
+from tests.cli.helpers import TINY
 from tests.conftest import ROOT
 from tests.studies.test_study import TINY as TINY_STUDY
 from trm.stages.params import load_tracking
