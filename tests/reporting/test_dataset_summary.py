@@ -84,12 +84,12 @@ HEADER = "source,question,answer,rating\n"
     [
         ("a.csv", "input,output\né,b\n".encode("latin-1"), "not text in UTF-8; save the file as UTF-8"),
         ("a.csv", f"{HEADER}é,1,2,3\n".encode("latin-1"), "not text in UTF-8; save the file as UTF-8"),
-        ("a.csv", f"input,output\n{'a' * 200_000},b\n".encode(), "not a readable CSV .*; fetch or write"),
+        ("a.csv", f"input,output\n{'a' * 200_000},b\n".encode(), "not a readable CSV .*; fetch or create"),
         ("a.json", '{"é": 1}'.encode("latin-1"), "not text in UTF-8; save the file as UTF-8"),
         ("a.jsonl", '{"é": 1}\n'.encode("latin-1"), "not text in UTF-8; save the file as UTF-8"),
-        ("a.json", b"[1, 2", "not readable JSON; fetch or write"),
-        ("a.json", b"3", "not readable JSON; fetch or write"),
-        ("a.json", b"[" * 200_000, "not readable JSON; fetch or write"),
+        ("a.json", b"[1, 2", "not readable JSON; fetch or create"),
+        ("a.json", b"3", "not readable JSON; fetch or create"),
+        ("a.json", b"[" * 200_000, "not readable JSON; fetch or create"),
     ],
 )
 def test_unreadable_files(tmp_path: Path, name: str, content: bytes, message: str) -> None:
