@@ -82,6 +82,10 @@ def test_export_and_import(run: Run, here: Path, finished: Path) -> None:
     (file,) = here.glob("exported/step_*")
     assert str(file.relative_to(here)) in out
     assert run("checkpoint", "import", file, "--model", "imported")[0] == 0
+    for folder, words in (("exported", "written by `trm checkpoint export`"), ("imported", "imported")):
+        code, out, err = run("inspect", folder)
+        assert (code, err) == (0, "")
+        assert words in out
     original, imported = (load_file(folder / "checkpoint.safetensors") for folder in (trained, here / "imported"))
     assert original.keys() == imported.keys()
     assert all((value == imported[name]).all() for name, value in original.items() if not name.startswith("raw."))

@@ -111,6 +111,25 @@ def test_damaged_checkpoint_file(run: Run, finished: Path, tmp_path: Path, damag
     check_error(run("solve", "." * 16, "--model", file), str(file))
 
 
+def test_sweep(run: Run, finished: Path, tmp_path: Path) -> None:
+    model, dataset = finished / "outputs/model", finished / "outputs/dataset"
+    settings = ("--max-steps", "1,2", "--num-votes", 1, "--num-samples", 1, "--latent-noise-std", "", "--device", "cpu")
+    code, out, _ = run("sweep", model, "--dataset", dataset, "--out", tmp_path / "sweep", *settings)
+    assert code == 0
+    assert "Pareto front" in out
+    assert f"{tmp_path / 'sweep'}: sweep.json, sweep.png, sweep.svg" in out
+    results = json.loads((tmp_path / "sweep/sweep.json").read_text())
+    assert {row["settings"]["max_steps"] for row in results["splits"]["test"]["rows"]} == {
+        1,
+        2,
+        8,
+    }  # halt_max_steps is 8
+    code, out, err = run("inspect", tmp_path / "sweep")
+    assert (code, err) == (0, "")
+    assert "a test-time-compute sweep" in out
+    assert "written by `trm sweep`" in out
+
+
 def test_sweep_errors(run: Run, here: Path, finished: Path) -> None:
     folders = ("sweep", finished / "outputs/model", "--dataset", finished / "outputs/dataset")
     check_error(run(*folders, "--max-steps", "0,4"), "trm sweep: test_time_compute.max_steps", "Got 0")
