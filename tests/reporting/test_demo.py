@@ -1,4 +1,4 @@
-"""`trm demo`: the model that ships, a new puzzle each time, from an empty folder and without a network."""
+"""`trm demo`: the included model, random puzzles, an empty folder, no network."""
 
 import io
 import os
@@ -13,16 +13,16 @@ from rich.console import Console
 from safetensors import safe_open
 
 from tests.conftest import ROOT
-from tests.networks import ScriptedNetwork
+from tests.networks import ScriptedNetwork, inference_config
 from trm.datasets.sudoku.dataset import sudoku_meta, valid
 from trm.datasets.sudoku.solver import count_solutions, solve_grid
-from trm.inference.engine import Dials, predict
+from trm.inference.engine import predict
 from trm.reporting.terminal import demo as module
-from trm.reporting.terminal.demo import MODEL, demo, fresh_puzzle
+from trm.reporting.terminal.demo import MODEL, demo, new_puzzle
 from trm.training.checkpoint import FILE, load_checkpoint, read_settings
 
 
-def test_the_model_that_ships_is_small_and_holds_averaged_weights_alone() -> None:
+def test_included_model_contains_only_ema_weights() -> None:
     file = MODEL / FILE
     assert file.stat().st_size < 1_000_000
     model, meta = load_checkpoint(MODEL)
@@ -36,82 +36,84 @@ def test_the_model_that_ships_is_small_and_holds_averaged_weights_alone() -> Non
     assert f"{facts['exact_accuracy']:.1%}" in readme
 
 
-def test_puzzles_are_new_and_repeatable() -> None:
-    puzzles = [fresh_puzzle(seed) for seed in range(20)]
+def test_puzzles_are_minimal_and_reproducible() -> None:
+    puzzles = [new_puzzle(seed) for seed in range(20)]
     assert len({question.tobytes() for question, _ in puzzles}) == 20
     meta = sudoku_meta(6)
-    for question, right in puzzles:
+    for question, solution in puzzles:
         assert count_solutions(question) == 1
-        assert valid(meta, [question], [right]).all()
+        assert valid(meta, [question], [solution]).all()
         for place in zip(*np.nonzero(question), strict=True):
-            less = question.copy()
-            less[place] = 0
-            assert count_solutions(less) == 2  # no clue can be left out
-    assert np.array_equal(fresh_puzzle(7)[0], fresh_puzzle(7)[0])
+            fewer = question.copy()
+            fewer[place] = 0
+            assert count_solutions(fewer) == 2  # every clue is necessary
+    assert np.array_equal(new_puzzle(7)[0], new_puzzle(7)[0])
 
 
-def test_it_solves_nine_of_ten_that_it_has_not_seen() -> None:
-    """It solves all of these in 16 steps; a processor that rounds in another way may turn one or two of them."""
+def test_accuracy_on_new_puzzles() -> None:
+    """The model solves all of these in 16 steps; other rounding may change one or two answers."""
     model, _ = load_checkpoint(MODEL)
-    puzzles = [fresh_puzzle(seed) for seed in range(5000, 5120)]
+    puzzles = [new_puzzle(seed) for seed in range(5000, 5120)]
     tokens = np.stack([question.ravel() for question, _ in puzzles]) + np.uint8(1)
-    found = predict(model, tokens, np.zeros(120, int), Dials(16), 120)
-    right = np.stack([answer.ravel() for _, answer in puzzles])
-    assert (found.tokens - 1 == right).all(axis=1).mean() >= 0.9
+    found = predict(model, tokens, np.zeros(120, int), inference_config(16), 120)
+    solutions = np.stack([solution.ravel() for _, solution in puzzles])
+    assert (found.tokens - 1 == solutions).all(axis=1).mean() >= 0.9
 
 
-def said(seed: int | None, votes: int = 1, **dials: object) -> str:
+def output(seed: int | None, num_votes: int = 1) -> str:
     console = Console(file=io.StringIO(), width=200)
-    demo(votes, Dials(**{"steps": 16, **dials}), False, seed, None, console)  # pyright: ignore[reportArgumentType]
+    demo(inference_config(num_votes=num_votes), seed, None, console)
     return console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_it_answers() -> None:
-    once = said(3)  # 99 % sure
-    assert "\nsolved; the model is" in once
-    assert once == said(3)
+def test_output() -> None:
+    once = output(3)  # halt probability 99 %
+    assert "\nsolved; halt probability 99" in once
+    assert once == output(3)
     assert once.endswith("the same puzzle again: trm demo --seed 3\n")
 
 
-def test_it_says_so_when_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network that fails on the puzzle as it is, and solves its other versions."""
-    asked, _ = fresh_puzzle(44)
+def test_failure_suggests_more_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that fails on the puzzle itself, and solves its other augmentations."""
+    failing, _ = new_puzzle(44)
     solves_others = True
 
     def script(question: np.ndarray, _step: int, _noise: float) -> tuple[np.ndarray, float]:
-        right = solve_grid((question - 1).reshape(6, 6))
-        assert right is not None
-        fails = np.array_equal(question, asked.ravel() + 1) or not solves_others
-        return (right[::-1] if fails else right).ravel() + np.uint8(1), 0.0
+        solution = solve_grid((question - 1).reshape(6, 6))
+        assert solution is not None
+        fails = np.array_equal(question, failing.ravel() + 1) or not solves_others
+        return (solution[::-1] if fails else solution).ravel() + np.uint8(1), 0.0
 
     network = ScriptedNetwork(read_settings(MODEL).model, sudoku_meta(6), script)
     monkeypatch.setattr(module, "load_checkpoint", lambda _: (network, network.meta))
-    failed = said(44)
-    assert "\nnot solved; the model is 50.0% sure\n" in failed
-    assert failed.endswith("more thought may help: trm demo --seed 44 --num-votes 4\n")
-    voted = said(44, votes=4)
-    assert "\nsolved; the model is 50.0% sure; 3 of 4 votes\n" in voted
+    failed = output(44)
+    assert "\nnot solved; halt probability 50.0%\n" in failed
+    assert failed.endswith("more test-time compute may help: trm demo --seed 44 --num-votes 4\n")
+    voted = output(44, num_votes=4)
+    assert "\nsolved; halt probability 50.0%; 3 of 4 votes\n" in voted
     assert voted.endswith("the same puzzle again: trm demo --seed 44\n")
     solves_others = False
-    assert said(44, votes=4).endswith("more thought may help: trm demo --seed 44 --num-votes 8 --verify\n")
+    assert output(44, num_votes=4).endswith(
+        "more test-time compute may help: trm demo --seed 44 --num-votes 8 --verify\n"
+    )
 
 
-def test_another_puzzle_at_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_puzzles(monkeypatch: pytest.MonkeyPatch) -> None:
     draws = iter([11, 12])
     monkeypatch.setattr(module.secrets, "randbelow", lambda _: next(draws))
-    assert said(None) == said(11)
-    assert said(None) == said(12)
+    assert output(None) == output(11)
+    assert output(None) == output(12)
 
 
 @pytest.mark.slow
 def test_in_an_empty_folder_without_a_network_or_a_compiler(tmp_path: Path) -> None:
-    """A process of its own, where numba compiles nothing: the same puzzle and the same answer as here."""
+    """A separate process, where numba compiles nothing, gives the same output."""
     code = (
         "import socket, sys\n"
         "def refuse(*_): raise OSError('no network')\n"
         "socket.socket.connect = refuse\n"
         "sys.argv = ['trm', 'demo', '--seed', '3', '--num-votes', '2']\n"
-        "from trm.cli import main\n"
+        "from trm.cli.main import main\n"
         "main()\n"
     )
     cache = tmp_path / "cache"
@@ -128,7 +130,7 @@ def test_in_an_empty_folder_without_a_network_or_a_compiler(tmp_path: Path) -> N
         text=True,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == said(3, votes=2)
+    assert done.stdout == output(3, num_votes=2)
     assert re.search(r"\nsolved; .*; 2 of 2 votes\n", done.stdout)
     assert not list(folder.iterdir())
     assert not cache.exists()

@@ -1,4 +1,4 @@
-"""The page about experiments of every kind, as the stages leave them."""
+"""The HTML report of experiments with every dataset, as run by the stages."""
 
 import json
 import re
@@ -17,12 +17,14 @@ from trm.reporting.html.page import FILE
 from trm.utils.errors import DataError
 
 pytestmark = pytest.mark.slow
-KINDS = ("sudoku", "maze", "arithmetic", "custom", "arc")
+SECTIONS = ["result", "training", "difficulty", "votes", "calibration"]
+SECTIONS += ["gallery", "mistakes", "test-time-compute", "settings"]
+DATASETS = ("sudoku", "maze", "arithmetic", "custom", "arc")
 LOADS = ("src", "srcset", "href", "xlink:href", "action", "data", "poster", "background", "formaction")
 
 
 class Parsed(HTMLParser):
-    """What a page holds: its text, its sections, its data, and what it would load."""
+    """The text, the sections, the data of a page, and the resources that it would load."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -51,7 +53,7 @@ class Parsed(HTMLParser):
 
 
 def unpacked(steps: list[list[Any]]) -> list[tuple[int, int, list[int]]]:
-    """What the page's script makes of the steps."""
+    """Decode the steps as the script of the page does."""
     grids: list[tuple[int, int, list[int]]] = []
     for step in steps:
         if len(step) == 3:
@@ -63,54 +65,52 @@ def unpacked(steps: list[list[Any]]) -> list[tuple[int, int, list[int]]]:
     return grids
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=DATASETS)
 def experiment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Experiment:
-    """One of each kind."""
+    """One experiment for each dataset."""
     return experiment_of(request.param, tmp_path_factory.mktemp("experiment") / request.param)
 
 
-def test_a_page_of_every_kind(experiment: Experiment) -> None:
+def test_page_of_every_dataset(experiment: Experiment) -> None:
     text = experiment.report("first")
-    page, kind = Parsed(text), experiment.params.data.name
-    assert page.sections == [
-        *("result", "training", "difficulty", "votes", "calibration", "gallery", "mistakes", "thinking", "settings"),
-    ]
+    page, dataset = Parsed(text), experiment.params.data.name
+    assert page.sections == SECTIONS
     assert page.loads == []
     assert not re.search(r"@import|url\((?!#)", text)
     assert [path.name for path in (experiment.folder / "first").iterdir()] == [FILE]
     assert f"{100 * experiment.metrics['exact_accuracy']:.1f}\u00a0%" in page.text
-    assert ("versions of a puzzle vote" in page.text) == (experiment.params.evaluate.num_votes > 1)
+    assert ("augmentations of each puzzle vote" in page.text) == (experiment.params.evaluate.num_votes > 1)
     for folder in ("dataset", "model", "evaluation"):
         assert json.loads((experiment.folder / folder / "manifest.json").read_text())["key"][:12] in page.text
     assert "<b>bold</b>" not in text  # the name of a task
-    assert ("Task <b>bold</b>" in page.text) == (kind == "arc")
+    assert ("Task <b>bold</b>" in page.text) == (dataset == "arc")
     assert experiment.report("second") == text
 
 
-def test_the_last_step_is_what_the_evaluation_answered(experiment: Experiment) -> None:
-    page = Parsed(experiment.report("steps", gallery=99))
-    lines = pq.read_table(experiment.folder / "evaluation/predictions.parquet").to_pylist()
-    single = [line for line in lines if line["version"] == 0]
+def test_last_step_equals_the_evaluation(experiment: Experiment) -> None:
+    page = Parsed(experiment.report("steps", num_examples=99))
+    rows = pq.read_table(experiment.folder / "evaluation/predictions.parquet").to_pylist()
+    single = [row for row in rows if row["augmentation"] == 0]
     shown = page.puzzles["gallery"]
     assert len(shown) == len(single)
-    answers = sorted((line["height"], line["width"], list(line["answer"])) for line in single)
+    answers = sorted((row["height"], row["width"], list(row["answer"])) for row in single)
     assert sorted(unpacked(each["steps"])[-1] for each in shown) == answers
     logits = sorted(each["logits"][-1] for each in shown)
-    assert logits == pytest.approx(sorted(line["halt_logit"] for line in single), abs=0.02)
+    assert logits == pytest.approx(sorted(row["halt_logit"] for row in single), abs=0.02)
     assert {len(each["steps"]) for each in shown} == {experiment.params.evaluate.max_steps}
-    wrong = [line for line in single if not line["right"]]
+    wrong = [row for row in single if not row["correct"]]
     mistakes = page.puzzles["mistakes"]
     assert len(mistakes) == min(len(wrong), MISTAKES)
-    surest = sorted((line["halt_logit"] for line in wrong), reverse=True)[:MISTAKES]
-    assert [each["logits"][0] for each in mistakes] == pytest.approx(surest, abs=0.006)
+    highest = sorted((row["halt_logit"] for row in wrong), reverse=True)[:MISTAKES]
+    assert [each["logits"][0] for each in mistakes] == pytest.approx(highest, abs=0.006)
     for each in shown:
-        right = unpacked([each["right"]])[0]
-        assert each["question"][:2] == list(right[:2]) or experiment.params.data.name == "arc"
+        solution = unpacked([each["solution"]])[0]
+        assert each["question"][:2] == list(solution[:2]) or experiment.params.data.name == "arc"
 
 
 def test_demonstrations_and_attempts_of_a_task(tmp_path: Path) -> None:
     arc = experiment_of("arc", tmp_path / "arc")
-    page = Parsed(arc.report(gallery=99))
+    page = Parsed(arc.report(num_examples=99))
     tasks = json.loads((tmp_path / "arc/evaluation_challenges.json").read_text())
     shown = []
     for each in page.puzzles["gallery"]:
@@ -127,48 +127,48 @@ def test_demonstrations_and_attempts_of_a_task(tmp_path: Path) -> None:
     assert {row[-1] for row in first["attempts"]} <= {1, 2}
 
 
-def test_without_known_answers_there_is_no_score(tmp_path: Path) -> None:
+def test_no_score_without_solutions(tmp_path: Path) -> None:
     arc = experiment_of("arc", tmp_path / "arc", solutions=None)
     page = Parsed(arc.report(published={"pass@2": 0.446}))
     assert page.sections == ["result", "training", "gallery", "settings"]
-    assert "Their right answers are not known, so there is no score." in page.text
+    assert "Their solutions are unknown, so there is no score." in page.text
     assert "44.6\u00a0%" in page.text
-    assert {each["right"] for each in page.puzzles["gallery"]} == {None}
+    assert {each["solution"] for each in page.puzzles["gallery"]} == {None}
 
 
-def test_little_is_asked_and_little_is_shown(tmp_path: Path) -> None:
-    """No validation split, a sample of the test puzzles, one vote, no gallery."""
+def test_minimal_experiment(tmp_path: Path) -> None:
+    """No validation split, a sample of the test puzzles, one vote, no examples and no sweep."""
     changes = {
         "augment__validation_groups": 0,
         "evaluate__max_puzzles": 5,
-        "evaluate__votes": 1,
-        "evaluate__pass_at": [1],
+        "evaluate__num_votes": 1,
+        "evaluate__pass_at_k": [1],
     }
-    page = Parsed(experiment_of("sudoku", tmp_path / "few", **changes).report(gallery=0, curve=None))
+    page = Parsed(experiment_of("sudoku", tmp_path / "few", **changes).report(num_examples=0, test_time_compute=None))
     assert page.sections == ["result", "training", "difficulty", "votes", "calibration", "mistakes", "settings"]
     assert page.puzzles["gallery"] == []
-    assert "5, of 5 groups drawn from 9" in page.text
-    assert "Each puzzle was asked once, so nothing was voted on." in page.text
+    assert "5, of 5 groups sampled from 9" in page.text
+    assert "Each puzzle has a single answer: there was no vote." in page.text
     assert "Accuracy in validation" not in page.text
 
 
-def test_a_page_without_mistakes(tmp_path: Path) -> None:
+def test_page_without_mistakes(tmp_path: Path) -> None:
     experiment = solving_experiment(tmp_path / "solved", failed=0)
     assert experiment.metrics["exact_accuracy"] == 1
-    page = Parsed(experiment.report(curve=None))
+    page = Parsed(experiment.report(test_time_compute=None))
     assert page.sections == ["result", "training", "difficulty", "votes", "calibration", "gallery", "settings"]
     assert page.puzzles["mistakes"] == []
 
 
 @pytest.mark.parametrize("arch", ["trm_singlez", "trm_hier6", "hrm", "transformers_baseline"])
-def test_every_member_of_the_family(tmp_path: Path, arch: str) -> None:
-    page = Parsed(experiment_of("sudoku", tmp_path / arch, model__family=arch).report())
+def test_every_variant(tmp_path: Path, arch: str) -> None:
+    page = Parsed(experiment_of("sudoku", tmp_path / arch, model__arch=arch).report())
     assert f"{arch}, 32 wide" in page.text
     assert len(page.puzzles["gallery"]) == 4
     assert ("continue loss" in page.text) == (arch == "hrm")
 
 
-def test_what_a_page_is_told_is_text(tmp_path: Path) -> None:
+def test_user_text_is_escaped(tmp_path: Path) -> None:
     published = {'<img src="x" onerror="alert(1)">': 0.5}
     page = Parsed(experiment_of("sudoku", tmp_path / "x").report(published=published))
     assert '<img src="x" onerror="alert(1)">' in page.text
@@ -176,20 +176,22 @@ def test_what_a_page_is_told_is_text(tmp_path: Path) -> None:
     assert page.loads == []
 
 
-def test_folders_that_do_not_belong_together(tmp_path: Path) -> None:
+def test_mismatched_folders(tmp_path: Path) -> None:
     one, other = (experiment_of("sudoku", tmp_path / name, train__seed=seed) for name, seed in (("a", 0), ("b", 1)))
     shutil.rmtree(one.folder / "model")
     shutil.copytree(other.folder / "model", one.folder / "model")
-    with pytest.raises(DataError, match="is of another model than .*; name the model that was evaluated"):
+    with pytest.raises(
+        DataError, match="is the evaluation of another model than .*; give the model that was evaluated"
+    ):
         one.report()
     assert list((one.folder / "report").iterdir()) == []
     shutil.rmtree(one.folder / "evaluation")
-    with pytest.raises(DataError, match="evaluation: holds no manifest.json; run `trm evaluate`"):
+    with pytest.raises(DataError, match="evaluation: .* no manifest.json; run `trm evaluate`"):
         one.report("again")
 
 
-def test_a_model_that_was_imported_has_no_training(tmp_path: Path) -> None:
-    """Its folder holds the checkpoint alone, and its manifest no settings: those inside the checkpoint are shown."""
+def test_imported_model(tmp_path: Path) -> None:
+    """Its folder has no logs, and its manifest no settings: the page shows those in the checkpoint."""
     sudoku = experiment_of("sudoku", tmp_path / "x")
     model = sudoku.folder / "model"
     for log in ("train.tsv", "validation.tsv"):
@@ -199,7 +201,7 @@ def test_a_model_that_was_imported_has_no_training(tmp_path: Path) -> None:
     (model / "manifest.json").write_text(json.dumps(bare))
     page = Parsed(sudoku.report())
     assert page.sections == [
-        *("result", "difficulty", "votes", "calibration", "gallery", "mistakes", "thinking", "settings"),
+        *("result", "difficulty", "votes", "calibration", "gallery", "mistakes", "test-time-compute", "settings"),
     ]
     assert "step_7" in page.text
     assert "halt_exploration_prob" in page.text

@@ -1,4 +1,4 @@
-"""The page in a real browser: what it asks for, its keys, its width, its contrast."""
+"""The HTML report in a real browser: requests, keyboard, width, contrast, printing."""
 
 import re
 from pathlib import Path
@@ -16,53 +16,53 @@ each_page = pytest.mark.parametrize("name", PAGES)
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> dict[str, Path]:  # noqa: F811
-    """A page of each kind of data; some of the Sudokus are solved step by step."""
-    del browser  # where there is none, nothing is made
+    """A page of each dataset; some of the Sudokus are solved step by step."""
+    del browser  # without a browser no experiment is run
     folder = tmp_path_factory.mktemp("pages")
     made = {name: experiment_of(name, folder / name) for name in PAGES if name != "sudoku"}
     made["sudoku"] = solving_experiment(folder / "sudoku")
     published = {"exact_accuracy": 0.874, "pass@2": 0.446}
     for experiment in made.values():
-        experiment.report(gallery=6, published=published)
+        experiment.report(num_examples=6, published=published)
     return {name: experiment.folder / "report/report.html" for name, experiment in made.items()}
 
 
 def symbols(page: Page, grid: str) -> str:
-    """What stands in a grid of the first puzzle."""
+    """The symbols in a grid of the first puzzle."""
     return "".join(page.locator(f"#gallery-0 [data-grid={grid}] text").all_text_contents())
 
 
-def test_the_slider_moves_by_keys_and_turns_grid_and_text(pages: dict[str, Path], browser: Browser) -> None:  # noqa: F811
+def test_slider_updates_grid_and_text(pages: dict[str, Path], browser: Browser) -> None:  # noqa: F811
     with opened(browser, pages["sudoku"]) as page:
-        slider, said = page.locator("#gallery-0 input"), page.locator("#gallery-0 .said")
+        slider, status = page.locator("#gallery-0 input"), page.locator("#gallery-0 .status")
         assert slider.input_value() == "8"
-        assert "Step 8 of 8: 16 of 16 cells right" in said.inner_text()
-        assert symbols(page, "answer") == symbols(page, "right")
+        assert "Step 8 of 8: 16 of 16 cells correct" in status.inner_text()
+        assert symbols(page, "answer") == symbols(page, "solution")
         slider.focus()
         assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
-        seen, changed = {}, {}
+        answers, changed = {}, {}
         for step in range(8, 0, -1):
-            assert f"Step {step} of 8" in said.inner_text()
+            assert f"Step {step} of 8" in status.inner_text()
             assert slider.get_attribute("aria-valuetext") == f"step {step} of 8"
-            count = int(re.findall(r"(\d+) of 16 cells right", said.inner_text())[0])
+            count = int(re.findall(r"(\d+) of 16 cells correct", status.inner_text())[0])
             wrong = page.locator("#gallery-0 [data-grid=answer] path.frame")
             marked = len(re.findall("M", wrong.get_attribute("d") or "")) if wrong.count() else 0
             assert marked == 16 - count
-            pairs = zip(symbols(page, "answer"), symbols(page, "right"), strict=True)
+            pairs = zip(symbols(page, "answer"), symbols(page, "solution"), strict=True)
             assert sum(one == other for one, other in pairs) == count
-            seen[step] = symbols(page, "answer")
-            changed[step] = re.findall(r"(\d+) changed", said.inner_text())
+            answers[step] = symbols(page, "answer")
+            changed[step] = re.findall(r"(\d+) changed", status.inner_text())
             page.keyboard.press("ArrowLeft")
-        # The network answers 1 everywhere, then finds the clues, then writes the 4 that all blanks hide.
-        right = symbols(page, "right")
-        assert [seen[step] for step in (1, 2)] == ["1" * 16, right.replace("4", "1")]
-        assert {seen[step] for step in range(3, 9)} == {right}
+        # The network answers 1 everywhere, then copies the clues, then fills in the 4 that all blanks hide.
+        solution = symbols(page, "solution")
+        assert [answers[step] for step in (1, 2)] == ["1" * 16, solution.replace("4", "1")]
+        assert {answers[step] for step in range(3, 9)} == {solution}
         assert changed == {1: [], 2: ["8"], 3: ["4"]} | {step: ["0"] for step in range(4, 9)}
-        assert "First right after step 3" in said.inner_text()
+        assert "First correct after step 3" in status.inner_text()
 
 
 @each_page
-def test_nothing_is_wider_than_a_phone(pages: dict[str, Path], browser: Browser, name: str) -> None:  # noqa: F811
+def test_page_fits_a_phone(pages: dict[str, Path], browser: Browser, name: str) -> None:  # noqa: F811
     for width in (320, 400, 1400):
         with opened(browser, pages[name], width) as page:
             assert overflow(page) == 0, width
@@ -72,24 +72,24 @@ def test_nothing_is_wider_than_a_phone(pages: dict[str, Path], browser: Browser,
 
 @each_page
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_axe_finds_nothing(pages: dict[str, Path], browser: Browser, name: str, theme: str) -> None:  # noqa: F811
+def test_accessibility(pages: dict[str, Path], browser: Browser, name: str, theme: str) -> None:  # noqa: F811
     for width in (400, 1400):
         with opened(browser, pages[name], width, "dark" if theme == "dark" else "light") as page:
             page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
             assert violations(page) == []
 
 
-def test_figures_take_the_colours_of_the_theme(pages: dict[str, Path], browser: Browser) -> None:  # noqa: F811
-    colours = []
+def test_charts_follow_the_theme(pages: dict[str, Path], browser: Browser) -> None:  # noqa: F811
+    colors = []
     for theme in ("light", "dark"):
         with opened(browser, pages["sudoku"], theme=theme) as page:
             text = page.locator(".drawing text").first
-            colours.append(text.evaluate("element => getComputedStyle(element).fill"))
-            assert colours[-1] == page.evaluate("getComputedStyle(document.body).color")
-    assert colours[0] != colours[1]
+            colors.append(text.evaluate("element => getComputedStyle(element).fill"))
+            assert colors[-1] == page.evaluate("getComputedStyle(document.body).color")
+    assert colors[0] != colors[1]
 
 
-def test_printing_opens_what_is_closed(pages: dict[str, Path], browser: Browser) -> None:  # noqa: F811
+def test_printing_opens_all_details(pages: dict[str, Path], browser: Browser) -> None:  # noqa: F811
     with opened(browser, pages["sudoku"]) as page:
         assert page.locator("details:not([open])").count() > 5
         page.pdf()

@@ -1,35 +1,42 @@
-"""Watching: what is asked, what is printed, and the animation, which is written whole or not at all."""
+"""`trm visualize`: the puzzle, the terminal output, and the animation, which is written atomically."""
 
 import io
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
 
-from tests.evaluation.test_arc import ASKED, VERSIONS, canvas, make
-from tests.evaluation.test_arc import RIGHT as RIGHT_GRIDS
+from tests.networks import ScriptedNetwork, inference_config
+from trm.config.base import parse
+from trm.config.data import AugmentParams
 from trm.config.model import ModelParams
+from trm.data.drawing import INVALID
 from trm.data.parquet import read_meta, read_split
+from trm.datasets.arc.dataset import Settings as ArcSettings
+from trm.datasets.arc.dataset import fetch as fetch_arc
+from trm.datasets.augment import augment
+from trm.datasets.drawings import get_drawing
 from trm.datasets.maze.dataset import maze_meta
 from trm.datasets.sudoku.dataset import sudoku_meta
-from trm.inference.engine import Dials
 from trm.inference.solve import Answer
-from trm.inference.trace import Frame, Try, trace
+from trm.inference.trace import Frame, Sample, trace
 from trm.models.act import TRM, build_model
-from trm.reporting.figures.pictures import NOTHING, RIGHT, WRONG, picture
+from trm.reporting.figures.pictures import CORRECT, WRONG, picture
 from trm.reporting.terminal import animation
 from trm.reporting.terminal import visualize as module
-from trm.reporting.terminal.animation import check_place, save_gif
-from trm.reporting.terminal.visualize import Puzzle, puzzle_of, typed_puzzle, verdict, watch
+from trm.reporting.terminal.animation import check_gif_path, save_gif
+from trm.reporting.terminal.visualize import Puzzle, dataset_puzzle, input_puzzle, outcome, visualize
 from trm.utils.errors import UserError
 
 META = sudoku_meta(4)
 SOLVED = np.array([[1, 2, 3, 4], [3, 4, 1, 2], [2, 1, 4, 3], [4, 3, 2, 1]], np.uint8)
 QUESTION = SOLVED * (SOLVED != 4)
-"""Has one solution."""
+"""It has one solution."""
 
 
 @pytest.fixture
@@ -37,157 +44,217 @@ def model(model_params: ModelParams) -> TRM:
     return build_model(model_params, META).eval()
 
 
-def test_a_typed_puzzle_knows_its_answer_if_it_has_one() -> None:
-    assert np.array_equal(typed_puzzle(META, QUESTION, 1, 0).right, SOLVED)  # type: ignore[arg-type]
-    assert typed_puzzle(META, np.zeros((4, 4), np.uint8), 1, 0).right is None  # many solutions
-    assert typed_puzzle(META, np.ones((4, 4), np.uint8), 1, 0).right is None  # none
+def test_unique_solution_of_an_input_puzzle() -> None:
+    assert np.array_equal(input_puzzle(META, QUESTION, 1, 0).solution, SOLVED)  # type: ignore[arg-type]
+    assert input_puzzle(META, np.zeros((4, 4), np.uint8), 1, 0).solution is None  # many solutions
+    assert input_puzzle(META, np.ones((4, 4), np.uint8), 1, 0).solution is None  # none
 
 
-def test_a_test_puzzle_and_its_answer(dataset: Path) -> None:
+def test_puzzle_of_a_dataset(dataset: Path) -> None:
     meta, split = read_meta(dataset), read_split(dataset / "test")
-    puzzle = puzzle_of("model", meta, dataset, 2, 3, 0)
+    puzzle = dataset_puzzle("model", meta, dataset, 2, 3, 0)
     row = split.puzzle_starts[split.group_starts[2]]
-    assert puzzle.right is not None
-    assert np.array_equal(puzzle.asked.grid.ravel() + 1, split.inputs[row])
-    assert np.array_equal(puzzle.right.ravel() + 1, split.labels[row])
-    typed = typed_puzzle(meta, puzzle.asked.grid, 3, 0)
-    assert np.array_equal(puzzle.asked.versions.tokens, typed.asked.versions.tokens)
-    with pytest.raises(UserError, match="has 6 test puzzles, from 0. Got 6"):
-        puzzle_of("model", meta, dataset, 6, 1, 0)
-    with pytest.raises(UserError, match="model: trained on sudoku 6 x 6 .* holds sudoku 4 x 4 .*; name the data set"):
-        puzzle_of("model", sudoku_meta(6), dataset, 0, 1, 0)
+    assert puzzle.solution is not None
+    assert np.array_equal(puzzle.puzzle.grid.ravel() + 1, split.inputs[row])
+    assert np.array_equal(puzzle.solution.ravel() + 1, split.labels[row])
+    same = input_puzzle(meta, puzzle.puzzle.grid, 3, 0)
+    assert np.array_equal(puzzle.puzzle.augmentations.tokens, same.puzzle.augmentations.tokens)
+    with pytest.raises(UserError, match="--index must be below 6, the number of test puzzles. Got 6"):
+        dataset_puzzle("model", meta, dataset, 6, 1, 0)
+    with pytest.raises(UserError, match="model: trained on sudoku 6 x 6 .* contains sudoku 4 x 4 .*; give the dataset"):
+        dataset_puzzle("model", sudoku_meta(6), dataset, 0, 1, 0)
 
 
-def test_an_arc_task_is_asked_in_the_versions_of_its_data_set(tmp_path: Path, model_params: ModelParams) -> None:
-    dataset = make(tmp_path / "data")
+ARC_PAIR = ([[1, 2], [0, 3]], [[1, 2, 3]])
+"""The test pair of the ARC task `task`."""
+
+
+def arc_dataset(folder: Path) -> Path:
+    """An ARC dataset with five augmentations of the evaluation task `task`."""
+    tasks = {"training": ("other", ([[3, 4]], [[4, 3]])), "evaluation": ("task", ARC_PAIR)}
+    source: dict[str, Any] = {"type": "path", "concept": None}
+    for subset, (name, (question, solution)) in tasks.items():
+        demonstration = {"input": [[1]], "output": [[2, 3]]}
+        contents = {
+            "challenges": {name: {"train": [demonstration], "test": [{"input": question}]}},
+            "solutions": {name: [solution]},
+        }
+        source[subset] = {f"{part}_sha256": None for part in contents}
+        for part, content in contents.items():
+            source[subset][part] = str(folder / f"{subset}_{part}.json")
+            (folder / f"{subset}_{part}.json").write_text(json.dumps(content))
+    raw, out = folder / "raw", folder / "dataset"
+    raw.mkdir()
+    out.mkdir()
+    values = {"name": "arc", "edition": "arc-agi-1", "source": source, "seed": 0}
+    settings = parse(ArcSettings, values, "test")
+    fetch_arc(settings, raw)
+    augment(settings, AugmentParams(num_aug=5, validation_groups=0, seed=0), raw, out, "key")
+    return out
+
+
+def arc_canvas(grid: list[list[int]], name: str) -> np.ndarray:
+    """The augmentation `name` of a grid, at the upper left of a canvas; independent of the code under test."""
+    cells = np.array(grid, np.uint8)
+    _, symmetry, colors = name.split("|||") if "|||" in name else (name, "t0", "0123456789")
+    cells = np.array([int(color) for color in colors], np.uint8)[cells]
+    number = int(symmetry[1])
+    cells = np.rot90(cells, number) if number < 4 else cells
+    reflections = {4: np.fliplr, 5: np.flipud, 6: np.transpose, 7: lambda grid: np.fliplr(np.rot90(grid))}
+    cells = reflections.get(number, np.copy)(cells)
+    tokens = np.zeros((30, 30), np.uint8)
+    tokens[: cells.shape[0], : cells.shape[1]] = cells + 2
+    return tokens.ravel()
+
+
+def test_arc_task_has_the_augmentations_of_the_dataset(tmp_path: Path, model_params: ModelParams) -> None:
+    dataset = arc_dataset(tmp_path)
     meta = read_meta(dataset)
-    numbers = range(len(read_split(dataset / "test").group_starts) - 1)
-    puzzles = [puzzle_of("model", meta, dataset, number, 4, 0) for number in numbers]
-    (two,) = [puzzle for puzzle in puzzles if puzzle.asked.versions.names[0] == "two"]
-    assert two.asked.grid.tolist() == ASKED[0]
-    assert two.right is not None
-    assert two.right.tolist() == RIGHT_GRIDS[0]
-    assert len(two.asked.identifiers) == 4
-    for tokens, name in zip(two.asked.versions.tokens, two.asked.versions.names, strict=True):
-        assert np.array_equal(np.where(tokens > 1, tokens, 0), canvas(ASKED[0], name))
-    assert len(puzzle_of("model", meta, dataset, 0, 99, 0).asked.identifiers) == VERSIONS
+    puzzle = dataset_puzzle("model", meta, dataset, 0, 4, 0)
+    question, solution = ARC_PAIR
+    assert puzzle.solution is not None
+    assert (puzzle.puzzle.grid.tolist(), puzzle.solution.tolist()) == (question, solution)
+    augmentations = puzzle.puzzle.augmentations
+    assert augmentations.names[0] == "task"
+    assert len(puzzle.puzzle.identifiers) == len(set(augmentations.names)) == 4
+    for tokens, name in zip(augmentations.tokens, augmentations.names, strict=True):
+        assert np.array_equal(np.where(tokens > 1, tokens, 0), arc_canvas(question, name))
+    assert dataset_puzzle("model", meta, dataset, 0, 99, 0).puzzle.num_votes == 6
     net = build_model(model_params.model_copy(update={"puzzle_emb_ndim": 16, "puzzle_emb_len": 1}), meta).eval()
     frames: list[Frame] = []
-    answer = trace(net, meta, two.asked, Dials(1), False, frames.append)
+    answer = trace(net, meta, puzzle.puzzle, inference_config(1, num_votes=4), frames.append)
     assert np.array_equal(frames[-1].answer, answer.grid)
-    assert len(frames[-1].tries) == 4
+    assert len(frames[-1].samples) == 4
 
 
-def test_no_terminal_shows_the_steps_alone(model: TRM, tmp_path: Path) -> None:
+def test_every_step_without_a_terminal(model: TRM, tmp_path: Path) -> None:
     file, out = tmp_path / "a.gif", io.StringIO()
-    puzzle = typed_puzzle(META, QUESTION, 1, 0)
-    watch(model, META, puzzle, Dials(3), False, file, Console(file=out, width=80))
-    said = out.getvalue()
-    assert [line[:7] for line in said.splitlines() if "halt logit" in line] == ["step 1,", "step 2,", "step 3,"]
-    assert "16 of 16 cells changed" in said.splitlines()[1]  # nothing was shown before
-    assert "not solved; the model is 0.7% sure" in said
-    assert f"{file}: 3 steps" in said.replace("\n", "")
+    puzzle = input_puzzle(META, QUESTION, 1, 0)
+    visualize(model, META, puzzle, inference_config(3), file, Console(file=out, width=80))
+    text = out.getvalue()
+    assert [line[:7] for line in text.splitlines() if "halt logit" in line] == ["step 1,", "step 2,", "step 3,"]
+    assert "16 of 16 cells changed" in text.splitlines()[1]  # there is no previous frame
+    assert "not solved; halt probability 0.7%" in text
+    assert f"{file}: 3 steps" in text.replace("\n", "")
     frames: list[Frame] = []
-    trace(model, META, puzzle.asked, Dials(3), False, frames.append)
-    save_gif(META, [frame for frame in frames if frame.ends_step], QUESTION, puzzle.right, tmp_path / "b.gif")
+    trace(model, META, puzzle.puzzle, inference_config(3), frames.append)
+    steps = [frame for frame in frames if frame.ends_step]
+    save_gif(get_drawing(META), steps, QUESTION, puzzle.solution, tmp_path / "b.gif")
     assert (tmp_path / "b.gif").read_bytes() == file.read_bytes()
     with Image.open(file) as image:
         assert getattr(image, "n_frames", 1) <= 3
         assert image.width > 3 * 4 * 32
 
 
-def test_a_terminal_shows_every_pass(model: TRM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WATCH_SECONDS", 0.0)
+def test_every_pass_on_a_terminal(model: TRM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TOTAL_SECONDS", 0.0)
     monkeypatch.setenv("TERM", "xterm-256color")
     console = Console(file=io.StringIO(), force_terminal=True, width=80, height=24)
-    watch(model, META, typed_puzzle(META, QUESTION, 1, 0), Dials(2), False, None, console)
-    said = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
-    before, _, after = said.partition("\x1b[?1049l")  # the screen of its own is left
+    visualize(model, META, input_puzzle(META, QUESTION, 1, 0), inference_config(2), None, console)
+    text = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    before, _, after = text.partition("\x1b[?1049l")  # the alternate screen is left
     assert before.count("halt logit") == 2 * model.passes
-    assert after.count("halt logit") == 1  # and its last picture stays
+    assert after.count("halt logit") == 1  # and the last frame is printed
     monkeypatch.setenv("TERM", "dumb")
     dumb = Console(file=io.StringIO(), force_terminal=True, width=80, height=24)
-    watch(model, META, typed_puzzle(META, QUESTION, 1, 0), Dials(2), False, None, dumb)
+    visualize(model, META, input_puzzle(META, QUESTION, 1, 0), inference_config(2), None, dumb)
     plain = dumb.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
     assert plain.count("halt logit") == 2
     assert "\x1b" not in plain
 
 
-def test_the_verdict() -> None:
-    puzzle = Puzzle(typed_puzzle(META, QUESTION, 1, 0).asked, SOLVED)
-    open_one = Puzzle(puzzle.asked, None)
-    assert verdict(Answer(SOLVED, 0.75, 3, True), puzzle, 4) == "solved; the model is 75.0% sure; 3 of 4 votes"
-    assert verdict(Answer(SOLVED[::-1], 0.5, 1, False), puzzle, 1) == "not solved; the model is 50.0% sure"
-    other = verdict(Answer(SOLVED[::-1], 0.5, 1, True), puzzle, 1)
-    assert other.startswith("another answer than the known one, which obeys the rules too;")
-    assert verdict(Answer(SOLVED, 0.5, 1, True), open_one, 1).startswith("obeys the rules;")
-    assert verdict(Answer(SOLVED, 0.5, 1, False), open_one, 1).startswith("not solved: breaks the rules or a clue;")
-    assert verdict(Answer(SOLVED, 0.5, 1, None), open_one, 1).startswith("no rules to check;")
+def test_outcome() -> None:
+    one, four = (input_puzzle(META, QUESTION, num_votes, 0).puzzle for num_votes in (1, 4))
+    known, unknown = Puzzle(one, SOLVED), Puzzle(one, None)
+    assert outcome(Answer(SOLVED, 0.75, 3, True), Puzzle(four, SOLVED)) == (
+        "solved; halt probability 75.0%; 3 of 4 votes"
+    )
+    assert outcome(Answer(SOLVED[::-1], 0.5, 1, False), known) == "not solved; halt probability 50.0%"
+    assert outcome(Answer(SOLVED[::-1], 0.5, 1, True), known).startswith("valid, but not the known solution;")
+    assert outcome(Answer(SOLVED, 0.5, 1, True), unknown).startswith("valid;")
+    assert outcome(Answer(SOLVED, 0.5, 1, False), unknown).startswith("not solved: invalid;")
+    assert outcome(Answer(SOLVED, 0.5, 1, None), unknown).startswith("no rules to check;")
+
+
+def test_visualize_returns_whether_the_puzzle_is_solved(model: TRM) -> None:
+    def solves(network: TRM, grid: np.ndarray) -> bool:
+        puzzle = input_puzzle(META, grid, 1, 0)
+        return visualize(network, META, puzzle, inference_config(1), None, Console(file=io.StringIO()))
+
+    def script(question: np.ndarray, _step: int, _noise: float) -> tuple[np.ndarray, float]:
+        del question
+        return SOLVED.ravel() + np.uint8(1), 0.0
+
+    network = ScriptedNetwork(model.config, META, script)
+    assert solves(network, QUESTION)
+    assert solves(network, np.zeros((4, 4), np.uint8))  # many solutions: the answer obeys the rules
+    assert not solves(network, SOLVED[::-1] * (SOLVED[::-1] != 4))
 
 
 def test_pictures() -> None:
-    wrong = SOLVED.copy()
+    drawing, wrong = get_drawing(META), SOLVED.copy()
     wrong[0, 1] = 3
-    image = picture(META, wrong, SOLVED * np.array([[1, 0, 1, 0]] * 4, np.uint8), SOLVED)
-    side = (image.width - 1) // 4
-    assert image.size == (4 * side + 1, 4 * side + 1)
-    near = [image.getpixel((column * side + 4, 4)) for column in (1, 3)]
-    assert near == [Image.new("RGB", (1, 1), colour).getpixel((0, 0)) for colour in (WRONG, RIGHT)]
-    maze = picture(maze_meta(4), np.array([[0, 1], [2, 3]], np.uint8))
+    image = picture(drawing, wrong, SOLVED * np.array([[1, 0, 1, 0]] * 4, np.uint8), SOLVED)
+    size = (image.width - 1) // 4
+    assert image.size == (4 * size + 1, 4 * size + 1)
+    pixels = [image.getpixel((column * size + 4, 4)) for column in (1, 3)]
+    assert pixels == [Image.new("RGB", (1, 1), color).getpixel((0, 0)) for color in (WRONG, CORRECT)]
+    maze = picture(get_drawing(maze_meta(4)), np.array([[0, 1], [2, 3]], np.uint8))
     assert len(set(maze.get_flattened_data())) >= 4
-    assert picture(META, np.full((4, 4), 255, np.uint8)).size == image.size  # a model may answer with padding
-    assert picture(META, SOLVED, side=10).size == (41, 41)
+    assert picture(drawing, np.full((4, 4), 255, np.uint8)).size == image.size  # the model may predict padding
+    assert picture(drawing, SOLVED, cell_size=10).size == (41, 41)
 
 
-def test_an_animation_of_grids_of_several_sizes(tmp_path: Path) -> None:
-    meta = META.model_copy(update={"name": "arc"})
-    one = Try("1", "A", 0.0, "done", True, True)
+def test_animation_of_grids_of_several_sizes(tmp_path: Path) -> None:
+    drawing = get_drawing(META.model_copy(update={"name": "arc"}))
+    one = Sample("1", "A", 0.0, "done", True, True)
 
-    def frame(answer: np.ndarray, tries: tuple[Try, ...]) -> Frame:
-        return Frame(1, 1, 1, True, answer, 0.0, np.ones(answer.shape, np.float32), tries)
+    def frame(answer: np.ndarray, samples: tuple[Sample, ...]) -> Frame:
+        return Frame(1, 1, 1, True, answer, 0.0, np.ones(answer.shape, np.float32), samples)
 
     answers = [np.ones((2, 3), np.uint8), np.zeros((0, 0), np.uint8), np.ones((3, 3), np.uint8)]
     frames = [frame(answers[0], (one,)), frame(answers[1], (one, one)), frame(answers[2], (one,))]
-    save_gif(meta, frames, np.ones((5, 5), np.uint8), np.full((2, 2), 1, np.uint8), tmp_path / "a.gif")
+    save_gif(drawing, frames, np.ones((5, 5), np.uint8), np.full((2, 2), 1, np.uint8), tmp_path / "a.gif")
     with Image.open(tmp_path / "a.gif") as image:
         assert getattr(image, "n_frames", 1) == 3
         shown = np.asarray(image.convert("RGB"))
-    frame_colour = np.asarray(Image.new("RGB", (1, 1), NOTHING))
-    assert (shown == frame_colour).all(axis=2).any()  # the third column is wrong
+    frame_color = np.asarray(Image.new("RGB", (1, 1), INVALID))
+    assert (shown == frame_color).all(axis=2).any()  # the third column is wrong
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("a.png", "writes a GIF; name a file that ends in .gif"),
-        ("none/a.gif", "the folder .*none does not exist; make it, or name another"),
-        ("folder.gif", "is a folder; name a file"),
+        ("a.png", "writes a GIF; give a file that ends in .gif"),
+        ("none/a.gif", "the folder .*none does not exist; create it, or give another"),
+        ("folder.gif", "is a folder; give a file"),
     ],
 )
-def test_places_for_no_animation(tmp_path: Path, name: str, words: str) -> None:
+def test_invalid_gif_paths(tmp_path: Path, name: str, words: str) -> None:
     (tmp_path / "folder.gif").mkdir()
     with pytest.raises(UserError, match=words):
-        check_place(tmp_path / name)
+        check_gif_path(tmp_path / name)
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
-def test_a_closed_folder(tmp_path: Path) -> None:
-    (tmp_path / "closed").mkdir(mode=0o500)
-    with pytest.raises(UserError, match="the folder .*closed cannot be written to"):
-        check_place(tmp_path / "closed/a.gif")
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root can write to every folder")
+def test_read_only_folder(tmp_path: Path) -> None:
+    (tmp_path / "readonly").mkdir(mode=0o500)
+    with pytest.raises(UserError, match="the folder .*readonly is not writable"):
+        check_gif_path(tmp_path / "readonly/a.gif")
 
 
-def test_an_animation_is_whole_or_not_there(model: TRM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_animation_is_written_atomically(model: TRM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "a.gif"
     file.write_text("older")
 
     def full(path: Path, content: bytes) -> int:
-        with path.open("wb") as half:
-            half.write(content[:100])
+        with path.open("wb") as file:
+            file.write(content[:100])
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(animation.Path, "write_bytes", full)
+    puzzle = input_puzzle(META, QUESTION, 1, 0)
     with pytest.raises(UserError, match="no space left on the disk"):
-        watch(model, META, typed_puzzle(META, QUESTION, 1, 0), Dials(1), False, file, Console(file=io.StringIO()))
+        visualize(model, META, puzzle, inference_config(1), file, Console(file=io.StringIO()))
     assert [path.name for path in tmp_path.iterdir()] == ["a.gif"]
     assert file.read_text() == "older"

@@ -44,8 +44,9 @@ def test_dvc_yaml_is_the_record(stage: Stage) -> None:
 @each_stage
 def test_command_line_is_the_record(stage: Stage) -> None:
     command = typer.main.get_command(app).commands[stage.name]  # pyright: ignore[reportAttributeAccessIssue]
-    options = {option.name: option.default for option in command.params}
-    assert options == {"params": "params.yaml"} | {name: f"outputs/{name}" for name in (*stage.inputs, stage.output)}
+    options = {option.opts[0]: option.default for option in command.params}
+    folders = {f"--{name}": f"outputs/{name}" for name in (*stage.inputs, stage.output)}
+    assert options == {"--params": "params.yaml", "--set": None} | folders
 
 
 @each_stage

@@ -1,4 +1,4 @@
-"""Studies: what they are made of, what they skip, what their report says."""
+"""Studies: their runs, skipping of finished runs, and the report."""
 
 import json
 import re
@@ -37,17 +37,17 @@ TINY = Study.model_validate(
 
 
 @pytest.mark.parametrize("name", studies())
-def test_what_ships_can_be_run(name: str, tmp_path: Path) -> None:
+def test_included_studies_are_valid(name: str, tmp_path: Path) -> None:
     study, title = load_study(name)
     runs = runs_of(study, tmp_path)
-    assert len({run.name for run in runs}) == sum(member.seeds for member in study.runs.values())
+    assert len({run.name for run in runs}) == sum(variation.seeds for variation in study.runs.values())
     assert [run.params.train.seed for run in runs] == [run.seed for run in runs]
     assert len({run.params.data.model_dump_json() for run in runs}) == 1
     assert len({run.params.train.epochs for run in runs}) == 1
     assert title
 
 
-def test_runs_differ_in_what_is_ablated_alone(tmp_path: Path) -> None:
+def test_runs_differ_only_in_their_changes(tmp_path: Path) -> None:
     runs = {run.name: run.params for run in runs_of(load_study("ablations-small")[0], tmp_path)}
     base = runs["baseline-0"].model.model_dump()
     less = runs["less-recursion-2"].model.model_dump()
@@ -55,47 +55,47 @@ def test_runs_differ_in_what_is_ablated_alone(tmp_path: Path) -> None:
     assert (base["H_cycles"], base["L_cycles"]) == (3, 6)
     assert runs["no-ema-1"].train.ema_rate == 0
     assert runs["no-ema-1"].model == runs["baseline-1"].model
-    assert list(runs)[:2] == ["baseline-0", "no-ema-0"]  # every recipe once, before any twice
+    assert list(runs)[:2] == ["baseline-0", "no-ema-0"]  # the first seed of every variation before any second
     assert list(runs)[-1] == "bigger-net-2"
 
 
-def test_mistakes(tmp_path: Path) -> None:
+def test_invalid_studies(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="study ablation-small does not exist; did you mean ablations-small?"):
         load_study("ablation-small")
-    with pytest.raises(ParamsError, match="no such file; name a file that is there, or a study that ships"):
+    with pytest.raises(ParamsError, match="no such file; give an existing file, or a study that ships"):
         load_study(str(tmp_path / "none.yaml"))
-    (tmp_path / "own.yaml").write_text("base: sudoku-4x4\nruns: {baseline: {seed: 1}}\n")
-    with pytest.raises(ParamsError, match=r"own.yaml: runs.baseline.seed is not a setting; did you mean seeds?"):
-        load_study(str(tmp_path / "own.yaml"))
+    (tmp_path / "custom.yaml").write_text("base: sudoku-4x4\nruns: {baseline: {seed: 1}}\n")
+    with pytest.raises(ParamsError, match=r"custom.yaml: runs.baseline.seed is not a setting; did you mean seeds?"):
+        load_study(str(tmp_path / "custom.yaml"))
     other = {"baseline": {}, "hrms": {}}
     with pytest.raises(UserError, match="ablation hrms does not exist; did you mean hrm?"):
         runs_of(Study.model_validate({"base": "sudoku-4x4", "runs": other}), tmp_path)
     broken = {"base": "sudoku-4x4", "changes": {"train.lr": "fast"}, "runs": {"baseline": {}}}
     with pytest.raises(ParamsError, match=r"train.lr must be a valid number. Got 'fast'"):
         runs_of(Study.model_validate(broken), tmp_path / "study")
-    assert not (tmp_path / "study").exists(), "nothing left behind"
+    assert not (tmp_path / "study").exists()
 
 
-def test_a_study_runs_what_leads_to_its_scores_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stages_to(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = ["fetch", "augment", "train", "evaluate"]
     assert [stage.name for stage in stages_to("evaluation")] == wanted
     assert [stage.name for stage in stages_to("model")] == wanted[:3]
-    later = Stage("later", ("report",), ("dataset", "evaluation"), "later", "trm.later:later", "Not needed.")
+    later = Stage("later", ("report",), ("dataset", "evaluation"), "later", "trm.later:later", "Not required.")
     monkeypatch.setattr(module, "STAGES", (*STAGES, later))
     assert [stage.name for stage in stages_to("evaluation")] == wanted
     assert [stage.name for stage in stages_to("later")] == [*wanted, "later"]
 
 
-def test_how_runs_are_tracked(tmp_path: Path) -> None:
+def test_tracking_settings_of_runs(tmp_path: Path) -> None:
     runs = runs_of(TINY, tmp_path / "small", TrackingParams(mode="offline", tags=("custom",)))
-    told = [(run.tracking.group, run.tracking.tags) for run in runs if run.tracking]
-    assert told == [("small", ("custom", recipe)) for recipe in ("baseline", "less-recursion", "baseline")]
+    tracked = [(run.tracking.group, run.tracking.tags) for run in runs if run.tracking]
+    assert tracked == [("small", ("custom", recipe)) for recipe in ("baseline", "less-recursion", "baseline")]
     named = runs_of(TINY, tmp_path / "small", TrackingParams(mode="offline", group="mine"))
     assert {run.tracking.group for run in named if run.tracking} == {"mine"}
     assert [run.tracking for run in runs_of(TINY, tmp_path / "small")] == [None] * 3
 
 
-def test_an_interval_over_seeds_by_hand() -> None:
+def test_interval_over_seeds() -> None:
     """0.5, 0.6, 0.7: mean 0.6, deviation 0.1, t(2) = 4.3027: 0.6 ± 4.3027 * 0.1 / sqrt(3)."""
     assert over_seeds([0.5, 0.6, 0.7]) == pytest.approx([0.6 - 0.24842, 0.6 + 0.24842], abs=1e-4)
 
@@ -108,7 +108,7 @@ def result(recipe: str, seed: int, exact: float, losses: list[float]) -> Result:
     return Result(recipe, seed, metrics, {"parameters": 1234, "steps": 200, "device": "cpu"}, timing, 42, log, {})
 
 
-def test_the_table(tmp_path: Path) -> None:
+def test_table_and_report(tmp_path: Path) -> None:
     results = [result("a", 0, 0.5, [3, 1, 2]), result("a", 1, 0.7, [5, 3, 4]), result("b", 0, 0.25, [2, 2])]
     first, second = markdown(table(results))[2:]
     half = 12.706 * 0.1  # t(1) * deviation / sqrt(2)
@@ -128,30 +128,30 @@ def test_the_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_finished_is_skipped_and_what_failed_is_told(
+def test_finished_runs_are_skipped_and_failed_ones_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TRM_STATE_DIR", str(tmp_path / "states"))
     folder, finish = tmp_path / "study", Run.finish
 
-    def broken(run: Run) -> None:
+    def failing(run: Run) -> None:
         if run.recipe == "less-recursion":
             raise InternalError("the loss is nan")
         finish(run)
 
-    monkeypatch.setattr(Run, "finish", broken)
+    monkeypatch.setattr(Run, "finish", failing)
     with pytest.raises(InternalError, match=r"1 of 3 runs failed \(less-recursion-0\)"):
         run_study(TINY, folder, "tiny")
     assert json.loads((folder / "report.json").read_text())["failed"] == {"less-recursion-0": "the loss is nan"}
-    assert len(list((folder / "data").iterdir())) == 2  # raw puzzles and a data set, for all runs
+    assert len(list((folder / "data").iterdir())) == 2  # raw puzzles and a dataset, shared by all runs
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("manifest.json")}
     assert len(before) == 2 + 2 * 2
     monkeypatch.setattr(Run, "finish", finish)
     capsys.readouterr()
     run_study(TINY, folder, "tiny")
-    said = capsys.readouterr().err
-    assert re.findall(r"(?m)^(\S+)-0 \(\d of 3\)$", said) == ["baseline", "less-recursion"]
-    assert said.count("train:") == 1
+    messages = capsys.readouterr().err
+    assert re.findall(r"(?m)^(\S+)-0 \(\d of 3\)$", messages) == ["baseline", "less-recursion"]
+    assert messages.count("train:") == 1
     assert {path: path.stat().st_mtime_ns for path in before} == before
     report = json.loads((folder / "report.json").read_text())
     assert report["failed"] == {}

@@ -1,4 +1,4 @@
-"""What Weights & Biases is told, read back from its files; and that a training ends well whatever becomes of it."""
+"""Logging to Weights & Biases, read back from its files; failures of W&B do not affect a training."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from wandb.proto import wandb_internal_pb2
 
-from tests.cli.test_cli import TINY
+from tests.cli.helpers import TINY
 from tests.conftest import ROOT
 from tests.studies.test_study import TINY as TINY_STUDY
 from trm.stages.params import load_tracking
@@ -26,25 +26,25 @@ BLOCK, HEADER = 32768, 7
 
 
 def records(file: Path) -> Iterator[Any]:
-    """The records of a .wandb file: LevelDB's log format behind a header of seven bytes."""
-    data, place, whole = file.read_bytes(), HEADER, b""
+    """The records of a .wandb file: the log format of LevelDB after a header of seven bytes."""
+    data, place, content = file.read_bytes(), HEADER, b""
     while place + 7 <= len(data):
         left = BLOCK - place % BLOCK
         if left < 7:
             place += left
             continue
-        size, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
-        whole += data[place + 7 : place + 7 + size]
+        size, record_type = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
+        content += data[place + 7 : place + 7 + size]
         place += 7 + size
-        if kind in (1, 4):  # the whole of a record, or its last part
-            record = wandb_internal_pb2.Record()  # pyright: ignore[reportAttributeAccessIssue] - made at import
-            record.ParseFromString(whole)
+        if record_type in (1, 4):  # a complete record, or its last part
+            record = wandb_internal_pb2.Record()  # pyright: ignore[reportAttributeAccessIssue] - created at import
+            record.ParseFromString(content)
             yield record
-            whole = b""
+            content = b""
 
 
-class Told:
-    """What one offline run was told."""
+class OfflineRun:
+    """The contents of an offline run."""
 
     def __init__(self, folder: Path) -> None:
         (file,) = folder.glob("*.wandb")
@@ -69,7 +69,7 @@ def _items(items: Any) -> dict[str, Any]:  # noqa: ANN401 - protobuf has no type
 
 
 class Experiment:
-    """A tiny experiment whose stages are run as a user runs them."""
+    """A tiny experiment whose stages run as separate commands."""
 
     def __init__(self, folder: Path, **changes: str) -> None:
         self.folder = folder
@@ -90,14 +90,14 @@ class Experiment:
         return subprocess.Popen(command, cwd=self.folder, env=environment, stderr=subprocess.PIPE, text=True)
 
     def run(self, stage: str, code: int = 0, **environment: str) -> str:
-        """What it says."""
+        """Run a stage; returns its stderr."""
         with self.start(stage, **environment) as process:
             _, err = process.communicate(timeout=300)
         assert process.returncode == code, err
         return err
 
-    def told(self) -> list[Told]:
-        return [Told(folder) for folder in sorted((self.folder / "wandb").glob("offline-run-*"))]
+    def runs(self) -> list[OfflineRun]:
+        return [OfflineRun(folder) for folder in sorted((self.folder / "wandb").glob("offline-run-*"))]
 
     def log(self, name: str) -> list[tuple[int, float]]:
         with (self.folder / "outputs/model/train.tsv").open() as file:
@@ -110,10 +110,10 @@ def experiment(tmp_path: Path) -> Experiment:
 
 
 @pytest.mark.slow
-def test_an_offline_run_holds_all_of_it(experiment: Experiment) -> None:
+def test_offline_run(experiment: Experiment) -> None:
     for stage in ("train", "evaluate"):
         experiment.run(stage, TRM_TRACKING=json.dumps(OFFLINE))
-    trained, evaluated = experiment.told()
+    trained, evaluated = experiment.runs()
     manifest = json.loads((experiment.folder / "outputs/model/manifest.json").read_text())
     assert trained.run.run_id == evaluated.run.run_id == manifest["key"][:16]
     timing = json.loads((experiment.folder / "outputs/model.timing.json").read_text())
@@ -138,7 +138,7 @@ def test_an_offline_run_holds_all_of_it(experiment: Experiment) -> None:
 
 
 @pytest.mark.slow
-def test_a_resumed_run_continues_its_curve(tmp_path: Path) -> None:
+def test_resumed_run_continues_its_curve(tmp_path: Path) -> None:
     long = {r"epochs: \d+": "epochs: 400", r"checkpoint_interval: \d+": "checkpoint_interval: 20"}
     experiment = Experiment(tmp_path, **{r"log_interval: \d+": "log_interval: 5"}, **long)
     offline = json.dumps(OFFLINE)
@@ -149,13 +149,13 @@ def test_a_resumed_run_continues_its_curve(tmp_path: Path) -> None:
         process.communicate(timeout=120)
     assert process.returncode == 143
     experiment.run("train", TRM_TRACKING=offline)
-    first, second = experiment.told()
+    first, second = experiment.runs()
     assert first.run.run_id == second.run.run_id
-    whole = experiment.log("loss")
+    complete = experiment.log("loss")
     before = first.curve("train", "loss")
     assert len(before) >= 20
-    assert before == whole[: len(before)]
-    assert dict([*before, *second.curve("train", "loss")]) == dict(whole)
+    assert before == complete[: len(before)]
+    assert dict([*before, *second.curve("train", "loss")]) == dict(complete)
 
 
 @pytest.mark.slow
@@ -166,19 +166,19 @@ def test_a_resumed_run_continues_its_curve(tmp_path: Path) -> None:
         {"WANDB_BASE_URL": "http://127.0.0.1:9"},
         {"WANDB_DIR": "/dev/null"},
     ],
-    ids=["unreachable", "no key", "no place"],
+    ids=["unreachable", "no key", "no folder"],
 )
-def test_training_ends_well_without_it(experiment: Experiment, environment: dict[str, str]) -> None:
-    said = experiment.run("train", **{**environment, "TRM_TRACKING": '{"mode": "online"}'})  # pyright: ignore[reportArgumentType]
+def test_training_succeeds_without_wandb(experiment: Experiment, environment: dict[str, str]) -> None:
+    messages = experiment.run("train", **{**environment, "TRM_TRACKING": '{"mode": "online"}'})  # pyright: ignore[reportArgumentType]
     assert (experiment.folder / "outputs/model/manifest.json").exists()
-    assert "tracking: W&B cannot be reached" in said
+    assert "tracking: W&B is unavailable" in messages
     if "WANDB_DIR" not in environment:
-        (told,) = experiment.told()
-        assert told.curve("train", "loss") == experiment.log("loss")
+        (run,) = experiment.runs()
+        assert run.curve("train", "loss") == experiment.log("loss")
 
 
 @pytest.mark.slow
-def test_training_ends_well_when_it_dies_half_way(tmp_path: Path) -> None:
+def test_training_succeeds_when_the_tracking_process_is_killed(tmp_path: Path) -> None:
     experiment = Experiment(tmp_path, **{r"epochs: \d+": "epochs: 200", r"log_interval: \d+": "log_interval: 5"})
     with experiment.start("train", TRM_TRACKING=json.dumps(OFFLINE)) as process:
         (log,) = _wait_for(lambda: list(tmp_path.glob("states/*/train.tsv")))
@@ -193,15 +193,15 @@ def test_training_ends_well_when_it_dies_half_way(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("named", [None, "mine"])
-def test_the_runs_of_a_study_are_one_group(tmp_path: Path, named: str | None) -> None:
-    """As the section of params.yaml says, which is no part of the study; each run is tagged with its recipe."""
+@pytest.mark.parametrize("group", [None, "mine"])
+def test_runs_of_a_study_form_a_group(tmp_path: Path, group: str | None) -> None:
+    """The group is that of params.yaml or the name of the study; each run has its variation as a tag."""
     runs = {"baseline": {}, "less-recursion": {}}
     study = {"base": TINY_STUDY.base, "changes": TINY_STUDY.changes, "runs": runs}
     (tmp_path / "small.yaml").write_text(json.dumps(study))
-    group = f"\n  group: {named}" if named else ""
+    line = f"\n  group: {group}" if group else ""
     text, count = re.subn(
-        "mode: disabled.*", f"mode: offline\n  tags: [own]{group}", (ROOT / "params.yaml").read_text()
+        "mode: disabled.*", f"mode: offline\n  tags: [custom]{line}", (ROOT / "params.yaml").read_text()
     )
     assert count == 1
     (tmp_path / "params.yaml").write_text(text)
@@ -210,22 +210,22 @@ def test_the_runs_of_a_study_are_one_group(tmp_path: Path, named: str | None) ->
     command = [sys.executable, "-m", "trm", "study", "small.yaml"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    told = [Told(folder) for folder in sorted((tmp_path / "wandb").glob("offline-run-*"))]
-    assert len(told) == 4  # a training and an evaluation of two recipes
-    assert {each.run.run_group for each in told} == {named or "small"}
+    logged = [OfflineRun(folder) for folder in sorted((tmp_path / "wandb").glob("offline-run-*"))]
+    assert len(logged) == 4  # a training and an evaluation of two recipes
+    assert {each.run.run_group for each in logged} == {group or "small"}
     keys = {
         recipe: json.loads((tmp_path / f"studies/small/{recipe}-0/model/manifest.json").read_text())["key"][:16]
         for recipe in runs
     }
-    assert sorted((each.run.run_id, *each.run.tags) for each in told) == sorted(
+    assert sorted((each.run.run_id, *each.run.tags) for each in logged) == sorted(
         (key, "custom", recipe) for recipe, key in keys.items() for _ in range(2)
     )
-    curves = [each.curve("train", "loss") for each in told if each.curve("train", "loss")]
+    curves = [each.curve("train", "loss") for each in logged if each.curve("train", "loss")]
     assert len(curves) == 2
     assert curves[0] != curves[1]
 
 
-def _wait_for(condition: Any, seconds: float = 60) -> Any:  # noqa: ANN401 - whatever it returns
+def _wait_for(condition: Any, seconds: float = 60) -> Any:  # noqa: ANN401 - any condition
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline
@@ -233,7 +233,7 @@ def _wait_for(condition: Any, seconds: float = 60) -> Any:  # noqa: ANN401 - wha
     return found
 
 
-def test_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_tracking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params = tmp_path / "params.yaml"
     text = (ROOT / "params.yaml").read_text()
     params.write_text(text)

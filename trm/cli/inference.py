@@ -19,16 +19,18 @@ MODEL, DATASET = f"{OUTPUTS / 'model'}", f"{OUTPUTS / 'dataset'}"
 
 ModelLocation = Annotated[str, typer.Option("--model", help="A model folder, its s3:// URI, or a checkpoint file.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the augmentations and the noise.")]
-Save = Annotated[Path | None, typer.Option(help="Write an animated GIF with a picture of each step.")]
+Save = Annotated[Path | None, typer.Option(help="Write an animated GIF with a frame for each step.")]
 
 
 @with_inference_options
 def solve_command(
-    puzzle: Annotated[str, typer.Argument(help="The puzzle row by row, '.' for a blank; a text file; '-' for stdin.")],
+    puzzle: Annotated[
+        str, typer.Argument(help="The puzzle row by row, '.' for blanks; a text file; or '-' for stdin.")
+    ],
     config: InferenceConfig,
     model: ModelLocation = MODEL,
     seed: Seed = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Solve a puzzle with a trained model."""
     from trm.inference.puzzle_input import read_puzzle
@@ -52,8 +54,8 @@ def solve_command(
 @with_inference_options
 def visualize_command(
     config: InferenceConfig,
-    puzzle: Annotated[str | None, typer.Argument(help="A puzzle as for `trm solve`; default: a test puzzle.")] = None,
-    index: Annotated[int, typer.Option(min=0, help="Number of the test puzzle.")] = 0,
+    puzzle: Annotated[str | None, typer.Argument(help="A puzzle as in `trm solve`; default: a test puzzle.")] = None,
+    index: Annotated[int, typer.Option(min=0, help="Index of the test puzzle, from 0.")] = 0,
     model: ModelLocation = MODEL,
     dataset: Annotated[str, typer.Option(help="The dataset of the test puzzle: a folder or s3:// URI.")] = DATASET,
     seed: Seed = 0,
@@ -61,7 +63,7 @@ def visualize_command(
 ) -> None:
     """Show a model solving a puzzle: the answer after every forward pass, and the movement of the latents.
 
-    The settings are those of `trm solve`, and so is the answer.
+    With equal settings, the answer is that of `trm solve`.
     """
     from rich.console import Console
 
@@ -87,8 +89,8 @@ def demo_command(
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the puzzle; default: random.")] = None,
     save: Save = None,
 ) -> None:
-    """Show the model that ships with the package solving a new 6x6 Sudoku; needs no training and no download."""
-    # Compiling the generator takes much longer than generating one puzzle without.
+    """Show the included model solving a newly generated 6x6 Sudoku. Requires no training and no download."""
+    # Compiling the generator takes much longer than generating one puzzle in pure Python.
     os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
     from rich.console import Console
 
@@ -102,13 +104,13 @@ def demo_command(
 
 def sweep_command(
     model: Annotated[str, typer.Argument(help="A model folder, its s3:// URI, or a checkpoint file.")] = MODEL,
-    dataset: Annotated[str, typer.Option(help="The dataset it was trained on: a folder or s3:// URI.")] = DATASET,
+    dataset: Annotated[str, typer.Option(help="The dataset of its training: a folder or s3:// URI.")] = DATASET,
     out: Annotated[Path, typer.Option(help="The folder to write.")] = OUTPUTS / "sweep",
-    max_steps: Annotated[str, typer.Option(help="Values of max_steps.")] = "1,2,4,8,16,32",
-    num_votes: Annotated[str, typer.Option(help="Values of num_votes.")] = "1,4",
-    num_samples: Annotated[str, typer.Option(help="Values of num_samples.")] = "1,4",
-    latent_noise_std: Annotated[str, typer.Option(help="Values of latent_noise_std.")] = "0.3",
-    max_puzzles: Annotated[int | None, typer.Option(min=1, help="Puzzles of each split; default: all.")] = None,
+    max_steps: Annotated[str, typer.Option(help="Values of max_steps, separated by commas.")] = "1,2,4,8,16,32",
+    num_votes: Annotated[str, typer.Option(help="Values of num_votes, separated by commas.")] = "1,4",
+    num_samples: Annotated[str, typer.Option(help="Values of num_samples, separated by commas.")] = "1,4",
+    latent_noise_std: Annotated[str, typer.Option(help="Values of latent_noise_std, separated by commas.")] = "0.3",
+    max_puzzles: Annotated[int | None, typer.Option(min=1, help="Random sample of each split; default: all.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences computed at a time.")] = 64,
     device: Annotated[str, typer.Option(help="auto, cpu, mps or cuda.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "float32",

@@ -1,10 +1,11 @@
-"""The command line: the stages from their records, and what a person does around them. It imports nothing heavy."""
+"""The command `trm`: the stages, built from their records, and further commands. It imports nothing heavy."""
 
 import inspect
 import signal
 import sys
 from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -17,26 +18,28 @@ from trm.stages.runner import run_stage
 from trm.utils.errors import DataError, InternalError, Interrupted, UserError, exit_code
 
 app = typer.Typer(
-    help="Train Tiny Recursive Models and let them solve puzzles.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+    help="Train, evaluate and run Tiny Recursive Models.", no_args_is_help=True, pretty_exceptions_enable=False
 )
-recipe_app = typer.Typer(help="Published and tried experiments as whole params files.", no_args_is_help=True)
-checkpoint_app = typer.Typer(help="Checkpoints of the published code.", no_args_is_help=True)
+recipe_app = typer.Typer(help="List, show and use recipes: complete params files of experiments.", no_args_is_help=True)
+checkpoint_app = typer.Typer(help="Import and export checkpoints in the published format.", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(checkpoint_app, name="checkpoint")
 
 STAGES_PANEL = "Stages (`dvc repro` runs all of them)"
+SET_HELP = "Override a setting of the params for this run, such as `train.lr=3e-4`; can be repeated."
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET_HELP)]
 
 
 def main() -> NoReturn:
     """Run the command line `trm`."""
-    run_app(app, "trm")
+    run_app(partial(app, prog_name="trm"), "trm")
 
 
-def run_app(app: typer.Typer, name: str) -> NoReturn:
-    """Run a command line called `name`; exit code 2 for a user's mistake, 1 for a fault, 128 + n after signal n."""
+def run_app(app: Callable[[], object], name: str) -> NoReturn:
+    """Run a command line and exit: code 2 for user errors, 1 for internal errors, 128 + n after signal n.
+
+    name: start of error messages.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _raise_interrupted)
     try:
@@ -44,7 +47,7 @@ def run_app(app: typer.Typer, name: str) -> NoReturn:
     except (UserError, InternalError, Interrupted) as error:
         _exit(exit_code(error), f"{name}: {error}")
     except BrokenPipeError:
-        # Whoever read our output has seen enough (`trm inspect … | head`); leave nothing for the interpreter to flush.
+        # The reader has closed the pipe (`trm inspect … | head`); without stdout, the interpreter does not flush it.
         sys.stdout = None
         sys.exit(0)
     sys.exit(0)
@@ -59,27 +62,51 @@ def _exit(code: int, message: str) -> NoReturn:
     sys.exit(code)
 
 
-def _stage_command(stage: Stage) -> Callable[..., None]:
-    """A command whose options are `--params`, the stage's inputs and its output."""
+def _print_version(requested: bool) -> None:
+    if requested:
+        from importlib.metadata import version
 
-    def command(params: str, **folders: str) -> None:
+        print(f"trm {version('trm')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of `trm` itself."""
+    del version  # `_print_version` has handled it
+
+
+def _stage_command(stage: Stage) -> Callable[..., None]:
+    """A command whose options are `--params`, `--set`, the stage's inputs and its output."""
+
+    def command(params: str, overrides: list[str] | None, **folders: str) -> None:
+        from trm.config.overrides import check_sections, parse_overrides
         from trm.stages.params import load_sections, load_tracking
 
-        sections, tracking = load_sections(params, stage.sections), load_tracking(params)
+        changes = parse_overrides(overrides or [])
+        check_sections(changes, (*stage.sections, "tracking"))
+        sections, tracking = load_sections(params, stage.sections, changes), load_tracking(params, changes)
         run_stage(stage, sections, {name: folders[name] for name in stage.inputs}, folders[stage.output], tracking)
 
-    def option(name: str, default: str, text: str) -> inspect.Parameter:
-        annotation = Annotated[str, typer.Option(help=text)]
+    def parameter(name: str, default: object, annotation: object) -> inspect.Parameter:
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
-    options = [option("params", "params.yaml", "The experiment's settings: a file, or the stage's sections as JSON.")]
-    options += [
-        option(name, f"{OUTPUTS / name}", f"Output of `trm {producer(name).name}`: folder or s3:// address.")
+    def option(name: str, default: str, text: str) -> inspect.Parameter:
+        return parameter(name, default, Annotated[str, typer.Option(help=text)])
+
+    parameters = [option("params", "params.yaml", "The params file, or the sections of this stage as JSON.")]
+    parameters.append(parameter("overrides", None, Overrides))
+    parameters += [
+        option(name, f"{OUTPUTS / name}", f"Output of `trm {producer(name).name}`: a folder or s3:// URI.")
         for name in stage.inputs
     ]
-    options.append(option(stage.output, f"{OUTPUTS / stage.output}", "The folder to write, or s3://<root>."))
-    command.__signature__ = inspect.Signature(options)  # pyright: ignore[reportFunctionMemberAccess]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in options}
+    parameters.append(option(stage.output, f"{OUTPUTS / stage.output}", "The folder to write, or s3://<root>."))
+    command.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
     return command
 
 
@@ -88,11 +115,11 @@ for _stage in STAGES:
 
 
 @app.command("inspect")
-def inspect_(
-    path: Annotated[str, typer.Argument(help="What a stage wrote: a folder, or its s3:// address.")],
-    puzzles: Annotated[int, typer.Option(min=0, help="Puzzles to draw.")] = 3,
+def inspect_command(
+    path: Annotated[str, typer.Argument(help="The output of a stage or raw files: a folder, a file or s3:// URI.")],
+    puzzles: Annotated[int, typer.Option(min=0, help="Number of puzzles to print, per split.")] = 3,
 ) -> None:
-    """Show what an artifact holds: counts, shapes, lineage and a few puzzles."""
+    """Print the contents of an artifact: counts, shapes, metrics, lineage and a few puzzles."""
     from trm.reporting.terminal.inspect import inspect_artifact
     from trm.storage.artifact_cache import local_copy
 
@@ -103,38 +130,42 @@ for _name, _command in COMMANDS.items():
     app.command(_name)(_command)
 
 
-@app.command("model")
-def model_(
-    params: Annotated[Path, typer.Option(help="The experiment's settings.")] = Path("params.yaml"),
+@app.command("model-summary")
+def model_summary_command(
+    params: Annotated[Path, typer.Option(help="The params file.")] = Path("params.yaml"),
+    overrides: Overrides = None,
     dataset: Annotated[
-        Path,
-        typer.Option(help="Output of `trm augment`; where it is not there yet, its sizes are those of the params."),
+        Path, typer.Option(help="Output of `trm augment`; if it does not exist, sizes are derived from the params.")
     ] = OUTPUTS / "dataset",
 ) -> None:
-    """Show the network of the params: its tree, parameters, passes, depth and operations."""
+    """Print the network of the params: modules, parameters, passes, depth and floating-point operations."""
     from rich.console import Console
 
+    from trm.config.overrides import parse_overrides
     from trm.data.parquet import read_meta
     from trm.datasets.registry import expected_meta
     from trm.models.model_summary import describe_model
     from trm.stages.params import load_params
 
-    settings = load_params(params)
+    settings = load_params(params, parse_overrides(overrides or []))
     meta = read_meta(dataset) if dataset.is_dir() else expected_meta(settings.data)
     if meta is None:
-        raise DataError(f"{dataset}: no such data set, and the params alone do not tell its sizes; run `trm augment`")
+        raise DataError(f"{dataset}: no such dataset, and its sizes do not follow from the params; run `trm augment`")
     Console(highlight=False, soft_wrap=True).print(describe_model(settings.model, meta))
 
 
 @app.command("study")
-def study_(
-    name: Annotated[str, typer.Argument(help="A study that ships (`trm study list` names them), or a file of one.")],
-    folder: Annotated[Path, typer.Option(help="Where studies lie, each in a folder of its name.")] = Path("studies"),
+def study_command(
+    name: Annotated[
+        str, typer.Argument(help="A study that ships with the package, a study file, or `list` to list the studies.")
+    ],
+    folder: Annotated[Path, typer.Option(help="The parent folder of the study's output folder.")] = Path("studies"),
     params: Annotated[
-        str | None, typer.Option(help="Whose section `tracking` counts, and no other; params.yaml, if it is there.")
+        str | None,
+        typer.Option(help="A params file, of which only section `tracking` is used; default: params.yaml, if present."),
     ] = None,
 ) -> None:
-    """Train recipes that differ in little, several seeds each, and compare them in one report."""
+    """Train variations of a recipe with several seeds each, and compare them in a report."""
     from trm.config.recipes import studies, summary
     from trm.stages.params import load_tracking
     from trm.studies.study import load_study, run_study
@@ -143,17 +174,20 @@ def study_(
         for known, path in studies().items():
             print(f"{known:22} {summary(path)}")
         return
-    place = folder / Path(name).stem
+    out = folder / Path(name).stem
     study, title = load_study(name)
     if params is None:
         params = "params.yaml" if Path("params.yaml").is_file() else "{}"
-    run_study(study, place, title, load_tracking(params))
-    print((place / "report.md").read_text(encoding="utf-8"), end="")
+    run_study(study, out, title, load_tracking(params))
+    print((out / "report.md").read_text(encoding="utf-8"), end="")
+
+
+RecipeName = Annotated[str, typer.Argument(help="Name of a recipe or an ablation; see `trm recipe list`.")]
 
 
 @recipe_app.command("list")
 def recipe_list() -> None:
-    """The recipes, a line each."""
+    """List the recipes and ablations."""
     from trm.config.recipes import ablations, recipes, summary
 
     for name, path in (recipes() | ablations()).items():
@@ -161,8 +195,8 @@ def recipe_list() -> None:
 
 
 @recipe_app.command("show")
-def recipe_show(name: str) -> None:
-    """Print a recipe: a whole params file."""
+def recipe_show(name: RecipeName) -> None:
+    """Print a recipe."""
     from trm.config.recipes import recipe_text
 
     print(recipe_text(name), end="")
@@ -170,11 +204,11 @@ def recipe_show(name: str) -> None:
 
 @recipe_app.command("use")
 def recipe_use(
-    name: str,
+    name: RecipeName,
     params: Annotated[Path, typer.Option(help="The file to write.")] = Path("params.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite a file with changes of your own.")] = False,
 ) -> None:
-    """Write a recipe to params.yaml."""
+    """Write a recipe to params.yaml; its sections `tracking` and `cluster` are kept."""
     from trm.config.recipes import use_recipe
 
     use_recipe(name, params, force)
@@ -183,25 +217,25 @@ def recipe_use(
 
 @checkpoint_app.command("import")
 def checkpoint_import(
-    file: Annotated[Path, typer.Argument(help="A published checkpoint, beside its all_config.yaml.")],
+    file: Annotated[Path, typer.Argument(help="A published checkpoint, with all_config.yaml in the same folder.")],
     dataset: Annotated[
-        Path | None, typer.Option(help="The data set it was trained on, where all_config.yaml does not tell it.")
+        Path | None, typer.Option(help="The dataset it was trained on; required if all_config.yaml does not name it.")
     ] = None,
     model: Annotated[Path, typer.Option(help="The model folder to write.")] = OUTPUTS / "imported",
     reset_puzzle_emb: Annotated[
-        bool, typer.Option("--reset-puzzle-emb", help="Start each puzzle of the data set at the table's mean row.")
+        bool, typer.Option("--reset-puzzle-emb", help="Initialize all rows of the puzzle embedding with the mean row.")
     ] = False,
 ) -> None:
-    """Turn a checkpoint of the published code into a model folder."""
+    """Convert a published checkpoint to a model folder."""
     from trm.training.import_export import import_checkpoint
 
     digest = import_checkpoint(file, dataset, model, reset_puzzle_emb)
-    print(f"{model} holds the model; `trm inspect {model}` shows what it is")
-    print(f"to train it further: train.init_from: {{model: {model}, sha256: {digest}, reset_puzzle_emb: false}}")
+    print(f"{model} contains the model; `trm inspect {model}` describes it")
+    print(f"to continue its training: train.init_from: {{model: {model}, sha256: {digest}, reset_puzzle_emb: false}}")
 
 
 class PublishedFormat(StrEnum):
-    """What `trm checkpoint export` can write."""
+    """The formats of `trm checkpoint export`."""
 
     PUBLISHED = "published"
 
@@ -209,11 +243,11 @@ class PublishedFormat(StrEnum):
 @checkpoint_app.command("export")
 def checkpoint_export(
     model: Annotated[Path, typer.Argument(help="A model folder, or a checkpoint file.")] = OUTPUTS / "model",
-    format: Annotated[PublishedFormat, typer.Option(help="Whose checkpoint.")] = PublishedFormat.PUBLISHED,
+    format: Annotated[PublishedFormat, typer.Option(help="The format to write.")] = PublishedFormat.PUBLISHED,
     out: Annotated[Path, typer.Option(help="The folder to write.")] = OUTPUTS / "published",
 ) -> None:
-    """Write a model's averaged weights as the published code does, all_config.yaml beside them."""
+    """Export the EMA weights of a model in the published format, with all_config.yaml in the same folder."""
     from trm.training.import_export import export_checkpoint
 
-    del format  # there is one
-    print(f"{export_checkpoint(model, out)} holds the weights; `trm checkpoint import` reads them back")
+    del format  # there is only one
+    print(f"{export_checkpoint(model, out)} contains the weights; `trm checkpoint import` reads them")

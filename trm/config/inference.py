@@ -8,20 +8,20 @@ from trm.config.base import Positive, Rate, Section, Steps
 
 
 class InferenceConfig(Section):
-    """Test-time compute. None of these settings needs another training."""
+    """Test-time compute. These settings can be changed without retraining."""
 
     max_steps: Steps
-    """Supervision steps of each sequence, at most."""
+    """Maximum number of supervision steps of each sequence."""
     early_halting: bool
-    """Stop a sequence as soon as its halt logit says so. Published figures are without."""
+    """Stop a sequence at its first positive halting decision. Published scores do not use it."""
     num_samples: Positive
     """Samples of each sequence with different latent noise; the one with the highest halt logit wins."""
     latent_noise_std: Rate
     """Standard deviation of the Gaussian noise added to the latents before each step, in all samples but the first."""
     verify: bool
-    """Check the rules after each step: stop at the first valid answer, which wins. Only for datasets with rules."""
+    """Check the rules after each step and stop at the first valid answer, which wins. Only for datasets with rules."""
     num_votes: Positive
-    """Augmentations of each puzzle that vote on its answer, the puzzle as it is included."""
+    """Augmentations of each puzzle that vote on its answer, including the puzzle itself."""
 
     @model_validator(mode="after")
     def _check_noise(self) -> Self:
@@ -36,4 +36,4 @@ class InferenceConfig(Section):
 DEFAULT_INFERENCE = InferenceConfig(
     max_steps=16, early_halting=False, num_samples=1, latent_noise_std=0.0, verify=False, num_votes=1
 )
-"""The published way: 16 supervision steps, one sample, no voting. The default outside `params.yaml`."""
+"""The published settings: 16 supervision steps, one sample, no voting. The default outside `params.yaml`."""

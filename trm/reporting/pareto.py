@@ -54,7 +54,7 @@ def verdict(row: Row) -> str:
     """Whether a setting is better than the published one: whether the interval of the difference excludes 0."""
     if row["difference_low"] > 0:
         return "better"
-    return "worse" if row["difference_high"] < 0 else "no significant difference"
+    return "worse" if row["difference_high"] < 0 else "not significant"
 
 
 def figure(results: SweepResults) -> Figure:

@@ -1,4 +1,4 @@
-"""What a training wrote down as it went: the logs in a model folder."""
+"""The logs of a training in a model folder: train.tsv and validation.tsv."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import pyarrow.csv as pa_csv
 
 
 def read_log(path: Path) -> dict[str, npt.NDArray[np.float64]]:
-    """The columns of a training's log, NaN where a cell is empty; nothing where there is no such file, or no line."""
+    """Read the columns of a log, with NaN for empty cells; empty if the file does not exist or has no rows."""
     if not path.is_file():
         return {}
     table = pa_csv.read_csv(path, parse_options=pa_csv.ParseOptions(delimiter="\t"))

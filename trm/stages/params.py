@@ -1,4 +1,7 @@
-"""Reads `params.yaml`, or the sections of one stage as JSON, with section `data` typed by its dataset."""
+"""Reads `params.yaml`, or the sections of one stage as JSON, with section `data` typed by its dataset.
+
+Overrides (full key -> value) replace single settings and are validated like the file.
+"""
 
 import json
 import os
@@ -9,57 +12,82 @@ from typing import Any
 from pydantic import create_model
 
 from trm.config.base import ABSENT_IS_NULL, Section, SectionT, parse, read_yaml
+from trm.config.overrides import OPTION, apply_overrides
 from trm.config.params import Params
 from trm.config.tracking import VARIABLE, TrackingParams
 from trm.datasets.registry import dataset_module
 from trm.utils.errors import ParamsError
 
+NO_OVERRIDES: Mapping[str, Any] = {}
 
-def load_params(path: str | Path) -> Params:
-    """Read and check a whole `params.yaml`. Raises `ParamsError` with the key, its value and the remedy."""
+
+def load_params(path: str | Path, overrides: Mapping[str, Any] = NO_OVERRIDES) -> Params:
+    """Load and validate a complete `params.yaml`. Raises `ParamsError` with the key, its value and the remedy."""
     values = read_yaml(path, "`trm recipe use sudoku-6x6` writes one")
-    return check_params(values, str(path))
+    return check_params(apply_overrides(values, overrides), _where(path, overrides))
 
 
 def check_params(values: object, where: str) -> Params:
-    """What a whole params file holds, checked; `where` opens the message of the `ParamsError`."""
+    """Validate the contents of a complete params file. Raises `ParamsError`; its message starts with `where`."""
     return parse(_with_dataset(Params, values, where), values, where)
 
 
-def load_sections(source: str, names: Sequence[str]) -> dict[str, Any]:
-    """The named sections of a params file; or of a JSON text, which holds these sections and no other.
+def load_sections(source: str, names: Sequence[str], overrides: Mapping[str, Any] = NO_OVERRIDES) -> dict[str, Any]:
+    """The named sections of a params file, or of a JSON text with exactly these sections.
 
-    A container gets its params as such a text, in which a key that is not given is null. Raises `ParamsError`.
+    Containers get their params as JSON, in which missing keys are null. Raises `ParamsError`.
     """
-    if not source.lstrip().startswith("{"):
-        params = load_params(source)
+    if not _is_json(source):
+        params = load_params(source, overrides)
         return {name: getattr(params, name) for name in names}
-    where = "--params"
     try:
         values = json.loads(source)
-    except ValueError as error:
-        raise ParamsError(f"{where}: not valid JSON ({error}); give a file, or one JSON object of sections") from None
+    except json.JSONDecodeError as error:
+        raise ParamsError(f"--params: not valid JSON ({error}); give a file, or one JSON object of sections") from None
+    own = {key: value for key, value in overrides.items() if not _is_tracking(key)}
+    values, where = apply_overrides(values, own), _where("--params", own)
     fields: dict[str, Any] = {name: (Params.model_fields[name].annotation, ...) for name in names}
     sections = create_model("Sections", __base__=Section, **fields)
     return dict(parse(_with_dataset(sections, values, where), values, where, ABSENT_IS_NULL))
 
 
-def load_tracking(source: str) -> TrackingParams:
-    """The section `tracking`: of `$TRM_TRACKING` (JSON) where that is set, else of a params file. Raises
-    `ParamsError`.
+def load_tracking(source: str, overrides: Mapping[str, Any] = NO_OVERRIDES) -> TrackingParams:
+    """Section `tracking`: the JSON in `$TRM_TRACKING` if it is set, else that of the params file.
+
+    Params as JSON have no such section: tracking is disabled. Raises `ParamsError`.
     """
+    values, where = {}, "--params"
     if text := os.environ.get(VARIABLE):
+        where = f"${VARIABLE}"
         try:
-            return parse(TrackingParams, json.loads(text), f"${VARIABLE}")
+            values = json.loads(text)
         except ValueError as error:
-            if isinstance(error, ParamsError):
-                raise
-            raise ParamsError(f"${VARIABLE}: not valid JSON ({error})") from None
-    return TrackingParams() if source.lstrip().startswith("{") else load_params(source).tracking
+            raise ParamsError(f"{where}: not valid JSON ({error})") from None
+    elif not _is_json(source):
+        return load_params(source, overrides).tracking
+    tracking = parse(TrackingParams, values, where)
+    own = {key: value for key, value in overrides.items() if _is_tracking(key)}
+    if not own:
+        return tracking
+    section = create_model("Sections", __base__=Section, tracking=(TrackingParams, ...))
+    return dict(parse(section, apply_overrides({"tracking": values}, own), _where(where, own)))["tracking"]
+
+
+def _is_tracking(key: str) -> bool:
+    return key.partition(".")[0] == "tracking"
+
+
+def _is_json(source: str) -> bool:
+    return source.lstrip().startswith("{")
+
+
+def _where(source: str | Path, overrides: Mapping[str, Any]) -> str:
+    """The start of an error message."""
+    return f"{source} with {OPTION}" if overrides else str(source)
 
 
 def _with_dataset(cls: type[SectionT], values: object, where: str) -> type[SectionT]:
-    """`cls` with the settings of the kind of data that `values` name, if they have a section `data`."""
+    """`cls` with the settings of the dataset in `values`, if they have a section `data`."""
     data = values.get("data") if isinstance(values, Mapping) else None
     if not isinstance(data, Mapping) or "name" not in data or "data" not in cls.model_fields:
         return cls

@@ -1,4 +1,4 @@
-"""The report of a study: a table of its recipes, and curves of loss and accuracy against steps and time."""
+"""The report of a study: a table of its variations, and curves of loss and accuracy against steps and time."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -16,28 +16,33 @@ from trm.models.variants import VARIANTS
 from trm.reporting.training_log import read_log
 from trm.storage.artifacts import read_manifest, timing_file, write_json
 
+NOTES = (
+    "Scores in percent of the test puzzles: mean over seeds ± half the width of its 95 % interval (Student's t);",
+    "for one seed, the 95 % interval over puzzles. Loss: first, last and lowest value in the training log.",
+)
 SCORES = {"exact_accuracy": "exact", "cell_accuracy": "cell", "halt_accuracy": "halt"}
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one run."""
+    """The results of one run."""
 
     recipe: str
     seed: int
     metrics: dict[str, Any]
     facts: dict[str, Any]
-    """Of the training: device, parameters, steps."""
+    """Facts of the training: device, parameters, steps."""
     timing: dict[str, Any]
     depth: int
+    """Effective depth, in blocks."""
     log: dict[str, np.ndarray]
     """Columns of train.tsv."""
     validation: dict[str, np.ndarray]
-    """Columns of validation.tsv; none where no groups are held out."""
+    """Columns of validation.tsv; empty without a validation split."""
 
     @classmethod
     def of(cls, recipe: str, seed: int, folder: Path, params: Params) -> "Result":
-        """Read it from the run's folder."""
+        """Read the results from the folder of the run."""
         model = folder / "model"
         return cls(
             recipe,
@@ -51,7 +56,7 @@ class Result:
         )
 
     def seconds(self, steps: np.ndarray) -> np.ndarray:
-        """The time of training after so many steps, had all taken equally long."""
+        """The training time after this number of steps, at the mean speed."""
         return steps / self.timing["steps_per_second"]
 
 
@@ -64,14 +69,13 @@ def write_report(title: str, results: Sequence[Result], failed: Mapping[str, str
     figure.savefig(folder / "curves.svg", metadata={"Date": None})
     lines = [f"# {title}", "", *markdown(rows), ""]
     lines += [f"- {name} failed: {why}" for name, why in failed.items()] + ([""] if failed else [])
-    lines += ["Scores in per cent of test puzzles: the mean over seeds ± its 95 % interval (Student's t); of one seed,"]
-    lines += ["its 95 % interval over puzzles (Wilson). Loss: the training log's first, last and least line.", ""]
+    lines += [*NOTES, ""]
     lines += ["![Loss and accuracy against steps and time](curves.png)", ""]
     (folder / "report.md").write_text("\n".join(lines), encoding="utf-8")
 
 
 def table(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
-    """The numbers of every recipe: means over its seeds, scores with 95 % intervals."""
+    """The numbers of every variation: means over its seeds, scores with 95 % intervals."""
     return {recipe: _row([each for each in results if each.recipe == recipe]) for recipe in _recipes(results)}
 
 
@@ -87,27 +91,27 @@ def _row(runs: Sequence[Result]) -> dict[str, Any]:
     losses = [run.log["loss"] for run in runs]
     row |= {"loss_first": float(np.mean([loss[0] for loss in losses]))}
     row |= {"loss_last": float(np.mean([loss[-1] for loss in losses]))}
-    row |= {"loss_least": float(np.mean([loss.min() for loss in losses]))}
+    row |= {"loss_lowest": float(np.mean([loss.min() for loss in losses]))}
     row |= {name: runs[0].facts[name] for name in ("parameters", "steps", "device")}
     row |= {"effective_depth": runs[0].depth}
     return row | {name: mean(lambda run, name=name: run.timing[name]) for name in ("steps_per_second", "train_seconds")}
 
 
 def over_seeds(values: Sequence[float]) -> list[float]:
-    """The 95 % interval of the mean of at least two values (Student's t)."""
+    """The 95 % interval of the mean of two or more values (Student's t)."""
     mean, n = float(np.mean(values)), len(values)
     reach = float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
     return [mean - reach, mean + reach]
 
 
 def markdown(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The table's lines."""
-    heads = ["recipe", "seeds", "exact %", "cell %", "halt %", "loss first / last / least", "steps/s", "parameters"]
-    heads += ["depth", "training"]
-    lines = [f"| {' | '.join(heads)} |", "|---" + "|--:" * (len(heads) - 1) + "|"]
+    """The lines of the table in Markdown."""
+    head = ["recipe", "seeds", "exact %", "cell %", "halt %", "loss first / last / lowest", "steps/s", "parameters"]
+    head += ["depth", "training"]
+    lines = [f"| {' | '.join(head)} |", "|---" + "|--:" * (len(head) - 1) + "|"]
     for recipe, row in rows.items():
         cells = [recipe, str(row["seeds"]), *(_score(row, name) for name in SCORES)]
-        cells.append(" / ".join(f"{row[f'loss_{which}']:.3g}" for which in ("first", "last", "least")))
+        cells.append(" / ".join(f"{row[f'loss_{which}']:.3g}" for which in ("first", "last", "lowest")))
         cells += [f"{row['steps_per_second']:.1f}", f"{row['parameters']:,}", str(row["effective_depth"])]
         cells.append(f"{row['train_seconds']:.0f} s {row['device']}")
         lines.append(f"| {' | '.join(cells)} |")
@@ -124,7 +128,7 @@ def _score(row: Mapping[str, Any], name: str) -> str:
 
 
 def curves(results: Sequence[Result]) -> Figure:
-    """Loss and validation accuracy against steps and against time: a colour for each recipe, a line for each seed."""
+    """Loss and validation accuracy against steps and against time: a color for each variation, a line for each seed."""
     figure = Figure(figsize=(12, 8), layout="constrained")
     axes = figure.subplots(2, 2, sharey="row")
     for number, recipe in enumerate(_recipes(results)):
@@ -135,12 +139,12 @@ def curves(results: Sequence[Result]) -> Figure:
                 for axis, x in zip(axes[row], (lambda steps: steps, run.seconds), strict=True):
                     if log:
                         axis.plot(x(log["step"]), log[column], linewidth=1.2, **style, **label)
-    _words(axes)
+    _label(axes)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
     return figure
 
 
-def _words(axes: "np.ndarray[Any, np.dtype[Any]]") -> None:
+def _label(axes: "np.ndarray[Any, np.dtype[Any]]") -> None:
     names = (("loss", "step"), ("loss", "training time (s)")), (("exact", "step"), ("exact", "training time (s)"))
     axis: Axes
     for row, line in zip(axes, names, strict=True):

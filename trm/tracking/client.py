@@ -2,7 +2,7 @@
 
 That process is `trm.tracking.wandb_process`. It reads JSON lines from stdin: first a description of the run and, after
 the stage has succeeded, the path of its output. Without the second line the run is marked as failed; when the stage is
-started again, it continues the run under the same id.
+started again, the run continues under the same id.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The process that follows a stage's logs and tells them to Weights & Biases; `trm.tracking` starts it."""
+"""The process that uploads the logs and results of a stage to Weights & Biases; `trm.tracking.client` starts it."""
 
 import csv
 import hashlib
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 POLL = 2.0
 """Seconds between two reads of the logs."""
 PICTURES = 64
-"""Puzzles in the table of predictions."""
+"""Maximum number of puzzles in the table of predictions."""
 LOGS = ("train", "validation")
 
 
 def main() -> None:
-    """Follow the run described on stdin until the stage has ended."""
+    """Log the run described on stdin until the stage has ended."""
     lines: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_read, args=(lines,), daemon=True).start()
     start = json.loads(lines.get())
@@ -175,6 +175,6 @@ def _upload_evaluation(run: "Run", folders: dict[str, Path]) -> None:
 
 
 if __name__ == "__main__":
-    for _kind in ("DATA", "CACHE", "CONFIG"):  # by default in the home folder, which containers may lack
+    for _kind in ("DATA", "CACHE", "CONFIG"):  # the default is the home folder, which containers may lack
         os.environ.setdefault(f"WANDB_{_kind}_DIR", str(wandb_folder() / "wandb" / _kind.lower()))
     main()

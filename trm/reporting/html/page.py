@@ -21,6 +21,8 @@ from trm.utils.device import resolve_device, resolve_precision
 from trm.utils.errors import DataError
 
 FILE = "report.html"
+PRODUCERS = {"dataset": "augment", "model": "train", "evaluation": "evaluate"}
+"""Folder -> the stage that writes it."""
 HERE = Path(__file__).parent
 """Template, style and script are in this folder, with the stem of this file."""
 
@@ -108,7 +110,7 @@ def render(page: Mapping[str, Any]) -> str:
 
 def _manifests(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
     """The manifests of the folders; the evaluation must be one of this dataset and this model."""
-    manifests = {name: read_manifest(folder) for name, folder in folders.items()}
+    manifests = {name: read_manifest(folder, PRODUCERS[name]) for name, folder in folders.items()}
     for name, key in manifests["evaluation"]["inputs"].items():
         if manifests[name]["key"] != key:
             raise DataError(

@@ -37,9 +37,9 @@ from trm.datasets.registry import get_dataset
 from trm.utils.errors import DataError
 
 SOURCES = 6
-"""Sources listed per split."""
+"""Maximum number of sources listed per split."""
 PAIRS = 4
-"""Examples shown per puzzle."""
+"""Maximum number of examples shown per puzzle."""
 
 
 def describe(dataset: str | Path, puzzles: int = 3) -> RenderableType:
@@ -146,7 +146,7 @@ def _raw(files: list[Path], puzzles: int) -> RenderableType:
 
 @dataclass
 class _Rows:
-    """What is kept of a CSV of puzzles that is read in parts."""
+    """Summary of a CSV of puzzles, accumulated from its parts."""
 
     first: list[tuple[str, ...]] = field(default_factory=list)
     """The first rows: source, question, answer and rating."""
@@ -158,7 +158,7 @@ class _Rows:
     """Whether all ratings are numbers."""
 
     def add(self, batch: pa.RecordBatch, most: int) -> None:
-        """Count the rows of a part, and keep those that are among the first `most` of all."""
+        """Add the rows of a part; keep those among the first `most` rows of the file."""
         head = batch.slice(0, max(most - self.count, 0))
         self.first += zip(*(head.column(name).to_pylist() for name in COLUMNS), strict=True)
         self.count += batch.num_rows
@@ -175,13 +175,13 @@ class _Rows:
 
 
 def _rows(file: Path, most: int) -> _Rows | None:
-    """A CSV of puzzles, read in parts, with its first `most` rows; None where it is no such CSV."""
+    """The summary of a CSV of puzzles, with its first `most` rows; None for a CSV with other columns."""
     rows = _Rows()
-    texts = dict.fromkeys(COLUMNS, pa.string())  # 0012 is no number
+    texts = dict.fromkeys(COLUMNS, pa.string())  # 0012 is not a number
     try:
         batches = pa_csv.open_csv(
             file,
-            # pyarrow reads some dozens of blocks ahead: small ones, each still of several rows.
+            # pyarrow prefetches dozens of blocks, so blocks are small.
             read_options=pa_csv.ReadOptions(use_threads=False, block_size=1 << 16),
             convert_options=pa_csv.ConvertOptions(column_types=texts, include_columns=list(COLUMNS)),
         )
@@ -195,35 +195,35 @@ def _rows(file: Path, most: int) -> _Rows | None:
 
 
 def _numbers(texts: pa.Array) -> np.ndarray | None:
-    """Texts as whole numbers or, where some are not, as fractions; None where some are no numbers at all."""
-    for kind in (pa.int64(), pa.float64()):
+    """Strings as integers or, if that fails, as floating-point numbers; None if any string is not a number."""
+    for dtype in (pa.int64(), pa.float64()):
         try:
-            return texts.cast(kind).to_numpy(zero_copy_only=False)
+            return texts.cast(dtype).to_numpy(zero_copy_only=False)
         except ArrowException:
             continue
     return None
 
 
 def _records(file: Path) -> str:
-    """How many records a CSV without ratings holds."""
+    """The number of records of a CSV without ratings, as text."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             return f"{max(sum(bool(record) for record in csv.reader(lines)) - 1, 0):,}"
     except csv.Error as error:
-        raise DataError(f"{file}: not a readable CSV ({error}); fetch or write the file again") from None
+        raise DataError(f"{file}: not a readable CSV ({error}); fetch or create the file again") from None
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(file, error) from None
 
 
 def _entries(file: Path) -> str:
-    """How many things a JSON file holds."""
+    """The number of entries of a JSON file, or of lines of a JSONL file, as text."""
     try:
         with file.open(encoding="utf-8-sig") as text:
             return f"{sum(bool(line.strip()) for line in text) if file.suffix == '.jsonl' else len(json.load(text)):,}"
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(file, error) from None
     except (ValueError, TypeError, RecursionError):
-        raise DataError(f"{file}: not readable JSON; fetch or write the file again") from None
+        raise DataError(f"{file}: not readable JSON; fetch or create the file again") from None
 
 
 def _unreadable(file: Path, error: OSError | UnicodeDecodeError) -> DataError:
@@ -242,13 +242,13 @@ def _square(cells: str) -> str:
 
 
 def _drawn(name: str, meta: DatasetMeta, split: Split, dataset: Path, count: int) -> RenderableType:
-    """The first puzzles, each of another group."""
+    """The first puzzle of each of the first `count` groups."""
     shown: list[RenderableType] = []
     names = read_names(dataset) if (dataset / NAMES).is_file() else None
     for puzzle in split.group_starts[:-1][:count].tolist():
         first, end = split.puzzle_starts[puzzle : puzzle + 2].tolist()
-        called = f", {names[int(split.identifiers[first]) - 1]}" if names is not None else ""
-        title = f"{name}{called}: source {split.source_names[split.source_codes[first]]}, rating {split.ratings[first]}"
+        label = f", {names[int(split.identifiers[first]) - 1]}" if names is not None else ""
+        title = f"{name}{label}: source {split.source_names[split.source_codes[first]]}, rating {split.ratings[first]}"
         shown.append(Text(f"\n{title}", style="bold"))
         for pair in zip(*read_rows(dataset / name, range(first, min(end, first + PAIRS))), strict=True):
             shown.append(Columns([_tokens_text(meta, tokens) for tokens in pair], padding=(0, 4)))
@@ -278,15 +278,16 @@ def _tokens(meta: DatasetMeta) -> dict[str, str]:
 
 
 def _sources(splits: dict[str, Split]) -> dict[str, str]:
-    """Groups of each source, the largest first."""
+    """The number of groups of each source, in descending order."""
     facts = {}
     for name, split in splits.items():
         firsts = split.source_codes[split.puzzle_starts[split.group_starts[:-1]]]
         counts = np.bincount(firsts, minlength=len(split.source_names))
-        there = np.flatnonzero(counts)
-        shown = there[np.argsort(-counts[there], kind="stable")][:SOURCES].tolist()
+        nonempty = np.flatnonzero(counts)
+        shown = nonempty[np.argsort(-counts[nonempty], kind="stable")][:SOURCES].tolist()
         words = [f"{split.source_names[code]} {counts[code]:,}" for code in shown]
-        facts[name] = ", ".join(words) + (f" and {len(there) - len(shown):,} more" if len(there) > len(shown) else "")
+        rest = len(nonempty) - len(shown)
+        facts[name] = ", ".join(words) + (f" and {rest:,} more" if rest else "")
     return facts
 
 

@@ -12,6 +12,13 @@ from rich.text import Text
 from trm.reporting.terminal.dataset_summary import describe
 from trm.storage.artifacts import MANIFEST, verified_manifest
 
+DESCRIPTIONS = {
+    "report": "an HTML report; open report.html in a browser",
+    "sweep": "a test-time-compute sweep; see sweep.json and sweep.png",
+    "export": "a checkpoint in the published format",
+}
+"""Stage or command -> description of its output."""
+
 
 def inspect_artifact(path: Path, puzzles: int) -> None:
     """Print counts, shapes, lineage and the first `puzzles` puzzles of an artifact. Raises `DataError`."""
@@ -22,8 +29,8 @@ def inspect_artifact(path: Path, puzzles: int) -> None:
         console.print(_model(path))
     elif stage == "evaluate":
         console.print(_evaluation(path))
-    elif manifest and stage == "report":
-        console.print(_facts(f"{path}: an HTML report; open report.html in a browser", manifest["facts"].items()))
+    elif manifest and stage in DESCRIPTIONS:
+        console.print(_facts(f"{path}: {DESCRIPTIONS[stage]}", manifest["facts"].items()))
     else:
         console.print(describe(path, puzzles))
     if manifest:
@@ -58,11 +65,12 @@ def _evaluation(path: Path) -> RenderableType:
 
 
 def _lineage(manifest: dict[str, Any]) -> RenderableType:
-    facts = [("key", manifest["key"])]
+    facts = [("key", manifest["key"])] if "key" in manifest else []
     facts += [(f"from {name}", key) for name, key in manifest.get("inputs", {}).items()]
     for part in ("params", "versions", "facts"):
         facts += manifest.get(part, {}).items()
-    return _facts(f"written by `trm {manifest['stage']}`", facts)
+    command = "checkpoint export" if manifest["stage"] == "export" else manifest["stage"]
+    return _facts(f"written by `trm {command}`", facts)
 
 
 def _facts(title: str, facts: Iterable[tuple[str, object]]) -> RenderableType:

@@ -186,9 +186,7 @@ def _maps(view: View, window: Window) -> list[Text]:
             if arranged := _arrange(maps, _size(view, scale), window, 1):
                 return [*arranged, legend]
     for scale in scales:
-        note = (
-            [Text("the window is too small for the movement of the latents", "dim")] if _movement(view, scale) else []
-        )
+        note = [Text("latent movement: the window is too small", "dim")] if _movement(view, scale) else []
         if arranged := _arrange([_answer(view, scale, window)], _size(view, scale), window, 1 + len(note)):
             return [*arranged, _legend(view, scale, window), *note]
     width, height = _size(view, dense)

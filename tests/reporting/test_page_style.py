@@ -1,4 +1,4 @@
-"""How figures and colours of the page look, without a browser."""
+"""Figures and colors of the HTML report, without a browser."""
 
 import re
 from html.parser import HTMLParser
@@ -14,7 +14,7 @@ class Tags(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.ids: list[str] = []
-        self.wanted: list[str] = []
+        self.references: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         del tag
@@ -22,12 +22,12 @@ class Tags(HTMLParser):
             if name == "id":
                 self.ids.append(value or "")
             if name.endswith("href") and value:
-                self.wanted.append(value.removeprefix("#"))
-            self.wanted += re.findall(r"url\(#([^)]*)\)", value or "")
+                self.references.append(value.removeprefix("#"))
+            self.references += re.findall(r"url\(#([^)]*)\)", value or "")
 
 
-def test_a_figure_is_part_of_the_page() -> None:
-    """Ids of its own, that its references find; the colours of the theme; nothing of when and by what it was made."""
+def test_inline_svg() -> None:
+    """Unique ids with valid references, the colors of the theme, no date and no creator."""
 
     def made(name: str) -> str:
         figure = Figure(figsize=(3, 2))
@@ -45,16 +45,16 @@ def test_a_figure_is_part_of_the_page() -> None:
     assert not re.search(r"<metadata|http|20\d\d-", one)
     assert "var(--a)" in one
     assert "var(--b)" in one
-    assert not [colour for colour in THEME if colour in one]
+    assert not [color for color in THEME if color in one]
     tags = Tags()
     tags.feed(one + other)
     assert len(tags.ids) == len(set(tags.ids))
-    assert tags.wanted
-    assert set(tags.wanted) <= set(tags.ids)
+    assert tags.references
+    assert set(tags.references) <= set(tags.ids)
 
 
-def luminance(colour: str) -> float:
-    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+def luminance(color: str) -> float:
+    parts = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -65,17 +65,17 @@ def contrast(one: str, other: str) -> float:
 
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
-def test_colours_have_contrast(theme: int) -> None:
-    """WCAG: 4.5 for words, 3 for what figures and grids say."""
+def test_colors_have_contrast(theme: int) -> None:
+    """WCAG: 4.5 for text, 3 for graphics."""
     assert contrast("#000000", "#ffffff") == pytest.approx(21)
     block = (HERE / "page.css").read_text().split(":root {")[1 + theme].split("}")[0]
-    colours = dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6})", block))
-    for ground in ("page", "card"):
-        for words in ("ink", "soft", "a", "b"):
-            assert contrast(colours[words], colours[ground]) >= 4.5, (words, ground)
+    colors = dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6})", block))
+    for background in ("page", "card"):
+        for text in ("ink", "soft", "a", "b"):
+            assert contrast(colors[text], colors[background]) >= 4.5, (text, background)
         for shown in ("c", "d", "wall"):
-            assert contrast(colours[shown], colours[ground]) >= 3, (shown, ground)
-    for ground in ("cell", "given", "right", "wrong", "start", "goal"):
-        assert contrast(colours["ink"], colours[ground]) >= 4.5, ground
-    for mark, ground in (("b", "wrong"), ("b", "floor"), ("b", "wall"), ("a", "floor")):
-        assert contrast(colours[mark], colours[ground]) >= (1.2 if ground == "wall" else 3), (mark, ground)
+            assert contrast(colors[shown], colors[background]) >= 3, (shown, background)
+    for background in ("cell", "given", "correct", "wrong", "start", "goal"):
+        assert contrast(colors["ink"], colors[background]) >= 4.5, background
+    for mark, background in (("b", "wrong"), ("b", "floor"), ("b", "wall"), ("a", "floor")):
+        assert contrast(colors[mark], colors[background]) >= (1.2 if background == "wall" else 3), (mark, background)

@@ -1,0 +1,54 @@
+"""Fixtures for tests of the command line."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.helpers import Run, tiny_params
+from tests.conftest import ROOT
+from trm.cli import main as cli
+from trm.stages.records import STAGES
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """A function that runs `trm` in this process: (exit code, stdout, stderr)."""
+    signals = {number: cli.signal.getsignal(number) for number in (cli.signal.SIGTERM, cli.signal.SIGINT)}
+
+    def command(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["trm", *map(str, args)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(stop.value.code or 0), captured.out, captured.err
+
+    yield command
+    for number, handler in signals.items():
+        cli.signal.signal(number, handler)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, which contains only the params of a tiny experiment."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    (folder / "params.yaml").write_text(tiny_params())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the params and the outputs of a tiny experiment. Tests must not change it."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "params.yaml").write_text(tiny_params())
+    environment = {**os.environ, "TRM_STATE_DIR": str(folder / "states"), "PYTHONPATH": str(ROOT)}
+    for stage in STAGES:
+        subprocess.run(
+            [sys.executable, "-m", "trm", stage.name], cwd=folder, env=environment, check=True, capture_output=True
+        )
+    return folder

@@ -1,0 +1,144 @@
+"""The commands `trm inspect`, `recipe`, `model-summary` and `checkpoint`, and the options of `trm` itself."""
+
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+from safetensors.torch import load_file
+
+from tests.cli.helpers import Run, check_error, edit_params
+from tests.conftest import ROOT
+from trm import export_published, load_checkpoint, load_params
+from trm.data.parquet import read_meta
+from trm.models.act import build_model
+from trm.models.conversion import arch_of
+
+
+def test_inspect_of_a_file_in_another_encoding(run: Run, here: Path) -> None:
+    (here / "mine.csv").write_bytes("input,output\né,b\n".encode("latin-1"))
+    check_error(run("inspect", "mine.csv"), "mine.csv: not text in UTF-8; save the file as UTF-8")
+
+
+def test_version(run: Run) -> None:
+    assert run("--version") == (0, f"trm {version('trm')}\n", "")
+
+
+def test_completion(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_TRM_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "trm mod")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    code, out, err = run()
+    assert (code, out.split(), err) == (0, ["model-summary"], "")
+
+
+def test_recipes(run: Run, here: Path) -> None:
+    code, out, _ = run("recipe", "list")
+    assert code == 0
+    names = [line.split()[0] for line in out.splitlines()]
+    assert {"sudoku-6x6", "sudoku-4x4", "sudoku-extreme-mlp", "sudoku-extreme-att"} <= set(names)
+    recipe = run("recipe", "show", "sudoku-6x6")[1]
+    assert (ROOT / "params.yaml").read_text().startswith(f"{recipe}\n# Weights & Biases (")
+    check_error(run("recipe", "show", "sudoku-6x7"), "did you mean sudoku-6x6?")
+    check_error(run("recipe", "use", "sudoku-4x4"), "params.yaml: has changes of your own", "--force")
+    assert run("recipe", "use", "sudoku-4x4", "--force")[0] == 0
+    assert run("recipe", "use", "sudoku-6x6")[0] == 0  # the file is an unchanged recipe
+    assert (here / "params.yaml").read_text() == (ROOT / "params.yaml").read_text()
+
+
+def test_an_ablation_is_used_like_a_recipe(run: Run, here: Path) -> None:
+    assert "seven-state" in run("recipe", "list")[1]
+    text = run("recipe", "show", "seven-state")[1]
+    assert run("recipe", "use", "seven-state", "--force")[0] == 0
+    assert (here / "params.yaml").read_text().startswith(text)
+    assert run("recipe", "use", "sudoku-6x6")[0] == 0  # the file is an unchanged ablation
+    check_error(run("recipe", "show", "sevenstate"), "did you mean seven-state?")
+
+
+def test_model_summary(run: Run, here: Path, finished: Path) -> None:
+    """Without and with a dataset, and for lengths that do not divide the sequence."""
+    code, out, err = run("model-summary")
+    assert (code, err) == (0, "")
+    assert out.startswith("trm for sudoku 4 x 4: ")
+    assert "effective depth   2 x (4 + 1) x 1 = 10 blocks" in out
+    assert run("model-summary", "--dataset", finished / "outputs/dataset") == (0, out, "")
+    code, out, _ = run("model-summary", "--set", "model.H_cycles=1")
+    assert (code, "= 5 blocks" in out) == (0, True)
+    edit_params(here, "enable: false, mode: clean, length: 32", "enable: true, mode: unclean, length: 33")
+    words = "model.lma.length must divide 16 tokens * hidden_size 16 = 256. Got 33"
+    check_error(run("model-summary"), words)
+    check_error(run("train", "--dataset", finished / "outputs/dataset"), words)
+    assert not (here / "outputs").exists()
+
+
+def test_export_and_import(run: Run, here: Path, finished: Path) -> None:
+    trained = finished / "outputs/model"
+    code, out, err = run("checkpoint", "export", trained, "--format", "published", "--out", "exported")
+    assert (code, err) == (0, "")
+    (file,) = here.glob("exported/step_*")
+    assert str(file.relative_to(here)) in out
+    assert run("checkpoint", "import", file, "--model", "imported")[0] == 0
+    for folder, words in (("exported", "written by `trm checkpoint export`"), ("imported", "imported")):
+        code, out, err = run("inspect", folder)
+        assert (code, err) == (0, "")
+        assert words in out
+    original, imported = (load_file(folder / "checkpoint.safetensors") for folder in (trained, here / "imported"))
+    assert original.keys() == imported.keys()
+    assert all((value == imported[name]).all() for name, value in original.items() if not name.startswith("raw."))
+    config = here / "exported/all_config.yaml"
+    arch = YAML(typ="safe").load(config.read_text())["arch"]
+
+    def other(**changes: object) -> tuple[int, str, str]:
+        YAML().dump({"arch": {**arch, **changes}}, config)
+        return run("checkpoint", "import", file, "--model", "other")
+
+    check_error(
+        other(name="x.hrm@X"), "inner.H_level.layers.0.mlp_t.gate_up_proj.weight is missing", "checkpoint of hrm"
+    )
+    check_error(other(name="x.urm@X"), "arch.name: 'urm' cannot be imported; only trm, trm_singlez,")
+    check_error(other(vocab_size=7), "inner.embed_tokens.embedding_weight should have shape (7, 16). Got (6, 16)")
+    assert not (here / "other").exists()
+
+
+def test_reset_puzzle_embedding(run: Run, here: Path, finished: Path) -> None:
+    """Import a checkpoint with 5 puzzle embeddings for a dataset with one, and train only that one."""
+    dataset = finished / "outputs/dataset"
+    for old, new in {"puzzle_emb_ndim: 0": "puzzle_emb_ndim: 16", "puzzle_emb_len: 0": "puzzle_emb_len: 1"}.items():
+        edit_params(here, old, new)
+    meta = read_meta(dataset).model_copy(update={"num_identifiers": 5})
+    source = build_model(load_params("params.yaml").model, meta)
+    with torch.no_grad():
+        source.puzzle_table.normal_()
+    torch.save(export_published(source), "published")
+    YAML().dump({"arch": arch_of(source)}, Path("all_config.yaml"))
+    words = ("checkpoint", "import", "published", "--dataset", dataset)
+    check_error(run(*words), "arch.num_puzzle_identifiers must be 1, as in the dataset. Got 5", "--reset-puzzle-emb")
+    code, out, _ = run(*words, "--reset-puzzle-emb")
+    assert code == 0
+    start = re.search(r"train.init_from: (\{.*\})", out)
+    assert start
+    edit_params(here, "init_from: null", f"init_from: {start[1]}")
+    edit_params(here, "freeze_weights: false", "freeze_weights: true")
+    assert run("train", "--dataset", dataset)[0] == 0
+    model, _ = load_checkpoint("outputs/model")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), source.parameters(), strict=True))
+    assert model.puzzle_table.shape == (1, 16)
+    assert not torch.allclose(model.puzzle_table[0], source.puzzle_table.mean(0))
+    edit_params(here, start[1][-30:-1], start[1][-30:-1].replace("false", "maybe"))
+    check_error(
+        run("train", "--dataset", dataset), "train.init_from.reset_puzzle_emb must be a valid boolean. Got 'maybe'"
+    )
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys; sys.argv = ['trm', '--help']\nfrom trm.cli.main import main\n"
+    code += "try: main()\nexcept SystemExit: pass\nprint(*sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    heavy = {"torch", "numpy", "pyarrow", "numba", "scipy", "matplotlib", "PIL"}
+    heavy |= {"httpx", "boto3", "safetensors", "ruamel.yaml", "jinja2", "rich.live"}
+    assert "evaluate" in out
+    assert not heavy & set(out.splitlines()[-1].split())

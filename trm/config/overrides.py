@@ -1,0 +1,56 @@
+"""Overrides of single settings: `--set KEY=VALUE` on the command line."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trm.utils.errors import ParamsError
+
+OPTION = "--set"
+
+
+def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
+    """Convert texts `KEY=VALUE` to full key -> value, which is parsed as YAML. Raises `ParamsError`."""
+    from ruamel.yaml import YAML, YAMLError
+
+    overrides = {}
+    for text in texts:
+        key, separator, value = text.partition("=")
+        if not separator or not all(key.split(".")):
+            raise ParamsError(f"{OPTION}: expected KEY=VALUE, such as train.lr=3e-4. Got {text!r}")
+        try:
+            overrides[key] = YAML(typ="safe", pure=True).load(value)
+        except (YAMLError, ValueError) as error:
+            problem = " ".join(str(getattr(error, "problem", None) or error).split())
+            raise ParamsError(f"{OPTION} {key}: not valid YAML ({problem}). Got {value!r}") from None
+    return overrides
+
+
+def check_sections(overrides: Mapping[str, Any], sections: Sequence[str]) -> None:
+    """Raise `ParamsError` for a key in another section of the params than `sections`: it would have no effect."""
+    from trm.config.params import Params
+
+    for key in overrides:
+        section = key.partition(".")[0]
+        if section in Params.model_fields and section not in sections:
+            raise ParamsError(f"{OPTION} {key}: has no effect on this command, which reads {', '.join(sections)}")
+
+
+def apply_overrides(values: object, overrides: Mapping[str, Any]) -> object:
+    """A copy of `values` (the contents of a params file) with other values at some keys.
+
+    Missing sections are created, so that validation finds the invalid key. Raises `ParamsError` for a key below a value
+    without keys.
+    """
+    for key, value in overrides.items():
+        values = _replaced(values, key.split("."), value, key)
+    return values
+
+
+def _replaced(values: object, path: Sequence[str], value: object, key: str) -> object:
+    if not path:
+        return value
+    if values is not None and not isinstance(values, Mapping):
+        parent = ".".join(key.split(".")[: -len(path)])
+        raise ParamsError(f"{OPTION} {key}: {parent} has no keys, its value is {values!r}")
+    inner = {} if values is None else dict(values)
+    return inner | {path[0]: _replaced(inner.get(path[0]), path[1:], value, key)}
