@@ -42,8 +42,9 @@ class ScriptedNetwork(TRM):
 
     def latent_passes(self, x: Tensor, states: States, passes: range, round_hook: Any = None) -> States:  # noqa: ANN401
         del x
-        for number in passes if round_hook is not None else ():
-            round_hook(number + 1, states)
+        if round_hook is not None:
+            for number in passes:
+                round_hook(number + 1, states)
         return states
 
     def answer_pass(self, x: Tensor, states: States, round_hook: Any = None) -> States:  # noqa: ANN401

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.helpers import Run, tiny_params
+from tests.cli.helpers import Run
 from tests.conftest import ROOT
+from tests.params import TINY, params_text
 from trm.cli import main as cli
 from trm.stages.records import STAGES
 
@@ -37,7 +38,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    (folder / "params.yaml").write_text(tiny_params())
+    (folder / "params.yaml").write_text(params_text(TINY))
     return folder
 
 
@@ -45,7 +46,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the params and the outputs of a tiny experiment. Tests must not change it."""
     folder = tmp_path_factory.mktemp("finished")
-    (folder / "params.yaml").write_text(tiny_params())
+    (folder / "params.yaml").write_text(params_text(TINY))
     environment = {**os.environ, "TRM_STATE_DIR": str(folder / "states"), "PYTHONPATH": str(ROOT)}
     for stage in STAGES:
         subprocess.run(

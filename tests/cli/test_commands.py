@@ -11,7 +11,7 @@ import torch
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
-from tests.cli.helpers import Run, check_error, edit_params
+from tests.cli.helpers import Run, check_error, replace_in_params
 from tests.conftest import ROOT
 from trm import export_published, load_checkpoint, load_params
 from trm.data.parquet import read_meta
@@ -68,7 +68,7 @@ def test_model_summary(run: Run, here: Path, finished: Path) -> None:
     assert run("model-summary", "--dataset", finished / "outputs/dataset") == (0, out, "")
     code, out, _ = run("model-summary", "--set", "model.H_cycles=1")
     assert (code, "= 5 blocks" in out) == (0, True)
-    edit_params(here, "enable: false, mode: clean, length: 32", "enable: true, mode: unclean, length: 33")
+    replace_in_params(here, "enable: false, mode: clean, length: 32", "enable: true, mode: unclean, length: 33")
     words = "model.lma.length must divide 16 tokens * hidden_size 16 = 256. Got 33"
     check_error(run("model-summary"), words)
     check_error(run("train", "--dataset", finished / "outputs/dataset"), words)
@@ -108,7 +108,7 @@ def test_reset_puzzle_embedding(run: Run, here: Path, finished: Path) -> None:
     """Import a checkpoint with 5 puzzle embeddings for a dataset with one, and train only that one."""
     dataset = finished / "outputs/dataset"
     for old, new in {"puzzle_emb_ndim: 0": "puzzle_emb_ndim: 16", "puzzle_emb_len: 0": "puzzle_emb_len: 1"}.items():
-        edit_params(here, old, new)
+        replace_in_params(here, old, new)
     meta = read_meta(dataset).model_copy(update={"num_identifiers": 5})
     source = build_model(load_params("params.yaml").model, meta)
     with torch.no_grad():
@@ -121,14 +121,14 @@ def test_reset_puzzle_embedding(run: Run, here: Path, finished: Path) -> None:
     assert code == 0
     start = re.search(r"train.init_from: (\{.*\})", out)
     assert start
-    edit_params(here, "init_from: null", f"init_from: {start[1]}")
-    edit_params(here, "freeze_weights: false", "freeze_weights: true")
+    replace_in_params(here, "init_from: null", f"init_from: {start[1]}")
+    replace_in_params(here, "freeze_weights: false", "freeze_weights: true")
     assert run("train", "--dataset", dataset)[0] == 0
     model, _ = load_checkpoint("outputs/model")
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), source.parameters(), strict=True))
     assert model.puzzle_table.shape == (1, 16)
     assert not torch.allclose(model.puzzle_table[0], source.puzzle_table.mean(0))
-    edit_params(here, start[1][-30:-1], start[1][-30:-1].replace("false", "maybe"))
+    replace_in_params(here, start[1][-30:-1], start[1][-30:-1].replace("false", "maybe"))
     check_error(
         run("train", "--dataset", dataset), "train.init_from.reset_puzzle_emb must be a valid boolean. Got 'maybe'"
     )

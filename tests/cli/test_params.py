@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.helpers import Run, check_error, edit_params
+from tests.cli.helpers import Run, check_error, replace_in_params
 from trm.cli import main as cli
 from trm.stages.params import load_params
 
@@ -42,7 +42,7 @@ from trm.stages.params import load_params
     ],
 )
 def test_invalid_params(run: Run, here: Path, old: str, new: str, words: tuple[str, ...]) -> None:
-    edit_params(here, old, new)
+    replace_in_params(here, old, new)
     check_error(run("fetch"), "params.yaml" if "clues: 3" not in new else "clues", *words)
     assert [path.name for path in here.iterdir()] == ["params.yaml"]
 
@@ -53,7 +53,7 @@ def test_missing_params_file(run: Run, here: Path) -> None:
 
 def test_exponents_are_numbers(here: Path) -> None:
     for text in ("1e-4", "1.0e-4", "0.0001"):
-        edit_params(here, r"  lr: .*", f"  lr: {text}")
+        replace_in_params(here, r"  lr: .*", f"  lr: {text}")
         assert load_params(here / "params.yaml").train.lr == 1e-4
 
 

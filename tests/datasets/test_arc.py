@@ -363,7 +363,7 @@ def test_settings_that_cannot_be(tmp_path: Path, subset: str, change: dict[str, 
 def test_the_recipe(edition: str) -> None:
     params = load_params(ROOT / "recipes" / f"{edition}.yaml")
     assert isinstance(params.data, arc.Settings) and params.data.edition == edition
-    assert (params.model.L_cycles, params.train.epochs, params.train.puzzle_emb_lr) == (4, 100_000, 1e-2)
+    assert (params.model.L_cycles, params.train.epochs, params.train.optimizer.puzzle_emb.lr) == (4, 100_000, 1e-2)
 
 
 def test_the_known_numbers(shared_data: Path, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from wandb.proto import wandb_internal_pb2
 
-from tests.cli.helpers import TINY
 from tests.conftest import ROOT
+from tests.params import TINY, params_text
 from tests.studies.test_study import TINY as TINY_STUDY
 from trm.stages.params import load_tracking
 from trm.utils.errors import ParamsError
@@ -71,13 +71,9 @@ def _items(items: Any) -> dict[str, Any]:  # noqa: ANN401 - protobuf has no type
 class Experiment:
     """A tiny experiment whose stages run as separate commands."""
 
-    def __init__(self, folder: Path, **changes: str) -> None:
+    def __init__(self, folder: Path, **changes: object) -> None:
         self.folder = folder
-        text = (ROOT / "params.yaml").read_text()
-        for old, new in {**TINY, **changes}.items():
-            text, count = re.subn(old, new, text)
-            assert count, old
-        (folder / "params.yaml").write_text(text)
+        (folder / "params.yaml").write_text(params_text({**TINY, **changes}))
         kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
         self.environment = {**kept, "PYTHONPATH": str(ROOT), "TRM_STATE_DIR": str(folder / "states")}
         self.environment |= {"HOME": str(folder), "OMP_NUM_THREADS": "1"}
@@ -139,8 +135,8 @@ def test_offline_run(experiment: Experiment) -> None:
 
 @pytest.mark.slow
 def test_resumed_run_continues_its_curve(tmp_path: Path) -> None:
-    long = {r"epochs: \d+": "epochs: 400", r"checkpoint_interval: \d+": "checkpoint_interval: 20"}
-    experiment = Experiment(tmp_path, **{r"log_interval: \d+": "log_interval: 5"}, **long)
+    long = {"train.epochs": 400, "train.checkpoint_interval": 20}
+    experiment = Experiment(tmp_path, **{"train.log_interval": 5}, **long)
     offline = json.dumps(OFFLINE)
     with experiment.start("train", TRM_TRACKING=offline) as process:
         (log,) = _wait_for(lambda: list(tmp_path.glob("states/*/train.tsv")))
@@ -179,7 +175,7 @@ def test_training_succeeds_without_wandb(experiment: Experiment, environment: di
 
 @pytest.mark.slow
 def test_training_succeeds_when_the_tracking_process_is_killed(tmp_path: Path) -> None:
-    experiment = Experiment(tmp_path, **{r"epochs: \d+": "epochs: 200", r"log_interval: \d+": "log_interval: 5"})
+    experiment = Experiment(tmp_path, **{"train.epochs": 200, "train.log_interval": 5})
     with experiment.start("train", TRM_TRACKING=json.dumps(OFFLINE)) as process:
         (log,) = _wait_for(lambda: list(tmp_path.glob("states/*/train.tsv")))
         _wait_for(lambda: log.read_text().count("\n") > 3)
