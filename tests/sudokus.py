@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from trm.config.base import parse
-from trm.data.deduplication import Equivalence, classes
-from trm.data.puzzle_csv import Puzzles, join, read_puzzles, write_puzzles
+from trm.data.deduplication import Equivalence, equivalence_classes
+from trm.data.puzzle_csv import Puzzles, concatenate, read_puzzles, write_puzzles
 from trm.datasets.sudoku.dataset import Settings, cells, layout
-from trm.datasets.sudoku.equivalence import equivalent, fingerprints
+from trm.datasets.sudoku.equivalence import are_equivalent, fingerprints
 
 WHOLE = {"train_sha256": None, "test_sha256": None, "min_rating": None, "subsample": None, "seed": 0}
 
@@ -23,7 +23,7 @@ def sudoku(size: int, allow_leakage: bool = False, **source: object) -> Settings
 
 def load(path: Path, size: int) -> Puzzles:
     """All puzzles of a CSV."""
-    return join(read_puzzles(path, layout(size)))
+    return concatenate(read_puzzles(path, layout(size)))
 
 
 def write(path: Path, puzzles: Puzzles, size: int) -> None:
@@ -44,4 +44,4 @@ def digits(tokens: np.ndarray) -> np.ndarray:
 
 def grid_classes(grids: np.ndarray) -> np.ndarray:
     """The class of each grid of digits uint8 [N, n, n]."""
-    return classes(Equivalence(fingerprints, equivalent), lambda: [grids])
+    return equivalence_classes(Equivalence(fingerprints, are_equivalent), lambda: [grids])

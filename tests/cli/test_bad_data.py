@@ -422,6 +422,8 @@ def test_more_versions_than_there_are(
 def test_more_versions_in_the_curve_than_there_are(run: Run, here: Path, data: Values, most: int) -> None:
     curve = {"steps": [1], "votes": [1, most + 1], "rollouts": [1], "noise": [], "max_puzzles": None}
     write_params(here, data, report={"curve": curve})
-    refused(run, here, "fetch", f"report.test_time_compute.votes must be at most {most}, the versions", f"Got {most + 1}")
+    refused(
+        run, here, "fetch", f"report.test_time_compute.votes must be at most {most}, the versions", f"Got {most + 1}"
+    )
     write_params(here, data, report={"curve": curve | {"votes": [1, most]}})
     assert run("fetch")[0] == 0

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trm.data.batches import IGNORED, StreamPosition, collate, test_batches, total_steps, training_batches
+from trm.data.batches import IGNORE_INDEX, StreamPosition, collate, test_batches, total_steps, training_batches
 from trm.data.parquet import Split
 
 
@@ -22,7 +22,13 @@ def make_split(*groups: list[int], length: int = 2) -> Split:
 def test_ten_groups_of_one_example_four_rows_two_epochs_are_five_batches() -> None:
     split = make_split(*[[1]] * 10)
     batches = list(training_batches(split, 2, 4, seed=0))
-    assert [place for _, place in batches] == [StreamPosition(0, 4), StreamPosition(0, 8), StreamPosition(1, 2), StreamPosition(1, 6), StreamPosition(2, 0)]
+    assert [place for _, place in batches] == [
+        StreamPosition(0, 4),
+        StreamPosition(0, 8),
+        StreamPosition(1, 2),
+        StreamPosition(1, 6),
+        StreamPosition(2, 0),
+    ]
     rows = np.concatenate([rows for rows, _ in batches])
     assert rows.dtype == np.int64
     assert sorted(rows[:10]) == sorted(rows[10:]) == list(range(10))
@@ -47,7 +53,12 @@ def test_a_puzzle_is_cut_where_the_batch_is_full_and_its_rest_skipped() -> None:
     split = make_split([5], [5])
     batches = list(training_batches(split, 2, 4, seed=0))
     # Each batch is filled by one puzzle of five; the fifth example is skipped: four batches from four puzzles.
-    assert [place for _, place in batches] == [StreamPosition(0, 1), StreamPosition(1, 0), StreamPosition(1, 1), StreamPosition(2, 0)]
+    assert [place for _, place in batches] == [
+        StreamPosition(0, 1),
+        StreamPosition(1, 0),
+        StreamPosition(1, 1),
+        StreamPosition(2, 0),
+    ]
     assert all(len(set(split.groups[rows])) == 1 and len(set(rows)) == 4 for rows, _ in batches)
     # Mean 5 examples, 2 epochs, 2 groups: a schedule of floor(20 / 4) = 5 steps, of which the cuts leave 4.
     assert total_steps(split, 2, 4) == 5
@@ -127,12 +138,12 @@ def test_collate_and_test_batches() -> None:
     split = make_split([1], [1], [1])
     batch = collate(split, np.array([2, 0]))
     assert batch["inputs"].tolist() == [[4, 5], [0, 1]]
-    assert batch["labels"].tolist() == [[1, 2], [IGNORED, 1]]
+    assert batch["labels"].tolist() == [[1, 2], [IGNORE_INDEX, 1]]
     assert batch["puzzle_identifiers"].tolist() == [2, 0]
     assert all(values.dtype == np.int32 for values in batch.values())
     first, last = test_batches(split, 2)
     assert first[1] == 2
     assert last[1] == 1
     assert last[0]["inputs"].tolist() == [[4, 5], [0, 0]]
-    assert last[0]["labels"].tolist() == [[1, 2], [IGNORED, IGNORED]]
+    assert last[0]["labels"].tolist() == [[1, 2], [IGNORE_INDEX, IGNORE_INDEX]]
     assert last[0]["puzzle_identifiers"].tolist() == [2, 0]

@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 from trm.data.numba_utils import random_below, random_state, shuffle
 
 DRAW = "from trm.datasets.sudoku.augmentation import *\n"
-DRAW += "print(draw_shuffles(np.random.default_rng(0), 9, 3).digits.tolist())"
+DRAW += "print(draw_transforms(np.random.default_rng(0), 9, 3).digits.tolist())"
 
 
 def test_random_below_is_uniform_and_the_states_differ() -> None:

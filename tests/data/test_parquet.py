@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from trm.data import parquet as store
-from trm.data.parquet import Split, read_counts, read_lineage, read_meta, read_split, splits, write_meta, write_split
+from trm.data.parquet import Split, read_counts, read_lineage, read_meta, read_split, write_meta, write_split
 from trm.datasets.sudoku.dataset import sudoku_meta
 from trm.utils.errors import DataError
 
@@ -101,7 +101,6 @@ def test_meta(tmp_path: Path) -> None:
     write_meta(tmp_path, sudoku_meta(6), counts)
     assert read_meta(tmp_path) == sudoku_meta(6)
     assert read_counts(tmp_path) == counts
-    assert splits(tmp_path) == ["train"]
     path = tmp_path / "meta.json"
     values = json.loads(path.read_text())
     path.write_text(json.dumps(values | {"height": "six"}))

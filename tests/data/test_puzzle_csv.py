@@ -8,7 +8,7 @@ import pytest
 from tests.sudokus import digits, load, write
 from trm.data import puzzle_csv
 from trm.data.puzzle_csv import Puzzles
-from trm.datasets.sudoku.augmentation import breaks_rule
+from trm.datasets.sudoku.augmentation import violates_rules
 from trm.utils.errors import DataError
 
 HEADER = "source,question,answer,rating\n"
@@ -105,7 +105,7 @@ def test_rules_row_column_and_box_each_count() -> None:
     good = np.array([[1, 2, 3, 4], [3, 4, 1, 2], [2, 1, 4, 3], [4, 3, 2, 1]], dtype=np.uint8)
     boxes_wrong = np.array([[1, 2, 3, 4], [2, 3, 4, 1], [3, 4, 1, 2], [4, 1, 2, 3]], dtype=np.uint8)
     rows_wrong = np.array([[1, 2, 1, 2], [3, 4, 3, 4], [2, 1, 2, 1], [4, 3, 4, 3]], dtype=np.uint8)
-    assert breaks_rule(np.stack([good, boxes_wrong, rows_wrong, rows_wrong.T])).tolist() == [False, True, True, True]
+    assert violates_rules(np.stack([good, boxes_wrong, rows_wrong, rows_wrong.T])).tolist() == [False, True, True, True]
 
 
 def test_select() -> None:

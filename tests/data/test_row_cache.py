@@ -9,7 +9,7 @@ import pytest
 from trm.data import parquet as store
 from trm.data.batches import collate, test_batches, training_batches
 from trm.data.parquet import Split, read_rows, read_split, write_split
-from trm.data.row_cache import UNUSED_DAYS, StoredRows, stored_rows
+from trm.data.row_cache import MAX_UNUSED_DAYS, CachedRows, cached_rows
 from trm.utils.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -41,7 +41,7 @@ def never() -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def test_rows_are_those_of_an_array(source: Path, cache: Path) -> None:
-    inputs, labels = stored_rows(source, 500, 12, parts)
+    inputs, labels = cached_rows(source, 500, 12, parts)
     assert len(inputs) == 500
     assert not cache.exists(), "nothing is decoded before a row is asked for"
     for rows in (np.array([3, 499, 0, 3]), np.array([], dtype=np.int64), np.array([-1, -500]), slice(4, 300, 7), 17):
@@ -49,17 +49,17 @@ def test_rows_are_those_of_an_array(source: Path, cache: Path) -> None:
         assert np.array_equal(labels[rows], LABELS[rows])
     with pytest.raises(IndexError, match="rows must be below 500. Got 3..500"):
         inputs[np.array([3, 500])]
-    again, _ = stored_rows(source, 500, 12, never)
+    again, _ = cached_rows(source, 500, 12, never)
     assert np.array_equal(again[:], INPUTS)
     assert [path.suffix for path in sorted(cache.iterdir())] == [".lock", ".rows"]
 
 
 def test_a_torn_file_is_decoded_again(source: Path, cache: Path) -> None:
-    stored_rows(source, 500, 12, parts)[0][0]
+    cached_rows(source, 500, 12, parts)[0][0]
     (rows,) = cache.glob("*.rows")
     with rows.open("r+b") as file:
         file.truncate(1000)
-    assert np.array_equal(stored_rows(source, 500, 12, parts)[1][:], LABELS)
+    assert np.array_equal(cached_rows(source, 500, 12, parts)[1][:], LABELS)
 
 
 def test_a_failure_leaves_nothing(source: Path, cache: Path) -> None:
@@ -68,19 +68,19 @@ def test_a_failure_leaves_nothing(source: Path, cache: Path) -> None:
         raise RuntimeError("broken")
 
     with pytest.raises(RuntimeError, match="broken"):
-        stored_rows(source, 500, 12, breaks)[0][0]
+        cached_rows(source, 500, 12, breaks)[0][0]
     assert [path.suffix for path in cache.iterdir()] == [".lock"]
 
 
 def test_files_that_nobody_opens_go_when_another_comes(source: Path, cache: Path) -> None:
-    stored_rows(source, 500, 12, parts)[0][0]
+    cached_rows(source, 500, 12, parts)[0][0]
     (old,) = cache.glob("*.rows")
     source.write_text("recent")
-    stored_rows(source, 500, 12, parts)[0][0]
-    past = time.time() - (UNUSED_DAYS + 1) * 86400
+    cached_rows(source, 500, 12, parts)[0][0]
+    past = time.time() - (MAX_UNUSED_DAYS + 1) * 86400
     os.utime(old, (past, past))
     source.write_text("new")
-    stored_rows(source, 500, 12, parts)[0][0]
+    cached_rows(source, 500, 12, parts)[0][0]
     assert len(list(cache.glob("*.rows"))) == 2
     assert not old.exists()
 
@@ -103,10 +103,10 @@ def test_a_large_split_gives_the_same_batches(tmp_path: Path, monkeypatch: pytes
     split = Split(INPUTS, LABELS, index // 10, index // 2, index // 2 + 1, codes, ("a",), index)
     write_split(tmp_path / "train", [split], 12, {})
     small = read_split(tmp_path / "train")
-    monkeypatch.setattr(store, "IN_MEMORY", 1000)
+    monkeypatch.setattr(store, "MAX_BYTES_IN_MEMORY", 1000)
     large = read_split(tmp_path / "train")
     assert isinstance(small.inputs, np.ndarray)
-    assert isinstance(large.inputs, StoredRows)
+    assert isinstance(large.inputs, CachedRows)
     assert large.counts() == small.counts()
     for (rows, _), (again, _) in zip(training_batches(small, 3, 16, 0), training_batches(large, 3, 16, 0), strict=True):
         assert np.array_equal(rows, again)
@@ -124,4 +124,4 @@ def test_a_cache_folder_that_cannot_be_is_a_mistake(
     for place in (tmp_path / "file", Path("/dev/null/nowhere")):
         monkeypatch.setenv("TRM_CACHE_DIR", str(place))
         with pytest.raises(UserError, match=r"cannot be written \(.*\); mend it or set TRM_CACHE_DIR"):
-            stored_rows(source, 500, 12, parts)[0][0]
+            cached_rows(source, 500, 12, parts)[0][0]

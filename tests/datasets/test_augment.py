@@ -11,7 +11,7 @@ from trm.data import puzzle_csv
 from trm.data.parquet import read_counts, read_lineage, read_meta, read_split
 from trm.data.puzzle_csv import Puzzles
 from trm.datasets.augment import augment
-from trm.datasets.sudoku.augmentation import breaks_rule, draw_shuffles
+from trm.datasets.sudoku.augmentation import draw_transforms, violates_rules
 from trm.datasets.sudoku.dataset import layout, sudoku_meta
 from trm.datasets.sudoku.equivalence import equivalent
 from trm.datasets.sudoku.generator import generate_puzzles
@@ -64,10 +64,10 @@ def test_the_data_set(tmp_path: Path, raw: Path, puzzles: Puzzles) -> None:
         plain = split.puzzle_starts[split.group_starts[:-1]]
         assert np.array_equal(split.inputs[plain], puzzles.questions[base + split.groups[plain]])
         assert np.array_equal(split.labels[plain], puzzles.answers[base + split.groups[plain]])
-        assert not breaks_rule(digits(split.labels[:])).any()
+        assert not violates_rules(digits(split.labels[:])).any()
         assert ((split.inputs[:] == 1) | (split.inputs[:] == split.labels[:])).all()
     for row in range(64):
-        assert equivalent(digits(train.inputs[:])[row], digits(puzzles.questions)[train.groups[row]])
+        assert are_equivalent(digits(train.inputs[:])[row], digits(puzzles.questions)[train.groups[row]])
     assert len(np.unique(train.inputs[:], axis=0)) == 64
     lineage = read_lineage(out / "train")
     assert lineage["key"] == "the-key"
@@ -101,9 +101,9 @@ def test_same_bytes_whatever_the_workers(tmp_path: Path, raw: Path, monkeypatch:
 def test_a_planted_leak_is_refused(tmp_path: Path, puzzles: Puzzles) -> None:
     puzzles = copy.deepcopy(puzzles)
     train, test = puzzles.select(slice(20)), puzzles.select(slice(20, None))
-    shuffle = draw_shuffles(np.random.default_rng(4), 9, 1)
+    shuffle = draw_transforms(np.random.default_rng(4), 9, 1)
     for mine, theirs in ((test.questions, train.questions), (test.answers, train.answers)):
-        mine[6] = shuffle.apply(digits(theirs)[11]).ravel() + 1
+        mine[6] = transform.apply(digits(theirs)[11]).ravel() + 1
     raw = write_raw(tmp_path / "raw", train, test)
     message = (
         rf"^{raw}/test.csv, line 8: the puzzle is equivalent to the training puzzle at {raw}/train.csv, line 13; "
@@ -119,9 +119,9 @@ def test_a_planted_leak_is_refused(tmp_path: Path, puzzles: Puzzles) -> None:
 
 
 def test_equivalent_training_puzzles_stay_on_one_side(tmp_path: Path, puzzles: Puzzles) -> None:
-    shuffles = draw_shuffles(np.random.default_rng(0), 9, 16)
+    transforms = draw_transforms(np.random.default_rng(0), 9, 16)
     base = np.arange(16) // 4 % 4  # four classes of four
-    pair = (shuffles.apply(digits(puzzles.questions)[base]), shuffles.apply(digits(puzzles.answers)[base]))
+    pair = (transforms.apply(digits(puzzles.questions)[base]), transforms.apply(digits(puzzles.answers)[base]))
     train = of_digits(*pair, "s", puzzles.ratings[base])
     raw = write_raw(tmp_path / "raw", train, puzzles.select(slice(20, None)))
     for seed in range(5):
@@ -161,5 +161,5 @@ def test_real_puzzles(tmp_path: Path, shared_data: Path) -> None:
     augment(sudoku(9), params(100, 100), raw, new(tmp_path / "out"), "k")
     train = read_split(tmp_path / "out/train")
     assert train.counts() == {"groups": 900, "puzzles": 90_900, "examples": 90_900}
-    assert not breaks_rule(digits(train.labels[:])).any()
+    assert not violates_rules(digits(train.labels[:])).any()
     assert ((train.inputs[:] == 1) | (train.inputs[:] == train.labels[:])).all()

@@ -12,8 +12,8 @@ from tests.custom_puzzles import ALL, cut, made, meta_of, planned, settings_of
 from trm.config.base import parse
 from trm.config.data import AugmentParams
 from trm.data.parquet import read_meta
-from trm.datasets.custom import dataset as own
-from trm.datasets.custom.augmentation import canonical_forms, draw_distinct, space_of
+from trm.datasets.custom import dataset as custom
+from trm.datasets.custom.augmentation import augmentation_space, canonical_forms, draw_distinct_augmentations
 from trm.datasets.registry import get_dataset
 from trm.utils.errors import DataError, UserError
 from trm.utils.paths import file_digest
@@ -27,7 +27,7 @@ def file(tmp_path: Path) -> Path:
     for group in range(12):
         for _ in range(1 + group % 3):
             height, width = [(2, 3), (3, 3), (1, 2)][group % 3]
-            # A symbol of its own makes each puzzle differ from all others.
+            # A symbol of its custom makes each puzzle differ from all others.
             rows = ["".join(rng.choice(list(".xo"), width)) for _ in range(height)]
             rows[0] = chr(ord("A") + number) + rows[0][1:]
             number += 1
@@ -39,7 +39,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_found_by_its_name() -> None:
-    assert get_dataset("custom") is own
+    assert get_dataset("custom") is custom
 
 
 @pytest.mark.parametrize(
@@ -69,17 +69,17 @@ def test_settings() -> None:
     assert settings_of("a.csv", alphabet="201").alphabet == ("2", "0", "1")
     assert settings_of("a.csv", alphabet=[10, "x", 0]).alphabet == ("10", "x", "0")
     data = settings_of("a.jsonl", fixed_symbols="x", symmetries=ALL)
-    assert parse(own.Settings, data.model_dump(mode="json"), "again") == data
+    assert parse(custom.Settings, data.model_dump(mode="json"), "again") == data
     url = {"type": "url", "file": "https://example.org/a.csv?raw=1", "sha256": None}
-    assert own.source_digest(settings_of("", source=url)) == {}
-    assert own.source_digest(settings_of("", source={**url, "sha256": "0" * 64})) == {"sha256": "0" * 64}
+    assert custom.source_digest(settings_of("", source=url)) == {}
+    assert custom.source_digest(settings_of("", source={**url, "sha256": "0" * 64})) == {"sha256": "0" * 64}
 
 
 def test_fetch_keeps_the_bytes(file: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    facts = own.fetch(settings_of(file), tmp_path / "out")
+    facts = custom.fetch(settings_of(file), tmp_path / "out")
     assert facts == {"sha256": file_digest(file), "puzzles": 24, "groups": 12}
-    assert own.source_digest(settings_of(file)) == {"sha256": file_digest(file)}
+    assert custom.source_digest(settings_of(file)) == {"sha256": file_digest(file)}
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["puzzles.csv"]
     assert (tmp_path / "out" / "puzzles.csv").read_bytes() == file.read_bytes()
 
@@ -87,17 +87,17 @@ def test_fetch_keeps_the_bytes(file: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["my#1.csv", "my?1.csv"])
 def test_a_path_is_no_address(file: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "out").mkdir()
-    own.fetch(settings_of(file.rename(tmp_path / name)), tmp_path / "out")
+    custom.fetch(settings_of(file.rename(tmp_path / name)), tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["puzzles.csv"]
     with pytest.raises(UserError, match=r"source.file: must end in .csv or .jsonl. Got a.csv\?raw=1"):
         settings_of("a.csv?raw=1")
 
 
 def test_an_address_may_go_on_after_the_suffix(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(own, "download_url", lambda url, target, sha256: target.write_bytes(file.read_bytes()))
+    monkeypatch.setattr(custom, "download_file", lambda url, target, sha256: target.write_bytes(file.read_bytes()))
     url = {"type": "url", "file": "https://example.org/a.csv?raw=1#top", "sha256": None}
     (tmp_path / "out").mkdir()
-    own.fetch(settings_of("", source=url), tmp_path / "out")
+    custom.fetch(settings_of("", source=url), tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["puzzles.csv"]
     with pytest.raises(UserError, match=r"source.file: must end in .csv or .jsonl. Got https://example.org/a"):
         settings_of("", source={**url, "file": "https://example.org/a?b.csv"})
@@ -107,13 +107,13 @@ def test_fetch_names_the_file_that_the_user_knows(file: Path, tmp_path: Path) ->
     (tmp_path / "out").mkdir()
     wrong = {"type": "path", "file": str(file), "sha256": "0" * 64}
     with pytest.raises(UserError, match=rf"^data.source.sha256: expected 0{{64}}. {file} has {file_digest(file)}; "):
-        own.fetch(settings_of(file, source=wrong), tmp_path / "out")
+        custom.fetch(settings_of(file, source=wrong), tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
     with pytest.raises(UserError, match=r"^data.source.file: .*none.csv is not a file that can be read"):
-        own.fetch(settings_of(tmp_path / "none.csv"), tmp_path / "out")
+        custom.fetch(settings_of(tmp_path / "none.csv"), tmp_path / "out")
     file.write_text("input,output\n12,1\n")
     with pytest.raises(DataError, match=rf"^{file}, line 2: "):
-        own.fetch(settings_of(file), tmp_path / "out")
+        custom.fetch(settings_of(file), tmp_path / "out")
 
 
 def test_groups_stay_together(file: Path, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_versions_of_the_training_puzzles(file: Path, tmp_path: Path) -> None:
     assert meta.symmetries == tuple(ALL)
     assert meta.fixed_symbols == (".",)
     plain = made(settings_of(file, height=4, width=4), tmp_path / "plain", params.model_copy(update={"num_aug": 0}))
-    train, space = splits["train"], space_of(meta)
+    train, space = splits["train"], augmentation_space(meta)
     starts = train.counts()
     assert starts["puzzles"] == starts["examples"] == 21 * len(plain["train"])
     pairs = np.hstack([train.inputs[:], train.labels[:]]).reshape(-1, 21, 32)
@@ -181,7 +181,7 @@ def test_versions_of_the_training_puzzles(file: Path, tmp_path: Path) -> None:
         assert np.array_equal(question == 1, answer == 1)  # the fixed symbol
     for name in ("validation", "test"):
         assert np.array_equal(splits[name].inputs[:], plain[name].inputs[:])
-    # A puzzle draws for itself: other groups change nothing.
+    # A puzzle transforms for itself: other groups change nothing.
     fewer = made(data, tmp_path / "fewer", params.model_copy(update={"validation_groups": 5}))["train"]
     assert np.array_equal(fewer.inputs[:], train.inputs[:][np.isin(train.groups, fewer.groups)])
     assert not np.array_equal(
@@ -210,17 +210,19 @@ def test_puzzles_whose_draws_run_out_keep_fewer(tmp_path: Path) -> None:
     assert counts[0] in (0, 1)  # a square of one symbol has no other versions
     assert splits["train"].counts()["puzzles"] == len(splits["train"])
     assert np.array_equal(splits["train"].puzzles, np.arange(len(splits["train"])))
-    space = space_of(meta_of(2, 2, "123", ["dihedral"]))
+    space = augmentation_space(meta_of(2, 2, "123", ["dihedral"]))
     rng = np.random.default_rng(0)
     same = np.ones((2, 2), np.uint8)
-    assert len(draw_distinct(space, rng, same, same, 7)) == 1
+    assert len(draw_distinct_augmentations(space, rng, same, same, 7)) == 1
     corner = np.array([[1, 1], [1, 2]], np.uint8)
-    assert len(draw_distinct(space, rng, corner, corner, 7)) == 4
-    assert len(draw_distinct(space, rng, corner, corner[::-1].copy(), 3)) == 4
+    assert len(draw_distinct_augmentations(space, rng, corner, corner, 7)) == 4
+    assert len(draw_distinct_augmentations(space, rng, corner, corner[::-1].copy(), 3)) == 4
     every = np.array([[1, 2], [3, 3]], np.uint8)
-    assert len(draw_distinct(space, rng, every, every, 7)) == 8
-    assert len(draw_distinct(space, rng, every, every, 0)) == 1
-    assert len(draw_distinct(space, rng, same, every, 7)) == 8  # equal questions with other answers are other puzzles
+    assert len(draw_distinct_augmentations(space, rng, every, every, 7)) == 8
+    assert len(draw_distinct_augmentations(space, rng, every, every, 0)) == 1
+    assert (
+        len(draw_distinct_augmentations(space, rng, same, every, 7)) == 8
+    )  # equal questions with other answers are other puzzles
 
 
 def test_each_row_has_draws_of_its_own(tmp_path: Path) -> None:
@@ -245,7 +247,7 @@ def test_blocks_of_any_size_hold_the_same(
     params = AugmentParams(num_aug=20, validation_groups=2, seed=3)
     whole = planned(data, tmp_path / "whole", params).splits
     ones = {name: [call() for call in plan.blocks] for name, plan in whole.items()}
-    monkeypatch.setattr(own, "BLOCK", block)
+    monkeypatch.setattr(custom, "BLOCK", block)
     for name, plan in planned(data, tmp_path / "parts", params).splits.items():
         (one,) = ones[name]
         parts = [call() for call in plan.blocks]
@@ -266,13 +268,13 @@ def test_versions_are_counted_and_not_kept(tmp_path: Path, capsys: pytest.Captur
     data = settings_of(path, symmetries=["permute_symbols"], alphabet=symbols, test_groups=1, allow_leakage=True)
     folder = tmp_path / "raw"
     folder.mkdir()
-    own.fetch(data, folder)
+    custom.fetch(data, folder)
     tracemalloc.start()
-    plan = own.prepare(data, AugmentParams(num_aug=200, validation_groups=0, seed=0), folder).splits["train"]
+    plan = custom.prepare(data, AugmentParams(num_aug=200, validation_groups=0, seed=0), folder).splits["train"]
     kept = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert plan.examples == 100 * 201
-    assert kept < 1_000_000  # the draws are 250 bytes each
+    assert kept < 1_000_000  # the transforms are 250 bytes each
     assert "count versions: 100 done" in capsys.readouterr().err
 
 
@@ -290,37 +292,37 @@ def test_sources_are_the_names_of_the_groups(tmp_path: Path) -> None:
 
 
 def test_a_rectangle_keeps_its_shape() -> None:
-    space = space_of(meta_of(2, 3, "123456", ["dihedral"]))
+    space = augmentation_space(meta_of(2, 3, "123456", ["dihedral"]))
     assert space.symmetries == (0, 2, 4, 5)
     grid = np.arange(1, 7, dtype=np.uint8).reshape(2, 3)
-    assert len(draw_distinct(space, np.random.default_rng(0), grid, grid, 9)) == 4
-    assert space_of(meta_of(3, 3, "12", ["dihedral"])).symmetries == tuple(range(8))
-    assert space_of(meta_of(3, 3, "12", ["translate"])).symmetries == (0,)
+    assert len(draw_distinct_augmentations(space, np.random.default_rng(0), grid, grid, 9)) == 4
+    assert augmentation_space(meta_of(3, 3, "12", ["dihedral"])).symmetries == tuple(range(8))
+    assert augmentation_space(meta_of(3, 3, "12", ["translate"])).symmetries == (0,)
 
 
 def test_wishes_that_cannot_be_met(file: Path, tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()
-    own.fetch(settings_of(file), raw)
+    custom.fetch(settings_of(file), raw)
     one = AugmentParams(num_aug=1, validation_groups=0, seed=0)
     with pytest.raises(UserError, match=r"^augment.num_aug must be 0 where data.symmetries is empty. Got 1$"):
-        own.prepare(settings_of(file), one, raw)
+        custom.prepare(settings_of(file), one, raw)
     with pytest.raises(UserError, match=r"^data.fixed_symbols: '!' is no symbol of these puzzles; there are \. A B"):
-        own.prepare(settings_of(file, fixed_symbols="!"), one, raw)
+        custom.prepare(settings_of(file, fixed_symbols="!"), one, raw)
     with pytest.raises(UserError, match=r"^data.symmetries: permute_symbols needs two symbols .* Got 1; fix fewer"):
         fixed = "." + "".join(chr(ord("A") + n) for n in range(24)) + "o"
-        own.prepare(settings_of(file, symmetries=["permute_symbols"], fixed_symbols=fixed), one, raw)
+        custom.prepare(settings_of(file, symmetries=["permute_symbols"], fixed_symbols=fixed), one, raw)
     with pytest.raises(DataError, match=r"raw/puzzles.csv: 12 groups are too few for data.test_groups 10 and .* 2, "):
-        own.prepare(settings_of(file, test_groups=10), AugmentParams(num_aug=0, validation_groups=2, seed=0), raw)
+        custom.prepare(settings_of(file, test_groups=10), AugmentParams(num_aug=0, validation_groups=2, seed=0), raw)
     full = tmp_path / "full.csv"
     full.write_text("input,output\n12,21\n11,22\n13,31\n")
     (tmp_path / "other").mkdir()
-    own.fetch(settings_of(full), tmp_path / "other")
+    custom.fetch(settings_of(full), tmp_path / "other")
     with pytest.raises(UserError, match=r"^data.symmetries: translate has no room, .* 1 x 2; raise data.height or"):
-        own.prepare(settings_of(full, symmetries=["translate"], test_groups=1), one, tmp_path / "other")
-    own.prepare(settings_of(full, symmetries=["translate"], test_groups=1, width=3), one, tmp_path / "other")
+        custom.prepare(settings_of(full, symmetries=["translate"], test_groups=1), one, tmp_path / "other")
+    custom.prepare(settings_of(full, symmetries=["translate"], test_groups=1, width=3), one, tmp_path / "other")
     with pytest.raises(DataError, match=r"puzzles.csv: no such file"):
-        own.prepare(settings_of(full), one, tmp_path)
+        custom.prepare(settings_of(full), one, tmp_path)
 
 
 @given(seed=st.integers(0, 2**32), k=st.integers(1, 8), place=st.booleans())
@@ -332,7 +334,7 @@ def test_voting_versions(seed: int, k: int, place: bool) -> None:
     canvas = np.zeros((5, 5), np.uint8)
     top, left = (2, 1) if place else (0, 0)
     canvas[top : top + 2, left : left + 3] = grid
-    versions = own.augmentations(meta, canvas.ravel(), rng, k)
+    versions = custom.augmentations(meta, canvas.ravel(), rng, k)
     assert np.array_equal(versions.tokens[0], canvas.ravel())
     assert versions.tokens.shape == (k, 25)
     assert len(versions.names) == k
@@ -347,18 +349,18 @@ def test_voting_versions(seed: int, k: int, place: bool) -> None:
 def test_names_of_draws() -> None:
     rng = np.random.default_rng(0)
     tokens = np.array([1, 2, 0, 0], np.uint8)
-    assert own.augmentations(meta_of(2, 2, "ab", []), tokens, rng, 1).names == ["as it is"]
-    names = own.augmentations(meta_of(2, 2, "ab", ALL), tokens, rng, 30).names
+    assert custom.augmentations(meta_of(2, 2, "ab", []), tokens, rng, 1).names == ["as it is"]
+    names = custom.augmentations(meta_of(2, 2, "ab", ALL), tokens, rng, 30).names
     assert names[0] == "symmetry=0,symbols=a b,place=0:0"
     assert any("symbols=b a" in name for name in names)
     assert len({name.split(",")[0] for name in names}) == 8
     with pytest.raises(UserError, match=r"^evaluate.num_votes must be 1 where data.symmetries is empty. Got 2$"):
-        own.augmentations(meta_of(2, 2, "ab", []), tokens, rng, 2)
+        custom.augmentations(meta_of(2, 2, "ab", []), tokens, rng, 2)
 
 
 def test_no_rules_are_known() -> None:
     grid = np.zeros((2, 2), np.uint8)
-    assert own.valid(meta_of(2, 2, "ab", []), [grid], [grid]) is None
+    assert custom.valid(meta_of(2, 2, "ab", []), [grid], [grid]) is None
 
 
 def test_a_hundred_thousand_versions(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trm.datasets.custom.files import OwnPuzzles, read_own
+from trm.datasets.custom.files import CustomPuzzles, read_custom_file
 from trm.utils.errors import DataError
 
 CSV = "input,output,group\n12/.1,21/1.,a\n...,.2.,b\n1,2,a\n"
@@ -17,10 +17,10 @@ def read(
     alphabet: tuple[str, ...] | None = None,
     height: int | None = None,
     width: int | None = None,
-) -> OwnPuzzles:
+) -> CustomPuzzles:
     path = folder / f"puzzles{suffix}"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return read_own(path, alphabet, height, width)
+    return read_custom_file(path, alphabet, height, width)
 
 
 def test_csv(tmp_path: Path) -> None:
@@ -168,6 +168,6 @@ def test_broken_promises(tmp_path: Path) -> None:
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none.csv: no such file; check the path"):
-        read_own(tmp_path / "none.csv", None, None, None)
+        read_custom_file(tmp_path / "none.csv", None, None, None)
     with pytest.raises(DataError, match=r"cannot be read \(Is a directory\); check the path"):
-        read_own(tmp_path, None, None, None)
+        read_custom_file(tmp_path, None, None, None)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from trm.config.base import parse
 from trm.config.data import AugmentParams
 from trm.data.parquet import Split, read_meta, read_split
-from trm.data.puzzle_csv import join, read_puzzles
+from trm.data.puzzle_csv import concatenate, read_puzzles
 from trm.data.symmetries import apply_symmetry
 from trm.datasets.augment import augment
 from trm.datasets.maze import dataset as maze
@@ -67,7 +67,7 @@ def test_sizes(size: float) -> None:
 
 
 def test_generated_mazes_are_read_as_written(raw: Path) -> None:
-    puzzles = join(read_puzzles(raw / "train.csv", maze.layout(6)))
+    puzzles = concatenate(read_puzzles(raw / "train.csv", maze.layout(6)))
     questions, answers = maze.cells(puzzles.questions, 6), maze.cells(puzzles.answers, 6)
     assert maze_valid(questions, answers).all()
     assert np.array_equal(puzzles.ratings, (answers == 4).sum(axis=(1, 2)) + 1)
@@ -79,7 +79,7 @@ def test_generated_mazes_are_read_as_written(raw: Path) -> None:
 def test_spaces_at_the_ends_of_a_field_stay(tmp_path: Path) -> None:
     path = tmp_path / "train.csv"
     path.write_text("source,question,answer,rating\ns,  S       G     ,  S   o   G     ,2\n")
-    puzzles = join(read_puzzles(path, maze.layout(4)))
+    puzzles = concatenate(read_puzzles(path, maze.layout(4)))
     assert puzzles.questions.tolist() == [[2, 2, 3, 2, 2, 2, 2, 2, 2, 2, 4, 2, 2, 2, 2, 2]]
     assert puzzles.answers.tolist() == [[2, 2, 3, 2, 2, 2, 5, 2, 2, 2, 4, 2, 2, 2, 2, 2]]
 
@@ -90,7 +90,7 @@ def test_a_maze_is_rated_by_its_path_whatever_the_file_says(raw: Path, tmp_path:
         header, *lines = (raw / name).read_text().splitlines()
         rated_anew = [line.rpartition(",")[0] + f",{said}" for line in lines]
         (tmp_path / name).write_text("\n".join([header, *rated_anew]) + "\n")
-    known = join(read_puzzles(raw / "train.csv", maze.layout(6)))
+    known = concatenate(read_puzzles(raw / "train.csv", maze.layout(6)))
     moves = (known.answers == 5).sum(axis=1) + 1
     assert np.array_equal(made(tmp_path, tmp_path / "out").ratings, moves)
     lowest = int(moves.min()) + 1
@@ -102,7 +102,7 @@ def test_a_maze_is_rated_by_its_path_whatever_the_file_says(raw: Path, tmp_path:
 def test_the_training_split_holds_the_mazes_and_all_their_symmetries(raw: Path, tmp_path: Path) -> None:
     train = made(raw, tmp_path, num_aug=7)
     assert train.counts() == {"groups": 20, "puzzles": 160, "examples": 160}
-    puzzles = join(read_puzzles(raw / "train.csv", maze.layout(6)))
+    puzzles = concatenate(read_puzzles(raw / "train.csv", maze.layout(6)))
     assert np.array_equal(train.groups, np.repeat(np.arange(20), 8))
     assert np.array_equal(train.puzzles, np.arange(160))
     assert not train.identifiers.any()
@@ -148,7 +148,7 @@ def test_a_turned_training_maze_is_no_test_maze(raw: Path, tmp_path: Path) -> No
     layout = maze.layout(6)
     train = (raw / "train.csv").read_text()
     (tmp_path / "train.csv").write_text(train)
-    puzzle = join(read_puzzles(raw / "train.csv", layout)).select(slice(7, 8))
+    puzzle = concatenate(read_puzzles(raw / "train.csv", layout)).select(slice(7, 8))
     turned = [apply_symmetry(tokens.reshape(6, 6), 3).ravel() for tokens in (puzzle.questions, puzzle.answers)]
     letters = np.array(list("?# SGo"))
     line = ",".join("".join(letters[tokens]) for tokens in turned)
@@ -163,7 +163,7 @@ def test_published_files(shared_data: Path, tmp_path: Path) -> None:
     data = settings_of(30, source=files(shared_data / "maze-30x30-hard-1k", subsample=50, min_rating=112))
     facts = maze.fetch(data, tmp_path)
     assert facts["train_puzzles"] == 50
-    puzzles = join(read_puzzles(tmp_path / "train.csv", maze.layout(30)))
+    puzzles = concatenate(read_puzzles(tmp_path / "train.csv", maze.layout(30)))
     assert puzzles.ratings.min() >= 112
     params = AugmentParams(num_aug=0, validation_groups=0, seed=0)
     assert list(maze.prepare(data, params, tmp_path).splits) == ["train", "test"]
@@ -215,7 +215,9 @@ def test_valid_takes_any_shortest_path_and_no_padding() -> None:
     one[1:, 0], one[3, 1:3] = 4, 4
     other[0, 1:], other[1:3, 3] = 4, 4
     longer[0, 1:], longer[1:3, 3], longer[2, 2] = 4, 4, 4
-    unanswered = maze.augmentations(meta, np.zeros(16, np.uint8), np.random.default_rng(0), 1).invert(np.zeros((1, 16), "u1"))
+    unanswered = maze.augmentations(meta, np.zeros(16, np.uint8), np.random.default_rng(0), 1).invert(
+        np.zeros((1, 16), "u1")
+    )
     answers = [one, other, longer, question, *unanswered]
     assert list(maze.valid(meta, [question] * 5, answers)) == [True, True, False, False, False]
     # Padding where the question has a wall is no wall.

@@ -3,7 +3,7 @@ import pytest
 
 from trm.datasets.maze import generator as maze_generate
 from trm.datasets.maze.generator import generate_mazes
-from trm.datasets.maze.grid import GOAL, START, WALL, fingerprints, label
+from trm.datasets.maze.grid import GOAL, START, WALL, fingerprints, label_mazes
 from trm.datasets.maze.rules import maze_valid
 from trm.utils.errors import UserError
 
@@ -15,7 +15,7 @@ def test_mazes_are_labelled_and_differ() -> None:
     assert moves.dtype == np.int32
     assert moves.min() == 20
     assert maze_valid(questions, answers).all()
-    labelled, counted = label(questions)
+    labelled, counted = label_mazes(questions)
     assert np.array_equal(answers, labelled)
     assert np.array_equal(moves, counted)
     assert len(np.unique(fingerprints(questions))) == 300
@@ -66,7 +66,7 @@ def test_wishes_that_cannot_be_met_name_the_key(monkeypatch: pytest.MonkeyPatch)
         generate_mazes(8, 1, (0.5, 0.4), 5, 0)
     with pytest.raises(UserError, match=r"^data.source.min_path must be from 1 to 63, .* Got 64$"):
         generate_mazes(8, 1, (0.3, 0.4), 64, 0)
-    monkeypatch.setattr(maze_generate, "FRUITLESS_CELLS", 1_000_000)
+    monkeypatch.setattr(maze_generate, "MAX_CELLS_WITHOUT_MAZE", 1_000_000)
     with pytest.raises(UserError, match=r"^data.source.min_path: only 0 of 3 8x8 mazes .* data.source.wall_density"):
         generate_mazes(8, 3, (0.3, 0.4), 60, 0)
     with pytest.raises(UserError, match=r"^data.source.min_path: only 0 of 3 8x8 mazes"):
@@ -74,7 +74,7 @@ def test_wishes_that_cannot_be_met_name_the_key(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_mazes_that_run_out_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maze_generate, "FRUITLESS_MAZES", 500)
+    monkeypatch.setattr(maze_generate, "MAX_DUPLICATE_MAZES", 500)
     assert len(generate_mazes(4, 1, (0.0, 0.0), 6, 0)[0]) == 1  # without walls, from corner to corner: one maze
     with pytest.raises(UserError, match=r"^data.source.train_puzzles and test_puzzles: only 1 different 4x4 mazes"):
         generate_mazes(4, 2, (0.0, 0.0), 6, 0)

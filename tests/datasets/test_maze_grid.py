@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from trm.data.symmetries import apply_symmetry
-from trm.datasets.maze.grid import CHARACTERS, Mazes, check, fingerprints, label, same
+from trm.datasets.maze.grid import CHARACTERS, Mazes, are_equivalent, check_mazes, fingerprints, label_mazes
 from trm.datasets.maze.rules import maze_valid
 
 
@@ -30,13 +30,13 @@ def maze_hard(shared_data: Path) -> tuple[Mazes, Mazes, np.ndarray]:
 
 
 def problems(questions: Mazes, answers: Mazes) -> list[str]:
-    return [problem for bad, problem, _ in check(questions, answers) if bad.any()]
+    return [problem for bad, problem, _ in check_mazes(questions, answers) if bad.any()]
 
 
 def test_labels_every_published_maze_as_published(maze_hard: tuple[Mazes, Mazes, np.ndarray]) -> None:
     questions, answers, moves = maze_hard
     assert len(questions) == 1800
-    labelled, counted = label(questions)
+    labelled, counted = label_mazes(questions)
     assert np.array_equal(labelled, answers)
     assert np.array_equal(counted, moves)
     assert problems(questions, answers) == []
@@ -53,7 +53,7 @@ def test_every_published_maze_is_valid_turned_and_mirrored(maze_hard: tuple[Maze
 def test_a_turned_maze_is_labelled_otherwise(maze_hard: tuple[Mazes, Mazes, np.ndarray]) -> None:
     # The rule tries down, left, right, up: it is no rule of the turned maze.
     questions, answers, _ = maze_hard
-    turned = label(apply_symmetry(questions[:50], 1))[0]
+    turned = label_mazes(apply_symmetry(questions[:50], 1))[0]
     assert not np.array_equal(turned, apply_symmetry(answers[:50], 1))
     assert maze_valid(apply_symmetry(questions[:50], 1), turned).all()
 
@@ -65,7 +65,7 @@ def test_published_mazes_differ_from_each_other(maze_hard: tuple[Mazes, Mazes, n
 def test_the_order_of_the_neighbours_decides() -> None:
     # Worked by hand: down before left, right and up; left before up; right before up.
     questions = mazes(QUESTION, "S  /   /  G", "G  /   /  S", "  S/   /G  ", "  G/   /S  ", "   / GS/   ")
-    answers, moves = label(questions)
+    answers, moves = label_mazes(questions)
     assert np.array_equal(
         answers, mazes(ANSWER, "S  /o  /ooG", "G  /o  /ooS", "  S/  o/Goo", "  G/  o/Soo", "   / GS/   ")
     )
@@ -73,7 +73,7 @@ def test_the_order_of_the_neighbours_decides() -> None:
 
 
 def test_a_rectangle_is_labelled() -> None:
-    answers, moves = label(mazes("S#G  / #   /     "))
+    answers, moves = label_mazes(mazes("S#G  / #   /     "))
     assert np.array_equal(answers, mazes("S#G  /o#o  /ooo  "))
     assert moves.tolist() == [6]
 
@@ -81,7 +81,7 @@ def test_a_rectangle_is_labelled() -> None:
 @pytest.mark.parametrize("text", ["S# /## /  G", "S  /   /   ", "S S/   /  G", "S  /G  /  G", "   /   /  G"])
 def test_no_path_and_no_ends(text: str) -> None:
     question = mazes(text)
-    answer, moves = label(question)
+    answer, moves = label_mazes(question)
     assert moves.tolist() == [-1]
     assert np.array_equal(answer, question)
     assert not maze_valid(question, question)[0]
@@ -120,7 +120,7 @@ def test_any_shortest_path_will_do() -> None:
 
 def test_the_broken_row_is_the_one_that_is_named() -> None:
     questions, answers = mazes(QUESTION, QUESTION, QUESTION), mazes(ANSWER, "Soo/# o/#Go", ANSWER)
-    found = [bad.tolist() for bad, _, _ in check(questions, answers) if bad.any()]
+    found = [bad.tolist() for bad, _, _ in check_mazes(questions, answers) if bad.any()]
     assert found == [[False, True, False]]
     assert maze_valid(questions, answers).tolist() == [True, False, True]
 
@@ -141,7 +141,7 @@ def test_validity_agrees_with_the_labels_on_small_mazes() -> None:
     rng = np.random.default_rng(0)
     questions = (rng.random((3000, 6, 6)) >= 0.35).astype(np.uint8)
     questions[:, 0, 0], questions[:, 4, 5] = 2, 3
-    answers, moves = label(questions)
+    answers, moves = label_mazes(questions)
     assert np.array_equal(maze_valid(questions, answers), moves > 0)
     assert 0 < (moves > 0).sum() < 3000
     # One free cell more or one path cell less is wrong, always.
@@ -159,7 +159,7 @@ def test_same_up_to_a_symmetry() -> None:
     maze, other = rng.integers(0, 2, (2, 5, 5), dtype=np.uint8)
     for symmetry in range(8):
         turned = apply_symmetry(maze, symmetry)
-        assert same(maze, turned)
-        assert not same(turned, other)
+        assert are_equivalent(maze, turned)
+        assert not are_equivalent(turned, other)
         assert np.array_equal(fingerprints(maze[None]), fingerprints(turned[None]))
     assert fingerprints(maze[None])[0] != fingerprints(other[None])[0]

@@ -4,7 +4,7 @@ import pytest
 from tests.sudokus import digits, grid_classes
 from trm.datasets.sudoku import generator as generate
 from trm.datasets.sudoku import solver
-from trm.datasets.sudoku.augmentation import BOXES, breaks_rule
+from trm.datasets.sudoku.augmentation import BOXES, violates_rules
 from trm.datasets.sudoku.generator import generate_puzzles
 from trm.datasets.sudoku.solver import count_solutions, rating, solve_grid
 from trm.utils.errors import UserError
@@ -53,7 +53,7 @@ def test_contradictions_have_no_solution() -> None:
 def test_minimal_puzzles(size: int) -> None:
     puzzles = generate_puzzles(size, 12, "minimal", 3, False)
     assert len(puzzles) == len(puzzles.sources) == 12
-    assert not breaks_rule(digits(puzzles.answers)).any()
+    assert not violates_rules(digits(puzzles.answers)).any()
     assert len(set(grid_classes(digits(puzzles.questions)).tolist())) == 12
     for question, answer, guesses in zip(
         digits(puzzles.questions), digits(puzzles.answers), puzzles.ratings, strict=True
@@ -120,7 +120,7 @@ def test_identical_puzzles_are_never_repeated() -> None:
 def test_impossible_wishes_name_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"^data.source.clues: no 9x9 puzzle with fewer than 17 clues .* Got 10"):
         generate_puzzles(9, 1, 10, 0, False)
-    monkeypatch.setitem(generate.FRUITLESS_TRIES, 9, 50)
+    monkeypatch.setitem(generate.MAX_TRIES_WITHOUT_PUZZLE, 9, 50)
     with pytest.raises(UserError, match=r"^data.source.clues: only 0 of 1 9x9 puzzles with 18 clues .* ask for more"):
         generate_puzzles(9, 1, 18, 0, False)
 
@@ -128,4 +128,4 @@ def test_impossible_wishes_name_the_key(monkeypatch: pytest.MonkeyPatch) -> None
 def test_compiles_without_a_folder_for_the_cache() -> None:
     scope: dict = {}
     exec("def twice(x):\n    return 2 * x", scope)  # from no file: numba has nowhere to put its cache
-    assert solver.compiled(scope["twice"])(4) == 8
+    assert solver.njit(scope["twice"])(4) == 8

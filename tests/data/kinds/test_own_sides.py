@@ -1,4 +1,4 @@
-"""Puzzles of one's own on the sides of a split: no twin on two of them."""
+"""Puzzles of one's custom on the sides of a split: no twin on two of them."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 
 from tests.custom_puzzles import made, meta_of, settings_of
 from trm.config.data import AugmentParams
-from trm.datasets.custom.augmentation import canonical_forms, space_of
+from trm.datasets.custom.augmentation import augmentation_space, canonical_forms
 from trm.utils.errors import DataError, UserError
 
 
@@ -47,7 +47,7 @@ def test_a_test_input_is_no_training_input(
 
 
 def test_a_validation_puzzle_is_no_training_puzzle(tmp_path: Path) -> None:
-    """30 puzzles, and each turned by 180 degrees in a group of its own; 5 others to test."""
+    """30 puzzles, and each turned by 180 degrees in a group of its custom; 5 others to test."""
     rng = np.random.default_rng(0)
     grids = rng.integers(0, 10, (35, 3, 3))
     both = [*grids, *(np.rot90(grid, 2) for grid in grids[:30])]
@@ -55,7 +55,7 @@ def test_a_validation_puzzle_is_no_training_puzzle(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     tested = range(30, 35)
     params = AugmentParams(num_aug=0, validation_groups=20, seed=0)
-    space = space_of(meta_of(3, 3, "0123456789", ["dihedral"]))
+    space = augmentation_space(meta_of(3, 3, "0123456789", ["dihedral"]))
 
     def shared(allow_leakage: bool) -> int:
         data = settings_of(path, test_groups=5, symmetries=["dihedral"], seed=seed, allow_leakage=allow_leakage)

@@ -22,7 +22,7 @@ from trm.config.dataset_meta import DatasetMeta
 from trm.data.drawing import UNKNOWN
 from trm.data.parquet import (
     EXAMPLES,
-    NAMES,
+    NAMES_FILE,
     Split,
     read_counts,
     read_lineage,
@@ -244,7 +244,7 @@ def _square(cells: str) -> str:
 def _drawn(name: str, meta: DatasetMeta, split: Split, dataset: Path, count: int) -> RenderableType:
     """The first puzzles, each of another group."""
     shown: list[RenderableType] = []
-    names = read_names(dataset) if (dataset / NAMES).is_file() else None
+    names = read_names(dataset) if (dataset / NAMES_FILE).is_file() else None
     for puzzle in split.group_starts[:-1][:count].tolist():
         first, end = split.puzzle_starts[puzzle : puzzle + 2].tolist()
         called = f", {names[int(split.identifiers[first]) - 1]}" if names is not None else ""
