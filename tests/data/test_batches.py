@@ -19,7 +19,7 @@ def make_split(*groups: list[int], length: int = 2) -> Split:
     return Split(tokens, tokens % 3, ints[0], ints[1], ints[2], ints[3], ("s",), ints[4])
 
 
-def test_ten_groups_of_one_example_four_rows_two_epochs_are_five_batches() -> None:
+def test_batches_extend_across_epochs() -> None:
     split = make_split(*[[1]] * 10)
     batches = list(training_batches(split, 2, 4, seed=0))
     assert [place for _, place in batches] == [
@@ -38,7 +38,7 @@ def test_ten_groups_of_one_example_four_rows_two_epochs_are_five_batches() -> No
     assert len(list(training_batches(split, 3, 4, seed=0))) == total_steps(split, 3, 4) == 7
 
 
-def test_one_puzzle_of_each_group_in_each_epoch() -> None:
+def test_one_puzzle_per_group_and_epoch() -> None:
     split = make_split([1, 1, 1], [1], [1, 1])
     drawn = Counter()
     for rows, _ in training_batches(split, 3000, 3, seed=1):
@@ -49,7 +49,7 @@ def test_one_puzzle_of_each_group_in_each_epoch() -> None:
     assert all(1400 < drawn[row] < 1600 for row in (4, 5))
 
 
-def test_a_puzzle_is_cut_where_the_batch_is_full_and_its_rest_skipped() -> None:
+def test_puzzle_is_truncated_at_end_of_batch() -> None:
     split = make_split([5], [5])
     batches = list(training_batches(split, 2, 4, seed=0))
     # Each batch is filled by one puzzle of five; the fifth example is skipped: four batches from four puzzles.
@@ -64,7 +64,7 @@ def test_a_puzzle_is_cut_where_the_batch_is_full_and_its_rest_skipped() -> None:
     assert total_steps(split, 2, 4) == 5
 
 
-def test_cuts_across_an_epoch_border() -> None:
+def test_truncation_across_epochs() -> None:
     split = make_split([3], [3])
     batches = list(training_batches(split, 2, 4, seed=3))
     # 3 + 1 of the second (2 skipped) | 3 + 1 of the second of epoch 1
@@ -74,7 +74,7 @@ def test_cuts_across_an_epoch_border() -> None:
     assert [place for _, place in big] == [StreamPosition(1, 1), StreamPosition(3, 0)]
 
 
-def test_examples_of_a_puzzle_come_in_random_order_together() -> None:
+def test_examples_of_puzzle_are_contiguous_and_shuffled() -> None:
     split = make_split([4], [4])
     orders = set()
     for rows, _ in training_batches(split, 50, 8, seed=0):
@@ -91,7 +91,7 @@ def test_examples_of_a_puzzle_come_in_random_order_together() -> None:
     epochs=st.integers(1, 6),
     seed=st.integers(0, 2**32),
 )
-def test_the_stream_goes_on_from_every_place(shape: list[list[int]], batch: int, epochs: int, seed: int) -> None:
+def test_stream_resumes_from_every_position(shape: list[list[int]], batch: int, epochs: int, seed: int) -> None:
     split = make_split(*shape)
     whole = list(training_batches(split, epochs, batch, seed))
     assert all(len(rows) == batch for rows, _ in whole)
@@ -106,7 +106,7 @@ def test_the_stream_goes_on_from_every_place(shape: list[list[int]], batch: int,
     batch=st.integers(1, 9),
     seed=st.integers(0, 1000),
 )
-def test_packing_as_a_slow_reader_of_the_spec_would_do_it(shape: list[list[int]], batch: int, seed: int) -> None:
+def test_packing_equals_naive_implementation(shape: list[list[int]], batch: int, seed: int) -> None:
     split = make_split(*shape)
     # One batch as long as the epoch tells the epoch's order: everything is drawn before it is packed.
     stream: list[list[int]] = []
@@ -127,7 +127,7 @@ def test_packing_as_a_slow_reader_of_the_spec_would_do_it(shape: list[list[int]]
     assert got == expected
 
 
-def test_seeds_and_epochs_draw_differently() -> None:
+def test_order_depends_on_seed_and_epoch() -> None:
     split = make_split(*[[1]] * 50)
     epochs = [next(training_batches(split, 9, 50, 7, StreamPosition(epoch)))[0].tolist() for epoch in range(3)]
     other = next(training_batches(split, 9, 50, 8))[0].tolist()

@@ -86,7 +86,7 @@ def server() -> Iterator[Server]:
 def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRM_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(module, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(module, "MIN_WAIT", 0.01)
     (tmp_path / "out").mkdir()
 
 
@@ -94,7 +94,7 @@ def left_behind() -> list[str]:
     return [file.name for file in (cache_folder() / "downloads").iterdir() if file.suffix != ".lock"]
 
 
-def test_a_whole_file(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_complete_file(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dest = tmp_path / "out/file.csv"
     assert download(server.url, dest, DIGEST) == DIGEST
     assert dest.read_bytes() == BODY
@@ -103,17 +103,17 @@ def test_a_whole_file(server: Server, tmp_path: Path, capsys: pytest.CaptureFixt
     assert download(server.url.replace("file", "moved"), tmp_path / "out/again.csv", None) == DIGEST
 
 
-def test_goes_on_after_a_broken_connection(server: Server, tmp_path: Path) -> None:
+def test_resumes_after_broken_connection(server: Server, tmp_path: Path) -> None:
     server.plan = ["cut", "cut"]
     assert download(server.url, tmp_path / "out/a", None) == DIGEST
     ranges = [wanted for wanted, _ in server.seen]
     assert ranges == [None, "bytes=450000-", "bytes=675000-"]
 
 
-def test_goes_on_in_a_later_process(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumes_in_later_process(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.plan = ["cut"]
     with monkeypatch.context() as patch:
-        patch.setattr(module._Transfer, "_pause", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(module._Transfer, "_wait", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             download(server.url, tmp_path / "out/a", None)
     assert list((tmp_path / "out").iterdir()) == []
@@ -124,14 +124,14 @@ def test_goes_on_in_a_later_process(server: Server, tmp_path: Path, monkeypatch:
 def half_then_changed(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
     server.plan = ["cut"]
     with monkeypatch.context() as patch:
-        patch.setattr(module._Transfer, "_pause", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(module._Transfer, "_wait", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             download(server.url, tmp_path / "out/a", None)
     server.body = BODY[::-1]
     return server.body
 
 
-def test_a_changed_file_starts_again(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_file_restarts(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     body = half_then_changed(server, tmp_path, monkeypatch)
     server.tag = '"two"'
     digest = download(server.url, tmp_path / "out/a", None)
@@ -139,7 +139,7 @@ def test_a_changed_file_starts_again(server: Server, tmp_path: Path, monkeypatch
     assert server.seen[1:] == [("bytes=450000-", 200)]
 
 
-def test_a_changed_file_of_a_server_deaf_to_if_range(
+def test_changed_file_restarts_if_server_ignores_if_range(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body = half_then_changed(server, tmp_path, monkeypatch)
@@ -158,7 +158,7 @@ class Anything(str):
         return True
 
 
-def test_without_a_tag_only_a_sha256_allows_going_on(
+def test_without_validator_resumes_only_with_sha256(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.tag = ""
@@ -177,34 +177,36 @@ def test_without_a_tag_only_a_sha256_allows_going_on(
     assert [wanted for wanted, _ in server.seen] == [None, "bytes=450000-", None]
 
 
-def test_a_server_without_ranges_starts_again(server: Server, tmp_path: Path) -> None:
+def test_server_without_ranges_restarts(server: Server, tmp_path: Path) -> None:
     server.ranges = False
     server.plan = ["cut"]
     assert download(server.url, tmp_path / "out/a", None) == DIGEST
     assert server.seen == [(None, 200), ("bytes=450000-", 200)]
 
 
-def test_busy_servers_are_asked_again_but_not_for_ever(server: Server, tmp_path: Path) -> None:
+def test_transient_errors_are_retried_with_limit(server: Server, tmp_path: Path) -> None:
     server.plan = [503, 429, 500]
     assert download(server.url, tmp_path / "out/a", None) == DIGEST
     assert len(server.seen) == 4
     server.plan = [503] * 99
-    with pytest.raises(UserError, match=r"file.csv: the server answered 503, after 6 attempts; check the network"):
+    with pytest.raises(UserError, match=r"file.csv: the server responded 503, after 6 attempts; check the network"):
         download(server.url, tmp_path / "out/b", None)
     assert not (tmp_path / "out/b").exists()
 
 
-def test_a_wrong_sha256_leaves_nothing(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=f"file.csv: sha256 is {DIGEST}, expected {'0' * 64}; the file was deleted"):
+def test_wrong_sha256_leaves_no_file(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=f"file.csv: expected sha256 {'0' * 64}. Got {DIGEST}; the download was deleted"
+    ):
         download(server.url, tmp_path / "out/a", "0" * 64)
     assert list((tmp_path / "out").iterdir()) == []
     assert left_behind() == []
 
 
-def test_refusals_are_final(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"/none.csv: the server answered 404 Not Found; correct the address"):
+def test_permanent_errors_are_not_retried(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"/none.csv: the server responded 404 Not Found; correct the URL"):
         download(server.url.replace("file", "none"), tmp_path / "out/a", None)
-    with pytest.raises(UserError, match=r"not an address"):
+    with pytest.raises(UserError, match=r"not a valid URL"):
         download("http://host:port/x", tmp_path / "out/a", None)
 
 
@@ -219,12 +221,12 @@ def test_no_network(tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_full_disk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "cache")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module._Transfer, "_store", full)
+        patch.setattr(module._Transfer, "_write", full)
         with pytest.raises(UserError, match=r"cache: the disk is full; free space or set TRM_CACHE_DIR"):
             download(server.url, tmp_path / "out/a", None)
     # The cache has room, the other file system has not.
@@ -238,7 +240,7 @@ def test_a_full_disk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
-def test_a_really_full_disk(server: Server, tmp_path: Path) -> None:
+def test_full_disk_device(server: Server, tmp_path: Path) -> None:
     folder = cache_folder() / "downloads"
     folder.mkdir(parents=True)
     name = hashlib.sha256(server.url.encode()).hexdigest()

@@ -14,7 +14,7 @@ DRAW = "from trm.datasets.sudoku.augmentation import *\n"
 DRAW += "print(draw_transforms(np.random.default_rng(0), 9, 3).digits.tolist())"
 
 
-def test_random_below_is_uniform_and_the_states_differ() -> None:
+def test_random_below_is_uniform() -> None:
     state = random_state(1, 2)
     counts = np.bincount([random_below(state, 7) for _ in range(7000)], minlength=7)
     assert len(counts) == 7
@@ -26,7 +26,7 @@ def test_random_below_is_uniform_and_the_states_differ() -> None:
 
 
 @pytest.mark.slow
-def test_machine_code_never_outlives_its_source(tmp_path: Path) -> None:
+def test_machine_code_is_recompiled_after_change(tmp_path: Path) -> None:
     """Numba would go on with the old code where a function changes that others, in other files, have taken in."""
     shutil.copytree(ROOT / "trm", tmp_path / "trm", ignore=shutil.ignore_patterns("__pycache__"))
     environment = {name: value for name, value in os.environ.items() if name not in ("NUMBA_CACHE_DIR", "PYTHONPATH")}

@@ -20,7 +20,7 @@ def example_split(count: int, first: int = 0) -> Split:
     return Split(tokens, tokens + np.uint8(1), index // 10, index // 2, index * 0, codes, ("a", "é"), index * 3)
 
 
-def test_round_trip_with_starts(tmp_path: Path) -> None:
+def test_round_trip_and_starts(tmp_path: Path) -> None:
     split = example_split(25)
     assert write_split(tmp_path / "train", [split], 16, {"key": "k"}) == {"groups": 3, "puzzles": 13, "examples": 25}
     back = read_split(tmp_path / "train")
@@ -34,7 +34,7 @@ def test_round_trip_with_starts(tmp_path: Path) -> None:
     assert read_lineage(tmp_path / "train") == {"key": "k"}
 
 
-def test_bytes_do_not_depend_on_the_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_are_independent_of_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "_row_group", lambda _: 64)
     counts = write_split(tmp_path / "one", [example_split(300)], 16, {})
     parts = [example_split(3), example_split(97, 3), example_split(0, 100), example_split(200, 100)]
@@ -58,7 +58,7 @@ def test_columns_and_encoding(tmp_path: Path) -> None:
     assert "RLE_DICTIONARY" not in column.encodings
 
 
-def test_broken_files_are_refused(tmp_path: Path) -> None:
+def test_damaged_files(tmp_path: Path) -> None:
     folder = tmp_path / "train"
     with pytest.raises(DataError, match=r"examples.parquet: no such split; .* `trm augment`"):
         read_split(folder)
@@ -67,17 +67,17 @@ def test_broken_files_are_refused(tmp_path: Path) -> None:
     whole = file.read_bytes()
     for broken in (whole[: len(whole) // 2], b"", b"no parquet at all"):
         file.write_bytes(broken)
-        with pytest.raises(DataError, match=r"examples.parquet: not a whole Parquet file .*; delete it and"):
+        with pytest.raises(DataError, match=r"examples.parquet: not a valid Parquet file .*; delete it and"):
             read_split(folder)
     # One bit inside the first page: only the page's checksum can notice.
     flipped = bytearray(whole)
     flipped[200] ^= 1
     file.write_bytes(flipped)
-    with pytest.raises(DataError, match=r"not a whole Parquet file"):
+    with pytest.raises(DataError, match=r"not a valid Parquet file"):
         read_split(folder)
 
 
-def test_other_schemas_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_schemas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "SCHEMA_VERSION", "0")
     write_split(tmp_path / "old", [example_split(5)], 16, {})
     monkeypatch.undo()
@@ -92,7 +92,7 @@ def test_other_schemas_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(DataError, match=r"column inputs of type .* is missing"):
         read_split(tmp_path / "other")
     write_split(tmp_path / "empty", [], 16, {})
-    with pytest.raises(DataError, match=r"holds no examples"):
+    with pytest.raises(DataError, match=r"contains no examples"):
         read_split(tmp_path / "empty")
 
 
@@ -104,14 +104,14 @@ def test_meta(tmp_path: Path) -> None:
     path = tmp_path / "meta.json"
     values = json.loads(path.read_text())
     path.write_text(json.dumps(values | {"height": "six"}))
-    with pytest.raises(DataError, match=r"meta.json: height is missing or wrong; "):
+    with pytest.raises(DataError, match=r"meta.json: height is missing or invalid; "):
         read_meta(tmp_path)
     path.write_text(json.dumps(values | {"schema_version": "2"}))
     with pytest.raises(DataError, match=r"schema version 1"):
         read_meta(tmp_path)
     path.write_text("{")
-    with pytest.raises(DataError, match=r"meta.json: not readable JSON"):
+    with pytest.raises(DataError, match=r"meta.json: invalid JSON"):
         read_meta(tmp_path)
     path.unlink()
-    with pytest.raises(DataError, match=r"is not a data set; .* `trm augment`"):
+    with pytest.raises(DataError, match=r"is not a dataset; .* `trm augment`"):
         read_meta(tmp_path)

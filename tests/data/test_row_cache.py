@@ -40,7 +40,7 @@ def never() -> Iterator[tuple[np.ndarray, np.ndarray]]:
     yield INPUTS, LABELS
 
 
-def test_rows_are_those_of_an_array(source: Path, cache: Path) -> None:
+def test_rows_equal_array(source: Path, cache: Path) -> None:
     inputs, labels = cached_rows(source, 500, 12, parts)
     assert len(inputs) == 500
     assert not cache.exists(), "nothing is decoded before a row is asked for"
@@ -54,7 +54,7 @@ def test_rows_are_those_of_an_array(source: Path, cache: Path) -> None:
     assert [path.suffix for path in sorted(cache.iterdir())] == [".lock", ".rows"]
 
 
-def test_a_torn_file_is_decoded_again(source: Path, cache: Path) -> None:
+def test_truncated_file_is_decoded_again(source: Path, cache: Path) -> None:
     cached_rows(source, 500, 12, parts)[0][0]
     (rows,) = cache.glob("*.rows")
     with rows.open("r+b") as file:
@@ -62,7 +62,7 @@ def test_a_torn_file_is_decoded_again(source: Path, cache: Path) -> None:
     assert np.array_equal(cached_rows(source, 500, 12, parts)[1][:], LABELS)
 
 
-def test_a_failure_leaves_nothing(source: Path, cache: Path) -> None:
+def test_failure_leaves_no_file(source: Path, cache: Path) -> None:
     def breaks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield INPUTS, LABELS
         raise RuntimeError("broken")
@@ -72,7 +72,7 @@ def test_a_failure_leaves_nothing(source: Path, cache: Path) -> None:
     assert [path.suffix for path in cache.iterdir()] == [".lock"]
 
 
-def test_files_that_nobody_opens_go_when_another_comes(source: Path, cache: Path) -> None:
+def test_unused_files_are_deleted(source: Path, cache: Path) -> None:
     cached_rows(source, 500, 12, parts)[0][0]
     (old,) = cache.glob("*.rows")
     source.write_text("recent")
@@ -85,7 +85,7 @@ def test_files_that_nobody_opens_go_when_another_comes(source: Path, cache: Path
     assert not old.exists()
 
 
-def test_a_few_rows_are_read_without_the_others(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_rows_does_not_decode_split(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = np.arange(500, dtype=np.int32)
     split = Split(INPUTS, LABELS, index, index, index, index * 0, ("a",), index)
     monkeypatch.setattr(store, "_row_group", lambda _: 64)
@@ -97,7 +97,7 @@ def test_a_few_rows_are_read_without_the_others(tmp_path: Path, cache: Path, mon
     assert not cache.exists()
 
 
-def test_a_large_split_gives_the_same_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_split_gives_same_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = np.arange(500, dtype=np.int32)
     codes = index * 0
     split = Split(INPUTS, LABELS, index // 10, index // 2, index // 2 + 1, codes, ("a",), index)
@@ -117,11 +117,9 @@ def test_a_large_split_gives_the_same_batches(tmp_path: Path, monkeypatch: pytes
         assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
-def test_a_cache_folder_that_cannot_be_is_a_mistake(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_invalid_cache_folder(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     for place in (tmp_path / "file", Path("/dev/null/nowhere")):
         monkeypatch.setenv("TRM_CACHE_DIR", str(place))
-        with pytest.raises(UserError, match=r"cannot be written \(.*\); mend it or set TRM_CACHE_DIR"):
+        with pytest.raises(UserError, match=r"cannot be written \(.*\); free space, or set TRM_CACHE_DIR"):
             cached_rows(source, 500, 12, parts)[0][0]

@@ -87,7 +87,7 @@ def fetch(folder: Path, endpoint: str, **changes: object) -> subprocess.Complete
     return subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True)
 
 
-def test_files_are_brought_whole(tmp_path: Path, hub: str) -> None:
+def test_files_are_copied_byte_by_byte(tmp_path: Path, hub: str) -> None:
     done = fetch(tmp_path, hub)
     assert done.returncode == 0, done.stderr
     for name, text in FILES.items():
@@ -96,7 +96,7 @@ def test_files_are_brought_whole(tmp_path: Path, hub: str) -> None:
     assert fetch(tmp_path, hub, test_sha256=known, revision=COMMIT).returncode == 0
 
 
-def test_a_part_of_the_training_rows_and_only_hard_ones(tmp_path: Path, hub: str) -> None:
+def test_subsample_and_min_rating(tmp_path: Path, hub: str) -> None:
     done = fetch(tmp_path, hub, subsample=5, min_rating=5)
     assert done.returncode == 0, done.stderr
     train, test = ((tmp_path / "outputs/raw" / name).read_text() for name in FILES)
@@ -117,14 +117,14 @@ def test_a_part_of_the_training_rows_and_only_hard_ones(tmp_path: Path, hub: str
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"repo": "nobody/nothing"}, ("nobody/nothing", "no such data set", "correct repo")),
-        ({"train": "other.csv"}, ("other.csv", "refused", "correct repo, revision or file")),
-        ({"revision": "v9"}, ("at v9", "refused")),
+        ({"repo": "nobody/nothing"}, ("nobody/nothing", "no such dataset", "correct repo")),
+        ({"train": "other.csv"}, ("other.csv", "request rejected", "correct repo, revision or file")),
+        ({"revision": "v9"}, ("at v9", "request rejected")),
         ({"test_sha256": "0" * 64}, ("data.source.test_sha256: expected 0000",)),
         ({"min_rating": 100}, ("data.source.min_rating", "no puzzle", "lower it")),
     ],
 )
-def test_mistakes_are_one_line(tmp_path: Path, hub: str, changes: dict[str, object], words: tuple[str, ...]) -> None:
+def test_errors_have_one_line(tmp_path: Path, hub: str, changes: dict[str, object], words: tuple[str, ...]) -> None:
     done = fetch(tmp_path, hub, **changes)
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
@@ -132,13 +132,13 @@ def test_mistakes_are_one_line(tmp_path: Path, hub: str, changes: dict[str, obje
     assert not (tmp_path / "outputs").exists()
 
 
-def test_no_network_is_one_line(tmp_path: Path) -> None:
+def test_no_network(tmp_path: Path) -> None:
     done = fetch(tmp_path, "http://127.0.0.1:9")
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert "Hugging Face cannot be reached" in done.stderr
 
 
-def test_the_recipes_repository_is_a_source() -> None:
+def test_repository_name_of_recipe() -> None:
     given = {"type": "huggingface", "repo": "sapientinc/sudoku-extreme", "revision": "main", "train": "a", "test": "b"}
     assert HuggingFaceSource.model_validate({**given, **WHOLE}).repo == "sapientinc/sudoku-extreme"

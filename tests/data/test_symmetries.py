@@ -19,7 +19,7 @@ BY_HAND = {
 
 
 @pytest.mark.parametrize("symmetry", range(8))
-def test_each_symmetry_by_hand(symmetry: int) -> None:
+def test_symmetries_worked_by_hand(symmetry: int) -> None:
     grid = np.array([[1, 2, 3], [4, 5, 6]], dtype=np.uint8)
     turned = apply_symmetry(grid, symmetry)
     assert turned.tolist() == BY_HAND[symmetry]
@@ -29,13 +29,13 @@ def test_each_symmetry_by_hand(symmetry: int) -> None:
 
 
 @pytest.mark.parametrize("symmetry", [-1, 8])
-def test_there_are_eight(symmetry: int) -> None:
+def test_invalid_symmetry(symmetry: int) -> None:
     with pytest.raises(ValueError, match="from 0 to 7"):
         apply_symmetry(np.zeros((2, 2), dtype=np.uint8), symmetry)
 
 
 @given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=4, max_side=5)), st.integers(0, 7))
-def test_the_inverse_undoes_and_leading_axes_are_carried(grids: np.ndarray, symmetry: int) -> None:
+def test_inverse_and_leading_axes(grids: np.ndarray, symmetry: int) -> None:
     turned = apply_symmetry(grids, symmetry)
     assert turned.flags.c_contiguous
     assert np.array_equal(apply_symmetry(turned, INVERSE[symmetry]), grids)

@@ -45,11 +45,11 @@ def _pair_count(task: list[tuple[Grid, Grid | None]], num_aug: int) -> int:
         ([(_grid("12"), None), (_grid("12"), _grid("0"))], 9 * 8 * 2),
     ],
 )
-def test_no_two_versions_are_equal_and_none_is_missed(task: list[tuple[Grid, Grid | None]], there_are: int) -> None:
+def test_augmentations_are_distinct_and_complete(task: list[tuple[Grid, Grid | None]], there_are: int) -> None:
     assert _pair_count(task, 1000) == there_are
 
 
-def test_the_draws_run_out() -> None:
+def test_limited_draw_rounds() -> None:
     # 9 versions in all. Five rounds of eight draws find them all for most seeds and for some do not.
     pairs: list[tuple[Grid, Grid | None]] = [(_grid("0"), _grid("1"))]
     counts = Counter(len(draw_augmentations(pairs, 8, (0, task), 1)) for task in range(300))
@@ -58,7 +58,7 @@ def test_the_draws_run_out() -> None:
     assert len(draw_augmentations(pairs, 0, (0, 0), 1)) == 1
 
 
-def test_names_there_and_back() -> None:
+def test_names_round_trip() -> None:
     names = ["a", "a|", "a|||t0|||0213456789", "a|||t5|||0123456789", "|||||t7|||0987654321"]
     for name in names:
         task, symmetry, permutation = parse_puzzle_name(name)
@@ -69,6 +69,6 @@ def test_names_there_and_back() -> None:
 
 
 @pytest.mark.parametrize("draw", ["t1", "t8|||0123456789", "1|||0123456789", "t1|||0123456788", "t1|||012345678"])
-def test_what_is_no_name(draw: str) -> None:
-    with pytest.raises(DataError, match="is not the name of an ARC puzzle; run `trm augment` again"):
+def test_invalid_names(draw: str) -> None:
+    with pytest.raises(DataError, match="is not a valid name of an ARC puzzle; run `trm augment` again"):
         parse_puzzle_name(f"a|||{draw}")

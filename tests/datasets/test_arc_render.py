@@ -13,7 +13,7 @@ def _grid(*rows: str) -> Grid:
     return np.array([[int(cell) for cell in row] for row in rows], dtype=np.uint8)
 
 
-def test_a_canvas_by_hand() -> None:
+def test_canvas_worked_by_hand() -> None:
     inputs, labels = np.zeros((2, 1, 900), dtype=np.uint8)
     transformed = transform_grids([(_grid("123"), _grid("0", "9"))])
     permutation = np.array([[0, 2, 1, 3, 4, 5, 6, 7, 8, 9]], dtype=np.uint8)
@@ -28,7 +28,7 @@ def test_a_canvas_by_hand() -> None:
     assert not seen[2:].any() and not seen[:, 3:].any()
 
 
-def test_end_tokens_only_where_they_are_on_the_canvas() -> None:
+def test_end_tokens_at_border_of_canvas() -> None:
     inputs, labels = np.zeros((2, 1, 900), dtype=np.uint8)
     pair = (np.full((30, 29), 4, np.uint8), np.full((2, 30), 5, np.uint8))
     identity = np.arange(10, dtype=np.uint8)[None]
@@ -41,7 +41,7 @@ def test_end_tokens_only_where_they_are_on_the_canvas() -> None:
     assert (seen[:2] == 7).all() and (seen[2] == 1).all() and not seen[3:].any()
 
 
-def test_offsets_are_uniform_and_so_is_the_pair_that_has_none() -> None:
+def test_offsets_and_unshifted_pair_are_uniform() -> None:
     pairs = [(_grid("1" * 27), _grid(*["2"] * 28)), (_grid("3"), _grid("4" * 27)), (_grid("5"), _grid("6"))]
     count = 6000
     inputs, labels = np.zeros((2, 3 * count, 900), dtype=np.uint8)
@@ -83,14 +83,14 @@ def _tokens(*rows: str) -> np.ndarray:
         (np.full(900, 11, np.uint8), np.full((30, 30), 9)),
     ],
 )
-def test_cut_by_hand(tokens: np.ndarray, answer: object) -> None:
+def test_crop_worked_by_hand(tokens: np.ndarray, answer: object) -> None:
     grid = crop_grids(tokens[None])[0]
     assert grid.dtype == np.uint8
     assert np.array_equal(grid, np.array(answer))
 
 
 @given(st.integers(0, 2**32), st.sampled_from([0.02, 0.1, 0.5]))
-def test_cut_is_the_first_greatest_rectangle(seed: int, holes: float) -> None:
+def test_crop_equals_naive_implementation(seed: int, holes: float) -> None:
     rng = np.random.default_rng(seed)
     canvas = rng.integers(2, 12, (30, 30)).astype(np.uint8)
     canvas[rng.random((30, 30)) < holes] = rng.integers(2)

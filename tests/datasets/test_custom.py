@@ -38,7 +38,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_found_by_its_name() -> None:
+def test_registry() -> None:
     assert get_dataset("custom") is custom
 
 
@@ -49,18 +49,18 @@ def test_found_by_its_name() -> None:
             {"source": {"type": "path", "file": "a.txt", "sha256": None}},
             "source.file: must end in .csv or .jsonl. Got a",
         ),
-        ({"alphabet": "112"}, "alphabet: names a symbol twice"),
+        ({"alphabet": "112"}, "alphabet: must not contain a symbol twice"),
         ({"alphabet": ""}, "alphabet has too few items"),
         ({"alphabet": 12}, "alphabet must be a valid tuple"),
-        ({"alphabet": ["1", "ab"]}, "alphabet: a symbol must be one character or a whole number. Got 'ab'"),
-        ({"alphabet": [1, True]}, "alphabet: a symbol must be one character or a whole number. Got True"),
+        ({"alphabet": ["1", "ab"]}, "alphabet: a symbol must be one character or an integer. Got 'ab'"),
+        ({"alphabet": [1, True]}, "alphabet: a symbol must be one character or an integer. Got True"),
         ({"alphabet": list(range(255))}, "alphabet: must have at most 254 symbols. Got 255"),
         ({"height": 65}, "height must be less than or equal to 64"),
         ({"width": 0}, "width must be greater than or equal to 1"),
         ({"symmetries": ["mirror"]}, "symmetries.0 must be 'dihedral', 'permute_symbols' or 'translate'. Got 'mirror'"),
     ],
 )
-def test_settings_that_cannot_be(changes: Mapping[str, object], message: str) -> None:
+def test_invalid_settings(changes: Mapping[str, object], message: str) -> None:
     with pytest.raises(UserError, match=rf"^params.yaml: {message}"):
         settings_of("a.csv", **changes)
 
@@ -75,7 +75,7 @@ def test_settings() -> None:
     assert custom.source_digest(settings_of("", source={**url, "sha256": "0" * 64})) == {"sha256": "0" * 64}
 
 
-def test_fetch_keeps_the_bytes(file: Path, tmp_path: Path) -> None:
+def test_fetch_keeps_bytes(file: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     facts = custom.fetch(settings_of(file), tmp_path / "out")
     assert facts == {"sha256": file_digest(file), "puzzles": 24, "groups": 12}
@@ -85,7 +85,7 @@ def test_fetch_keeps_the_bytes(file: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["my#1.csv", "my?1.csv"])
-def test_a_path_is_no_address(file: Path, tmp_path: Path, name: str) -> None:
+def test_special_characters_in_path(file: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "out").mkdir()
     custom.fetch(settings_of(file.rename(tmp_path / name)), tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["puzzles.csv"]
@@ -93,7 +93,7 @@ def test_a_path_is_no_address(file: Path, tmp_path: Path, name: str) -> None:
         settings_of("a.csv?raw=1")
 
 
-def test_an_address_may_go_on_after_the_suffix(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_url_with_query(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(custom, "download_file", lambda url, target, sha256: target.write_bytes(file.read_bytes()))
     url = {"type": "url", "file": "https://example.org/a.csv?raw=1#top", "sha256": None}
     (tmp_path / "out").mkdir()
@@ -103,13 +103,13 @@ def test_an_address_may_go_on_after_the_suffix(file: Path, tmp_path: Path, monke
         settings_of("", source={**url, "file": "https://example.org/a?b.csv"})
 
 
-def test_fetch_names_the_file_that_the_user_knows(file: Path, tmp_path: Path) -> None:
+def test_fetch_errors_name_file_of_user(file: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     wrong = {"type": "path", "file": str(file), "sha256": "0" * 64}
     with pytest.raises(UserError, match=rf"^data.source.sha256: expected 0{{64}}. {file} has {file_digest(file)}; "):
         custom.fetch(settings_of(file, source=wrong), tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
-    with pytest.raises(UserError, match=r"^data.source.file: .*none.csv is not a file that can be read"):
+    with pytest.raises(UserError, match=r"^data.source.file: .*none.csv is not a readable file"):
         custom.fetch(settings_of(tmp_path / "none.csv"), tmp_path / "out")
     file.write_text("input,output\n12,1\n")
     with pytest.raises(DataError, match=rf"^{file}, line 2: "):
@@ -145,7 +145,7 @@ def test_groups_stay_together(file: Path, tmp_path: Path) -> None:
     assert set(other["validation"].groups.tolist()) != groups["validation"]
 
 
-def test_rows_of_a_group_that_are_apart_in_the_file_stand_together(tmp_path: Path) -> None:
+def test_rows_of_group_become_contiguous(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text("input,output,group\n1,1,a\n2,2,b\n3,3,a\n4,4,b\n5,5,c\n6,6,c\n")
     splits = made(settings_of(path, test_groups=1), tmp_path / "data")
@@ -158,7 +158,7 @@ def test_rows_of_a_group_that_are_apart_in_the_file_stand_together(tmp_path: Pat
     assert splits["test"].counts() == {"groups": 1, "puzzles": 1, "examples": 2}
 
 
-def test_versions_of_the_training_puzzles(file: Path, tmp_path: Path) -> None:
+def test_augmentations_of_training_puzzles(file: Path, tmp_path: Path) -> None:
     data = settings_of(file, symmetries=ALL, fixed_symbols=".", height=4, width=4, allow_leakage=True)
     params = AugmentParams(num_aug=20, validation_groups=2, seed=3)
     splits = made(data, tmp_path / "data", params)
@@ -189,7 +189,7 @@ def test_versions_of_the_training_puzzles(file: Path, tmp_path: Path) -> None:
     )
 
 
-def test_input_and_output_get_the_same_draw(file: Path, tmp_path: Path) -> None:
+def test_input_and_output_have_same_transform(file: Path, tmp_path: Path) -> None:
     data = settings_of(file, symmetries=ALL, height=5, width=5, allow_leakage=True)
     train = made(data, tmp_path / "data", AugmentParams(num_aug=30, validation_groups=0, seed=0))["train"]
     inputs, labels = train.inputs[:].astype(int), train.labels[:].astype(int)
@@ -201,7 +201,7 @@ def test_input_and_output_get_the_same_draw(file: Path, tmp_path: Path) -> None:
             assert len({frozenset(swap) for swap in swaps}) <= 1
 
 
-def test_puzzles_whose_draws_run_out_keep_fewer(tmp_path: Path) -> None:
+def test_fewer_augmentations_of_symmetric_puzzles(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text("input,output\n11/11,11/11\n12/33,12/33\n22/21,22/12\n")
     data = settings_of(path, test_groups=1, symmetries=["dihedral"], allow_leakage=True, seed=2)
@@ -225,7 +225,7 @@ def test_puzzles_whose_draws_run_out_keep_fewer(tmp_path: Path) -> None:
     )  # equal questions with other answers are other puzzles
 
 
-def test_each_row_has_draws_of_its_own(tmp_path: Path) -> None:
+def test_draws_differ_between_rows(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text("input,output\n" + "12345/67890,12345/67890\n" * 4)
     data = settings_of(path, test_groups=1, symmetries=["permute_symbols"], allow_leakage=True)
@@ -240,14 +240,14 @@ def test_each_row_has_draws_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("block", [1, 50])
-def test_blocks_of_any_size_hold_the_same(
+def test_examples_are_independent_of_block_size(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
     data = settings_of(file, symmetries=ALL, height=4, width=4, allow_leakage=True)
     params = AugmentParams(num_aug=20, validation_groups=2, seed=3)
     whole = planned(data, tmp_path / "whole", params).splits
     ones = {name: [call() for call in plan.blocks] for name, plan in whole.items()}
-    monkeypatch.setattr(custom, "BLOCK", block)
+    monkeypatch.setattr(custom, "BLOCK_SIZE", block)
     for name, plan in planned(data, tmp_path / "parts", params).splits.items():
         (one,) = ones[name]
         parts = [call() for call in plan.blocks]
@@ -259,7 +259,7 @@ def test_blocks_of_any_size_hold_the_same(
             assert np.array_equal(np.concatenate([getattr(part, field) for part in parts]), getattr(one, field))
 
 
-def test_versions_are_counted_and_not_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_augmentations_are_not_kept_in_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     symbols = [chr(0x4E00 + number) for number in range(250)]
     rows = ["".join(rng.choice(symbols, 9)) for _ in range(101)]
@@ -275,10 +275,10 @@ def test_versions_are_counted_and_not_kept(tmp_path: Path, capsys: pytest.Captur
     tracemalloc.stop()
     assert plan.examples == 100 * 201
     assert kept < 1_000_000  # the transforms are 250 bytes each
-    assert "count versions: 100 done" in capsys.readouterr().err
+    assert "count augmentations: 100 done" in capsys.readouterr().err
 
 
-def test_sources_are_the_names_of_the_groups(tmp_path: Path) -> None:
+def test_sources_are_group_names(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text("input,output,group\n1,1,monday\n2,2,7\n3,3,monday\n4,4,sunday\n")
     splits = made(settings_of(path, test_groups=1), tmp_path / "data")
@@ -291,7 +291,7 @@ def test_sources_are_the_names_of_the_groups(tmp_path: Path) -> None:
     assert {str(name) for split in splits.values() for name in split.sources} == {"line 2", "line 4"}
 
 
-def test_a_rectangle_keeps_its_shape() -> None:
+def test_symmetries_of_rectangle() -> None:
     space = augmentation_space(meta_of(2, 3, "123456", ["dihedral"]))
     assert space.symmetries == (0, 2, 4, 5)
     grid = np.arange(1, 7, dtype=np.uint8).reshape(2, 3)
@@ -300,25 +300,30 @@ def test_a_rectangle_keeps_its_shape() -> None:
     assert augmentation_space(meta_of(3, 3, "12", ["translate"])).symmetries == (0,)
 
 
-def test_wishes_that_cannot_be_met(file: Path, tmp_path: Path) -> None:
+def test_impossible_settings(file: Path, tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()
     custom.fetch(settings_of(file), raw)
     one = AugmentParams(num_aug=1, validation_groups=0, seed=0)
-    with pytest.raises(UserError, match=r"^augment.num_aug must be 0 where data.symmetries is empty. Got 1$"):
+    with pytest.raises(UserError, match=r"^augment.num_aug must be 0 if data.symmetries is empty. Got 1$"):
         custom.prepare(settings_of(file), one, raw)
-    with pytest.raises(UserError, match=r"^data.fixed_symbols: '!' is no symbol of these puzzles; there are \. A B"):
+    with pytest.raises(UserError, match=r"^data.fixed_symbols: '!' is not a symbol of the puzzles; use some of \. A B"):
         custom.prepare(settings_of(file, fixed_symbols="!"), one, raw)
-    with pytest.raises(UserError, match=r"^data.symmetries: permute_symbols needs two symbols .* Got 1; fix fewer"):
+    with pytest.raises(
+        UserError, match=r"^data.symmetries: permute_symbols needs at least two symbols. Got 1; remove symbols"
+    ):
         fixed = "." + "".join(chr(ord("A") + n) for n in range(24)) + "o"
         custom.prepare(settings_of(file, symmetries=["permute_symbols"], fixed_symbols=fixed), one, raw)
-    with pytest.raises(DataError, match=r"raw/puzzles.csv: 12 groups are too few for data.test_groups 10 and .* 2, "):
+    with pytest.raises(
+        DataError,
+        match=r"raw/puzzles.csv: expected more than 12 groups: data.test_groups is 10, augment.validation_groups is 2. Got 12; ",
+    ):
         custom.prepare(settings_of(file, test_groups=10), AugmentParams(num_aug=0, validation_groups=2, seed=0), raw)
     full = tmp_path / "full.csv"
     full.write_text("input,output\n12,21\n11,22\n13,31\n")
     (tmp_path / "other").mkdir()
     custom.fetch(settings_of(full), tmp_path / "other")
-    with pytest.raises(UserError, match=r"^data.symmetries: translate has no room, .* 1 x 2; raise data.height or"):
+    with pytest.raises(UserError, match=r"^data.symmetries: translate has no effect .* 1 x 2; increase data.height or"):
         custom.prepare(settings_of(full, symmetries=["translate"], test_groups=1), one, tmp_path / "other")
     custom.prepare(settings_of(full, symmetries=["translate"], test_groups=1, width=3), one, tmp_path / "other")
     with pytest.raises(DataError, match=r"puzzles.csv: no such file"):
@@ -327,7 +332,7 @@ def test_wishes_that_cannot_be_met(file: Path, tmp_path: Path) -> None:
 
 @given(seed=st.integers(0, 2**32), k=st.integers(1, 8), place=st.booleans())
 @settings(deadline=None)
-def test_voting_versions(seed: int, k: int, place: bool) -> None:
+def test_augmentations_for_voting(seed: int, k: int, place: bool) -> None:
     rng = np.random.default_rng(seed)
     meta = meta_of(5, 5, "abc.", ALL, ".")
     grid = rng.integers(1, 5, (2, 3), dtype=np.uint8)
@@ -346,24 +351,24 @@ def test_voting_versions(seed: int, k: int, place: bool) -> None:
     assert (versions.invert(np.zeros_like(answers))[0] == 255).all()
 
 
-def test_names_of_draws() -> None:
+def test_augmentation_names() -> None:
     rng = np.random.default_rng(0)
     tokens = np.array([1, 2, 0, 0], np.uint8)
-    assert custom.augmentations(meta_of(2, 2, "ab", []), tokens, rng, 1).names == ["as it is"]
+    assert custom.augmentations(meta_of(2, 2, "ab", []), tokens, rng, 1).names == ["identity"]
     names = custom.augmentations(meta_of(2, 2, "ab", ALL), tokens, rng, 30).names
     assert names[0] == "symmetry=0,symbols=a b,place=0:0"
     assert any("symbols=b a" in name for name in names)
     assert len({name.split(",")[0] for name in names}) == 8
-    with pytest.raises(UserError, match=r"^evaluate.num_votes must be 1 where data.symmetries is empty. Got 2$"):
+    with pytest.raises(UserError, match=r"^evaluate.num_votes must be 1 if data.symmetries is empty. Got 2$"):
         custom.augmentations(meta_of(2, 2, "ab", []), tokens, rng, 2)
 
 
-def test_no_rules_are_known() -> None:
+def test_valid_is_none() -> None:
     grid = np.zeros((2, 2), np.uint8)
     assert custom.valid(meta_of(2, 2, "ab", []), [grid], [grid]) is None
 
 
-def test_a_hundred_thousand_versions(tmp_path: Path) -> None:
+def test_speed_of_augmentation(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = ["/".join("".join(map(str, line)) for line in grid) for grid in rng.integers(0, 10, (1000, 9, 9))]
     path = tmp_path / "mine.csv"

@@ -56,7 +56,7 @@ def made(raw: Path, out: Path, num_aug: int = 0, validation_groups: int = 0, see
     return read_split(out / "train")
 
 
-def test_found_by_its_name() -> None:
+def test_registry() -> None:
     assert get_dataset("maze") is maze
 
 
@@ -66,7 +66,7 @@ def test_sizes(size: float) -> None:
         settings_of(size)
 
 
-def test_generated_mazes_are_read_as_written(raw: Path) -> None:
+def test_generated_mazes(raw: Path) -> None:
     puzzles = concatenate(read_puzzles(raw / "train.csv", maze.layout(6)))
     questions, answers = maze.cells(puzzles.questions, 6), maze.cells(puzzles.answers, 6)
     assert maze_valid(questions, answers).all()
@@ -76,7 +76,7 @@ def test_generated_mazes_are_read_as_written(raw: Path) -> None:
     assert maze.source_digest(settings_of()) == {}
 
 
-def test_spaces_at_the_ends_of_a_field_stay(tmp_path: Path) -> None:
+def test_spaces_are_not_stripped(tmp_path: Path) -> None:
     path = tmp_path / "train.csv"
     path.write_text("source,question,answer,rating\ns,  S       G     ,  S   o   G     ,2\n")
     puzzles = concatenate(read_puzzles(path, maze.layout(4)))
@@ -85,7 +85,7 @@ def test_spaces_at_the_ends_of_a_field_stay(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("said", ["99", "hard", ""])
-def test_a_maze_is_rated_by_its_path_whatever_the_file_says(raw: Path, tmp_path: Path, said: str) -> None:
+def test_rating_is_computed_from_path(raw: Path, tmp_path: Path, said: str) -> None:
     for name in ("train.csv", "test.csv"):
         header, *lines = (raw / name).read_text().splitlines()
         rated_anew = [line.rpartition(",")[0] + f",{said}" for line in lines]
@@ -99,7 +99,7 @@ def test_a_maze_is_rated_by_its_path_whatever_the_file_says(raw: Path, tmp_path:
     assert facts["train_puzzles"] == (moves >= lowest).sum() < 20
 
 
-def test_the_training_split_holds_the_mazes_and_all_their_symmetries(raw: Path, tmp_path: Path) -> None:
+def test_all_symmetries_in_training_split(raw: Path, tmp_path: Path) -> None:
     train = made(raw, tmp_path, num_aug=7)
     assert train.counts() == {"groups": 20, "puzzles": 160, "examples": 160}
     puzzles = concatenate(read_puzzles(raw / "train.csv", maze.layout(6)))
@@ -123,7 +123,7 @@ def test_the_training_split_holds_the_mazes_and_all_their_symmetries(raw: Path, 
     assert meta.vocab_size == 6
 
 
-def test_fewer_symmetries_are_drawn_for_each_maze(raw: Path, tmp_path: Path) -> None:
+def test_subset_of_symmetries(raw: Path, tmp_path: Path) -> None:
     train, again, other = (made(raw, tmp_path / name, 3, seed=seed) for name, seed in {"a": 1, "b": 1, "c": 2}.items())
     assert np.array_equal(train.inputs[:], again.inputs[:])
     assert not np.array_equal(train.inputs[:], other.inputs[:])
@@ -139,12 +139,12 @@ def test_fewer_symmetries_are_drawn_for_each_maze(raw: Path, tmp_path: Path) -> 
     assert np.array_equal(held.inputs[:], train.inputs[:][np.isin(train.groups, held.groups)])
 
 
-def test_there_are_seven_other_symmetries(raw: Path) -> None:
+def test_too_many_augmentations(raw: Path) -> None:
     with pytest.raises(UserError, match=r"^augment.num_aug must be at most 7, .* Got 8$"):
         maze.prepare(settings_of(), AugmentParams(num_aug=8, validation_groups=0, seed=0), raw)
 
 
-def test_a_turned_training_maze_is_no_test_maze(raw: Path, tmp_path: Path) -> None:
+def test_rotated_maze_is_leakage(raw: Path, tmp_path: Path) -> None:
     layout = maze.layout(6)
     train = (raw / "train.csv").read_text()
     (tmp_path / "train.csv").write_text(train)
@@ -169,15 +169,15 @@ def test_published_files(shared_data: Path, tmp_path: Path) -> None:
     assert list(maze.prepare(data, params, tmp_path).splits) == ["train", "test"]
 
 
-def test_a_broken_file_is_named_with_its_line(raw: Path, tmp_path: Path) -> None:
+def test_invalid_rows(raw: Path, tmp_path: Path) -> None:
     lines = (raw / "train.csv").read_text().splitlines()
     source, question, answer, rating = lines[4].split(",")
     broken = {
         f"{source},{question.replace('S', ' ')},{answer},{rating}": "must have exactly one S",
         f"{source},{question},{question},{rating}": "do not connect S with G",
         f"{source},{question.strip()[:-1]},{answer},{rating}": r"question must have 36 characters \(data.size is 6\)",
-        f"{source},{question.replace('S', 'o')},{answer},{rating}": "question holds 'o' at cell",
-        f"{source},{question},{answer.replace('#', '.')},{rating}": "answer holds '.' at cell",
+        f"{source},{question.replace('S', 'o')},{answer},{rating}": "question contains 'o' at cell",
+        f"{source},{question},{answer.replace('#', '.')},{rating}": "answer contains '.' at cell",
     }
     for row, problem in broken.items():
         (tmp_path / "train.csv").write_text("\n".join([*lines[:4], row, *lines[5:]]) + "\n")
@@ -189,7 +189,7 @@ def test_a_broken_file_is_named_with_its_line(raw: Path, tmp_path: Path) -> None
 
 @given(seed=st.integers(0, 2**32), k=st.integers(1, 8))
 @settings(deadline=None, max_examples=50)
-def test_undo_brings_every_version_back(seed: int, k: int) -> None:
+def test_invert_is_inverse(seed: int, k: int) -> None:
     rng = np.random.default_rng(seed)
     tokens = rng.integers(1, 6, 25, dtype=np.uint8)
     versions = maze.augmentations(maze.maze_meta(5), tokens, rng, k)
@@ -202,13 +202,13 @@ def test_undo_brings_every_version_back(seed: int, k: int) -> None:
     assert all(np.array_equal(grid, tokens.reshape(5, 5) - 1) for grid in grids)
 
 
-def test_no_more_votes_than_symmetries() -> None:
+def test_too_many_votes() -> None:
     tokens = np.ones(25, np.uint8)
     with pytest.raises(UserError, match=r"^evaluate.num_votes must be at most 8, .* Got 9$"):
         maze.augmentations(maze.maze_meta(5), tokens, np.random.default_rng(0), 9)
 
 
-def test_valid_takes_any_shortest_path_and_no_padding() -> None:
+def test_valid_accepts_any_shortest_path() -> None:
     meta = maze.maze_meta(4)
     question = np.array([[2, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 3]], np.uint8)
     one, other, longer = question.copy(), question.copy(), question.copy()

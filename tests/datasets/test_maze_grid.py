@@ -33,7 +33,7 @@ def problems(questions: Mazes, answers: Mazes) -> list[str]:
     return [problem for bad, problem, _ in check_mazes(questions, answers) if bad.any()]
 
 
-def test_labels_every_published_maze_as_published(maze_hard: tuple[Mazes, Mazes, np.ndarray]) -> None:
+def test_labels_equal_published_labels(maze_hard: tuple[Mazes, Mazes, np.ndarray]) -> None:
     questions, answers, moves = maze_hard
     assert len(questions) == 1800
     labelled, counted = label_mazes(questions)
@@ -42,7 +42,7 @@ def test_labels_every_published_maze_as_published(maze_hard: tuple[Mazes, Mazes,
     assert problems(questions, answers) == []
 
 
-def test_every_published_maze_is_valid_turned_and_mirrored(maze_hard: tuple[Mazes, Mazes, np.ndarray]) -> None:
+def test_published_mazes_are_valid_under_symmetries(maze_hard: tuple[Mazes, Mazes, np.ndarray]) -> None:
     questions, answers, _ = maze_hard
     for symmetry in range(8):
         assert maze_valid(apply_symmetry(questions, symmetry), apply_symmetry(answers, symmetry)).all()
@@ -50,7 +50,7 @@ def test_every_published_maze_is_valid_turned_and_mirrored(maze_hard: tuple[Maze
     assert not maze_valid(questions, questions).any()
 
 
-def test_a_turned_maze_is_labelled_otherwise(maze_hard: tuple[Mazes, Mazes, np.ndarray]) -> None:
+def test_labels_are_not_invariant_under_rotation(maze_hard: tuple[Mazes, Mazes, np.ndarray]) -> None:
     # The rule tries down, left, right, up: it is no rule of the turned maze.
     questions, answers, _ = maze_hard
     turned = label_mazes(apply_symmetry(questions[:50], 1))[0]
@@ -58,11 +58,11 @@ def test_a_turned_maze_is_labelled_otherwise(maze_hard: tuple[Mazes, Mazes, np.n
     assert maze_valid(apply_symmetry(questions[:50], 1), turned).all()
 
 
-def test_published_mazes_differ_from_each_other(maze_hard: tuple[Mazes, Mazes, np.ndarray]) -> None:
+def test_published_mazes_are_distinct(maze_hard: tuple[Mazes, Mazes, np.ndarray]) -> None:
     assert len(np.unique(fingerprints(maze_hard[0]))) == 1800
 
 
-def test_the_order_of_the_neighbours_decides() -> None:
+def test_neighbor_order_worked_by_hand() -> None:
     # Worked by hand: down before left, right and up; left before up; right before up.
     questions = mazes(QUESTION, "S  /   /  G", "G  /   /  S", "  S/   /G  ", "  G/   /S  ", "   / GS/   ")
     answers, moves = label_mazes(questions)
@@ -72,14 +72,14 @@ def test_the_order_of_the_neighbours_decides() -> None:
     assert moves.tolist() == [3, 4, 4, 4, 4, 1]
 
 
-def test_a_rectangle_is_labelled() -> None:
+def test_rectangular_maze() -> None:
     answers, moves = label_mazes(mazes("S#G  / #   /     "))
     assert np.array_equal(answers, mazes("S#G  /o#o  /ooo  "))
     assert moves.tolist() == [6]
 
 
 @pytest.mark.parametrize("text", ["S# /## /  G", "S  /   /   ", "S S/   /  G", "S  /G  /  G", "   /   /  G"])
-def test_no_path_and_no_ends(text: str) -> None:
+def test_mazes_without_path(text: str) -> None:
     question = mazes(text)
     answer, moves = label_mazes(question)
     assert moves.tolist() == [-1]
@@ -91,9 +91,9 @@ def test_no_path_and_no_ends(text: str) -> None:
 BROKEN = {
     ("S S/   /  G", "S S/oo /  G"): "exactly one S",
     ("S  /   /   ", "So /   /   "): "exactly one G",
-    ("So /   /  G", "Soo/  o/  G"): "the question holds o",
-    (QUESTION, "Soo/# o/#Go"): "no shortest path",
-    (QUESTION, "So /#o /#Go"): "no shortest path",  # a cell beside the path
+    ("So /   /  G", "Soo/  o/  G"): "the question contains o",
+    (QUESTION, "Soo/# o/#Go"): "not a shortest one",
+    (QUESTION, "So /#o /#Go"): "not a shortest one",  # a cell beside the path
     (QUESTION, "So / o /#G "): "differs from the question",  # a wall is gone
     (QUESTION, "So /oo /#G "): "differs from the question",  # the path goes over a wall
     (QUESTION, "oo /#o /#G "): "differs from the question",  # S is gone
@@ -106,26 +106,26 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("pair", "problem"), BROKEN.items())
-def test_broken_labels(pair: tuple[str, str], problem: str) -> None:
+def test_invalid_labels(pair: tuple[str, str], problem: str) -> None:
     question, answer = mazes(pair[0]), mazes(pair[1])
     assert problem in problems(question, answer)[0]
     assert not maze_valid(question, answer)[0]
 
 
-def test_any_shortest_path_will_do() -> None:
+def test_any_shortest_path_is_accepted() -> None:
     questions, answers = mazes("S  /   /  G", "S  /   /  G"), mazes("Soo/  o/  G", "So / oo/  G")
     assert problems(questions, answers) == []
     assert maze_valid(questions, answers).tolist() == [True, True]
 
 
-def test_the_broken_row_is_the_one_that_is_named() -> None:
+def test_check_reports_invalid_row() -> None:
     questions, answers = mazes(QUESTION, QUESTION, QUESTION), mazes(ANSWER, "Soo/# o/#Go", ANSWER)
     found = [bad.tolist() for bad, _, _ in check_mazes(questions, answers) if bad.any()]
     assert found == [[False, True, False]]
     assert maze_valid(questions, answers).tolist() == [True, False, True]
 
 
-def test_odd_cells_and_shapes_are_not_valid() -> None:
+def test_invalid_cells_and_shapes() -> None:
     question, answer = mazes(QUESTION), mazes(ANSWER)
     assert maze_valid(question, answer)[0]
     for cell in (5, 255):  # 255: where the model answers padding
@@ -137,7 +137,7 @@ def test_odd_cells_and_shapes_are_not_valid() -> None:
         maze_valid(question, answer[:, 1:])
 
 
-def test_validity_agrees_with_the_labels_on_small_mazes() -> None:
+def test_validity_agrees_with_labels() -> None:
     rng = np.random.default_rng(0)
     questions = (rng.random((3000, 6, 6)) >= 0.35).astype(np.uint8)
     questions[:, 0, 0], questions[:, 4, 5] = 2, 3
@@ -154,7 +154,7 @@ def test_validity_agrees_with_the_labels_on_small_mazes() -> None:
         assert not maze_valid(questions[touched], changed[touched]).any()
 
 
-def test_same_up_to_a_symmetry() -> None:
+def test_are_equivalent() -> None:
     rng = np.random.default_rng(1)
     maze, other = rng.integers(0, 2, (2, 5, 5), dtype=np.uint8)
     for symmetry in range(8):

@@ -28,7 +28,7 @@ def keeps_rules(grid: np.ndarray) -> bool:
 
 
 @given(size=sizes, seed=seeds)
-def test_shuffled_grid_keeps_the_rules_and_comes_back(size: int, seed: int) -> None:
+def test_transformed_solution_is_valid_and_invertible(size: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     grids = np.tile(full_grid(size), (5, 1, 1))
     transforms = draw_transforms(rng, size, 5)
@@ -41,7 +41,7 @@ def test_shuffled_grid_keeps_the_rules_and_comes_back(size: int, seed: int) -> N
 
 
 @given(size=sizes, seed=seeds)
-def test_any_grid_comes_back_and_blanks_stay_blank(size: int, seed: int) -> None:
+def test_invert_is_inverse_and_keeps_blanks(size: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     grids = rng.integers(0, size + 1, (7, size, size), dtype=np.uint8)
     transforms = draw_transforms(rng, size, 7)
@@ -52,7 +52,7 @@ def test_any_grid_comes_back_and_blanks_stay_blank(size: int, seed: int) -> None
 
 
 @given(seed=seeds)
-def test_apply_is_the_formula_of_the_spec(seed: int) -> None:
+def test_apply_equals_formula(seed: int) -> None:
     rng = np.random.default_rng(seed)
     grids = rng.integers(0, 10, (4, 9, 9), dtype=np.uint8)
     s = draw_transforms(rng, 9, 4)
@@ -61,9 +61,9 @@ def test_apply_is_the_formula_of_the_spec(seed: int) -> None:
         assert np.array_equal(out, s.digits[k][grid[s.rows[k]][:, s.columns[k]]])
 
 
-def test_worked_by_hand() -> None:
+def test_apply_worked_by_hand() -> None:
     grid = np.array([[1, 2, 3, 4], [3, 4, 1, 2], [2, 1, 4, 3], [4, 3, 2, 0]], dtype=np.uint8)
-    shuffle = Transforms(
+    transform = Transforms(
         digits=np.array([[0, 2, 1, 3, 4]], dtype=np.uint8),
         rows=np.array([[2, 3, 1, 0]], dtype=np.uint8),
         columns=np.array([[0, 1, 3, 2]], dtype=np.uint8),
@@ -73,7 +73,7 @@ def test_worked_by_hand() -> None:
     assert transform.apply(grid)[0].tolist() == [[3, 2, 1, 4], [4, 1, 0, 3], [1, 4, 3, 2], [2, 3, 4, 1]]
 
 
-def test_draws_cover_the_whole_group() -> None:
+def test_draws_cover_symmetry_group() -> None:
     s = draw_transforms(np.random.default_rng(0), 4, 4000)
     assert len(np.unique(s.rows, axis=0)) == len(np.unique(s.columns, axis=0)) == 8
     assert len(np.unique(s.digits, axis=0)) == 24
@@ -84,13 +84,13 @@ def test_draws_cover_the_whole_group() -> None:
     assert not six.transposed.any()
 
 
-def test_same_generator_same_draws() -> None:
+def test_draws_depend_on_generator() -> None:
     first, second = (draw_transforms(np.random.default_rng(3), 9, 10) for _ in range(2))
     assert all(np.array_equal(getattr(first, f), getattr(second, f)) for f in ("digits", "rows", "columns"))
 
 
 @pytest.mark.parametrize("size", BOXES)
-def test_identity_then_others(size: int) -> None:
+def test_concatenate_with_identity(size: int) -> None:
     rng = np.random.default_rng(1)
     transforms = concatenate(identity_transform(size), draw_transforms(rng, size, 3))
     grid = full_grid(size)

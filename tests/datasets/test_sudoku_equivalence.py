@@ -22,7 +22,7 @@ seeds = st.integers(0, 2**32)
 
 @given(size=sizes, seed=seeds, clues=st.integers(0, 81))
 @settings(deadline=None)
-def test_a_shuffled_grid_is_equivalent(size: int, seed: int, clues: int) -> None:
+def test_transformed_grid_is_equivalent(size: int, seed: int, clues: int) -> None:
     rng = np.random.default_rng(seed)
     grid = rng.integers(1, size + 1, (size, size), dtype=np.uint8)
     grid.ravel()[rng.permutation(size * size)[clues:]] = 0
@@ -33,7 +33,7 @@ def test_a_shuffled_grid_is_equivalent(size: int, seed: int, clues: int) -> None
 
 @given(seed=seeds)
 @settings(deadline=None)
-def test_one_moved_clue_is_noticed(seed: int) -> None:
+def test_moved_clue_is_not_equivalent(seed: int) -> None:
     rng = np.random.default_rng(seed)
     grid = np.zeros((9, 9), dtype=np.uint8)
     grid[0, 0] = grid[1, 3] = grid[4, 4] = 1
@@ -44,7 +44,7 @@ def test_one_moved_clue_is_noticed(seed: int) -> None:
     assert fingerprints(grid[None]) != fingerprints(other[None])
 
 
-def test_every_kind_of_move_outside_the_group_is_inequivalent() -> None:
+def test_other_transformations_are_not_equivalent() -> None:
     puzzle = digits(generate_puzzles(9, 1, "minimal", 5, False).questions)[0]
     swapped_across_bands = puzzle[[3, 1, 2, 0, 4, 5, 6, 7, 8]]
     one_digit_changed = puzzle.copy()
@@ -60,7 +60,7 @@ def test_six_by_six_has_no_transposition() -> None:
     assert fingerprints(puzzle[None]) != fingerprints(puzzle.T[None])
 
 
-def test_full_grids_that_look_alike() -> None:
+def test_full_grids_with_few_colors() -> None:
     from trm.datasets.sudoku.solver import solve_grid
 
     cyclic = np.array([[(r * 3 + r // 3 + c) % 9 + 1 for c in range(9)] for r in range(9)], dtype=np.uint8)
@@ -70,7 +70,7 @@ def test_full_grids_that_look_alike() -> None:
     assert len(set(fingerprints(np.stack([cyclic, other])).tolist())) == 2
 
 
-def test_find_and_grid_classes() -> None:
+def test_find_duplicates_and_equivalence_classes() -> None:
     rng = np.random.default_rng(0)
     puzzles = digits(generate_puzzles(6, 40, "minimal", 1, False).questions)
     copies = draw_transforms(rng, 6, 3).apply(puzzles[[7, 30, 7]])
@@ -80,7 +80,7 @@ def test_find_and_grid_classes() -> None:
     assert grid_classes(np.concatenate([puzzles, copies])).tolist() == [*range(40), 7, 30, 7]
 
 
-def test_fingerprints_alone_never_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_fingerprints_do_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trm.datasets.sudoku.equivalence.fingerprints", lambda p: np.zeros(len(p), dtype=np.uint64))
     puzzles = digits(generate_puzzles(4, 6, "minimal", 1, False).questions)
     assert twins(puzzles[:5], puzzles[5:]) == []
@@ -88,7 +88,7 @@ def test_fingerprints_alone_never_decide(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("size", [4, 6, 9])
-def test_different_sizes_and_counts(size: int) -> None:
+def test_different_clue_counts(size: int) -> None:
     grid = np.zeros((size, size), dtype=np.uint8)
     other = grid.copy()
     other[0, 0] = 1
@@ -107,6 +107,6 @@ def test_different_sizes_and_counts(size: int) -> None:
         (np.roll(np.arange(16), 1).reshape(4, 4), False),  # rows are torn apart
     ],
 )
-def test_a_mapping_is_checked_before_it_counts(cells: np.ndarray, allowed: bool) -> None:
+def test_is_symmetry(cells: np.ndarray, allowed: bool) -> None:
     empty = np.zeros((4, 4), dtype=np.uint8)
     assert _is_symmetry(empty, empty, np.arange(16), cells.ravel()) is allowed

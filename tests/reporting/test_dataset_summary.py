@@ -37,7 +37,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return raw, out
 
 
-def test_data_set(folders: tuple[Path, Path]) -> None:
+def test_dataset(folders: tuple[Path, Path]) -> None:
     raw, out = folders
     text = printed(out)
     assert "sudoku 6x6" in text
@@ -68,7 +68,7 @@ def test_split_raw_folder_and_file(folders: tuple[Path, Path]) -> None:
     assert "source generated" not in single
 
 
-def test_anything_else_is_refused(tmp_path: Path) -> None:
+def test_other_folders(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(DataError, match=r"holds neither a data set .* give the path of one"):
             describe(path)
@@ -113,7 +113,7 @@ def test_unreadable_files(tmp_path: Path, name: str, content: bytes, message: st
         ("a.jsonl", '{"a": 1}\n\n{"a": 2}', ["a.jsonl", "2"]),
     ],
 )
-def test_odd_files_are_shown(tmp_path: Path, name: str, content: str, row: list[str]) -> None:
+def test_unusual_files(tmp_path: Path, name: str, content: str, row: list[str]) -> None:
     (tmp_path / name).write_text(content, encoding="utf-8")
     (tmp_path / "folder.csv").mkdir()
     lines = printed(tmp_path).splitlines()
@@ -148,7 +148,7 @@ def test_drawing() -> None:
     assert len(lines) == 8
 
 
-def test_drawing_of_other_kinds() -> None:
+def test_drawing_of_other_datasets() -> None:
     maze = maze_meta(4).model_copy(update={"height": 2, "width": 3})
     cells = np.array([[0, 1, 2], [3, 4, 255]], dtype=np.uint8)  # 255: a model answered with padding
     assert draw(maze, cells).plain == "# S\nGo?"
