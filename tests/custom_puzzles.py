@@ -1,4 +1,4 @@
-"""Puzzles of a person's custom as tests like to have them."""
+"""Fixtures with custom puzzles."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ NONE = AugmentParams(num_aug=0, validation_groups=0, seed=0)
 
 
 def settings_of(file: str | Path, **changes: object) -> custom.Settings:
-    """Section `data`, with `changes`."""
+    """Section `data` with `changes`."""
     values = {
         "name": "custom",
         "source": {"type": "path", "file": str(file), "sha256": None},
@@ -34,7 +34,7 @@ def settings_of(file: str | Path, **changes: object) -> custom.Settings:
 
 
 def meta_of(height: int, width: int, symbols: str, symmetries: list[str], fixed: str = "") -> DatasetMeta:
-    """What a data set of such puzzles says of itself."""
+    """Metadata of custom puzzles."""
     return DatasetMeta(
         name="custom",
         height=height,
@@ -46,8 +46,8 @@ def meta_of(height: int, width: int, symbols: str, symmetries: list[str], fixed:
     )
 
 
-def made(data: custom.Settings, folder: Path, params: AugmentParams = NONE) -> dict[str, Split]:
-    """The splits of the data set, made in `folder`."""
+def generate_dataset(data: custom.Settings, folder: Path, params: AugmentParams = NONE) -> dict[str, Split]:
+    """Generate the dataset in `folder`; return its splits."""
     raw = folder / "raw"
     raw.mkdir(parents=True)
     custom.fetch(data, raw)
@@ -56,14 +56,14 @@ def made(data: custom.Settings, folder: Path, params: AugmentParams = NONE) -> d
     return {name: read_split(folder / name) for name in names}
 
 
-def planned(data: custom.Settings, folder: Path, params: AugmentParams = NONE) -> DatasetPlan:
-    """The data set as it is planned."""
+def plan_dataset(data: custom.Settings, folder: Path, params: AugmentParams = NONE) -> DatasetPlan:
+    """The plan of the dataset."""
     folder.mkdir()
     custom.fetch(data, folder)
     return custom.prepare(data, params, folder)
 
 
-def cut(canvas: np.ndarray) -> np.ndarray:
-    """The part of a canvas that holds a grid."""
+def crop(canvas: np.ndarray) -> np.ndarray:
+    """The part of a canvas that contains a grid."""
     rows, columns = np.nonzero(canvas)
     return canvas[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]

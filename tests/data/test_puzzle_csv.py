@@ -60,7 +60,7 @@ def test_zeros_crlf_bom_and_other_columns(tmp_path: Path) -> None:
         (
             HEADER + "made,................,1234234134124123,3\n",
             r", line 2: the answer violates a rule: ",
-        ),  # boxes alone
+        ),  # only boxes violated
         (HEADER + GOOD + GOOD + "made,2...34...1.....1,1234341221434321,3\n", r", line 4: .* does not keep a clue"),
         (HEADER + "made,1...34...1.....1,1234341221434321,3.5\n", r", line 2: rating is not a 32-bit integer; "),
         (HEADER + GOOD + "made,1...34...1.....1,1234341221434321,\n", r", line 3: rating is not a 32-bit integer; "),
@@ -106,9 +106,14 @@ def test_line_numbers_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_violates_rules_checks_rows_columns_and_boxes() -> None:
     good = np.array([[1, 2, 3, 4], [3, 4, 1, 2], [2, 1, 4, 3], [4, 3, 2, 1]], dtype=np.uint8)
-    boxes_wrong = np.array([[1, 2, 3, 4], [2, 3, 4, 1], [3, 4, 1, 2], [4, 1, 2, 3]], dtype=np.uint8)
-    rows_wrong = np.array([[1, 2, 1, 2], [3, 4, 3, 4], [2, 1, 2, 1], [4, 3, 4, 3]], dtype=np.uint8)
-    assert violates_rules(np.stack([good, boxes_wrong, rows_wrong, rows_wrong.T])).tolist() == [False, True, True, True]
+    boxes_violated = np.array([[1, 2, 3, 4], [2, 3, 4, 1], [3, 4, 1, 2], [4, 1, 2, 3]], dtype=np.uint8)
+    rows_violated = np.array([[1, 2, 1, 2], [3, 4, 3, 4], [2, 1, 2, 1], [4, 3, 4, 3]], dtype=np.uint8)
+    assert violates_rules(np.stack([good, boxes_violated, rows_violated, rows_violated.T])).tolist() == [
+        False,
+        True,
+        True,
+        True,
+    ]
 
 
 def test_select() -> None:

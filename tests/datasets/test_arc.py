@@ -76,7 +76,7 @@ def _names(prepared: DatasetPlan) -> list[str]:
 
 
 def _canvas(grid: Grid | None, row: int, column: int) -> np.ndarray:
-    """The canvas by the words of the specification."""
+    """The canvas by definition: the grid, followed by end tokens below and to the right."""
     canvas = np.zeros((31, 31), dtype=np.uint8)
     if grid is not None:
         height, width = grid.shape
@@ -139,7 +139,7 @@ def test_examples_equal_augmented_pairs(raw: Path) -> None:
                 assert np.array_equal(data.labels[example], _canvas(answer, row, column))
                 at_corner += (row, column) == (0, 0)
                 offsets[split, row, column] += 1
-            # By chance another one may be drawn to the corner, of some 800 extents.
+            # Another pair may have the offset (0, 0) by chance, out of about 800.
             assert at_corner == len(pairs) if split == "test" else 1 <= at_corner <= 2
     assert len(offsets) > 50
     assert splits["train"].source_names == ("training", "evaluation", "concept")
@@ -250,7 +250,7 @@ def test_invalid_raw_files(raw: Path) -> None:
 
 
 def _kaggle(folder: Path, subset: str, tasks: list[Task]) -> dict[str, Any]:
-    """The two files, and the settings that name them."""
+    """Write challenges and solutions; return their settings."""
     paths = {part: folder / f"{subset}_{part}.json" for part in ("challenges", "solutions")}
 
     def lists(pairs: Any) -> list[dict[str, Any]]:  # noqa: ANN401

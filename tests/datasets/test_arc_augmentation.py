@@ -17,7 +17,7 @@ def _apply(grid: Grid | None, symmetry: int, permutation: np.ndarray) -> Grid | 
     return None if grid is None else apply_symmetry(permutation[grid].astype(np.uint8), symmetry)
 
 
-def _pair_count(task: list[tuple[Grid, Grid | None]], num_aug: int) -> int:
+def _count_distinct(task: list[tuple[Grid, Grid | None]], num_aug: int) -> int:
     drawn = draw_augmentations(task, num_aug, (0, 0), 1)
     assert (drawn.symmetries[0], drawn.permutations[0].tolist()) == (0, list(range(10)))
     seen = set()
@@ -31,26 +31,26 @@ def _pair_count(task: list[tuple[Grid, Grid | None]], num_aug: int) -> int:
 
 
 @pytest.mark.parametrize(
-    ("task", "there_are"),
+    ("task", "expected_count"),
     [
         ([(_grid("0"), _grid("0"))], 1),
         ([(_grid("0"), _grid("1"))], 9),
         ([(_grid("1"), _grid("2"))], 9 * 8),
-        ([(_grid("1"), _grid("2")), (_grid("2"), _grid("1"))], 9 * 8 // 2),  # the order of the pairs does not count
-        ([(_grid("1"), _grid("2")), (_grid("1"), _grid("2"))], 9 * 8),  # but how many there are does
-        ([(_grid("01"), _grid("0"))], 9 * 4),  # transformed, not mirrored
+        ([(_grid("1"), _grid("2")), (_grid("2"), _grid("1"))], 9 * 8 // 2),  # invariant under the order of the pairs
+        ([(_grid("1"), _grid("2")), (_grid("1"), _grid("2"))], 9 * 8),  # but not under their number
+        ([(_grid("01"), _grid("0"))], 9 * 4),  # rotations; reflections give no others
         ([(_grid("01", "00"), _grid("0"))], 9 * 4),
         ([(_grid("01", "00", "00"), _grid("0"))], 9 * 8),
         ([(_grid("01", "00"), None)], 9 * 4),
         ([(_grid("12"), None), (_grid("12"), _grid("0"))], 9 * 8 * 2),
     ],
 )
-def test_augmentations_are_distinct_and_complete(task: list[tuple[Grid, Grid | None]], there_are: int) -> None:
-    assert _pair_count(task, 1000) == there_are
+def test_augmentations_are_distinct_and_complete(task: list[tuple[Grid, Grid | None]], expected_count: int) -> None:
+    assert _count_distinct(task, 1000) == expected_count
 
 
 def test_limited_draw_rounds() -> None:
-    # 9 versions in all. Five rounds of eight draws find them all for most seeds and for some do not.
+    # 9 augmentations exist. Five rounds of eight draws find all of them for most seeds, but not for all.
     pairs: list[tuple[Grid, Grid | None]] = [(_grid("0"), _grid("1"))]
     counts = Counter(len(draw_augmentations(pairs, 8, (0, task), 1)) for task in range(300))
     assert MAX_DRAW_ROUNDS == 5 and counts.total() == 300

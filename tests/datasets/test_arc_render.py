@@ -17,7 +17,7 @@ def test_canvas_worked_by_hand() -> None:
     inputs, labels = np.zeros((2, 1, 900), dtype=np.uint8)
     transformed = transform_grids([(_grid("123"), _grid("0", "9"))])
     permutation = np.array([[0, 2, 1, 3, 4, 5, 6, 7, 8, 9]], dtype=np.uint8)
-    # Rotated counter-clockwise: the input stands, the output lies.
+    # Rotation turns the row of the input into a column.
     symmetry = np.ones(1, dtype=np.uint8)
     render(transformed, np.arange(1), symmetry, permutation, 0, np.uint64(0), True, inputs, labels)
     seen = inputs.reshape(30, 30)
@@ -48,7 +48,7 @@ def test_offsets_and_unshifted_pair_are_uniform() -> None:
     symmetries, permutations = np.zeros(count, np.uint8), np.tile(np.arange(10, dtype=np.uint8), (count, 1))
     render(transform_grids(pairs), np.arange(3), symmetries, permutations, 0, np.uint64(7), True, inputs, labels)
     first = np.argmax(inputs != 0, axis=1).reshape(count, 3)
-    # Pair 0: rows 0..2, columns 0..3, each of 12 extents for two versions in three, and the corner for the third.
+    # Pair 0 has 12 offsets (rows 0..2, columns 0..3) in two of three augmentations, and (0, 0) in the others.
     seen = Counter((int(at) // 30, int(at) % 30) for at in first[:, 0])
     assert set(seen) == {(row, column) for row in range(3) for column in range(4)}
     assert 1900 < seen.pop((0, 0)) - 4000 / 12 < 2100
@@ -61,7 +61,7 @@ def test_offsets_and_unshifted_pair_are_uniform() -> None:
 
 
 def _tokens(*rows: str) -> np.ndarray:
-    """Colours as digits, `|` the end token, a space padding."""
+    """Colors as digits, `|` as the end token, a space as padding."""
     canvas = np.zeros((30, 30), dtype=np.uint8)
     for number, row in enumerate(rows):
         canvas[number, : len(row)] = [{" ": 0, "|": 1}.get(cell, ord(cell) - ord("0") + 2) for cell in row]
@@ -78,7 +78,7 @@ def _tokens(*rows: str) -> np.ndarray:
         (_tokens("1234", "56", "78"), [[1, 2], [5, 6], [7, 8]]),  # 4, 4, 6
         (_tokens("1234", "56"), [[1, 2, 3, 4]]),  # 4, 4: the first
         (_tokens("1 34", "5678", "9"), [[1], [5], [9]]),
-        (_tokens("12", "34", "", "56", "78"), [[1, 2], [3, 4]]),  # colors outside
+        (_tokens("12", "34", "", "56", "78"), [[1, 2], [3, 4]]),  # colors outside of the rectangle
         (_tokens("1", "23456"), [[1], [2]]),
         (np.full(900, 11, np.uint8), np.full((30, 30), 9)),
     ],

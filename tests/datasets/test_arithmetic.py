@@ -66,7 +66,7 @@ def test_csv_file(tmp_path: Path) -> None:
 
 
 def test_splits_are_disjoint_up_to_order(tmp_path: Path) -> None:
-    # All 55 sums of one digit: every one must be there once.
+    # All 55 sums of one digit occur exactly once.
     splits = dataset(tmp_path, settings_of(1, 40, 15))
     pairs = {name: {frozenset((row[0], row[2])) for row in texts(split.labels[:])} for name, split in splits.items()}
     assert len(pairs["train"]) == 40
@@ -91,7 +91,7 @@ def test_sum_from_index_is_exact() -> None:
         (2, 2),
     ]
     large = 10**9 - np.arange(1, 200_000, dtype=np.int64)
-    for small in (np.zeros_like(large), large):  # where the number of the greater one is about to change
+    for small in (np.zeros_like(large), large):  # next to a change of the larger number
         found = arithmetic.sum_from_index(large * (large + 1) // 2 + small)
         assert np.array_equal(found[0], small)
         assert np.array_equal(found[1], large)
@@ -147,9 +147,9 @@ def test_no_augmentations(tmp_path: Path) -> None:
 
 def test_invert_returns_cells() -> None:
     tokens = np.array([2, 3, 11, 4, 5, 12, 0, 0, 0], np.uint8)  # 12+34=
-    versions = arithmetic.augmentations(arithmetic.arithmetic_meta(2), tokens, np.random.default_rng(0), 1)
-    assert np.array_equal(versions.tokens, tokens[None])
-    (grid,) = versions.invert(np.array([[2, 3, 11, 4, 5, 12, 1, 5, 0]], np.uint8))  # 12+34=04 and padding
+    augmentations = arithmetic.augmentations(arithmetic.arithmetic_meta(2), tokens, np.random.default_rng(0), 1)
+    assert np.array_equal(augmentations.tokens, tokens[None])
+    (grid,) = augmentations.invert(np.array([[2, 3, 11, 4, 5, 12, 1, 5, 0]], np.uint8))  # 12+34=04 and padding
     assert grid.tolist() == [[1, 2, 10, 3, 4, 11, 0, 4, 255]]
 
 
@@ -158,9 +158,9 @@ def test_invert_returns_cells() -> None:
 )
 def test_invalid_questions(question: str) -> None:
     tokens = np.array([".0123456789+=".index(c) for c in question.ljust(9, ".")], np.uint8)
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(UserError) as caught:
         arithmetic.augmentations(arithmetic.arithmetic_meta(2), tokens, np.random.default_rng(0), 1)
-    assert str(refused.value) == f"the question must be of the form 11+22=... (2 digits each). Got {question}"
+    assert str(caught.value) == f"the question must be of the form 11+22=... (2 digits each). Got {question}"
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_invalid_questions(question: str) -> None:
         ("12+34=   ", "12+34=047", False),
         ("12+34=   ", "12+34=46 ", False),
         ("12+34=   ", "12+34= 46", False),
-        ("12+34=   ", "11+35=046", False),  # true, but not what was asked
+        ("12+34=   ", "11+35=046", False),  # correct, but another question
         ("12+34=   ", "12+34=0+6", False),
         ("12+34=   ", "12+34=+46", False),
         ("12+34=   ", "12+34=04=", False),

@@ -6,8 +6,7 @@ import pytest
 
 from tests.sudokus import digits, grid_classes, of_digits, sudoku, write
 from trm.config.data import AugmentParams
-from trm.data import csv_dataset as tables
-from trm.data import puzzle_csv
+from trm.data import csv_dataset, puzzle_csv
 from trm.data.parquet import read_counts, read_lineage, read_meta, read_split
 from trm.data.puzzle_csv import Puzzles
 from trm.datasets.augment import augment
@@ -82,15 +81,15 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_bytes_are_independent_of_workers_and_blocks(
     tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "BLOCK_SIZE", 20)
+    monkeypatch.setattr(csv_dataset, "BLOCK_SIZE", 20)
     for workers in ("1", "3"):
         monkeypatch.setenv("TRM_WORKERS", workers)
         augment(sudoku(9), params(12, 2), raw, new(tmp_path / workers), "k")
     assert content(tmp_path / "1") == content(tmp_path / "3")
-    monkeypatch.undo()  # other blocks, too
+    monkeypatch.undo()  # the default block size
     augment(sudoku(9), params(12, 2), raw, new(tmp_path / "whole"), "k")
     assert content(tmp_path / "1") == content(tmp_path / "whole")
-    monkeypatch.setattr(puzzle_csv, "BATCH_BYTES", 1000)  # the files in parts of five puzzles or so
+    monkeypatch.setattr(puzzle_csv, "BATCH_BYTES", 1000)  # about five puzzles per part
     assert len(list(puzzle_csv.read_puzzles(raw / "train.csv", layout(9)))) > 3
     augment(sudoku(9), params(12, 2), raw, new(tmp_path / "parts"), "k")
     assert content(tmp_path / "1") == content(tmp_path / "parts")

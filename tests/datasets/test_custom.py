@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.custom_puzzles import ALL, cut, made, meta_of, planned, settings_of
+from tests.custom_puzzles import ALL, crop, generate_dataset, meta_of, plan_dataset, settings_of
 from trm.config.base import parse
 from trm.config.data import AugmentParams
 from trm.data.parquet import read_meta
@@ -21,18 +21,18 @@ from trm.utils.paths import file_digest
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """12 groups of one to three puzzles on grids 2x3, 3x3 and 1x2; the output is the input with x and o exchanged."""
+    """12 groups of one to three puzzles on grids 2x3, 3x3 and 1x2; the output exchanges x and o of the input."""
     rng = np.random.default_rng(0)
     lines, number = ["input,output,group"], 0
     for group in range(12):
         for _ in range(1 + group % 3):
             height, width = [(2, 3), (3, 3), (1, 2)][group % 3]
-            # A symbol of its custom makes each puzzle differ from all others.
+            # A unique symbol makes each puzzle different from the others.
             rows = ["".join(rng.choice(list(".xo"), width)) for _ in range(height)]
             rows[0] = chr(ord("A") + number) + rows[0][1:]
             number += 1
-            turned = [row.translate(str.maketrans("xo", "ox")) for row in rows]
-            lines.append(f"{'/'.join(rows)},{'/'.join(turned)},g{group}")
+            exchanged = [row.translate(str.maketrans("xo", "ox")) for row in rows]
+            lines.append(f"{'/'.join(rows)},{'/'.join(exchanged)},g{group}")
     path = tmp_path / "mine.csv"
     path.write_text("\n".join(lines) + "\n")
     return path
@@ -118,7 +118,7 @@ def test_fetch_errors_name_file_of_user(file: Path, tmp_path: Path) -> None:
 
 def test_groups_stay_together(file: Path, tmp_path: Path) -> None:
     params = AugmentParams(num_aug=0, validation_groups=3, seed=1)
-    splits = made(settings_of(file), tmp_path / "data", params)
+    splits = generate_dataset(settings_of(file), tmp_path / "data", params)
     groups = {name: set(split.groups.tolist()) for name, split in splits.items()}
     assert {name: len(numbers) for name, numbers in groups.items()} == {"train": 7, "validation": 3, "test": 2}
     assert set.union(*groups.values()) == set(range(12))
@@ -131,16 +131,18 @@ def test_groups_stay_together(file: Path, tmp_path: Path) -> None:
         assert not split.ratings.any()
         assert not split.identifiers.any()
     assert np.array_equal(splits["train"].puzzles, np.arange(len(splits["train"])))
-    # Every row of a test group is an example of the group's one puzzle: the evaluation asks each of them.
+    # The rows of a test group are the examples of one puzzle, so that each is evaluated.
     assert splits["test"].counts()["puzzles"] == 2
     assert splits["test"].counts()["examples"] == len(splits["test"])
     meta = read_meta(tmp_path / "data")
     assert meta == meta_of(3, 3, "." + "".join(chr(ord("A") + n) for n in range(24)) + "ox", [])
-    again = made(settings_of(file), tmp_path / "again", params)
+    again = generate_dataset(settings_of(file), tmp_path / "again", params)
     assert all(np.array_equal(splits[name].inputs[:], again[name].inputs[:]) for name in splits)
-    other = made(settings_of(file, seed=5), tmp_path / "other", params)
+    other = generate_dataset(settings_of(file, seed=5), tmp_path / "other", params)
     assert set(other["test"].groups.tolist()) != groups["test"]
-    other = made(settings_of(file), tmp_path / "third", AugmentParams(num_aug=0, validation_groups=3, seed=2))
+    other = generate_dataset(
+        settings_of(file), tmp_path / "third", AugmentParams(num_aug=0, validation_groups=3, seed=2)
+    )
     assert set(other["test"].groups.tolist()) == groups["test"]
     assert set(other["validation"].groups.tolist()) != groups["validation"]
 
@@ -148,7 +150,7 @@ def test_groups_stay_together(file: Path, tmp_path: Path) -> None:
 def test_rows_of_group_become_contiguous(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text("input,output,group\n1,1,a\n2,2,b\n3,3,a\n4,4,b\n5,5,c\n6,6,c\n")
-    splits = made(settings_of(path, test_groups=1), tmp_path / "data")
+    splits = generate_dataset(settings_of(path, test_groups=1), tmp_path / "data")
     assert sorted([splits["train"].groups.tolist(), splits["test"].groups.tolist()], key=len)[1] in (
         [0, 0, 1, 1],
         [0, 0, 2, 2],
@@ -161,41 +163,44 @@ def test_rows_of_group_become_contiguous(tmp_path: Path) -> None:
 def test_augmentations_of_training_puzzles(file: Path, tmp_path: Path) -> None:
     data = settings_of(file, symmetries=ALL, fixed_symbols=".", height=4, width=4, allow_leakage=True)
     params = AugmentParams(num_aug=20, validation_groups=2, seed=3)
-    splits = made(data, tmp_path / "data", params)
+    splits = generate_dataset(data, tmp_path / "data", params)
     meta = read_meta(tmp_path / "data")
     assert meta.symmetries == tuple(ALL)
     assert meta.fixed_symbols == (".",)
-    plain = made(settings_of(file, height=4, width=4), tmp_path / "plain", params.model_copy(update={"num_aug": 0}))
+    plain = generate_dataset(
+        settings_of(file, height=4, width=4), tmp_path / "plain", params.model_copy(update={"num_aug": 0})
+    )
     train, space = splits["train"], augmentation_space(meta)
     starts = train.counts()
     assert starts["puzzles"] == starts["examples"] == 21 * len(plain["train"])
     pairs = np.hstack([train.inputs[:], train.labels[:]]).reshape(-1, 21, 32)
     assert np.array_equal(pairs[:, 0, :16], plain["train"].inputs[:])
     assert np.array_equal(train.groups.reshape(-1, 21)[:, 0], plain["train"].groups)
-    for versions in pairs:
-        assert len(np.unique(versions, axis=0)) == 21
-        question, answer = versions.reshape(21, 2, 4, 4).swapaxes(0, 1)
-        forms = canonical_forms(space, [cut(grid) for grid in question])
+    for augmentations in pairs:
+        assert len(np.unique(augmentations, axis=0)) == 21
+        question, answer = augmentations.reshape(21, 2, 4, 4).swapaxes(0, 1)
+        forms = canonical_forms(space, [crop(grid) for grid in question])
         assert len(set(forms)) == 1
         assert np.array_equal(question == 0, answer == 0)
         assert np.array_equal(question == 1, answer == 1)  # the fixed symbol
     for name in ("validation", "test"):
         assert np.array_equal(splits[name].inputs[:], plain[name].inputs[:])
-    # A puzzle transforms for itself: other groups change nothing.
-    fewer = made(data, tmp_path / "fewer", params.model_copy(update={"validation_groups": 5}))["train"]
+    # The augmentations of a puzzle do not depend on other groups.
+    fewer = generate_dataset(data, tmp_path / "fewer", params.model_copy(update={"validation_groups": 5}))["train"]
     assert np.array_equal(fewer.inputs[:], train.inputs[:][np.isin(train.groups, fewer.groups)])
     assert not np.array_equal(
-        made(data, tmp_path / "else", params.model_copy(update={"seed": 4}))["train"].inputs[:21], train.inputs[:21]
+        generate_dataset(data, tmp_path / "else", params.model_copy(update={"seed": 4}))["train"].inputs[:21],
+        train.inputs[:21],
     )
 
 
 def test_input_and_output_have_same_transform(file: Path, tmp_path: Path) -> None:
     data = settings_of(file, symmetries=ALL, height=5, width=5, allow_leakage=True)
-    train = made(data, tmp_path / "data", AugmentParams(num_aug=30, validation_groups=0, seed=0))["train"]
+    train = generate_dataset(data, tmp_path / "data", AugmentParams(num_aug=30, validation_groups=0, seed=0))["train"]
     inputs, labels = train.inputs[:].astype(int), train.labels[:].astype(int)
     for start in range(0, len(train), 31):
         for row in range(start, start + 31):
-            # x and o were exchanged; whatever they are called now, the exchange is one of two symbols at most.
+            # The output exchanges two symbols at most, whatever x and o are mapped to.
             changed = inputs[row] != labels[row]
             swaps = {(a, b) for a, b in zip(inputs[row][changed], labels[row][changed], strict=True)}
             assert len({frozenset(swap) for swap in swaps}) <= 1
@@ -205,9 +210,9 @@ def test_fewer_augmentations_of_symmetric_puzzles(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text("input,output\n11/11,11/11\n12/33,12/33\n22/21,22/12\n")
     data = settings_of(path, test_groups=1, symmetries=["dihedral"], allow_leakage=True, seed=2)
-    splits = made(data, tmp_path / "data", AugmentParams(num_aug=7, validation_groups=0, seed=0))
+    splits = generate_dataset(data, tmp_path / "data", AugmentParams(num_aug=7, validation_groups=0, seed=0))
     counts = np.bincount(splits["train"].groups)
-    assert counts[0] in (0, 1)  # a square of one symbol has no other versions
+    assert counts[0] in (0, 1)  # a square of one symbol has no other augmentations
     assert splits["train"].counts()["puzzles"] == len(splits["train"])
     assert np.array_equal(splits["train"].puzzles, np.arange(len(splits["train"])))
     space = augmentation_space(meta_of(2, 2, "123", ["dihedral"]))
@@ -222,7 +227,7 @@ def test_fewer_augmentations_of_symmetric_puzzles(tmp_path: Path) -> None:
     assert len(draw_distinct_augmentations(space, rng, every, every, 0)) == 1
     assert (
         len(draw_distinct_augmentations(space, rng, same, every, 7)) == 8
-    )  # equal questions with other answers are other puzzles
+    )  # equal questions with different answers are different puzzles
 
 
 def test_draws_differ_between_rows(tmp_path: Path) -> None:
@@ -230,11 +235,11 @@ def test_draws_differ_between_rows(tmp_path: Path) -> None:
     path.write_text("input,output\n" + "12345/67890,12345/67890\n" * 4)
     data = settings_of(path, test_groups=1, symmetries=["permute_symbols"], allow_leakage=True)
 
-    def versions(seed: int) -> np.ndarray:
+    def augmentations(seed: int) -> np.ndarray:
         params = AugmentParams(num_aug=3, validation_groups=0, seed=seed)
-        return made(data, tmp_path / str(seed), params)["train"].inputs[:].reshape(3, 4, 10)
+        return generate_dataset(data, tmp_path / str(seed), params)["train"].inputs[:].reshape(3, 4, 10)
 
-    first, other = versions(0), versions(1)
+    first, other = augmentations(0), augmentations(1)
     assert len(np.unique(first.reshape(12, 10), axis=0)) == 1 + 3 * 3
     assert not np.array_equal(first, other)
 
@@ -245,10 +250,10 @@ def test_examples_are_independent_of_block_size(
 ) -> None:
     data = settings_of(file, symmetries=ALL, height=4, width=4, allow_leakage=True)
     params = AugmentParams(num_aug=20, validation_groups=2, seed=3)
-    whole = planned(data, tmp_path / "whole", params).splits
+    whole = plan_dataset(data, tmp_path / "whole", params).splits
     ones = {name: [call() for call in plan.blocks] for name, plan in whole.items()}
     monkeypatch.setattr(custom, "BLOCK_SIZE", block)
-    for name, plan in planned(data, tmp_path / "parts", params).splits.items():
+    for name, plan in plan_dataset(data, tmp_path / "parts", params).splits.items():
         (one,) = ones[name]
         parts = [call() for call in plan.blocks]
         assert len(parts) > 1 or (name, block) != ("train", 50)
@@ -274,20 +279,20 @@ def test_augmentations_are_not_kept_in_memory(tmp_path: Path, capsys: pytest.Cap
     kept = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert plan.examples == 100 * 201
-    assert kept < 1_000_000  # the transforms are 250 bytes each
+    assert kept < 1_000_000  # a transform has 250 bytes
     assert "count augmentations: 100 done" in capsys.readouterr().err
 
 
 def test_sources_are_group_names(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text("input,output,group\n1,1,monday\n2,2,7\n3,3,monday\n4,4,sunday\n")
-    splits = made(settings_of(path, test_groups=1), tmp_path / "data")
+    splits = generate_dataset(settings_of(path, test_groups=1), tmp_path / "data")
     named = {
         (row[0], name) for split in splits.values() for row, name in zip(split.inputs[:], split.sources, strict=True)
     }
     assert named == {(1, "monday"), (2, "7"), (3, "monday"), (4, "sunday")}
     path.write_text("input,output\n1,1\n\n2,2\n")
-    splits = made(settings_of(path, test_groups=1), tmp_path / "lines")
+    splits = generate_dataset(settings_of(path, test_groups=1), tmp_path / "lines")
     assert {str(name) for split in splits.values() for name in split.sources} == {"line 2", "line 4"}
 
 
@@ -316,7 +321,7 @@ def test_impossible_settings(file: Path, tmp_path: Path) -> None:
         custom.prepare(settings_of(file, symmetries=["permute_symbols"], fixed_symbols=fixed), one, raw)
     with pytest.raises(
         DataError,
-        match=r"raw/puzzles.csv: expected more than 12 groups: data.test_groups is 10, augment.validation_groups is 2. Got 12; ",
+        match=r"raw/puzzles.csv: expected more than 12 groups: .* is 10, augment.validation_groups is 2. Got 12; ",
     ):
         custom.prepare(settings_of(file, test_groups=10), AugmentParams(num_aug=0, validation_groups=2, seed=0), raw)
     full = tmp_path / "full.csv"
@@ -330,25 +335,25 @@ def test_impossible_settings(file: Path, tmp_path: Path) -> None:
         custom.prepare(settings_of(full), one, tmp_path)
 
 
-@given(seed=st.integers(0, 2**32), k=st.integers(1, 8), place=st.booleans())
+@given(seed=st.integers(0, 2**32), k=st.integers(1, 8), translated=st.booleans())
 @settings(deadline=None)
-def test_augmentations_for_voting(seed: int, k: int, place: bool) -> None:
+def test_augmentations_for_voting(seed: int, k: int, translated: bool) -> None:
     rng = np.random.default_rng(seed)
     meta = meta_of(5, 5, "abc.", ALL, ".")
     grid = rng.integers(1, 5, (2, 3), dtype=np.uint8)
     canvas = np.zeros((5, 5), np.uint8)
-    top, left = (2, 1) if place else (0, 0)
+    top, left = (2, 1) if translated else (0, 0)
     canvas[top : top + 2, left : left + 3] = grid
-    versions = custom.augmentations(meta, canvas.ravel(), rng, k)
-    assert np.array_equal(versions.tokens[0], canvas.ravel())
-    assert versions.tokens.shape == (k, 25)
-    assert len(versions.names) == k
-    # Whatever a model writes around the grid does not count.
-    answers = np.where(versions.tokens == 0, np.uint8(2), versions.tokens)
-    backs = versions.invert(answers)
-    assert len(backs) == k
-    assert all(back.dtype == np.uint8 and np.array_equal(back, grid - 1) for back in backs)
-    assert (versions.invert(np.zeros_like(answers))[0] == 255).all()
+    augmentations = custom.augmentations(meta, canvas.ravel(), rng, k)
+    assert np.array_equal(augmentations.tokens[0], canvas.ravel())
+    assert augmentations.tokens.shape == (k, 25)
+    assert len(augmentations.names) == k
+    # Predictions outside of the grid are ignored.
+    answers = np.where(augmentations.tokens == 0, np.uint8(2), augmentations.tokens)
+    answers_inverted = augmentations.invert(answers)
+    assert len(answers_inverted) == k
+    assert all(answer.dtype == np.uint8 and np.array_equal(answer, grid - 1) for answer in answers_inverted)
+    assert (augmentations.invert(np.zeros_like(answers))[0] == 255).all()
 
 
 def test_augmentation_names() -> None:
@@ -356,7 +361,7 @@ def test_augmentation_names() -> None:
     tokens = np.array([1, 2, 0, 0], np.uint8)
     assert custom.augmentations(meta_of(2, 2, "ab", []), tokens, rng, 1).names == ["identity"]
     names = custom.augmentations(meta_of(2, 2, "ab", ALL), tokens, rng, 30).names
-    assert names[0] == "symmetry=0,symbols=a b,place=0:0"
+    assert names[0] == "symmetry=0,symbols=a b,offset=0:0"
     assert any("symbols=b a" in name for name in names)
     assert len({name.split(",")[0] for name in names}) == 8
     with pytest.raises(UserError, match=r"^evaluate.num_votes must be 1 if data.symmetries is empty. Got 2$"):
@@ -375,6 +380,6 @@ def test_speed_of_augmentation(tmp_path: Path) -> None:
     path.write_text("input,output\n" + "".join(f"{row},{row}\n" for row in rows))
     start = time.monotonic()
     data = settings_of(path, symmetries=ALL, height=10, width=10, test_groups=10)
-    train = made(data, tmp_path / "data", AugmentParams(num_aug=100, validation_groups=0, seed=0))["train"]
+    train = generate_dataset(data, tmp_path / "data", AugmentParams(num_aug=100, validation_groups=0, seed=0))["train"]
     assert len(train) == 990 * 101
     assert time.monotonic() - start < 30

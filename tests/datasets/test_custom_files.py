@@ -59,10 +59,10 @@ def test_jsonl(tmp_path: Path) -> None:
         {"input": ["1"], "output": ["2"], "group": "a"},
     ]
     puzzles = read(tmp_path, "\n\n".join(json.dumps(row) for row in rows), ".jsonl")
-    same = read(tmp_path, CSV)
+    expected = read(tmp_path, CSV)
     for name in ("inputs", "labels", "shapes", "groups"):
-        assert np.array_equal(getattr(puzzles, name), getattr(same, name))
-    assert puzzles.alphabet == same.alphabet
+        assert np.array_equal(getattr(puzzles, name), getattr(expected, name))
+    assert puzzles.alphabet == expected.alphabet
     assert puzzles.group_names == ("a", "7")
     assert puzzles.lines.tolist() == [1, 3, 5]
 

@@ -33,7 +33,7 @@ def settings_of(size: float = 6, allow_leakage: bool = False, source: Mapping[st
 
 
 def files(folder: Path, **changes: object) -> dict[str, object]:
-    """The settings of a `path` source."""
+    """Settings of a `path` source."""
     names = {"train": str(folder / "train.csv"), "test": str(folder / "test.csv")}
     nothing = {"train_sha256": None, "test_sha256": None, "min_rating": None, "subsample": None, "seed": 0}
     return {"type": "path", **names, **nothing, **changes}
@@ -41,7 +41,7 @@ def files(folder: Path, **changes: object) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """20 training and 5 test mazes 6x6."""
+    """Raw folder with 20 training and 5 test mazes 6x6."""
     folder = tmp_path_factory.mktemp("raw")
     facts = maze.fetch(settings_of(), folder)
     assert facts["train_puzzles"] == 20
@@ -49,8 +49,8 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def made(raw: Path, out: Path, num_aug: int = 0, validation_groups: int = 0, seed: int = 0) -> Split:
-    """The training split of a data set of `raw`."""
+def training_split(raw: Path, out: Path, num_aug: int = 0, validation_groups: int = 0, seed: int = 0) -> Split:
+    """Generate a dataset from `raw`; return its training split."""
     params = AugmentParams(num_aug=num_aug, validation_groups=validation_groups, seed=seed)
     augment(settings_of(), params, raw, out, "key")
     return read_split(out / "train")
@@ -84,15 +84,15 @@ def test_spaces_are_not_stripped(tmp_path: Path) -> None:
     assert puzzles.answers.tolist() == [[2, 2, 3, 2, 2, 2, 5, 2, 2, 2, 4, 2, 2, 2, 2, 2]]
 
 
-@pytest.mark.parametrize("said", ["99", "hard", ""])
-def test_rating_is_computed_from_path(raw: Path, tmp_path: Path, said: str) -> None:
+@pytest.mark.parametrize("rating", ["99", "hard", ""])
+def test_rating_is_computed_from_path(raw: Path, tmp_path: Path, rating: str) -> None:
     for name in ("train.csv", "test.csv"):
         header, *lines = (raw / name).read_text().splitlines()
-        rated_anew = [line.rpartition(",")[0] + f",{said}" for line in lines]
-        (tmp_path / name).write_text("\n".join([header, *rated_anew]) + "\n")
+        changed = [line.rpartition(",")[0] + f",{rating}" for line in lines]
+        (tmp_path / name).write_text("\n".join([header, *changed]) + "\n")
     known = concatenate(read_puzzles(raw / "train.csv", maze.layout(6)))
     moves = (known.answers == 5).sum(axis=1) + 1
-    assert np.array_equal(made(tmp_path, tmp_path / "out").ratings, moves)
+    assert np.array_equal(training_split(tmp_path, tmp_path / "out").ratings, moves)
     lowest = int(moves.min()) + 1
     (tmp_path / "kept").mkdir()
     facts = maze.fetch(settings_of(source=files(tmp_path, min_rating=lowest)), tmp_path / "kept")
@@ -100,7 +100,7 @@ def test_rating_is_computed_from_path(raw: Path, tmp_path: Path, said: str) -> N
 
 
 def test_all_symmetries_in_training_split(raw: Path, tmp_path: Path) -> None:
-    train = made(raw, tmp_path, num_aug=7)
+    train = training_split(raw, tmp_path, num_aug=7)
     assert train.counts() == {"groups": 20, "puzzles": 160, "examples": 160}
     puzzles = concatenate(read_puzzles(raw / "train.csv", maze.layout(6)))
     assert np.array_equal(train.groups, np.repeat(np.arange(20), 8))
@@ -124,17 +124,19 @@ def test_all_symmetries_in_training_split(raw: Path, tmp_path: Path) -> None:
 
 
 def test_subset_of_symmetries(raw: Path, tmp_path: Path) -> None:
-    train, again, other = (made(raw, tmp_path / name, 3, seed=seed) for name, seed in {"a": 1, "b": 1, "c": 2}.items())
+    train, again, other = (
+        training_split(raw, tmp_path / name, 3, seed=seed) for name, seed in {"a": 1, "b": 1, "c": 2}.items()
+    )
     assert np.array_equal(train.inputs[:], again.inputs[:])
     assert not np.array_equal(train.inputs[:], other.inputs[:])
-    versions = train.inputs[:].reshape(20, 4, 36)
-    assert all(len(np.unique(group, axis=0)) == 4 for group in versions)
-    plain = versions[:, 0].reshape(20, 6, 6)
+    augmentations = train.inputs[:].reshape(20, 4, 36)
+    assert all(len(np.unique(group, axis=0)) == 4 for group in augmentations)
+    plain = augmentations[:, 0].reshape(20, 6, 6)
     used = {s for s in range(1, 8) for v in range(1, 4) for m in range(20)
-            if np.array_equal(apply_symmetry(plain[m], s).ravel(), versions[m, v])}  # fmt: skip
+            if np.array_equal(apply_symmetry(plain[m], s).ravel(), augmentations[m, v])}  # fmt: skip
     assert used == set(range(1, 8))
-    # A maze draws for itself: the groups held out change nothing in the others.
-    held = made(raw, tmp_path / "d", 3, 5, seed=1)
+    # The augmentations of a maze do not depend on the groups held out.
+    held = training_split(raw, tmp_path / "d", 3, 5, seed=1)
     assert held.counts()["groups"] == 15
     assert np.array_equal(held.inputs[:], train.inputs[:][np.isin(train.groups, held.groups)])
 
@@ -149,9 +151,9 @@ def test_rotated_maze_is_leakage(raw: Path, tmp_path: Path) -> None:
     train = (raw / "train.csv").read_text()
     (tmp_path / "train.csv").write_text(train)
     puzzle = concatenate(read_puzzles(raw / "train.csv", layout)).select(slice(7, 8))
-    turned = [apply_symmetry(tokens.reshape(6, 6), 3).ravel() for tokens in (puzzle.questions, puzzle.answers)]
+    rotated = [apply_symmetry(tokens.reshape(6, 6), 3).ravel() for tokens in (puzzle.questions, puzzle.answers)]
     letters = np.array(list("?# SGo"))
-    line = ",".join("".join(letters[tokens]) for tokens in turned)
+    line = ",".join("".join(letters[tokens]) for tokens in rotated)
     (tmp_path / "test.csv").write_text(f"source,question,answer,rating\nturned,{line},8\n")
     none = AugmentParams(num_aug=0, validation_groups=0, seed=0)
     with pytest.raises(DataError, match=r"test.csv, line 2: .*train.csv, line 9; .* data.allow_leakage: true$"):
@@ -192,12 +194,12 @@ def test_invalid_rows(raw: Path, tmp_path: Path) -> None:
 def test_invert_is_inverse(seed: int, k: int) -> None:
     rng = np.random.default_rng(seed)
     tokens = rng.integers(1, 6, 25, dtype=np.uint8)
-    versions = maze.augmentations(maze.maze_meta(5), tokens, rng, k)
-    assert versions.tokens.shape == (k, 25)
-    assert versions.tokens.dtype == np.uint8
-    assert np.array_equal(versions.tokens[0], tokens)
-    assert len(set(versions.names)) == k
-    grids = versions.invert(versions.tokens)
+    augmentations = maze.augmentations(maze.maze_meta(5), tokens, rng, k)
+    assert augmentations.tokens.shape == (k, 25)
+    assert augmentations.tokens.dtype == np.uint8
+    assert np.array_equal(augmentations.tokens[0], tokens)
+    assert len(set(augmentations.names)) == k
+    grids = augmentations.invert(augmentations.tokens)
     assert len(grids) == k
     assert all(np.array_equal(grid, tokens.reshape(5, 5) - 1) for grid in grids)
 
@@ -215,12 +217,12 @@ def test_valid_accepts_any_shortest_path() -> None:
     one[1:, 0], one[3, 1:3] = 4, 4
     other[0, 1:], other[1:3, 3] = 4, 4
     longer[0, 1:], longer[1:3, 3], longer[2, 2] = 4, 4, 4
-    unanswered = maze.augmentations(meta, np.zeros(16, np.uint8), np.random.default_rng(0), 1).invert(
+    padding_only = maze.augmentations(meta, np.zeros(16, np.uint8), np.random.default_rng(0), 1).invert(
         np.zeros((1, 16), "u1")
     )
-    answers = [one, other, longer, question, *unanswered]
+    answers = [one, other, longer, question, *padding_only]
     assert list(maze.valid(meta, [question] * 5, answers)) == [True, True, False, False, False]
-    # Padding where the question has a wall is no wall.
+    # Predicted padding is not a wall.
     question[1, 1], one[1, 1] = 0, 0
     tokens = (one + np.uint8(1)).reshape(1, 16)
     assert maze.valid(meta, [question], [maze.cells(tokens[0], 4)])[0]

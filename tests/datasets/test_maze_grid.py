@@ -9,7 +9,7 @@ from trm.datasets.maze.rules import maze_valid
 
 
 def mazes(*texts: str) -> Mazes:
-    """Mazes written as rows between slashes."""
+    """Parse mazes; `/` separates the rows."""
     return np.array([[[CHARACTERS.index(c) for c in row] for row in text.split("/")] for text in texts], np.uint8)
 
 
@@ -19,7 +19,7 @@ ANSWER = "So /#o /#G "
 
 @pytest.fixture(scope="module")
 def maze_hard(shared_data: Path) -> tuple[Mazes, Mazes, np.ndarray]:
-    """All 1,800 published mazes at hand: questions, answers, moves."""
+    """All 1,800 published mazes: questions, answers, moves."""
     rows = []
     for name in ("train", "test"):
         text = (shared_data / "maze-30x30-hard-1k" / f"{name}.csv").read_text(encoding="utf-8")
@@ -51,11 +51,11 @@ def test_published_mazes_are_valid_under_symmetries(maze_hard: tuple[Mazes, Maze
 
 
 def test_labels_are_not_invariant_under_rotation(maze_hard: tuple[Mazes, Mazes, np.ndarray]) -> None:
-    # The rule tries down, left, right, up: it is no rule of the turned maze.
+    # The order down, left, right, up is not invariant under rotation.
     questions, answers, _ = maze_hard
-    turned = label_mazes(apply_symmetry(questions[:50], 1))[0]
-    assert not np.array_equal(turned, apply_symmetry(answers[:50], 1))
-    assert maze_valid(apply_symmetry(questions[:50], 1), turned).all()
+    rotated = label_mazes(apply_symmetry(questions[:50], 1))[0]
+    assert not np.array_equal(rotated, apply_symmetry(answers[:50], 1))
+    assert maze_valid(apply_symmetry(questions[:50], 1), rotated).all()
 
 
 def test_published_mazes_are_distinct(maze_hard: tuple[Mazes, Mazes, np.ndarray]) -> None:
@@ -93,12 +93,12 @@ BROKEN = {
     ("S  /   /   ", "So /   /   "): "exactly one G",
     ("So /   /  G", "Soo/  o/  G"): "the question contains o",
     (QUESTION, "Soo/# o/#Go"): "not a shortest one",
-    (QUESTION, "So /#o /#Go"): "not a shortest one",  # a cell beside the path
-    (QUESTION, "So / o /#G "): "differs from the question",  # a wall is gone
-    (QUESTION, "So /oo /#G "): "differs from the question",  # the path goes over a wall
-    (QUESTION, "oo /#o /#G "): "differs from the question",  # S is gone
+    (QUESTION, "So /#o /#Go"): "not a shortest one",  # an additional cell o
+    (QUESTION, "So / o /#G "): "differs from the question",  # a wall was removed
+    (QUESTION, "So /oo /#G "): "differs from the question",  # the path crosses a wall
+    (QUESTION, "oo /#o /#G "): "differs from the question",  # S was removed
     (QUESTION, "So /#o /#S "): "differs from the question",
-    (QUESTION, "So#/#o /#G "): "differs from the question",  # a wall is new
+    (QUESTION, "So#/#o /#G "): "differs from the question",  # a wall was added
     (QUESTION, "S  /#  /#G "): "do not connect",
     (QUESTION, "So /#  /#Go"): "do not connect",
     ("S# /## /  G", "S# /## / oG"): "no path from S to G",
@@ -128,10 +128,10 @@ def test_check_reports_invalid_row() -> None:
 def test_invalid_cells_and_shapes() -> None:
     question, answer = mazes(QUESTION), mazes(ANSWER)
     assert maze_valid(question, answer)[0]
-    for cell in (5, 255):  # 255: where the model answers padding
-        odd = answer.copy()
-        odd[0, 0, 2] = cell
-        assert not maze_valid(question, odd)[0]
+    for cell in (5, 255):  # 255: predicted padding
+        changed_answer = answer.copy()
+        changed_answer[0, 0, 2] = cell
+        assert not maze_valid(question, changed_answer)[0]
     assert maze_valid(question[:0], answer[:0]).tolist() == []
     with pytest.raises(ValueError, match=r"must both have shape .* Got \[1, 3, 3\] and \[1, 2, 3\]"):
         maze_valid(question, answer[:, 1:])
@@ -144,11 +144,11 @@ def test_validity_agrees_with_labels() -> None:
     answers, moves = label_mazes(questions)
     assert np.array_equal(maze_valid(questions, answers), moves > 0)
     assert 0 < (moves > 0).sum() < 3000
-    # One free cell more or one path cell less is wrong, always.
-    for wrong, right in ((4, 1), (1, 4)):
+    # A removed or an additional path cell is always invalid.
+    for new, old in ((4, 1), (1, 4)):
         changed = answers.copy()
-        where = (np.cumsum((answers == right).reshape(len(answers), -1), axis=1) == 1).reshape(answers.shape)
-        changed[where & (answers == right)] = wrong
+        where = (np.cumsum((answers == old).reshape(len(answers), -1), axis=1) == 1).reshape(answers.shape)
+        changed[where & (answers == old)] = new
         touched = (changed != answers).any(axis=(1, 2)) & (moves > 0)
         assert touched.any()
         assert not maze_valid(questions[touched], changed[touched]).any()
@@ -158,8 +158,8 @@ def test_are_equivalent() -> None:
     rng = np.random.default_rng(1)
     maze, other = rng.integers(0, 2, (2, 5, 5), dtype=np.uint8)
     for symmetry in range(8):
-        turned = apply_symmetry(maze, symmetry)
-        assert are_equivalent(maze, turned)
-        assert not are_equivalent(turned, other)
-        assert np.array_equal(fingerprints(maze[None]), fingerprints(turned[None]))
+        rotated = apply_symmetry(maze, symmetry)
+        assert are_equivalent(maze, rotated)
+        assert not are_equivalent(rotated, other)
+        assert np.array_equal(fingerprints(maze[None]), fingerprints(rotated[None]))
     assert fingerprints(maze[None])[0] != fingerprints(other[None])[0]

@@ -17,7 +17,7 @@ def full_grid(size: int) -> np.ndarray:
 
 
 def keeps_rules(grid: np.ndarray) -> bool:
-    """Written apart from the code under test: no digit twice in a row, column or box."""
+    """An independent implementation of the rules: no digit twice in a row, column or box."""
     size = len(grid)
     height, width = {4: (2, 2), 6: (2, 3), 9: (3, 3)}[size]
     units = [[(r, c) for c in range(size)] for r in range(size)] + [[(r, c) for r in range(size)] for c in range(size)]

@@ -10,8 +10,8 @@ from trm.datasets.sudoku.equivalence import _is_symmetry, are_equivalent, finger
 from trm.datasets.sudoku.generator import generate_puzzles
 
 
-def twins(train: np.ndarray, test: np.ndarray) -> list[tuple[int, int]]:
-    """Read in two parts, to see that rows are counted across them."""
+def duplicates(train: np.ndarray, test: np.ndarray) -> list[tuple[int, int]]:
+    """Duplicates of two files, each read in two parts."""
     equivalence = Equivalence(fingerprints, are_equivalent)
     return find_duplicates(equivalence, lambda: [train[:3], train[3:]], lambda: [test[:1], test[1:]])
 
@@ -75,15 +75,15 @@ def test_find_duplicates_and_equivalence_classes() -> None:
     puzzles = digits(generate_puzzles(6, 40, "minimal", 1, False).questions)
     copies = draw_transforms(rng, 6, 3).apply(puzzles[[7, 30, 7]])
     train, test = puzzles[:35], np.concatenate([puzzles[35:], copies])
-    assert twins(train, test) == [(5, 7), (6, 30), (7, 7)]
-    assert twins(train, puzzles[35:]) == []
+    assert duplicates(train, test) == [(5, 7), (6, 30), (7, 7)]
+    assert duplicates(train, puzzles[35:]) == []
     assert grid_classes(np.concatenate([puzzles, copies])).tolist() == [*range(40), 7, 30, 7]
 
 
 def test_equal_fingerprints_do_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trm.datasets.sudoku.equivalence.fingerprints", lambda p: np.zeros(len(p), dtype=np.uint64))
     puzzles = digits(generate_puzzles(4, 6, "minimal", 1, False).questions)
-    assert twins(puzzles[:5], puzzles[5:]) == []
+    assert duplicates(puzzles[:5], puzzles[5:]) == []
     assert grid_classes(puzzles).tolist() == list(range(6))
 
 
@@ -104,7 +104,7 @@ def test_different_clue_counts(size: int) -> None:
         (np.arange(16).reshape(4, 4)[[2, 3, 1, 0]], True),
         (np.arange(16).reshape(4, 4)[[2, 1, 0, 3]], False),  # a row leaves its band
         (np.arange(16).reshape(4, 4)[:, [2, 1, 0, 3]], False),  # a column leaves its stack
-        (np.roll(np.arange(16), 1).reshape(4, 4), False),  # rows are torn apart
+        (np.roll(np.arange(16), 1).reshape(4, 4), False),  # rows are split
     ],
 )
 def test_is_symmetry(cells: np.ndarray, allowed: bool) -> None:

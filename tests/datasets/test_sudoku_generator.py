@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from tests.sudokus import digits, grid_classes
-from trm.datasets.sudoku import generator as generate
-from trm.datasets.sudoku import solver
+from trm.datasets.sudoku import generator, solver
 from trm.datasets.sudoku.augmentation import BOXES, violates_rules
 from trm.datasets.sudoku.generator import generate_puzzles
 from trm.datasets.sudoku.solver import count_solutions, rating, solve_grid
@@ -11,7 +10,7 @@ from trm.utils.errors import UserError
 
 
 def all_solutions(grid: np.ndarray) -> int:
-    """A second, slow counter: the first blank cell, each digit that no row, column or box forbids."""
+    """An independent, slow counter: fill the first blank cell with each allowed digit."""
     size = len(grid)
     height, width = BOXES[size]
     blanks = np.argwhere(grid == 0)
@@ -95,9 +94,9 @@ def test_ratings() -> None:
     assert solved is not None
     assert rating(solved) == 0
     few_blanks = np.where(np.arange(81).reshape(9, 9) % 10 == 0, 0, solved)
-    assert rating(few_blanks.astype(np.uint8)) == 0  # one value left in each blank
-    # Worked by hand: the upper and the lower half each have two fillings. One guess in each half leads to the first
-    # solution, the value left in the lower half to the second.
+    assert rating(few_blanks.astype(np.uint8)) == 0  # each blank has one candidate
+    # Worked by hand: each half has two fillings. One guess in each half leads to the first solution, and
+    # backtracking in the lower half to the second.
     two_left = np.array([[0, 0, 3, 4], [3, 4, 0, 0], [0, 0, 4, 3], [4, 3, 0, 0]], dtype=np.uint8)
     assert count_solutions(two_left, 9) == 4
     assert rating(two_left) == 2
@@ -120,7 +119,7 @@ def test_puzzles_are_distinct_with_leakage() -> None:
 def test_impossible_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"^data.source.clues: no 9x9 puzzle with fewer than 17 clues .* Got 10"):
         generate_puzzles(9, 1, 10, 0, False)
-    monkeypatch.setitem(generate.MAX_TRIES_WITHOUT_PUZZLE, 9, 50)
+    monkeypatch.setitem(generator.MAX_TRIES_WITHOUT_PUZZLE, 9, 50)
     with pytest.raises(
         UserError, match=r"^data.source.clues: only 0 of 1 9x9 puzzles with 18 clues .* increase data.source.clues"
     ):
@@ -129,5 +128,5 @@ def test_impossible_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_compiles_without_cache_folder() -> None:
     scope: dict = {}
-    exec("def twice(x):\n    return 2 * x", scope)  # from no file: numba has nowhere to put its cache
+    exec("def twice(x):\n    return 2 * x", scope)  # without a source file, numba cannot cache
     assert solver.njit(scope["twice"])(4) == 8

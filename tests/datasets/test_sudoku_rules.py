@@ -41,10 +41,10 @@ def test_solutions_are_valid(size: int) -> None:
 @pytest.mark.parametrize(
     "broken",
     [
-        "1234 3412 1234 3412",  # rows hold; columns do not, boxes do
-        "1324 1324 4231 4231",  # rows alone
-        "1234 2341 3412 4123",  # a Latin square: rows and columns hold, boxes do not
-        "1133 2244 3311 4422",  # columns alone
+        "1234 3412 1234 3412",  # valid rows and boxes
+        "1324 1324 4231 4231",  # valid rows
+        "1234 2341 3412 4123",  # Latin square: valid rows and columns
+        "1133 2244 3311 4422",  # valid columns
     ],
 )
 def test_rows_columns_and_boxes_are_checked(broken: str) -> None:
@@ -54,7 +54,7 @@ def test_rows_columns_and_boxes_are_checked(broken: str) -> None:
 
 
 def test_only_rows_violated() -> None:
-    # Columns and boxes hold, rows do not.
+    # Valid columns and boxes, invalid rows.
     answer = grid("1212 3434 2121 4343").transpose(0, 2, 1)
     assert not check(np.zeros_like(answer), answer)
     answer = grid("1313 2424 3131 4242")
@@ -72,14 +72,14 @@ def test_boxes_of_6x6_have_two_rows_and_three_columns() -> None:
     solution = SOLUTIONS[6]
     assert sudoku_valid(solution, solution, 2, 3).all()
     assert not sudoku_valid(solution, solution, 3, 2).any()
-    turned = solution.transpose(0, 2, 1)
-    assert not sudoku_valid(turned, turned, 2, 3).any()
-    assert sudoku_valid(turned, turned, 3, 2).all()
+    transposed = solution.transpose(0, 2, 1)
+    assert not sudoku_valid(transposed, transposed, 2, 3).any()
+    assert sudoku_valid(transposed, transposed, 3, 2).all()
 
 
 def test_clues_must_be_kept() -> None:
     solution = SOLUTIONS[9]
-    relabelled = solution % 9 + 1  # a valid grid, but another one
+    relabelled = solution % 9 + 1  # another valid grid
     assert check(np.zeros_like(solution), relabelled)
     for row, column in np.argwhere(PUZZLE_9[0]):
         clue = np.zeros_like(solution)
@@ -92,9 +92,9 @@ def test_clues_must_be_kept() -> None:
 def test_changed_cell_is_invalid(size: int, data: st.DataObject) -> None:
     solution = SOLUTIONS[size]
     row, column = data.draw(st.tuples(st.integers(0, size - 1), st.integers(0, size - 1)))
-    right = int(solution[0, row, column])
-    # 0 is a blank; 255 stands for a predicted pad; size + 1 belongs to a larger Sudoku.
-    wrong = data.draw(st.sampled_from([v for v in (*range(size + 2), 128, 255) if v != right]))
+    correct = int(solution[0, row, column])
+    # 0 is a blank; 255 is predicted padding; size + 1 is a digit of larger Sudokus.
+    wrong = data.draw(st.sampled_from([v for v in (*range(size + 2), 128, 255) if v != correct]))
     answer = solution.copy()
     answer[0, row, column] = wrong
     assert not check(np.zeros_like(answer), answer)

@@ -13,7 +13,7 @@ from trm.datasets.augment import augment
 from trm.datasets.maze.dataset import maze_meta
 from trm.datasets.sudoku.dataset import sudoku_meta
 from trm.datasets.sudoku.generator import generate_puzzles
-from trm.reporting.terminal.dataset_summary import describe, draw
+from trm.reporting.terminal.dataset_summary import describe, grid_text
 from trm.utils.errors import DataError
 
 
@@ -70,7 +70,7 @@ def test_split_raw_folder_and_file(folders: tuple[Path, Path]) -> None:
 
 def test_other_folders(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none"):
-        with pytest.raises(DataError, match=r"holds neither a data set .* give the path of one"):
+        with pytest.raises(DataError, match=r"contains no dataset .* give the path of one"):
             describe(path)
 
 
@@ -80,22 +80,22 @@ HEADER = "source,question,answer,rating\n"
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "input,output\né,b\n".encode("latin-1"), "not text in UTF-8; save the file as UTF-8"),
-        ("a.csv", f"{HEADER}é,1,2,3\n".encode("latin-1"), "not text in UTF-8; save the file as UTF-8"),
-        ("a.csv", f"input,output\n{'a' * 200_000},b\n".encode(), "not a readable CSV .*; fetch or write"),
-        ("a.json", '{"é": 1}'.encode("latin-1"), "not text in UTF-8; save the file as UTF-8"),
-        ("a.jsonl", '{"é": 1}\n'.encode("latin-1"), "not text in UTF-8; save the file as UTF-8"),
-        ("a.json", b"[1, 2", "not readable JSON; fetch or write"),
-        ("a.json", b"3", "not readable JSON; fetch or write"),
-        ("a.json", b"[" * 200_000, "not readable JSON; fetch or write"),
+        ("a.csv", "input,output\né,b\n".encode("latin-1"), "not valid UTF-8; save the file as UTF-8"),
+        ("a.csv", f"{HEADER}é,1,2,3\n".encode("latin-1"), "not valid UTF-8; save the file as UTF-8"),
+        ("a.csv", f"input,output\n{'a' * 200_000},b\n".encode(), "not a valid CSV .*; download or write"),
+        ("a.json", '{"é": 1}'.encode("latin-1"), "not valid UTF-8; save the file as UTF-8"),
+        ("a.jsonl", '{"é": 1}\n'.encode("latin-1"), "not valid UTF-8; save the file as UTF-8"),
+        ("a.json", b"[1, 2", "invalid JSON; download or write"),
+        ("a.json", b"3", "invalid JSON; download or write"),
+        ("a.json", b"[" * 200_000, "invalid JSON; download or write"),
     ],
 )
 def test_unreadable_files(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     for path in (tmp_path, tmp_path / name):
-        with pytest.raises(DataError, match=f"{name}: {message}") as refused:
+        with pytest.raises(DataError, match=f"{name}: {message}") as caught:
             describe(path)
-        assert "\n" not in str(refused.value)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_unusual_files(tmp_path: Path, name: str, content: str, row: list[str]) 
 
 
 def test_large_files_are_read_in_parts(tmp_path: Path) -> None:
-    """Ratings that become fractions late, and memory: a few MB for a file of 24."""
+    """The last rating is a float, and memory use is a fraction of the file size (24 MB)."""
     count, cells = 100_000, "0" * 110
     rows = (f"me,{cells},{cells},{number if number < count - 1 else '-0.5'}\n" for number in range(count))
     (tmp_path / "a.csv").write_text(HEADER + "".join(rows))
@@ -142,7 +142,7 @@ def test_large_files_are_read_in_parts(tmp_path: Path) -> None:
 
 def test_drawing() -> None:
     grid = np.arange(36, dtype=np.uint8).reshape(6, 6) % 7
-    lines = draw(sudoku_meta(6), grid).plain.splitlines()
+    lines = grid_text(sudoku_meta(6), grid).plain.splitlines()
     assert lines[0] == " . 1 2 | 3 4 5"
     assert lines[2] == "-------+-------"
     assert len(lines) == 8
@@ -150,9 +150,9 @@ def test_drawing() -> None:
 
 def test_drawing_of_other_datasets() -> None:
     maze = maze_meta(4).model_copy(update={"height": 2, "width": 3})
-    cells = np.array([[0, 1, 2], [3, 4, 255]], dtype=np.uint8)  # 255: a model answered with padding
-    assert draw(maze, cells).plain == "# S\nGo?"
+    cells = np.array([[0, 1, 2], [3, 4, 255]], dtype=np.uint8)  # 255: predicted padding
+    assert grid_text(maze, cells).plain == "# S\nGo?"
     numbers = maze.model_copy(update={"name": "custom", "vocabulary": ("pad", "7", "12")})
-    assert draw(numbers, cells[:1] % 2).plain == "7 12 7"
-    colours = draw(maze.model_copy(update={"name": "arc"}), np.array([[9, 0]], dtype=np.uint8))
-    assert [span.style.bgcolor.name for span in colours.spans] == ["#870c25", "#000000"]  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+    assert grid_text(numbers, cells[:1] % 2).plain == "7 12 7"
+    colors = grid_text(maze.model_copy(update={"name": "arc"}), np.array([[9, 0]], dtype=np.uint8))
+    assert [span.style.bgcolor.name for span in colors.spans] == ["#870c25", "#000000"]  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]

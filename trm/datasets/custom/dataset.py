@@ -292,7 +292,7 @@ def _draw_name(meta: DatasetMeta, transforms: Transforms, index: int) -> str:
     words = {
         "dihedral": f"symmetry={transforms.symmetries[index]}",
         "permute_symbols": "symbols=" + " ".join(meta.vocabulary[token] for token in transforms.symbols[index, 1:]),
-        "translate": f"place={transforms.rows[index]}:{transforms.columns[index]}",
+        "translate": f"offset={transforms.rows[index]}:{transforms.columns[index]}",
     }
     return ",".join(words[name] for name in meta.symmetries) or "identity"
 
