@@ -378,7 +378,7 @@ def test_solve_mistakes(run: Run, finished: Path, puzzle: str, words: tuple[str,
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("arc", "an ARC task cannot be asked outside its data set"),
+        ("arc", "ARC tasks cannot be solved outside the dataset"),
         ("tokens", "trm: the model's data set is not known, for it was imported without one; import it again with"),
     ],
 )
@@ -399,7 +399,7 @@ def test_a_model_that_cannot_be_asked(
 
 def test_inspect_of_a_file_in_another_encoding(run: Run, here: Path) -> None:
     (here / "mine.csv").write_bytes("input,output\né,b\n".encode("latin-1"))
-    _mistake(run("inspect", "mine.csv"), "mine.csv: not text in UTF-8; save the file as UTF-8")
+    _mistake(run("inspect", "mine.csv"), "mine.csv: not valid UTF-8; save the file as UTF-8")
 
 
 def test_solve_without_a_model(run: Run, here: Path) -> None:

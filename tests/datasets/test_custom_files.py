@@ -94,7 +94,7 @@ BROKEN_CSV = {
     "": "puzzles.csv: the file is empty; add",
     "\n \n": "puzzles.csv: the file is empty; add",
     "input,output\n": "puzzles.csv: the file contains no puzzles; add",
-    b"input,output\n1,\xff\n": "puzzles.csv, line 2: invalid UTF-8; save",
+    b"input,output\n1,\xff\n": "puzzles.csv, line 2: not valid UTF-8; save",
     "input,group\n1,2\n": "puzzles.csv, line 1: column output is missing; the header must be",
     "input,output,input\n1,2,1\n": "puzzles.csv, line 1: column input occurs twice; the header must",
     "input,output\n1,2\n1\n": "puzzles.csv, line 3: expected 2 columns. Got 1; complete",

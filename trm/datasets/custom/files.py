@@ -115,7 +115,7 @@ def _text(path: Path) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise_data_error(path, data[: error.start].count(b"\n") + 1, "invalid UTF-8", "save the file as UTF-8")
+        raise_data_error(path, data[: error.start].count(b"\n") + 1, "not valid UTF-8", "save the file as UTF-8")
     if not text.strip():
         raise_data_error(path, None, "the file is empty", "add a line for each puzzle")
     return text
