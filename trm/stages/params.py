@@ -14,6 +14,7 @@ from pydantic import create_model
 from trm.config.base import ABSENT_IS_NULL, Section, SectionT, parse, read_yaml
 from trm.config.overrides import OPTION, apply_overrides
 from trm.config.params import Params
+from trm.config.recipes import changed, recipe_text
 from trm.config.tracking import VARIABLE, TrackingParams
 from trm.datasets.registry import dataset_module
 from trm.utils.errors import ParamsError
@@ -25,6 +26,13 @@ def load_params(path: str | Path, overrides: Mapping[str, Any] = NO_OVERRIDES) -
     """Load and validate a complete `params.yaml`. Raises `ParamsError` with the key, its value and the remedy."""
     values = read_yaml(path, "`trm recipe use sudoku-6x6` writes one")
     return check_params(apply_overrides(values, overrides), _where(path, overrides))
+
+
+def load_recipe(name: str, changes: Mapping[str, Any] = NO_OVERRIDES) -> Params:
+    """Read a recipe with other values at some keys. Raises `UserError` or `ParamsError`."""
+    from ruamel.yaml import YAML
+
+    return check_params(YAML(typ="safe", pure=True).load(changed(recipe_text(name), changes)), name)
 
 
 def check_params(values: object, where: str) -> Params:
