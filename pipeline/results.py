@@ -111,7 +111,7 @@ def resolve_key(params: Params, name: str | None) -> str:
         return name
     if re.fullmatch("[0-9a-f]{6,63}", name):
         folder = f"{params.cluster.artifact_root}/{EVALUATE.name}"
-        matches = [key for key in s3.published_below(folder) if key.startswith(name)]
+        matches = [key for key in s3.published_names(folder) if key.startswith(name)]
         if len(matches) == 1:
             return matches[0]
         problem = f"ambiguous: {len(matches)} results; pass more digits" if matches else "no such result"

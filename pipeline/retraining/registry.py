@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipeline.results import EVALUATE, Result, load_result
 from pipeline.retraining.compare import Comparison, compare
 from pipeline.runs import RunRecord, read_runs
-from trm.storage.s3_client import GoneError, LostError, Store
+from trm.storage.s3_client import ConflictError, NotFoundError, Store
 from trm.utils.errors import DataError, InternalError, UserError
 
 CHAMPION_FILE = "champion.json"
@@ -152,7 +152,7 @@ class Registry:
         name = _history_name(version)
         try:
             target = self._parse(self._store.get(name), name)
-        except GoneError:
+        except NotFoundError:
             known = ", ".join(str(_version(name)) for name in self._history_names()) or "none"
             raise UserError(f"{self.uri}: no version {version}; existing versions: {known}") from None
         changes = {"version": self._next_version(champion), "restored_version": version}
@@ -167,8 +167,8 @@ class Registry:
     def _read(self) -> tuple[Champion | None, str | None]:
         """Return the champion and the ETag of its file."""
         try:
-            data, tag = self._store.get_tagged(CHAMPION_FILE)
-        except GoneError:
+            data, tag = self._store.get_with_etag(CHAMPION_FILE)
+        except NotFoundError:
             names = self._history_names()
             if names:
                 raise DataError(
@@ -180,8 +180,8 @@ class Registry:
 
     def _tag(self) -> str | None:
         try:
-            return self._store.get_tagged(CHAMPION_FILE)[1]
-        except GoneError:
+            return self._store.get_with_etag(CHAMPION_FILE)[1]
+        except NotFoundError:
             return None
 
     def _parse(self, data: bytes, name: str) -> Champion:
@@ -206,11 +206,11 @@ class Registry:
         store, data = self._store, _serialize(new)
         # An earlier promotion may have been killed between its two writes.
         if champion:
-            with suppress(LostError):
-                store.put_new(_history_name(champion.version), _serialize(champion))
+            with suppress(ConflictError):
+                store.put_if_absent(_history_name(champion.version), _serialize(champion))
         try:
-            store.put_new(CHAMPION_FILE, data) if tag is None else store.put_over(CHAMPION_FILE, data, tag)
-        except LostError:
+            store.put_if_absent(CHAMPION_FILE, data) if tag is None else store.put_if_match(CHAMPION_FILE, data, tag)
+        except ConflictError:
             # The response to our own write may have been lost, and the write repeated.
             current = self._read()[0]
             if current is None or current.token != new.token:
@@ -219,8 +219,8 @@ class Registry:
                     f"{self.uri}: the champion was changed during the comparison (now: {name}); nothing was written: "
                     "compare with the new champion and promote again"
                 ) from None
-        with suppress(LostError):
-            store.put_new(_history_name(new.version), data)
+        with suppress(ConflictError):
+            store.put_if_absent(_history_name(new.version), data)
 
 
 def _provenance(result: Result) -> dict[str, str]:

@@ -169,7 +169,7 @@ except Interrupted as error:
 
 
 class Writer:
-    """A process that publishes what it is told to and prints its requests."""
+    """A process that publishes a folder and prints its requests."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
@@ -242,7 +242,7 @@ def test_uploading_process_killed(
             writer.line()
         assert writer.end(signal.SIGKILL) == -signal.SIGKILL
         before = objects(seaweed, uri)
-        with pytest.raises(DataError, match="holds no artifact") if MANIFEST not in before else _nothing():
+        with pytest.raises(DataError, match="contains no artifact") if MANIFEST not in before else _nothing():
             s3.download(uri, tmp_path / "brought")
         writer = start_writer()
         writer.publish(model, uri)
@@ -292,7 +292,7 @@ def test_two_writers_and_a_reader(
                 verified_manifest(tmp_path / "brought")
                 seen["all"] += 1
             except DataError as error:
-                assert "holds no artifact" in str(error)
+                assert "contains no artifact" in str(error)
                 seen["nothing"] += 1
         done.join()
         published = s3.read_manifest(uri)
@@ -311,7 +311,7 @@ def test_sigterm_ends_an_upload(
     start_writer: Callable[[], Writer],
     hangs: bool,
 ) -> None:
-    """Its parts do not stay, and a server that has stopped answering (requests time out in an hour) holds nobody up."""
+    """Its parts are deleted, and an unresponsive server does not block the exit."""
     speak_to(own_seaweed, monkeypatch)
     model, uri = checkpoint(tmp_path / "model", 100, 0), f"s3://{BUCKET}/train/{KEY}"
     writer = start_writer()

@@ -1,8 +1,8 @@
-"""The folder that a stage writes: published whole or not at all, with a manifest that says what it is.
+"""Artifacts: the output folder of a stage, which is published completely or not at all, with a manifest.
 
-`manifest.json` holds the stage, its content key, its settings, the keys of its inputs, facts of the run (device,
-precision, number of processes) and the digest of every file. It holds no time and no host, so that the same request
-gives the same bytes; those stand in `<folder>.timing.json` beside it.
+`manifest.json` contains the stage, its content key, its settings, the keys of its inputs, facts of the run (device,
+precision, number of processes) and the digest of every file. It contains no times and hosts, so that equal requests
+give equal bytes; they are in `<folder>.timing.json` beside it.
 """
 
 import json
@@ -26,7 +26,7 @@ TIMING = "timing.json"
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Readable JSON with sorted keys and a last newline."""
+    """Write indented JSON with sorted keys and a final newline."""
     path.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
 
 
@@ -41,52 +41,54 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
 
 
 def read_manifest(folder: Path, stage: str | None = None) -> dict[str, Any]:
-    """The manifest of a whole artifact, made by `stage` where one is named. Raises `DataError`."""
+    """Read the manifest of an artifact, which `stage` must have written if it is not None. Raises `DataError`."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        made_by = manifest["stage"]
+        written_by = manifest["stage"]
     except (FileNotFoundError, NotADirectoryError):
-        remedy = f"run `trm {stage}`" if stage else "name a folder that a stage wrote"
-        raise DataError(f"{folder}: holds no {MANIFEST}; {remedy}, or `dvc repro`") from None
+        remedy = f"run `trm {stage}`" if stage else "give the output folder of a stage"
+        raise DataError(f"{folder}: contains no {MANIFEST}; {remedy}, or `dvc repro`") from None
     except (ValueError, KeyError, TypeError):
-        raise DataError(f"{folder / MANIFEST}: not a manifest; delete {folder} and run `dvc repro`") from None
-    if stage and made_by != stage:
-        raise DataError(f"{folder}: was written by stage {made_by}; name a folder that `trm {stage}` wrote")
+        raise DataError(f"{folder / MANIFEST}: not a valid manifest; delete {folder} and run `dvc repro`") from None
+    if stage and written_by != stage:
+        raise DataError(f"{folder}: was written by stage {written_by}; give the output of `trm {stage}`")
     return manifest
 
 
 def verified_manifest(folder: Path, stage: str | None = None) -> dict[str, Any]:
-    """As `read_manifest`, and every file is there with the digest that it was published with. Raises `DataError`."""
+    """As `read_manifest`, and verify the digest of every file. Raises `DataError`."""
     manifest = read_manifest(folder, stage)
     for name, expected in manifest["files"].items():
         path = folder / name
         if not path.is_file():
             raise DataError(f"{path}: is missing; delete {folder} and run `dvc repro`")
         if path.stat().st_size != expected["bytes"] or file_digest(path) != expected["sha256"]:
-            raise DataError(f"{path}: broken, its sha256 is not the manifest's; delete {folder} and run `dvc repro`")
+            raise DataError(
+                f"{path}: corrupt, its SHA-256 differs from the manifest; delete {folder} and run `dvc repro`"
+            )
     return manifest
 
 
 @contextmanager
 def staged(out: Path) -> Iterator[Path]:
-    """An empty folder beside `out` that takes its place when the block ends well, and goes away when it does not.
+    """Yield an empty folder beside `out`, which replaces `out` when the block succeeds and is deleted when it fails.
 
-    Raises `UserError` where `out` is something that no stage wrote, and where the disk is full.
+    Raises `UserError` if `out` exists and was not written by a stage, or if the disk is full.
     """
-    out = Path(os.path.abspath(out))  # noqa: PTH100 - a link stays a link
+    out = Path(os.path.abspath(out))  # noqa: PTH100 - Path.resolve would follow links
     if out.exists() and not (out / MANIFEST).exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out}: exists and was not written by a stage; name another folder or move it away")
+        raise UserError(f"{out}: exists and was not written by a stage; give another folder or move it away")
     created = [folder for folder in (out.parent, *out.parent.parents) if not folder.exists()]
-    # A name of its own and a lock that ends with its process: pids are no names where containers share a disk.
+    # A random name and a file lock, not a process ID: containers that share a disk may have equal process IDs.
     token = secrets.token_hex(8)
     staging = out.parent / f".{out.name}.partial-{token}"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(out)
+        _delete_stale(out)
         with FileLock(_lock_of(staging)):
             staging.mkdir()
             yield staging
-            _take_place(staging, out)
+            _replace(staging, out)
         _lock_of(staging).unlink(missing_ok=True)
     except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
@@ -99,7 +101,7 @@ def staged(out: Path) -> Iterator[Path]:
         raise
 
 
-def _take_place(staging: Path, out: Path) -> None:
+def _replace(staging: Path, out: Path) -> None:
     if not out.exists():
         staging.rename(out)
         return
@@ -113,15 +115,15 @@ def _lock_of(staging: Path) -> Path:
     return staging.with_name(f"{staging.name}.lock".replace(".old-", ".partial-"))
 
 
-def _sweep(out: Path) -> None:
-    """Remove what killed processes left of earlier tries."""
+def _delete_stale(out: Path) -> None:
+    """Delete folders that killed processes left behind."""
     for path in out.parent.glob(f".{out.name}.*-*"):
         if not re.fullmatch(r"(partial|old)-[0-9a-f]{16}", path.name.removeprefix(f".{out.name}.")):
             continue
         lock = FileLock(_lock_of(path))
         try:
             lock.acquire(timeout=0)
-        except Timeout:  # its process is at work
+        except Timeout:  # its process is running
             continue
         shutil.rmtree(path, ignore_errors=True)
         lock.release()
@@ -129,5 +131,5 @@ def _sweep(out: Path) -> None:
 
 
 def timing_file(folder: Path) -> Path:
-    """The file with the wall times of the stage that wrote `folder`."""
+    """The path of the file with the wall times of the stage that wrote `folder`."""
     return folder.with_name(f"{folder.name}.{TIMING}")

@@ -1,8 +1,8 @@
-"""Requests to an S3 server: tried again with patience, and what cannot be mended told in words.
+"""An S3 client that retries requests for a limited time and reports errors as one line.
 
-Endpoint, region and keys are boto3's own business (environment, profile, IAM role). Its retries are off, as they end
-after seconds: here one clock runs for each request. A request is tried again for `PATIENCE` seconds after its first
-failure where that may pass: no connection, no answer, an answer cut short, 5xx, throttling, bytes that arrived broken.
+boto3 reads endpoint, region and keys as usual (environment, profile, IAM role). Its own retries are disabled because
+they end after a few seconds. Here a request is retried for `RETRY_SECONDS` after its first failure if the error may be
+transient: no connection, no response, a truncated response, 5xx, throttling, or a checksum mismatch.
 """
 
 import base64
@@ -26,198 +26,208 @@ if TYPE_CHECKING:
     from botocore.exceptions import ClientError
     from botocore.loaders import Loader
 
-PATIENCE = 150.0
-"""Seconds from a request's first failure to the last attempt."""
-FIRST_WAIT, LONGEST_WAIT = 0.5, 10.0
-"""Seconds: pauses are drawn from 0 to a bound that doubles from the first to the longest."""
+RETRY_SECONDS = 150.0
+"""Maximum time in seconds from the first failure of a request to its last attempt."""
+MIN_WAIT, MAX_WAIT = 0.5, 10.0
+"""Seconds: each wait is drawn uniformly from 0 to a limit, which doubles from MIN_WAIT up to MAX_WAIT."""
 CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 60.0
 CONNECTIONS = 16
 BLOCK = 256 << 10
-"""Bytes that pass through memory at a time: small enough for a processor's cache."""
+"""Bytes read or written at a time. They fit into the cache of a processor."""
 
-PASSING = {"RequestTimeout", "SlowDown", "InternalError", "BadDigest", "ConditionalRequestConflict", "OperationAborted"}
-"""What servers say, besides 5xx and 429, of a thing that the next attempt may not meet."""
+TRANSIENT_CODES = {
+    "RequestTimeout",
+    "SlowDown",
+    "InternalError",
+    "BadDigest",
+    "ConditionalRequestConflict",
+    "OperationAborted",
+}
+"""Error codes besides 5xx and 429 that are transient."""
 REMEDIES = {
     "InvalidAccessKeyId": "the server does not know this access key; correct AWS_ACCESS_KEY_ID or the profile",
     "SignatureDoesNotMatch": "the secret key is wrong; correct AWS_SECRET_ACCESS_KEY or the profile",
     "ExpiredToken": "the session token has expired; log in again",
-    "AccessDenied": "these credentials may not do that; use others, or have them allowed to",
+    "AccessDenied": "these credentials lack the permission; use others, or grant the permission",
     "NoSuchBucket": "the bucket does not exist; create it or correct the address",
-    "NotImplemented": "use a server that knows conditional writes, as AWS and SeaweedFS do",
+    "NotImplemented": "use a server with conditional writes, such as AWS or SeaweedFS",
 }
 Result = TypeVar("Result")
 
 
-class LostError(Exception):
-    """A conditional put came too late: the object is there."""
+class ConflictError(Exception):
+    """The condition of a put is not met: another object exists."""
 
 
-class GoneError(Exception):
-    """The server knows no such object, or no such multipart upload (any more)."""
+class NotFoundError(Exception):
+    """The object or the multipart upload does not exist."""
 
 
-class CalledOffError(Exception):
-    """The request is not wanted any more."""
+class CancelledTransferError(Exception):
+    """The transfer was cancelled."""
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Bytes of a local file, which travel in one request."""
+class FileChunk:
+    """A range of bytes of a local file, which is transferred in one request."""
 
     path: Path
     start: int
     size: int
 
 
-Moved = Callable[[int], None]
-"""Told how many bytes have passed, less than 0 where they have to pass again; from any thread."""
+OnBytes = Callable[[int], None]
+"""Called from any thread with the number of bytes transferred; negative if they must be transferred again."""
 
 
 class _Body:
-    """A piece as the body of a request, in blocks as large as it likes (the HTTP client would ask for 16 kB)."""
+    """A chunk as the body of a request, read in blocks of `BLOCK` bytes (the HTTP client requests only 16 kB)."""
 
-    def __init__(self, file: BinaryIO, piece: Piece, moved: Moved, called_off: threading.Event) -> None:
-        self._file, self._piece, self._moved, self._called_off = file, piece, moved, called_off
+    def __init__(self, file: BinaryIO, chunk: FileChunk, on_bytes: OnBytes, cancelled: threading.Event) -> None:
+        self._file, self._chunk, self._on_bytes, self._cancelled = file, chunk, on_bytes, cancelled
         self._position = 0
         self.seek(0)
 
     def __len__(self) -> int:
-        return self._piece.size
+        return self._chunk.size
 
     def read(self, _size: int | None = None) -> bytes:
-        if self._called_off.is_set():
-            raise CalledOffError
+        if self._cancelled.is_set():
+            raise CancelledTransferError
         block = self._file.read(min(BLOCK, len(self) - self._position))
         self._position += len(block)
-        self._moved(len(block))
+        self._on_bytes(len(block))
         return block
 
     def seek(self, offset: int) -> None:
-        self._moved(offset - self._position)
+        self._on_bytes(offset - self._position)
         self._position = offset
-        self._file.seek(self._piece.start + offset)
+        self._file.seek(self._chunk.start + offset)
 
     def tell(self) -> int:
         return self._position
 
 
 class Store:
-    """What lies under one address `s3://bucket/key`."""
+    """The objects below one URI `s3://bucket/key`. Names of objects are relative to it."""
 
     def __init__(self, uri: str) -> None:
         scheme, _, rest = uri.rstrip("/").partition("://")
         self.uri, (self.bucket, _, self.key) = f"s3://{rest}", rest.partition("/")
         if scheme != "s3" or not self.bucket or not all(self.key.split("/")):
-            raise UserError(f"{uri}: is no address of an artifact; write it as s3://bucket/folder")
-        self._called_off = threading.Event()
-        self._told = False
-        self.client = self._in_words("connect", _client)
+            raise UserError(f"{uri}: not an S3 URI; write it as s3://bucket/folder")
+        self._cancelled = threading.Event()
+        self._wait_reported = False
+        self.client = self._translate_errors("connect", _client)
 
-    def call_off(self) -> None:
-        """Let the requests of other threads end where they would be tried again."""
-        ended, self._called_off = self._called_off, threading.Event()
+    def cancel(self) -> None:
+        """Cancel the requests of other threads."""
+        ended, self._cancelled = self._cancelled, threading.Event()
         ended.set()
 
     def get(self, name: str) -> bytes:
-        """The bytes of a small object. Raises `GoneError`."""
-        return self.get_tagged(name)[0]
+        """Read a small object. Raises `NotFoundError`."""
+        return self.get_with_etag(name)[0]
 
-    def get_tagged(self, name: str) -> tuple[bytes, str]:
-        """The bytes of a small object and the server's tag of them, for `put_over`. Raises `GoneError`."""
+    def get_with_etag(self, name: str) -> tuple[bytes, str]:
+        """Read a small object and its ETag, which `put_if_match` takes. Raises `NotFoundError`."""
 
         def request() -> tuple[bytes, str]:
-            answer = self.client.get_object(**self._place(name))
+            answer = self.client.get_object(**self._location(name))
             with closing(answer["Body"]) as body:
                 return body.read(), answer["ETag"]
 
-        return self._patiently(f"read {name}", request)
+        return self._with_retries(f"read {name}", request)
 
     def put(self, name: str, data: bytes, **options: object) -> None:
-        """Write a small object, over an earlier one."""
-        self._call("put_object", f"write {name}", name, Body=data, ChecksumCRC32=_stated(zlib.crc32(data)), **options)
+        """Write a small object; an existing one is replaced."""
+        self._call(
+            "put_object", f"write {name}", name, Body=data, ChecksumCRC32=_encoded_crc(zlib.crc32(data)), **options
+        )
 
-    def put_new(self, name: str, data: bytes) -> None:
-        """Write a small object that is not there yet. Raises `LostError` where it is."""
+    def put_if_absent(self, name: str, data: bytes) -> None:
+        """Write a small object. Raises `ConflictError` if it exists."""
         self.put(name, data, IfNoneMatch="*")
 
-    def put_over(self, name: str, data: bytes, tag: str) -> None:
-        """Write a small object over the one with this tag. Raises `LostError` where another is there by now."""
+    def put_if_match(self, name: str, data: bytes, tag: str) -> None:
+        """Replace the small object with this ETag. Raises `ConflictError` if it has changed."""
         try:
             self.put(name, data, IfMatch=tag)
-        except GoneError:  # AWS says so of an object that was deleted meanwhile
-            raise LostError from None
+        except NotFoundError:  # the response of AWS if the object was deleted
+            raise ConflictError from None
 
-    def load(self, name: str, piece: Piece, moved: Moved) -> None:
-        """Bring a piece of an object to its place in a file that exists; where a connection breaks, the next one goes
-        on from there. Raises `GoneError`.
+    def load(self, name: str, chunk: FileChunk, on_bytes: OnBytes) -> None:
+        """Download a chunk of an object into an existing file. After a broken connection the download resumes.
+
+        Raises `NotFoundError`.
         """
-        called_off, done = self._called_off, 0
+        cancelled, done = self._cancelled, 0
 
         def request() -> int:
-            start, arrived = piece.start + done, 0
-            place = {**self._place(name), "Range": f"bytes={start}-{piece.start + piece.size - 1}"}
+            start, arrived = chunk.start + done, 0
+            place = {**self._location(name), "Range": f"bytes={start}-{chunk.start + chunk.size - 1}"}
             try:
-                with closing(self.client.get_object(**place)["Body"]) as body, piece.path.open("r+b") as file:
+                with closing(self.client.get_object(**place)["Body"]) as body, chunk.path.open("r+b") as file:
                     file.seek(start)
                     while block := body.read(BLOCK):
-                        if called_off.is_set():
-                            raise CalledOffError
+                        if cancelled.is_set():
+                            raise CancelledTransferError
                         file.write(block)
-                        moved(len(block))
+                        on_bytes(len(block))
                         arrived += len(block)
             except Exception as error:
-                if not arrived or not _may_pass(error):
+                if not arrived or not _is_transient(error):
                     raise
             return arrived
 
-        while done < piece.size:
-            done += self._patiently(f"read {name}", request)
+        while done < chunk.size:
+            done += self._with_retries(f"read {name}", request)
 
     def begin(self, name: str) -> str:
-        """Begin an object in parts; its upload id."""
+        """Create a multipart upload. Returns its upload ID."""
         return self._call("create_multipart_upload", f"write {name}", name, ChecksumAlgorithm="CRC32")["UploadId"]
 
-    def send(self, name: str, piece: Piece, crc: int, moved: Moved, part: Mapping[str, Any]) -> dict[str, Any]:
-        """Write an object, or a `part` of it (UploadId, PartNumber); what `complete` wants to know of the part.
+    def send(self, name: str, chunk: FileChunk, crc: int, on_bytes: OnBytes, part: Mapping[str, Any]) -> dict[str, Any]:
+        """Upload an object, or a `part` of one (UploadId, PartNumber). Returns the part's entry for `complete`.
 
-        The server has checked that its bytes have this CRC32: AWS and SeaweedFS refuse others, and repeat it where they
-        have looked. It is the cheapest of the checksums that servers know; ETags are no digest where KMS encrypts.
-        Raises `GoneError` where the server has lost the upload.
+        The server verifies the CRC32 and returns it; AWS and SeaweedFS reject other bytes. CRC32 is the cheapest
+        checksum that S3 servers support. An ETag is not a digest if the bucket is encrypted with KMS. Raises
+        `NotFoundError` if the server no longer has the upload, `InternalError` if it does not verify checksums.
         """
-        called_off, stated = self._called_off, _stated(crc)
+        cancelled, encoded = self._cancelled, _encoded_crc(crc)
         operation = self.client.upload_part if part else self.client.put_object
 
         def request() -> dict[str, Any]:
-            with piece.path.open("rb", buffering=0) as file:
-                body = _Body(file, piece, moved, called_off)
+            with chunk.path.open("rb", buffering=0) as file:
+                body = _Body(file, chunk, on_bytes, cancelled)
                 try:
-                    return operation(**self._place(name), **part, Body=body, ChecksumCRC32=stated)
+                    return operation(**self._location(name), **part, Body=body, ChecksumCRC32=encoded)
                 except BaseException:
                     body.seek(0)
                     raise
 
-        answer = self._patiently(f"write {name}", request)
-        if answer.get("ChecksumCRC32") != stated:
+        answer = self._with_retries(f"write {name}", request)
+        if answer.get("ChecksumCRC32") != encoded:
             raise InternalError(
-                f"{self.uri}: {self._server()} does not check what it is sent (CRC32); use one that does"
+                f"{self.uri}: {self._server()} does not verify checksums (CRC32); use a server that does"
             )
-        return {"PartNumber": part.get("PartNumber"), "ETag": answer["ETag"], "ChecksumCRC32": stated}
+        return {"PartNumber": part.get("PartNumber"), "ETag": answer["ETag"], "ChecksumCRC32": encoded}
 
     def complete(self, name: str, upload: str, parts: list[dict[str, Any]], size: int) -> None:
-        """Make an object of its parts. Raises `GoneError` where the server has lost the upload."""
+        """Complete a multipart upload. Raises `NotFoundError` if the server no longer has it."""
         try:
             whole = {"UploadId": upload, "MultipartUpload": {"Parts": parts}}
             self._call("complete_multipart_upload", f"write {name}", name, **whole)
-        except GoneError:
-            if self.sizes(name).get(name) != size:  # else it was done, and only the answer was lost
+        except NotFoundError:
+            if self.sizes(name).get(name) != size:  # otherwise it succeeded, and only the response was lost
                 raise
 
     def sizes(self, prefix: str) -> dict[str, int]:
-        """The names that begin with `prefix`, and how many bytes each holds."""
+        """Name -> size in bytes of the objects whose names start with `prefix`."""
         found: dict[str, int] = {}
         more: dict[str, str] = {}
         while True:
-            page = self._call("list_objects_v2", "list what is there", Prefix=f"{self.key}/{prefix}", **more)
+            page = self._call("list_objects_v2", "list objects", Prefix=f"{self.key}/{prefix}", **more)
             found |= {item["Key"].removeprefix(f"{self.key}/"): item["Size"] for item in page.get("Contents", ())}
             if not page["IsTruncated"]:
                 return found
@@ -228,93 +238,91 @@ class Store:
         self._call("delete_object", f"delete {name}", name)
 
     def uploads(self) -> dict[str, str]:
-        """The uploads in parts that nobody has completed: name by upload id."""
-        page = self._call("list_multipart_uploads", "list unfinished uploads", Prefix=f"{self.key}/")
+        """Upload ID -> name of the incomplete multipart uploads."""
+        page = self._call("list_multipart_uploads", "list incomplete uploads", Prefix=f"{self.key}/")
         return {item["UploadId"]: item["Key"].removeprefix(f"{self.key}/") for item in page.get("Uploads", ())}
 
     def abort(self, name: str, upload: str) -> None:
-        """Throw the parts of an upload away."""
-        self._call("abort_multipart_upload", f"give up writing {name}", name, UploadId=upload)
+        """Abort a multipart upload and delete its parts."""
+        self._call("abort_multipart_upload", f"abort the upload of {name}", name, UploadId=upload)
 
-    def _place(self, name: str) -> dict[str, str]:
+    def _location(self, name: str) -> dict[str, str]:
         return {"Bucket": self.bucket, "Key": f"{self.key}/{name}"}
 
-    def _call(self, operation: str, deed: str, name: str | None = None, **options: object) -> dict[str, Any]:
-        place = {"Bucket": self.bucket} if name is None else self._place(name)
-        return self._patiently(deed, lambda: getattr(self.client, operation)(**place, **options))
+    def _call(self, operation: str, action: str, name: str | None = None, **options: object) -> dict[str, Any]:
+        place = {"Bucket": self.bucket} if name is None else self._location(name)
+        return self._with_retries(action, lambda: getattr(self.client, operation)(**place, **options))
 
-    def _patiently(self, deed: str, request: Callable[[], Result]) -> Result:
-        called_off = self._called_off
+    def _with_retries(self, action: str, request: Callable[[], Result]) -> Result:
+        cancelled = self._cancelled
 
         def attempt() -> Result:
-            if called_off.is_set():
-                raise CalledOffError
+            if cancelled.is_set():
+                raise CancelledTransferError
             return request()
 
-        patient = Retrying(
-            retry=retry_if_exception(_may_pass),
-            wait=wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
-            stop=_OutOfPatience(),
-            sleep=sleep_using_event(called_off),
-            before_sleep=self._tell,
+        retrying = Retrying(
+            retry=retry_if_exception(_is_transient),
+            wait=wait_random_exponential(multiplier=MIN_WAIT, max=MAX_WAIT),
+            stop=_StopAfterRetrySeconds(),
+            sleep=sleep_using_event(cancelled),
+            before_sleep=self._report_wait,
             reraise=True,
         )
-        return self._in_words(deed, lambda: patient(attempt))
+        return self._translate_errors(action, lambda: retrying(attempt))
 
-    def _tell(self, state: RetryCallState) -> None:
-        """Say once that we wait, when it is more than a hiccup."""
-        if state.idle_for > LONGEST_WAIT and not self._told and state.outcome:
-            self._told = True
-            problem = _brief(state.outcome.exception())
-            print(f"{self.uri}: {self._server()}: {problem}; still trying", file=sys.stderr, flush=True)
+    def _report_wait(self, state: RetryCallState) -> None:
+        """Print once that requests are being retried, if it takes longer than `MAX_WAIT`."""
+        if state.idle_for > MAX_WAIT and not self._wait_reported and state.outcome:
+            self._wait_reported = True
+            problem = _summary(state.outcome.exception())
+            print(f"{self.uri}: {self._server()}: {problem}; retrying", file=sys.stderr, flush=True)
 
-    def _in_words(self, deed: str, request: Callable[[], Result]) -> Result:
-        """What `request` returns; errors of boto3 become ours."""
+    def _translate_errors(self, action: str, request: Callable[[], Result]) -> Result:
+        """Return `request()`; errors of boto3 become errors of this project."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
             return request()
         except ClientError as error:
-            raise self._refusal(deed, error) from None
+            raise self._refused(action, error) from None
         except (BotoCoreError, ValueError) as error:
-            if _may_pass(error):
-                waited = (
-                    f"tried for {PATIENCE:.0f} seconds; check the network and AWS_ENDPOINT_URL_S3, then start again"
-                )
+            if _is_transient(error):
+                waited = f"retried for {RETRY_SECONDS:.0f} seconds; check the network and AWS_ENDPOINT_URL_S3"
                 raise InternalError(
-                    f"{self.uri}: {self._server()} cannot be reached ({_brief(error)}); {waited}"
+                    f"{self.uri}: {self._server()} cannot be reached ({_summary(error)}); {waited}"
                 ) from None
             remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or correct the settings of boto3"
-            raise UserError(f"{self.uri}: {_brief(error)}; {remedy}") from None
+            raise UserError(f"{self.uri}: {_summary(error)}; {remedy}") from None
 
-    def _refusal(self, deed: str, error: "ClientError") -> Exception:
+    def _refused(self, action: str, error: "ClientError") -> Exception:
         code, status = _code(error), _status(error)
         if status == 412:
-            return LostError()
+            return ConflictError()
         if code in ("NoSuchKey", "NoSuchUpload", "InvalidPart", "InvalidRange", "404"):
-            return GoneError()
-        where = f"{self.uri}: cannot {deed} at {self._server()}"
-        if _may_pass(error):
+            return NotFoundError()
+        where = f"{self.uri}: cannot {action} at {self._server()}"
+        if _is_transient(error):
             return InternalError(
-                f"{where}: {code}, tried for {PATIENCE:.0f} seconds; mend the server, then start again"
+                f"{where}: {code}, retried for {RETRY_SECONDS:.0f} seconds; repair the server, then run it again"
             )
         remedy = REMEDIES.get(code) or f"{error.response['Error'].get('Message') or status}; correct the settings of S3"
         return UserError(f"{where}: {code}: {remedy}")
 
     def _server(self) -> str:
-        """Host and port of the server, without what else an address may hold."""
+        """Host and port of the server; the rest of the URL may contain secrets."""
         parts = urlsplit(self.client.meta.endpoint_url)
         return f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
 
 
-class _OutOfPatience:
+class _StopAfterRetrySeconds:
     def __init__(self) -> None:
         self.first: float | None = None
 
     def __call__(self, state: RetryCallState) -> bool:
         now = state.outcome_timestamp or 0.0
         self.first = now if self.first is None else self.first
-        return now - self.first >= PATIENCE
+        return now - self.first >= RETRY_SECONDS
 
 
 def _client() -> "BaseClient":
@@ -326,39 +334,43 @@ def _client() -> "BaseClient":
         connect_timeout=CONNECT_TIMEOUT,
         read_timeout=READ_TIMEOUT,
         max_pool_connections=CONNECTIONS,
-        # We send a checksum with all bytes and check a digest of all that come back; neither is needed twice.
+        # Uploads have a CRC32 and downloads are compared with a SHA-256; more checksums are redundant.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         s3={"payload_signing_enabled": False},
     )
     session = Session()
-    session.register_component("data_loader", _descriptions())
+    session.register_component("data_loader", _service_models())
     return session.create_client("s3", config=config)
 
 
 @cache
-def _descriptions() -> "Loader":
-    """What boto3 knows of S3: reading that takes longer than all else that makes a client."""
+def _service_models() -> "Loader":
+    """The service models of boto3. Reading them is the slowest part of creating a client."""
     from botocore.loaders import create_loader
 
     return create_loader()
 
 
-def _stated(crc: int) -> str:
-    """A CRC32 as S3 writes it."""
+def _encoded_crc(crc: int) -> str:
+    """A CRC32 in the encoding of S3 headers."""
     return base64.b64encode(crc.to_bytes(4, "big")).decode()
 
 
-def _may_pass(error: BaseException) -> bool:
+def _is_transient(error: BaseException) -> bool:
     from botocore.exceptions import ClientError, IncompleteReadError, ResponseStreamingError
 
     if isinstance(error, ClientError):
-        return _code(error) in PASSING or _status(error) == 429 or (_status(error) >= 500 and _status(error) != 501)
-    broken = _is_of_the_network(error) or isinstance(error, (IncompleteReadError, ResponseStreamingError))
+        return (
+            _code(error) in TRANSIENT_CODES
+            or _status(error) == 429
+            or (_status(error) >= 500 and _status(error) != 501)
+        )
+    broken = _is_network_error(error) or isinstance(error, (IncompleteReadError, ResponseStreamingError))
     return broken and "CERTIFICATE_VERIFY_FAILED" not in str(error)
 
 
-def _is_of_the_network(error: BaseException | None) -> bool:
+def _is_network_error(error: BaseException | None) -> bool:
     from botocore.exceptions import ConnectionError, HTTPClientError
 
     return isinstance(error, (ConnectionError, HTTPClientError))
@@ -372,10 +384,10 @@ def _status(error: "ClientError") -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
-def _brief(error: BaseException | None) -> str:
-    """An error in a few words, without the address that may stand in its text."""
+def _summary(error: BaseException | None) -> str:
+    """A short description of an error without URLs, which its text may contain."""
     from botocore.exceptions import ClientError
 
     if isinstance(error, ClientError):
         return _code(error)
-    return type(error).__name__ if _is_of_the_network(error) else " ".join(str(error).split()).rstrip(".")
+    return type(error).__name__ if _is_network_error(error) else " ".join(str(error).split()).rstrip(".")

@@ -1,4 +1,4 @@
-"""Requests side by side, and a transfer that ends at once when it is told to."""
+"""Concurrent S3 requests, whose results arrive in order and which stop at once when they are cancelled."""
 
 import os
 import queue
@@ -14,17 +14,19 @@ from trm.storage.s3_client import Store
 from trm.utils.errors import InternalError, UserError
 
 THREADS = min(8, 2 * (os.cpu_count() or 1))
-"""More would only wait for each other."""
-AHEAD = 2 * THREADS
-"""Requests that wait for a thread, are under way, or whose results wait for their turn."""
-LAST_WORDS = 2.0
-"""Seconds that a transfer which ends before its time waits for the requests under way."""
+"""Number of concurrent requests."""
+MAX_PENDING = 2 * THREADS
+"""Maximum number of requests that are queued, running, or finished and not yet consumed."""
+CLOSE_TIMEOUT = 2.0
+"""Seconds that a cancelled transfer waits for running requests."""
 Result = TypeVar("Result")
 
 
 class _Threads:
-    """Threads that the end of the process does not wait for, unlike those of `concurrent.futures`: a server that does
-    not answer must not hold back Ctrl-C.
+    """A pool of daemon threads.
+
+    The process does not wait for daemon threads when it exits, unlike for the threads of `concurrent.futures`: a server
+    that does not answer must not block Ctrl-C.
     """
 
     def __init__(self) -> None:
@@ -46,13 +48,13 @@ class _Threads:
         return future
 
     def close(self) -> None:
-        """Drop what nobody has begun, and wait a little for the rest."""
+        """Discard queued tasks and wait up to `CLOSE_TIMEOUT` seconds for running ones."""
         with suppress(queue.Empty):
             while True:
                 self._tasks.get_nowait()
         for _ in self._threads:
             self._tasks.put(None)
-        deadline = time.monotonic() + LAST_WORDS
+        deadline = time.monotonic() + CLOSE_TIMEOUT
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
@@ -61,34 +63,35 @@ class _Threads:
             task()
 
 
-def in_order(
+def map_ordered(
     store: Store, request: Callable[..., Result], arguments: Iterable[tuple[Any, ...]]
 ) -> Generator[Result, None, None]:
-    """The results of `request` of each of the `arguments`, in their order; `AHEAD` of them are worked on ahead.
+    """Call `request` with each item of `arguments` concurrently, and yield the results in order.
 
-    When the caller stops asking, for whatever reason, the store's other requests are called off.
+    At most `MAX_PENDING` requests are ahead of the consumer. If the consumer stops early, for example on an error, the
+    store's other requests are cancelled.
     """
     threads = _Threads()
     waiting: deque[Future[Result]] = deque()
     try:
         for args in arguments:
             waiting.append(threads.submit(request, *args))
-            if len(waiting) >= AHEAD:
+            if len(waiting) >= MAX_PENDING:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:
-        store.call_off()
+        store.cancel()
         threads.close()
 
 
-def soon(deed: Callable[[], Any]) -> None:
-    """Do what should be done but must not hold anybody up; its failure is nobody's concern."""
+def run_in_background(action: Callable[[], Any]) -> None:
+    """Run a cleanup action for up to `CLOSE_TIMEOUT` seconds; its errors are ignored."""
 
-    def quietly() -> None:
+    def ignore_errors() -> None:
         with suppress(UserError, InternalError):
-            deed()
+            action()
 
-    thread = threading.Thread(target=quietly, daemon=True)
+    thread = threading.Thread(target=ignore_errors, daemon=True)
     thread.start()
-    thread.join(LAST_WORDS)
+    thread.join(CLOSE_TIMEOUT)

@@ -41,7 +41,7 @@ class RemoteCheckpoints:
 
     def download(self) -> None:
         """Replace an older local state by the newest copy. Raises the errors of `trm.storage.s3`."""
-        newest = max(s3.published_below(self.uri), default=None)
+        newest = max(s3.published_names(self.uri), default=None)
         file = self.folder / FILE
         if newest is None or (file.exists() and read_step(file) >= int(newest)):
             return
@@ -92,6 +92,6 @@ class RemoteCheckpoints:
         write_manifest(snapshot, {"stage": "state", "key": self.folder.name, "step": step})
         s3.publish(snapshot, f"{self.uri}/{step:012}")
         shutil.rmtree(snapshot)
-        for older in s3.published_below(self.uri):
+        for older in s3.published_names(self.uri):
             if int(older) < step:
                 s3.remove(f"{self.uri}/{older}")

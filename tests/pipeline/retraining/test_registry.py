@@ -169,13 +169,13 @@ def test_repeated_write_after_a_lost_response_succeeds(
     registry: Registry, results: dict[str, Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry.promote(results["poor"])
-    real = s3_client.Store.put_over
+    real = s3_client.Store.put_if_match
 
     def twice(self: s3_client.Store, name: str, data: bytes, tag: str) -> None:
         real(self, name, data, tag)
         real(self, name, data, tag)  # the client repeats the request, as the first response was lost
 
-    monkeypatch.setattr(s3_client.Store, "put_over", twice)
+    monkeypatch.setattr(s3_client.Store, "put_if_match", twice)
     new, _, _ = registry.promote(results["good"])
     assert registry.champion() == new
     assert [champion.version for champion in registry.history()] == [1, 2]
@@ -235,7 +235,7 @@ def test_non_finite_metric_is_rejected(
 def test_unavailable_s3_changes_nothing(
     own_seaweed: SeaweedFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_client, "PATIENCE", 0.5)
+    monkeypatch.setattr(s3_client, "RETRY_SECONDS", 0.5)
     speak_to(own_seaweed, monkeypatch)
     root = f"s3://{BUCKET}/down"
     keys = [publish_result(root, tmp_path, [n > 0] * 30, lr=1.0 + n) for n in range(2)]
