@@ -1,13 +1,13 @@
-"""How fast training batches are made of a large data set, and how much memory that takes.
+"""Throughput and memory use of training batches of large datasets.
 
     python -m benchmarks.batches
 
-Prints one JSON object. Each data set is measured in a process of its own, for batches of 768: Sudoku is 1,000 generated
-9x9 puzzles in 1,001 versions, ARC the whole of ARC-AGI-1 (800 tasks) in 1,001 versions, some 6 GB decoded in a
-temporary folder. The first opening, which decodes the data set into a file of rows, is not counted; then:
+Prints one JSON object. Each dataset is measured in a separate process with batches of 768 examples: 1,000 generated
+Sudokus 9x9 with 1,000 augmentations each, and ARC-AGI-1 (800 tasks) with 1,000 augmentations each, about 6 GB decoded
+in a temporary folder. The first opening, which decodes the dataset into a file of rows, is excluded.
 
-- *_batches_examples_per_s: examples a second of wall time, as `training_batches` and `collate` give them to training.
-- *_memory_growth_mb: how far opening the data set and making the batches raised the peak resident memory.
+- *_batches_examples_per_s: examples per second of wall time from `training_batches` and `collate`.
+- *_memory_growth_mb: increase of the peak resident memory by opening the dataset and reading the batches.
 """
 
 import argparse
@@ -19,18 +19,18 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.augment import ARC, VERSIONS, augment, peak_mb, sudoku_raw
+from benchmarks.augment import ARC, NUM_AUG, augment, peak_mb, sudoku_raw
 from trm.data.batches import collate, training_batches
 from trm.data.parquet import read_split
 from trm.datasets.arc import dataset as arc
 
 BATCH = 768
 BATCHES = 400
-"""Batches that are timed."""
+"""Number of timed batches."""
 
 
 def main() -> None:
-    """Measure, and print the figures."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--child", metavar="SPLIT", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -41,22 +41,22 @@ def main() -> None:
     for name in ("sudoku", "arc"):
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "dataset"
-            _make(name, Path(folder) / "raw", out)
+            _generate(name, Path(folder) / "raw", out)
             environment = {**os.environ, "TRM_CACHE_DIR": folder}
             command = [sys.executable, "-m", "benchmarks.batches", "--child", str(out / "train")]
             first, second = (subprocess.check_output(command, env=environment, text=True) for _ in range(2))
-            del first  # it decoded
+            del first  # includes decoding
         figures |= {f"{name}_{figure}": value for figure, value in json.loads(second).items()}
     print(json.dumps(figures, indent=2))
 
 
-def _make(name: str, raw: Path, out: Path) -> None:
+def _generate(name: str, raw: Path, out: Path) -> None:
     raw.mkdir()
     if name == "arc":
         arc.fetch(ARC, raw)
-        augment(ARC, raw, out, VERSIONS)
+        augment(ARC, raw, out, NUM_AUG)
     else:
-        augment(sudoku_raw(raw, 1000), raw, out, VERSIONS)
+        augment(sudoku_raw(raw, 1000), raw, out, NUM_AUG)
 
 
 def _measure(split_folder: Path) -> dict[str, int]:

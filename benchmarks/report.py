@@ -25,12 +25,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from ruamel.yaml import YAML
 
 from benchmarks.augment import peak_mb
 from trm.config.params import Params
-from trm.config.recipes import changed, recipe_text
-from trm.stages.params import check_params
+from trm.stages.params import load_recipe
 from trm.stages.records import STAGES
 from trm.stages.runner import run_stage
 
@@ -73,7 +71,7 @@ def main() -> None:
 
 
 def _params() -> Params:
-    return check_params(YAML(typ="safe", pure=True).load(changed(recipe_text("sudoku-4x4"), CHANGES)), "sudoku-4x4")
+    return load_recipe("sudoku-4x4", CHANGES)
 
 
 def _repeat(file: Path, count: int) -> None:

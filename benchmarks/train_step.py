@@ -20,13 +20,12 @@ import torch
 from trm.config.base import parse
 from trm.config.dataset_meta import DatasetMeta
 from trm.config.model import ModelParams
-from trm.config.recipes import recipes
 from trm.config.training import TrainParams
 from trm.data.batches import START, collate
 from trm.data.parquet import read_meta, read_split
 from trm.datasets.registry import expected_meta
 from trm.models.act import Batch
-from trm.stages.params import load_params
+from trm.stages.params import load_params, load_recipe
 from trm.training.distributed import SINGLE_PROCESS
 from trm.training.trainer import network_of, new_state, train_step
 from trm.training.validation import to_tensors
@@ -90,7 +89,7 @@ def main() -> None:
 
 def compare_lma(steps: int, batch_size: int) -> None:
     """The whole sequence against the latent one of both modes."""
-    params = load_params(recipes()["maze-hard"])
+    params = load_recipe("maze-hard")
     meta = expected_meta(params.data)
     assert meta is not None
     settings = params.train.model_copy(update={"global_batch_size": batch_size})

@@ -14,12 +14,12 @@ from trm.config.data import AugmentParams
 from trm.config.dataset_meta import DatasetMeta
 from trm.config.model import LmaParams, ModelParams
 from trm.config.training import AdamAtan2Params, OptimizerParams, SignSgdParams, TrainParams
-from trm.data.numba_utils import CODE_FOLDER
+from trm.data.numba_utils import MACHINE_CODE_FOLDER
 from trm.datasets.augment import augment
-from trm.datasets.sudoku.augmentation import draw_shuffles
+from trm.datasets.sudoku.augmentation import draw_transforms
 
 # Tests have cache folders of their own, but compile once.
-os.environ["NUMBA_CACHE_DIR"] = CODE_FOLDER
+os.environ["NUMBA_CACHE_DIR"] = MACHINE_CODE_FOLDER
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
@@ -106,11 +106,11 @@ SOLUTION = "1234341221434321"
 
 @pytest.fixture(scope="session")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A raw folder of 24 training and 6 test Sudoku 4x4: shuffles of one grid with a few clues taken away."""
+    """A raw folder of 24 training and 6 test Sudoku 4x4: transforms of one grid with a few clues taken away."""
     folder = tmp_path_factory.mktemp("raw")
     rng = np.random.default_rng(0)
     solution = np.array([int(digit) for digit in SOLUTION], dtype=np.uint8).reshape(4, 4)
-    answers = draw_shuffles(rng, 4, 30).apply(solution)
+    answers = draw_transforms(rng, 4, 30).apply(solution)
     questions = np.where(rng.random(answers.shape) < 0.3, 0, answers).astype(np.uint8)
     for name, part in {"train": slice(24), "test": slice(24, 30)}.items():
         count = len(answers[part])

@@ -1,4 +1,4 @@
-"""Puzzles of a person's own as tests like to have them."""
+"""Fixtures with custom puzzles."""
 
 from pathlib import Path
 
@@ -10,14 +10,14 @@ from trm.config.dataset_meta import DatasetMeta
 from trm.data.parquet import Split, read_split
 from trm.data.protocol import DatasetPlan
 from trm.datasets.augment import augment
-from trm.datasets.custom import dataset as own
+from trm.datasets.custom import dataset as custom
 
 ALL = ["dihedral", "permute_symbols", "translate"]
 NONE = AugmentParams(num_aug=0, validation_groups=0, seed=0)
 
 
-def settings_of(file: str | Path, **changes: object) -> own.Settings:
-    """Section `data`, with `changes`."""
+def settings_of(file: str | Path, **changes: object) -> custom.Settings:
+    """Section `data` with `changes`."""
     values = {
         "name": "custom",
         "source": {"type": "path", "file": str(file), "sha256": None},
@@ -30,11 +30,11 @@ def settings_of(file: str | Path, **changes: object) -> own.Settings:
         "allow_leakage": False,
         "seed": 0,
     }
-    return parse(own.Settings, values | changes, "params.yaml")
+    return parse(custom.Settings, values | changes, "params.yaml")
 
 
 def meta_of(height: int, width: int, symbols: str, symmetries: list[str], fixed: str = "") -> DatasetMeta:
-    """What a data set of such puzzles says of itself."""
+    """Metadata of custom puzzles."""
     return DatasetMeta(
         name="custom",
         height=height,
@@ -46,24 +46,24 @@ def meta_of(height: int, width: int, symbols: str, symmetries: list[str], fixed:
     )
 
 
-def made(data: own.Settings, folder: Path, params: AugmentParams = NONE) -> dict[str, Split]:
-    """The splits of the data set, made in `folder`."""
+def generate_dataset(data: custom.Settings, folder: Path, params: AugmentParams = NONE) -> dict[str, Split]:
+    """Generate the dataset in `folder`; return its splits."""
     raw = folder / "raw"
     raw.mkdir(parents=True)
-    own.fetch(data, raw)
+    custom.fetch(data, raw)
     augment(data, params, raw, folder, "key")
     names = ["train", "validation", "test"] if params.validation_groups else ["train", "test"]
     return {name: read_split(folder / name) for name in names}
 
 
-def planned(data: own.Settings, folder: Path, params: AugmentParams = NONE) -> DatasetPlan:
-    """The data set as it is planned."""
+def plan_dataset(data: custom.Settings, folder: Path, params: AugmentParams = NONE) -> DatasetPlan:
+    """The plan of the dataset."""
     folder.mkdir()
-    own.fetch(data, folder)
-    return own.prepare(data, params, folder)
+    custom.fetch(data, folder)
+    return custom.prepare(data, params, folder)
 
 
-def cut(canvas: np.ndarray) -> np.ndarray:
-    """The part of a canvas that holds a grid."""
+def crop(canvas: np.ndarray) -> np.ndarray:
+    """The part of a canvas that contains a grid."""
     rows, columns = np.nonzero(canvas)
     return canvas[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]

@@ -86,7 +86,7 @@ def test_solve_without_a_model(run: Run, here: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("arc", ("an ARC task",)),
+        ("arc", ("ARC tasks cannot be solved outside the dataset",)),
         ("tokens", ("trm: the dataset of this model is unknown", "import it again with")),
     ],
 )

@@ -1,18 +1,24 @@
-"""Ablations: a base recipe and changed keys, whole when they are shown."""
+"""Recipes: a base recipe and changed keys, complete when they are shown."""
 
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from ruamel.yaml import YAML
 
 from tests.conftest import ROOT
-from trm.config.recipes import ablations, changed, read_ablation, recipe_text, recipes
+from trm.config.recipes import KEPT_SECTIONS, ablations, changed, read_changes, recipe_text, recipes, split_sections
 from trm.data.batches import START
 from trm.datasets.registry import expected_meta
-from trm.stages.params import load_params
+from trm.stages.params import load_params, load_recipe
 from trm.training.trainer import new_state, train_step
-from trm.utils.errors import UserError
+from trm.utils.errors import ParamsError, UserError
+
+
+def settings(text: str) -> dict[str, Any]:
+    """The values of a params file."""
+    return YAML(typ="safe", pure=True).load(text)
+
 
 ABLATIONS = {
     *(
@@ -36,8 +42,71 @@ def test_every_published_ablation_is_there() -> None:
 
 @pytest.mark.parametrize("name", sorted(recipes()))
 def test_changing_nothing_keeps_every_byte(name: str) -> None:
-    text = recipes()[name].read_text()
+    text = recipe_text(name)
     assert changed(text, {}) == text
+
+
+def test_one_recipe_is_complete_and_the_default() -> None:
+    assert [name for name in recipes() if read_changes(name)[0] is None] == ["sudoku-6x6"]
+    default, sections = split_sections((ROOT / "params.yaml").read_text(), KEPT_SECTIONS)
+    assert default == recipe_text("sudoku-6x6")
+    assert [line for line in sections.splitlines() if line[:1].isalpha()] == ["tracking:", "cluster:"]
+
+
+@pytest.mark.parametrize("name", sorted({*recipes(), *ABLATIONS} - {"sudoku-6x6"}))
+def test_recipe_changes_its_base(name: str) -> None:
+    """Each change has an effect (except within `lma`, whose ablations state all settings), and nothing else differs."""
+    base, changes = read_changes(name)
+    assert base is not None and changes
+    for key, value in changes.items():
+        without = {other: setting for other, setting in changes.items() if other != key}
+        fewer = changed(recipe_text(base), without)
+        assert key.startswith("model.lma.") or settings(changed(fewer, {key: value})) != settings(fewer), key
+    assert settings(recipe_text(name)) == settings(changed(recipe_text(base), changes))
+    lines = recipe_text(name).splitlines()
+    assert f"# Command:  trm recipe use {name}, then `dvc repro`" in lines
+    assert f"# Base:     {base}, with" in lines
+    load_recipe(name)
+
+
+@pytest.mark.parametrize("name", sorted(recipes()))
+def test_opening_comment_states_score_and_time(name: str) -> None:
+    text = recipe_text(name)
+    comment = text[: text.index("\n\n")].splitlines()
+    assert "exact" in comment[0]
+    assert [part for part in ("Command:", "Time:") if any(part in line for line in comment)] == ["Command:", "Time:"]
+    assert "measured" in comment[0] or "published" in comment[0]
+
+
+def test_values_by_hand() -> None:
+    arc = settings(recipe_text("arc-agi-2"))
+    assert (arc["data"]["edition"], arc["evaluate"]["num_votes"]) == ("arc-agi-2", 1001)
+    assert (arc["train"]["global_batch_size"], arc["train"]["optimizer"]["puzzle_emb"]["lr"]) == (768, 0.01)
+    assert (arc["model"]["L_cycles"], arc["model"]["mlp_t"], arc["model"]["pos_encodings"]) == (4, False, "rope")
+    mlp = settings(recipe_text("sudoku-extreme-mlp"))
+    assert (mlp["model"]["L_cycles"], mlp["model"]["mlp_t"], mlp["data"]["source"]["subsample"]) == (6, True, 1000)
+
+
+def test_comments_follow_their_values() -> None:
+    text = "a:\n  b: 1 # of the base\n  c: 2 # kept\n\nd: 3 # last\n"
+    recipe = YAML().load("changes:\n  a.b: 4 # of the recipe\n  d: 5\n")["changes"]
+    assert changed(text, recipe) == "a:\n  b: 4  # of the recipe\n  c: 2 # kept\n\nd: 5\n"
+    assert changed(text, {"a.b": 4}) == text.replace("b: 1", "b: 4")
+
+
+def test_recipe_file_is_not_a_params_file() -> None:
+    with pytest.raises(ParamsError, match=r"arc-agi-1.yaml: is a recipe .* `trm recipe use arc-agi-1 --params FILE`"):
+        load_params(recipes()["arc-agi-1"])
+
+
+def test_split_sections() -> None:
+    text = "# top\n\na: 1\n\n# about b\nb:\n  c: |\n    tracking: 1\n# about d\nd: 2\n"
+    assert split_sections(text, ("b",)) == (
+        "# top\n\na: 1\n# about d\nd: 2\n",
+        "\n# about b\nb:\n  c: |\n    tracking: 1\n",
+    )
+    assert split_sections(text, ()) == (text, "")
+    assert split_sections("", ("b",)) == ("", "")
 
 
 def test_values_change_and_nothing_else() -> None:
@@ -55,32 +124,11 @@ def test_values_change_and_nothing_else() -> None:
             changed(text, {key: 1})
 
 
-def test_what_is_shown_is_the_base_with_its_changes() -> None:
-    yaml = YAML(typ="safe")
-    for name in ABLATIONS:
-        base, changes = read_ablation(name)
-        whole, values = yaml.load(recipe_text(name)), yaml.load(recipes()[base].read_text())
-        assert changes
-        for key, value in changes.items():
-            part: dict = values
-            *sections, last = key.split(".")
-            for section in sections:
-                part = part[section]
-            # What lma is, where it is off, says nothing: an ablation says it all.
-            assert part[last] != value or key.startswith("model.lma."), f"{name}: {key} is so in {base} already"
-            part[last] = value
-        assert whole == values
-        assert recipe_text(name).startswith("# ")
-        assert f"trm recipe use {name}, then `dvc repro`" in recipe_text(name)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(ABLATIONS))
-def test_each_validates_builds_and_takes_a_step(name: str, tmp_path: Path) -> None:
+def test_each_validates_builds_and_takes_a_step(name: str) -> None:
     """At its own size, on one sequence."""
-    file = tmp_path / "params.yaml"
-    file.write_text(recipe_text(name))
-    params = load_params(file)
+    params = load_recipe(name)
     meta = expected_meta(params.data)
     assert meta is not None
     settings = params.train.model_copy(update={"global_batch_size": 1, "device": "cpu"})

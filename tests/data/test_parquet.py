@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from trm.data import parquet as store
-from trm.data.parquet import Split, read_counts, read_lineage, read_meta, read_split, splits, write_meta, write_split
+from trm.data import parquet
+from trm.data.parquet import Split, read_counts, read_lineage, read_meta, read_split, write_meta, write_split
 from trm.datasets.sudoku.dataset import sudoku_meta
 from trm.utils.errors import DataError
 
@@ -20,37 +20,37 @@ def example_split(count: int, first: int = 0) -> Split:
     return Split(tokens, tokens + np.uint8(1), index // 10, index // 2, index * 0, codes, ("a", "é"), index * 3)
 
 
-def test_round_trip_with_starts(tmp_path: Path) -> None:
+def test_round_trip_and_starts(tmp_path: Path) -> None:
     split = example_split(25)
     assert write_split(tmp_path / "train", [split], 16, {"key": "k"}) == {"groups": 3, "puzzles": 13, "examples": 25}
-    back = read_split(tmp_path / "train")
+    loaded = read_split(tmp_path / "train")
     for name in ("inputs", "labels", "groups", "puzzles", "identifiers", "ratings", "sources"):
-        assert np.array_equal(getattr(back, name), getattr(split, name)), name
-    assert back.inputs[:].dtype == np.uint8
-    assert back.groups.dtype == back.source_codes.dtype == np.int32
-    assert back.puzzle_starts.tolist() == [*range(0, 25, 2), 25]
-    assert back.group_starts.tolist() == [0, 5, 10, 13]
-    assert back.counts() == {"groups": 3, "puzzles": 13, "examples": 25}
+        assert np.array_equal(getattr(loaded, name), getattr(split, name)), name
+    assert loaded.inputs[:].dtype == np.uint8
+    assert loaded.groups.dtype == loaded.source_codes.dtype == np.int32
+    assert loaded.puzzle_starts.tolist() == [*range(0, 25, 2), 25]
+    assert loaded.group_starts.tolist() == [0, 5, 10, 13]
+    assert loaded.counts() == {"groups": 3, "puzzles": 13, "examples": 25}
     assert read_lineage(tmp_path / "train") == {"key": "k"}
 
 
-def test_bytes_do_not_depend_on_the_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "_row_group", lambda _: 64)
+def test_bytes_are_independent_of_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "_row_group", lambda _: 64)
     counts = write_split(tmp_path / "one", [example_split(300)], 16, {})
     parts = [example_split(3), example_split(97, 3), example_split(0, 100), example_split(200, 100)]
     assert write_split(tmp_path / "many", iter(parts), 16, {}) == counts
-    one, many = ((tmp_path / name / store.EXAMPLES).read_bytes() for name in ("one", "many"))
+    one, many = ((tmp_path / name / parquet.EXAMPLES).read_bytes() for name in ("one", "many"))
     assert one == many
-    file = pq.ParquetFile(tmp_path / "one" / store.EXAMPLES)
+    file = pq.ParquetFile(tmp_path / "one" / parquet.EXAMPLES)
     assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [64] * 4 + [44]
-    back = read_split(tmp_path / "one")
-    assert np.array_equal(back.inputs[:], example_split(300).inputs[:])
-    assert np.array_equal(back.sources, example_split(300).sources)
+    loaded = read_split(tmp_path / "one")
+    assert np.array_equal(loaded.inputs[:], example_split(300).inputs[:])
+    assert np.array_equal(loaded.sources, example_split(300).sources)
 
 
 def test_columns_and_encoding(tmp_path: Path) -> None:
     write_split(tmp_path / "train", [example_split(5)], 16, {})
-    file = pq.ParquetFile(tmp_path / "train" / store.EXAMPLES)
+    file = pq.ParquetFile(tmp_path / "train" / parquet.EXAMPLES)
     assert file.schema_arrow.field("inputs").type == pa.binary(16)
     column = file.metadata.row_group(0).column(0)
     assert column.compression == "ZSTD"
@@ -58,41 +58,41 @@ def test_columns_and_encoding(tmp_path: Path) -> None:
     assert "RLE_DICTIONARY" not in column.encodings
 
 
-def test_broken_files_are_refused(tmp_path: Path) -> None:
+def test_damaged_files(tmp_path: Path) -> None:
     folder = tmp_path / "train"
     with pytest.raises(DataError, match=r"examples.parquet: no such split; .* `trm augment`"):
         read_split(folder)
     write_split(folder, [example_split(500)], 16, {})
-    file = folder / store.EXAMPLES
-    whole = file.read_bytes()
-    for broken in (whole[: len(whole) // 2], b"", b"no parquet at all"):
-        file.write_bytes(broken)
-        with pytest.raises(DataError, match=r"examples.parquet: not a whole Parquet file .*; delete it and"):
+    file = folder / parquet.EXAMPLES
+    content = file.read_bytes()
+    for damaged in (content[: len(content) // 2], b"", b"no parquet at all"):
+        file.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"examples.parquet: not a valid Parquet file .*; delete it and"):
             read_split(folder)
-    # One bit inside the first page: only the page's checksum can notice.
-    flipped = bytearray(whole)
+    # A flipped bit in the first page is detected by the checksum of the page.
+    flipped = bytearray(content)
     flipped[200] ^= 1
     file.write_bytes(flipped)
-    with pytest.raises(DataError, match=r"not a whole Parquet file"):
+    with pytest.raises(DataError, match=r"not a valid Parquet file"):
         read_split(folder)
 
 
-def test_other_schemas_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "SCHEMA_VERSION", "0")
+def test_other_schemas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "SCHEMA_VERSION", "0")
     write_split(tmp_path / "old", [example_split(5)], 16, {})
     monkeypatch.undo()
     with pytest.raises(DataError, match=r"schema version must be 1. Got 0; run `trm augment` again"):
         read_split(tmp_path / "old")
     (tmp_path / "other").mkdir()
-    pq.write_table(pa.table({"a": [1]}), tmp_path / "other" / store.EXAMPLES)
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "other" / parquet.EXAMPLES)
     with pytest.raises(DataError, match=r"Got none"):
         read_split(tmp_path / "other")
     table = pa.table({"a": [1]}).replace_schema_metadata({"trm.schema_version": "1"})
-    pq.write_table(table, tmp_path / "other" / store.EXAMPLES)
+    pq.write_table(table, tmp_path / "other" / parquet.EXAMPLES)
     with pytest.raises(DataError, match=r"column inputs of type .* is missing"):
         read_split(tmp_path / "other")
     write_split(tmp_path / "empty", [], 16, {})
-    with pytest.raises(DataError, match=r"holds no examples"):
+    with pytest.raises(DataError, match=r"contains no examples"):
         read_split(tmp_path / "empty")
 
 
@@ -101,18 +101,17 @@ def test_meta(tmp_path: Path) -> None:
     write_meta(tmp_path, sudoku_meta(6), counts)
     assert read_meta(tmp_path) == sudoku_meta(6)
     assert read_counts(tmp_path) == counts
-    assert splits(tmp_path) == ["train"]
     path = tmp_path / "meta.json"
     values = json.loads(path.read_text())
     path.write_text(json.dumps(values | {"height": "six"}))
-    with pytest.raises(DataError, match=r"meta.json: height is missing or wrong; "):
+    with pytest.raises(DataError, match=r"meta.json: height is missing or invalid; "):
         read_meta(tmp_path)
     path.write_text(json.dumps(values | {"schema_version": "2"}))
     with pytest.raises(DataError, match=r"schema version 1"):
         read_meta(tmp_path)
     path.write_text("{")
-    with pytest.raises(DataError, match=r"meta.json: not readable JSON"):
+    with pytest.raises(DataError, match=r"meta.json: invalid JSON"):
         read_meta(tmp_path)
     path.unlink()
-    with pytest.raises(DataError, match=r"is not a data set; .* `trm augment`"):
+    with pytest.raises(DataError, match=r"is not a dataset; .* `trm augment`"):
         read_meta(tmp_path)

@@ -8,7 +8,7 @@ import pytest
 from tests.sudokus import digits, load, write
 from trm.data import puzzle_csv
 from trm.data.puzzle_csv import Puzzles
-from trm.datasets.sudoku.augmentation import breaks_rule
+from trm.datasets.sudoku.augmentation import violates_rules
 from trm.utils.errors import DataError
 
 HEADER = "source,question,answer,rating\n"
@@ -16,7 +16,7 @@ HEADER = "source,question,answer,rating\n"
 GOOD = "made,1...34...1.....1,1234341221434321,3\n"
 
 
-def test_reads_and_writes_the_same_bytes(tmp_path: Path) -> None:
+def test_round_trip_keeps_bytes(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes((HEADER + GOOD + '"a, b",................,1234341221434321,-7\n').encode())
     puzzles = load(path, 4)
@@ -30,7 +30,7 @@ def test_reads_and_writes_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "b.csv").read_bytes() == path.read_bytes()
 
 
-def test_zeros_crlf_mark_other_columns_and_order(tmp_path: Path) -> None:
+def test_zeros_crlf_bom_and_other_columns(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     text = "\ufeffrating,extra,question,answer,source\r\n5,x,1000340001000001,1234341221434321,é\r\n"
     path.write_bytes(text.encode())
@@ -44,29 +44,32 @@ def test_zeros_crlf_mark_other_columns_and_order(tmp_path: Path) -> None:
     ("text", "problem"),
     [
         ("", r": the file is empty; "),
-        (HEADER, r": the file holds no puzzles; "),
-        ("source,question,rating\n", r", line 1: column answer is missing; the header must name source,question"),
-        ("source,question,answer,answer,rating\n", r", line 1: column answer is there twice; "),
+        (HEADER, r": the file contains no puzzles; "),
+        ("source,question,rating\n", r", line 1: column answer is missing; the header must contain source,question"),
+        ("source,question,answer,answer,rating\n", r", line 1: column answer occurs twice; "),
         (HEADER + GOOD + "made,1...34...1.....,1234341221434321,3\n", r", line 3: question must have 16 .* Got 15; "),
         (HEADER + GOOD + "made,1...34...1.....1,12343412214343211,3\n", r", line 3: answer must have 16 .* Got 17; "),
         (
             HEADER + "made,1...34...x.....1,1234341221434321,3\n",
-            r", line 2: question holds 'x' at cell 10; allowed: 1 to",
+            r", line 2: question contains 'x' at cell 10; allowed: 1 to",
         ),
-        (HEADER + "made,1...34...5.....1,1234341221434321,3\n", r", line 2: question holds '5' at cell 10; "),
-        (HEADER + GOOD + "made,1...34...1.....1,1234341221434320,3\n", r", line 3: answer holds '0' at cell 16; "),
-        (HEADER + "made,1...34...1.....1,123434122143432.,3\n", r", line 2: answer holds '.' at cell 16; "),
-        (HEADER + "made,................,1234341221434312,3\n", r", line 2: the answer breaks a rule: "),
-        (HEADER + "made,................,1234234134124123,3\n", r", line 2: the answer breaks a rule: "),  # boxes alone
+        (HEADER + "made,1...34...5.....1,1234341221434321,3\n", r", line 2: question contains '5' at cell 10; "),
+        (HEADER + GOOD + "made,1...34...1.....1,1234341221434320,3\n", r", line 3: answer contains '0' at cell 16; "),
+        (HEADER + "made,1...34...1.....1,123434122143432.,3\n", r", line 2: answer contains '.' at cell 16; "),
+        (HEADER + "made,................,1234341221434312,3\n", r", line 2: the answer violates a rule: "),
+        (
+            HEADER + "made,................,1234234134124123,3\n",
+            r", line 2: the answer violates a rule: ",
+        ),  # only boxes violated
         (HEADER + GOOD + GOOD + "made,2...34...1.....1,1234341221434321,3\n", r", line 4: .* does not keep a clue"),
         (HEADER + "made,1...34...1.....1,1234341221434321,3.5\n", r", line 2: rating is not a 32-bit integer; "),
         (HEADER + GOOD + "made,1...34...1.....1,1234341221434321,\n", r", line 3: rating is not a 32-bit integer; "),
         (HEADER + "made,1...34...1.....1,1234341221434321,2147483648\n", r", line 2: rating is not a 32-bit integer; "),
         (HEADER + GOOD + "made,1...34...1.....1,12343", r", line 3: expected 4 columns. Got 3; the row may be cut off"),
-        (HEADER + GOOD + "\n" + GOOD, r", line 3: the line is empty or has no question; complete or remove it"),
+        (HEADER + GOOD + "\n" + GOOD, r", line 3: the line is empty or has no question; complete or remove the line"),
     ],
 )
-def test_each_mistake_names_file_line_and_remedy(tmp_path: Path, text: str, problem: str) -> None:
+def test_error_messages(tmp_path: Path, text: str, problem: str) -> None:
     path = tmp_path / "bad.csv"
     path.write_text(text)
     with pytest.raises(DataError, match="^" + re.escape(str(path)) + problem) as caught:
@@ -74,10 +77,10 @@ def test_each_mistake_names_file_line_and_remedy(tmp_path: Path, text: str, prob
     assert "\n" not in str(caught.value)
 
 
-def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+def test_invalid_utf8(tmp_path: Path) -> None:
     path = tmp_path / "bad.csv"
     path.write_bytes((HEADER + GOOD).encode() + b"\xff" + GOOD.encode())
-    with pytest.raises(DataError, match=r"line 3: source is not text in UTF-8"):
+    with pytest.raises(DataError, match=r"line 3: source is not valid UTF-8"):
         load(path, 4)
     path.write_bytes(bytes(range(256)) * 20)
     with pytest.raises(DataError, match=re.escape(str(path))):
@@ -88,7 +91,7 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
         load(tmp_path, 4)
 
 
-def test_lines_are_counted_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_line_numbers_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(puzzle_csv, "BATCH_BYTES", 300)
     path = tmp_path / "bad.csv"
     path.write_text(HEADER + GOOD * 50 + GOOD.replace(",3", ",x") + GOOD * 20)
@@ -101,11 +104,16 @@ def test_lines_are_counted_across_blocks(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(load(path, 4)) == 70
 
 
-def test_rules_row_column_and_box_each_count() -> None:
+def test_violates_rules_checks_rows_columns_and_boxes() -> None:
     good = np.array([[1, 2, 3, 4], [3, 4, 1, 2], [2, 1, 4, 3], [4, 3, 2, 1]], dtype=np.uint8)
-    boxes_wrong = np.array([[1, 2, 3, 4], [2, 3, 4, 1], [3, 4, 1, 2], [4, 1, 2, 3]], dtype=np.uint8)
-    rows_wrong = np.array([[1, 2, 1, 2], [3, 4, 3, 4], [2, 1, 2, 1], [4, 3, 4, 3]], dtype=np.uint8)
-    assert breaks_rule(np.stack([good, boxes_wrong, rows_wrong, rows_wrong.T])).tolist() == [False, True, True, True]
+    boxes_violated = np.array([[1, 2, 3, 4], [2, 3, 4, 1], [3, 4, 1, 2], [4, 1, 2, 3]], dtype=np.uint8)
+    rows_violated = np.array([[1, 2, 1, 2], [3, 4, 3, 4], [2, 1, 2, 1], [4, 3, 4, 3]], dtype=np.uint8)
+    assert violates_rules(np.stack([good, boxes_violated, rows_violated, rows_violated.T])).tolist() == [
+        False,
+        True,
+        True,
+        True,
+    ]
 
 
 def test_select() -> None:

@@ -1,4 +1,4 @@
-"""Files from Hugging Face, brought by the real huggingface_hub from a server that answers as theirs does."""
+"""Download of files from Hugging Face: huggingface_hub against a local server."""
 
 import hashlib
 import http.server
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.sudokus import WHOLE
+from tests.sudokus import NO_FILTERS
 from trm.data.sources import HuggingFaceSource
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -27,7 +27,7 @@ FILES = {
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """What huggingface_hub asks of https://huggingface.co for a file of a data set."""
+    """The part of https://huggingface.co that huggingface_hub requests for a file of a dataset."""
 
     def do_HEAD(self) -> None:
         self.answer(b"")
@@ -36,14 +36,14 @@ class Hub(http.server.BaseHTTPRequestHandler):
         self.answer(None)
 
     def answer(self, body: bytes | None) -> None:
-        prefix = "/datasets/someone/puzzles/resolve/"
+        prefix = "/datasets/user/puzzles/resolve/"
         revision, _, name = self.path.removeprefix(prefix).partition("/")
         if not self.path.startswith(prefix):
-            self.refuse(401, "RepoNotFound")
+            self.reject(401, "RepoNotFound")
         elif revision not in ("main", COMMIT):
-            self.refuse(404, "RevisionNotFound")
+            self.reject(404, "RevisionNotFound")
         elif name not in FILES:
-            self.refuse(404, "EntryNotFound")
+            self.reject(404, "EntryNotFound")
         else:
             content = FILES[name].encode()
             self.send_response(200)
@@ -53,7 +53,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(content if body is None else body)
 
-    def refuse(self, status: int, code: str) -> None:
+    def reject(self, status: int, code: str) -> None:
         self.send_response(status)
         self.send_header("X-Error-Code", code)
         self.send_header("Content-Length", "0")
@@ -74,9 +74,9 @@ def hub() -> Iterator[str]:
 
 
 def fetch(folder: Path, endpoint: str, **changes: object) -> subprocess.CompletedProcess[str]:
-    """`trm fetch` in `folder`, in a process of its own: the package reads its address when it is imported."""
-    source = {"type": "huggingface", "repo": "someone/puzzles", "revision": "main"}
-    source |= {"train": "train.csv", "test": "test.csv", **WHOLE, **changes}
+    """Run `trm fetch` in `folder`, in a subprocess: huggingface_hub reads its endpoint at import."""
+    source = {"type": "huggingface", "repo": "user/puzzles", "revision": "main"}
+    source |= {"train": "train.csv", "test": "test.csv", **NO_FILTERS, **changes}
     text = (ROOT / "params.yaml").read_text()
     start, end = text.index("data:"), text.index("augment:")
     data = {"name": "sudoku", "size": 4, "allow_leakage": True, "source": source}
@@ -87,25 +87,25 @@ def fetch(folder: Path, endpoint: str, **changes: object) -> subprocess.Complete
     return subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True)
 
 
-def test_files_are_brought_whole(tmp_path: Path, hub: str) -> None:
-    done = fetch(tmp_path, hub)
-    assert done.returncode == 0, done.stderr
+def test_files_are_copied_byte_by_byte(tmp_path: Path, hub: str) -> None:
+    result = fetch(tmp_path, hub)
+    assert result.returncode == 0, result.stderr
     for name, text in FILES.items():
         assert (tmp_path / "outputs/raw" / name).read_text() == text
-    known = hashlib.sha256(FILES["test.csv"].encode()).hexdigest()
-    assert fetch(tmp_path, hub, test_sha256=known, revision=COMMIT).returncode == 0
+    digest = hashlib.sha256(FILES["test.csv"].encode()).hexdigest()
+    assert fetch(tmp_path, hub, test_sha256=digest, revision=COMMIT).returncode == 0
 
 
-def test_a_part_of_the_training_rows_and_only_hard_ones(tmp_path: Path, hub: str) -> None:
-    done = fetch(tmp_path, hub, subsample=5, min_rating=5)
-    assert done.returncode == 0, done.stderr
+def test_subsample_and_min_rating(tmp_path: Path, hub: str) -> None:
+    result = fetch(tmp_path, hub, subsample=5, min_rating=5)
+    assert result.returncode == 0, result.stderr
     train, test = ((tmp_path / "outputs/raw" / name).read_text() for name in FILES)
     kept = train.splitlines(keepends=True)
     assert kept[0] == HEADER
     assert len(kept) == 6
     rows = FILES["train.csv"].splitlines(keepends=True)
-    places = [rows.index(row) for row in kept[1:]]
-    assert places == sorted(places)
+    indices = [rows.index(row) for row in kept[1:]]
+    assert indices == sorted(indices)
     assert all(int(row.rpartition(",")[2]) >= 5 for row in kept[1:])
     assert test.count("\n") == 2  # one test puzzle is rated 2
     assert fetch(tmp_path, hub, subsample=5, min_rating=5).returncode == 0
@@ -117,28 +117,28 @@ def test_a_part_of_the_training_rows_and_only_hard_ones(tmp_path: Path, hub: str
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"repo": "nobody/nothing"}, ("nobody/nothing", "no such data set", "correct repo")),
-        ({"train": "other.csv"}, ("other.csv", "refused", "correct repo, revision or file")),
-        ({"revision": "v9"}, ("at v9", "refused")),
+        ({"repo": "user/missing"}, ("user/missing", "no such dataset", "correct repo")),
+        ({"train": "other.csv"}, ("other.csv", "request rejected", "correct repo, revision or file")),
+        ({"revision": "v9"}, ("at v9", "request rejected")),
         ({"test_sha256": "0" * 64}, ("data.source.test_sha256: expected 0000",)),
         ({"min_rating": 100}, ("data.source.min_rating", "no puzzle", "lower it")),
     ],
 )
-def test_mistakes_are_one_line(tmp_path: Path, hub: str, changes: dict[str, object], words: tuple[str, ...]) -> None:
-    done = fetch(tmp_path, hub, **changes)
-    assert done.returncode == 2, done.stderr
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert all(word in done.stderr for word in words), done.stderr
+def test_errors_have_one_line(tmp_path: Path, hub: str, changes: dict[str, object], words: tuple[str, ...]) -> None:
+    result = fetch(tmp_path, hub, **changes)
+    assert result.returncode == 2, result.stderr
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert all(word in result.stderr for word in words), result.stderr
     assert not (tmp_path / "outputs").exists()
 
 
-def test_no_network_is_one_line(tmp_path: Path) -> None:
-    done = fetch(tmp_path, "http://127.0.0.1:9")
-    assert done.returncode == 2, done.stderr
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert "Hugging Face cannot be reached" in done.stderr
+def test_no_network(tmp_path: Path) -> None:
+    result = fetch(tmp_path, "http://127.0.0.1:9")
+    assert result.returncode == 2, result.stderr
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert "Hugging Face cannot be reached" in result.stderr
 
 
-def test_the_recipes_repository_is_a_source() -> None:
-    given = {"type": "huggingface", "repo": "sapientinc/sudoku-extreme", "revision": "main", "train": "a", "test": "b"}
-    assert HuggingFaceSource.model_validate({**given, **WHOLE}).repo == "sapientinc/sudoku-extreme"
+def test_repository_name_of_recipe() -> None:
+    source = {"type": "huggingface", "repo": "sapientinc/sudoku-extreme", "revision": "main", "train": "a", "test": "b"}
+    assert HuggingFaceSource.model_validate({**source, **NO_FILTERS}).repo == "sapientinc/sudoku-extreme"

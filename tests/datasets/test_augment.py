@@ -6,14 +6,13 @@ import pytest
 
 from tests.sudokus import digits, grid_classes, of_digits, sudoku, write
 from trm.config.data import AugmentParams
-from trm.data import csv_dataset as tables
-from trm.data import puzzle_csv
+from trm.data import csv_dataset, puzzle_csv
 from trm.data.parquet import read_counts, read_lineage, read_meta, read_split
 from trm.data.puzzle_csv import Puzzles
 from trm.datasets.augment import augment
-from trm.datasets.sudoku.augmentation import breaks_rule, draw_shuffles
+from trm.datasets.sudoku.augmentation import draw_transforms, violates_rules
 from trm.datasets.sudoku.dataset import layout, sudoku_meta
-from trm.datasets.sudoku.equivalence import equivalent
+from trm.datasets.sudoku.equivalence import are_equivalent
 from trm.datasets.sudoku.generator import generate_puzzles
 from trm.utils.errors import DataError, UserError
 
@@ -44,7 +43,7 @@ def raw(tmp_path: Path, puzzles: Puzzles) -> Path:
     return write_raw(tmp_path / "raw", puzzles.select(slice(20)), puzzles.select(slice(20, None)))
 
 
-def test_the_data_set(tmp_path: Path, raw: Path, puzzles: Puzzles) -> None:
+def test_dataset(tmp_path: Path, raw: Path, puzzles: Puzzles) -> None:
     out = new(tmp_path / "out")
     facts = augment(sudoku(9), params(num_aug=3, validation_groups=4), raw, out, "the-key")
     assert facts == {"splits": read_counts(out)}
@@ -64,10 +63,10 @@ def test_the_data_set(tmp_path: Path, raw: Path, puzzles: Puzzles) -> None:
         plain = split.puzzle_starts[split.group_starts[:-1]]
         assert np.array_equal(split.inputs[plain], puzzles.questions[base + split.groups[plain]])
         assert np.array_equal(split.labels[plain], puzzles.answers[base + split.groups[plain]])
-        assert not breaks_rule(digits(split.labels[:])).any()
+        assert not violates_rules(digits(split.labels[:])).any()
         assert ((split.inputs[:] == 1) | (split.inputs[:] == split.labels[:])).all()
     for row in range(64):
-        assert equivalent(digits(train.inputs[:])[row], digits(puzzles.questions)[train.groups[row]])
+        assert are_equivalent(digits(train.inputs[:])[row], digits(puzzles.questions)[train.groups[row]])
     assert len(np.unique(train.inputs[:], axis=0)) == 64
     lineage = read_lineage(out / "train")
     assert lineage["key"] == "the-key"
@@ -79,16 +78,18 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
-def test_same_bytes_whatever_the_workers(tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "BLOCK", 20)
+def test_bytes_are_independent_of_workers_and_blocks(
+    tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(csv_dataset, "BLOCK_SIZE", 20)
     for workers in ("1", "3"):
         monkeypatch.setenv("TRM_WORKERS", workers)
         augment(sudoku(9), params(12, 2), raw, new(tmp_path / workers), "k")
     assert content(tmp_path / "1") == content(tmp_path / "3")
-    monkeypatch.undo()  # other blocks, too
+    monkeypatch.undo()  # the default block size
     augment(sudoku(9), params(12, 2), raw, new(tmp_path / "whole"), "k")
     assert content(tmp_path / "1") == content(tmp_path / "whole")
-    monkeypatch.setattr(puzzle_csv, "BATCH_BYTES", 1000)  # the files in parts of five puzzles or so
+    monkeypatch.setattr(puzzle_csv, "BATCH_BYTES", 1000)  # about five puzzles per part
     assert len(list(puzzle_csv.read_puzzles(raw / "train.csv", layout(9)))) > 3
     augment(sudoku(9), params(12, 2), raw, new(tmp_path / "parts"), "k")
     assert content(tmp_path / "1") == content(tmp_path / "parts")
@@ -98,30 +99,30 @@ def test_same_bytes_whatever_the_workers(tmp_path: Path, raw: Path, monkeypatch:
     )
 
 
-def test_a_planted_leak_is_refused(tmp_path: Path, puzzles: Puzzles) -> None:
+def test_leakage(tmp_path: Path, puzzles: Puzzles) -> None:
     puzzles = copy.deepcopy(puzzles)
     train, test = puzzles.select(slice(20)), puzzles.select(slice(20, None))
-    shuffle = draw_shuffles(np.random.default_rng(4), 9, 1)
+    transform = draw_transforms(np.random.default_rng(4), 9, 1)
     for mine, theirs in ((test.questions, train.questions), (test.answers, train.answers)):
-        mine[6] = shuffle.apply(digits(theirs)[11]).ravel() + 1
+        mine[6] = transform.apply(digits(theirs)[11]).ravel() + 1
     raw = write_raw(tmp_path / "raw", train, test)
     message = (
-        rf"^{raw}/test.csv, line 8: the puzzle is equivalent to the training puzzle at {raw}/train.csv, line 13; "
+        rf"^{raw}/test.csv, line 8: the puzzle is equivalent to the training puzzle in {raw}/train.csv, line 13; "
         r"remove .*data.allow_leakage: true$"
     )
     with pytest.raises(DataError, match=message):
         augment(sudoku(9), params(), raw, new(tmp_path / "out"), "k")
     test.questions[2], test.answers[2] = train.questions[0], train.answers[0]
     raw = write_raw(tmp_path / "raw2", train, test)
-    with pytest.raises(DataError, match=r"test.csv, line 4: .* line 2; so are 1 other test puzzles; "):
+    with pytest.raises(DataError, match=r"test.csv, line 4: .* line 2 \(and 1 more test puzzles\); "):
         augment(sudoku(9), params(), raw, new(tmp_path / "out2"), "k")
     augment(sudoku(9, allow_leakage=True), params(), raw, new(tmp_path / "out3"), "k")
 
 
-def test_equivalent_training_puzzles_stay_on_one_side(tmp_path: Path, puzzles: Puzzles) -> None:
-    shuffles = draw_shuffles(np.random.default_rng(0), 9, 16)
+def test_equivalent_training_puzzles_stay_in_one_split(tmp_path: Path, puzzles: Puzzles) -> None:
+    transforms = draw_transforms(np.random.default_rng(0), 9, 16)
     base = np.arange(16) // 4 % 4  # four classes of four
-    pair = (shuffles.apply(digits(puzzles.questions)[base]), shuffles.apply(digits(puzzles.answers)[base]))
+    pair = (transforms.apply(digits(puzzles.questions)[base]), transforms.apply(digits(puzzles.answers)[base]))
     train = of_digits(*pair, "s", puzzles.ratings[base])
     raw = write_raw(tmp_path / "raw", train, puzzles.select(slice(20, None)))
     for seed in range(5):
@@ -131,25 +132,27 @@ def test_equivalent_training_puzzles_stay_on_one_side(tmp_path: Path, puzzles: P
         assert len(held) == 8
         names = grid_classes(digits(train.questions))
         assert not set(names[held]) & set(np.delete(names, held))
-    with pytest.raises(UserError, match=r"^augment.validation_groups: 7 groups cannot .* ask for 4"):
+    with pytest.raises(UserError, match=r"^augment.validation_groups: 7 groups cannot .* set it to 4"):
         augment(sudoku(9), params(1, 7), raw, new(tmp_path / "bad"), "k")
 
 
-def test_validation_must_leave_a_training_group(tmp_path: Path, raw: Path) -> None:
-    with pytest.raises(UserError, match=r"^augment.validation_groups must leave .* at most 19. Got 20"):
+def test_too_many_validation_groups(tmp_path: Path, raw: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"^augment.validation_groups must be below 20, the number of training groups. Got 20"
+    ):
         augment(sudoku(9), params(1, 20), raw, new(tmp_path / "bad"), "k")
     augment(sudoku(9), params(1, 19), raw, new(tmp_path / "good"), "k")
 
 
-def test_without_shuffles(tmp_path: Path, raw: Path, puzzles: Puzzles) -> None:
+def test_without_augmentation(tmp_path: Path, raw: Path, puzzles: Puzzles) -> None:
     augment(sudoku(9), params(0), raw, new(tmp_path / "out"), "k")
     assert np.array_equal(read_split(tmp_path / "out/train").inputs[:], puzzles.questions[:20])
 
 
 @pytest.mark.parametrize("workers", ["0", "many", "-1"])
-def test_workers_must_be_a_number(tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch, workers: str) -> None:
+def test_invalid_workers(tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch, workers: str) -> None:
     monkeypatch.setenv("TRM_WORKERS", workers)
-    with pytest.raises(UserError, match=rf"TRM_WORKERS must be a number of threads, 1 or more. Got '{workers}'"):
+    with pytest.raises(UserError, match=rf"TRM_WORKERS must be a positive number of threads. Got '{workers}'"):
         augment(sudoku(9), params(), raw, new(tmp_path / "out"), "k")
 
 
@@ -161,5 +164,5 @@ def test_real_puzzles(tmp_path: Path, shared_data: Path) -> None:
     augment(sudoku(9), params(100, 100), raw, new(tmp_path / "out"), "k")
     train = read_split(tmp_path / "out/train")
     assert train.counts() == {"groups": 900, "puzzles": 90_900, "examples": 90_900}
-    assert not breaks_rule(digits(train.labels[:])).any()
+    assert not violates_rules(digits(train.labels[:])).any()
     assert ((train.inputs[:] == 1) | (train.inputs[:] == train.labels[:])).all()

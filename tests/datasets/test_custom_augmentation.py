@@ -1,14 +1,24 @@
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.custom_puzzles import ALL, cut, meta_of
-from trm.datasets.custom.augmentation import Space, apply, as_it_is, canonical_forms, draw, space_of, undo
+from tests.custom_puzzles import ALL, crop, meta_of
+from trm.datasets.custom.augmentation import (
+    AugmentationSpace,
+    apply_transforms,
+    augmentation_space,
+    canonical_forms,
+    draw_transforms,
+    identity_transform,
+    invert_transforms,
+)
 
 
-def spaces() -> st.SearchStrategy[Space]:
+def augmentation_spaces() -> st.SearchStrategy[AugmentationSpace]:
     return st.builds(
-        lambda height, width, names, fixed: space_of(meta_of(height, width, "abcdef", names, fixed)),
+        lambda height, width, names, fixed: augmentation_space(meta_of(height, width, "abcdef", names, fixed)),
         st.integers(1, 6),
         st.integers(1, 6),
         st.lists(st.sampled_from(ALL), unique=True),
@@ -16,48 +26,50 @@ def spaces() -> st.SearchStrategy[Space]:
     )
 
 
-@given(space=spaces(), seed=st.integers(0, 2**32), k=st.integers(0, 9))
+@given(space=augmentation_spaces(), seed=st.integers(0, 2**32), k=st.integers(0, 9))
 @settings(deadline=None, max_examples=200)
-def test_apply_then_undo_is_the_identity(space: Space, seed: int, k: int) -> None:
+def test_invert_is_inverse(space: AugmentationSpace, seed: int, k: int) -> None:
     rng = np.random.default_rng(seed)
     shape = (int(rng.integers(1, space.height + 1)), int(rng.integers(1, space.width + 1)))
     grid = rng.integers(1, 7, shape, dtype=np.uint8)
-    draws = draw(space, rng, shape, k)
-    canvases = apply(space, draws, grid)
+    transforms = draw_transforms(space, rng, shape, k)
+    canvases = apply_transforms(space, transforms, grid)
     assert canvases.shape == (k, space.height * space.width)
     assert ((canvases != 0).sum(axis=1) == grid.size).all()
-    assert all(np.array_equal(back, grid) for back in undo(space, draws, canvases, shape))
+    assert all(np.array_equal(inverted, grid) for inverted in invert_transforms(space, transforms, canvases, shape))
     fixed = sorted({*range(1, 7)} - set(space.free.tolist()))
     for canvas in canvases:
         assert [(canvas == token).sum() for token in fixed] == [(grid == token).sum() for token in fixed]
-    # All versions, and they alone, have the puzzle's canonical form.
-    forms = canonical_forms(space, [grid, *(cut(canvas.reshape(space.height, -1)) for canvas in canvases)])
+    # All augmentations have the canonical form of the puzzle.
+    forms = canonical_forms(space, [grid, *(crop(canvas.reshape(space.height, -1)) for canvas in canvases)])
     assert len(set(forms)) == 1
 
 
-@given(space=spaces(), seed=st.integers(0, 2**32))
+@given(space=augmentation_spaces(), seed=st.integers(0, 2**32))
 @settings(deadline=None, max_examples=200)
-def test_canonical_forms_tell_puzzles_apart(space: Space, seed: int) -> None:
+def test_canonical_forms_decide_equivalence(space: AugmentationSpace, seed: int) -> None:
     rng = np.random.default_rng(seed)
     shape = (int(rng.integers(1, space.height + 1)), int(rng.integers(1, space.width + 1)))
     one, other = rng.integers(1, 4, (2, *shape), dtype=np.uint8)
-    # By brute force: all turns of the one, and whether a permutation of the free tokens leads to the other.
-    still = Space(space.height, space.width, space.symmetries, space.vocab_size, space.free[:0], False)
-    same = False
+    # Brute force: is there a symmetry and a permutation of the free tokens that maps one grid to the other?
+    without_permutations = AugmentationSpace(
+        space.height, space.width, space.symmetries, space.vocab_size, space.free[:0], False
+    )
+    equivalent = False
     for symmetry in space.symmetries:
-        at = as_it_is(still)
-        turned = cut(apply(still, type(at)(at.symmetries + symmetry, at.symbols, at.rows, at.columns), one)
-                     .reshape(space.height, -1))  # fmt: skip
-        if turned.shape != other.shape:
+        identity = identity_transform(without_permutations)
+        draw = replace(identity, symmetries=identity.symmetries + symmetry)
+        transformed = crop(apply_transforms(without_permutations, draw, one).reshape(space.height, -1))
+        if transformed.shape != other.shape:
             continue
-        image = set(zip(turned.ravel().tolist(), other.ravel().tolist(), strict=True))
+        image = set(zip(transformed.ravel().tolist(), other.ravel().tolist(), strict=True))
         bijective = len({a for a, _ in image}) == len(image) == len({b for _, b in image})
-        same |= bijective and all(a == b or {a, b} <= set(space.free.tolist()) for a, b in image)
+        equivalent |= bijective and all(a == b or {a, b} <= set(space.free.tolist()) for a, b in image)
     forms = canonical_forms(space, [one, other])
-    assert (forms[0] == forms[1]) == same
+    assert (forms[0] == forms[1]) == equivalent
 
 
-def test_grids_of_other_shapes_are_other_puzzles() -> None:
-    space = space_of(meta_of(4, 4, "abcd", []))
+def test_canonical_forms_contain_shape() -> None:
+    space = augmentation_space(meta_of(4, 4, "abcd", []))
     grid = np.arange(1, 5, dtype=np.uint8)
     assert len(set(canonical_forms(space, [grid.reshape(shape) for shape in ((1, 4), (2, 2), (4, 1))]))) == 3

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trm.datasets.custom.files import OwnPuzzles, read_own
+from trm.datasets.custom.files import CustomPuzzles, read_custom_file
 from trm.utils.errors import DataError
 
 CSV = "input,output,group\n12/.1,21/1.,a\n...,.2.,b\n1,2,a\n"
@@ -17,10 +17,10 @@ def read(
     alphabet: tuple[str, ...] | None = None,
     height: int | None = None,
     width: int | None = None,
-) -> OwnPuzzles:
+) -> CustomPuzzles:
     path = folder / f"puzzles{suffix}"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return read_own(path, alphabet, height, width)
+    return read_custom_file(path, alphabet, height, width)
 
 
 def test_csv(tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ def test_csv(tmp_path: Path) -> None:
     assert len(puzzles) == 3
 
 
-def test_csv_with_line_breaks_in_the_grids(tmp_path: Path) -> None:
+def test_csv_with_line_breaks_in_grids(tmp_path: Path) -> None:
     content = 'output,input,note\r\n"21\r\n1.\r\n","12\n.1","x, y"\r\n\r\n2,1,z\r\n\r\n'
     puzzles = read(tmp_path, b"\xef\xbb\xbf" + content.encode())
     assert puzzles.inputs[0].tolist() == [[2, 3], [1, 2]]
@@ -59,15 +59,15 @@ def test_jsonl(tmp_path: Path) -> None:
         {"input": ["1"], "output": ["2"], "group": "a"},
     ]
     puzzles = read(tmp_path, "\n\n".join(json.dumps(row) for row in rows), ".jsonl")
-    same = read(tmp_path, CSV)
+    expected = read(tmp_path, CSV)
     for name in ("inputs", "labels", "shapes", "groups"):
-        assert np.array_equal(getattr(puzzles, name), getattr(same, name))
-    assert puzzles.alphabet == same.alphabet
+        assert np.array_equal(getattr(puzzles, name), getattr(expected, name))
+    assert puzzles.alphabet == expected.alphabet
     assert puzzles.group_names == ("a", "7")
     assert puzzles.lines.tolist() == [1, 3, 5]
 
 
-def test_numbers_of_several_digits_are_symbols_in_the_order_of_numbers(tmp_path: Path) -> None:
+def test_integer_symbols_are_sorted_by_value(tmp_path: Path) -> None:
     puzzles = read(tmp_path, '{"input": [[10, 2, 9]], "output": [[2, 10, 0]]}', ".jsonl")
     assert puzzles.alphabet == ("0", "2", "9", "10")
     assert puzzles.inputs.tolist() == [[[4, 2, 3]]]
@@ -81,7 +81,7 @@ def test_declared_alphabet_and_canvas(tmp_path: Path) -> None:
     assert puzzles.inputs[0].sum() == 8
 
 
-def test_the_greatest_alphabet_and_grid(tmp_path: Path) -> None:
+def test_largest_alphabet_and_grid(tmp_path: Path) -> None:
     symbols = "".join(chr(0x4E00 + number) for number in range(254))
     grid = "/".join((symbols * 17)[row * 64 : row * 64 + 64] for row in range(64))
     puzzles = read(tmp_path, f"input,output\n{grid},{grid}\n")
@@ -93,27 +93,27 @@ def test_the_greatest_alphabet_and_grid(tmp_path: Path) -> None:
 BROKEN_CSV = {
     "": "puzzles.csv: the file is empty; add",
     "\n \n": "puzzles.csv: the file is empty; add",
-    "input,output\n": "puzzles.csv: the file holds no puzzles; add",
-    b"input,output\n1,\xff\n": "puzzles.csv, line 2: not text in UTF-8; save",
-    "input,group\n1,2\n": "puzzles.csv, line 1: column output is missing; the first line must name",
-    "input,output,input\n1,2,1\n": "puzzles.csv, line 1: column input is there twice; the first line must",
+    "input,output\n": "puzzles.csv: the file contains no puzzles; add",
+    b"input,output\n1,\xff\n": "puzzles.csv, line 2: not valid UTF-8; save",
+    "input,group\n1,2\n": "puzzles.csv, line 1: column output is missing; the header must be",
+    "input,output,input\n1,2,1\n": "puzzles.csv, line 1: column input occurs twice; the header must",
     "input,output\n1,2\n1\n": "puzzles.csv, line 3: expected 2 columns. Got 1; complete",
     "input,output\n1,2\n1,2,3\n": "puzzles.csv, line 3: expected 2 columns. Got 3; complete",
-    'input,output\n1,2\n1,"2\n': "puzzles.csv, line 3: not a readable CSV .*; close the quotes",
-    "input,output\n1,2\n12/1,12/1\n": "line 3: input is ragged: row 2 has 1 cells, row 1 has 2; make",
-    "input,output\n12,12\n12,1/12\n": "line 3: output is ragged: row 2 has 2 cells, row 1 has 1; make",
+    'input,output\n1,2\n1,"2\n': "puzzles.csv, line 3: invalid CSV .*; check the quotes",
+    "input,output\n1,2\n12/1,12/1\n": "line 3: input is ragged: row 2 has 1 cells, row 1 has 2; all rows",
+    "input,output\n12,12\n12,1/12\n": "line 3: output is ragged: row 2 has 2 cells, row 1 has 1; all rows",
     "input,output\n12//12,12\n": "line 2: input is ragged: row 2 has 0 cells",
     "input,output\n1,\n": "line 2: output is empty; complete",
-    "input,output\n12,1/2\n": "line 2: input is 1 x 2 and output 2 x 1, .* shape; fill up the smaller one",
-    f"input,output\n{'1' * 65},1\n": "line 2: input has a width of 65, but at most 64 are possible; cut",
-    f"input,output\n1,{'1/' * 64}1\n": "line 2: output has a height of 65, but at most 64 are possible; cut",
-    "input,output,group\n1,2,a\n1,2,\n": "line 3: group is neither a word nor a whole number; name",
+    "input,output\n12,1/2\n": "line 2: input has shape 1 x 2, but output has 2 x 1; pad the smaller one",
+    f"input,output\n{'1' * 65},1\n": "line 2: input has a width of 65, but the maximum is 64; split",
+    f"input,output\n1,{'1/' * 64}1\n": "line 2: output has a height of 65, but the maximum is 64; split",
+    "input,output,group\n1,2,a\n1,2,\n": "line 3: group is neither a non-empty string nor an integer; correct",
     'input,output\n1,2\n"1\n12",1\n': "line 3: input is ragged",
 }
 
 
 @pytest.mark.parametrize(("content", "message"), BROKEN_CSV.items())
-def test_broken_csv(tmp_path: Path, content: str | bytes, message: str) -> None:
+def test_invalid_csv(tmp_path: Path, content: str | bytes, message: str) -> None:
     with pytest.raises(DataError, match=rf"^{tmp_path}/.*{message}") as error:
         read(tmp_path, content)
     assert "\n" not in str(error.value)
@@ -121,53 +121,56 @@ def test_broken_csv(tmp_path: Path, content: str | bytes, message: str) -> None:
 
 GOOD = '{"input": ["12"], "output": ["21"]}\n'
 BROKEN_JSONL = {
-    GOOD + "{": "puzzles.jsonl, line 2: not readable JSON .*; each line",
-    GOOD + "\n[]": "puzzles.jsonl, line 3: not a JSON object; write",
+    GOOD + "{": "puzzles.jsonl, line 2: invalid JSON .*; each line",
+    GOOD + "\n[]": "puzzles.jsonl, line 3: not a JSON object; expected",
     GOOD + '{"input": ["1"]}': "line 2: key output is missing; each",
-    GOOD + '{"input": "1", "output": ["1"]}': "line 2: input is no list of rows; write",
-    GOOD + '{"input": ["1"], "output": [1]}': "line 2: output is no list of rows; write",
-    GOOD + '{"input": [["12"]], "output": ["1"]}': 'line 2: input holds the cell "12"; a cell must be',
-    GOOD + '{"input": [[1.5]], "output": ["1"]}': "line 2: input holds the cell 1.5; a cell must be",
-    GOOD + '{"input": [[true]], "output": ["1"]}': "line 2: input holds the cell true; a cell must be",
+    GOOD + '{"input": "1", "output": ["1"]}': "line 2: input is not a list of rows; expected",
+    GOOD + '{"input": ["1"], "output": [1]}': "line 2: output is not a list of rows; expected",
+    GOOD + '{"input": [["12"]], "output": ["1"]}': 'line 2: input contains the cell "12"; a cell must be',
+    GOOD + '{"input": [[1.5]], "output": ["1"]}': "line 2: input contains the cell 1.5; a cell must be",
+    GOOD + '{"input": [[true]], "output": ["1"]}': "line 2: input contains the cell true; a cell must be",
     GOOD + '{"input": [[1, 2], [3]], "output": ["1"]}': "line 2: input is ragged",
     GOOD + '{"input": [], "output": ["1"]}': "line 2: input is empty",
     GOOD + '{"input": [[]], "output": ["1"]}': "line 2: input is empty",
-    GOOD + '{"input": ["1"], "output": ["1"], "group": "a"}': "line 2: key group is new; all lines",
-    '{"input": ["1"], "output": ["1"], "group": "a"}\n' + GOOD: "line 2: key group is missing; all lines",
-    GOOD[:-2] + ', "group": [1]}': "line 1: group is neither a word nor a whole number",
-    GOOD + "[" * 100_000: r"line 2: not readable JSON \(lists too deep in lists\); each",
-    GOOD + '{"input": [[' + "1" * 5000 + ']], "output": ["1"]}': "line 2: a number has too many digits; write a short",
+    GOOD
+    + '{"input": ["1"], "output": ["1"], "group": "a"}': "line 2: key group is absent in previous lines; add a group",
+    '{"input": ["1"], "output": ["1"], "group": "a"}\n' + GOOD: "line 2: key group is missing; add a group",
+    GOOD[:-2] + ', "group": [1]}': "line 1: group is neither a non-empty string nor an integer",
+    GOOD + "[" * 100_000: r"line 2: invalid JSON \(nested too deeply\); each",
+    GOOD + '{"input": [[' + "1" * 5000 + ']], "output": ["1"]}': "line 2: a number has too many digits; use a small",
     GOOD
     + '{"input": [['
     + "[" * 900
     + "]" * 900
-    + ']], "output": ["1"]}': r"line 2: input holds the cell \[...\]; a cell must",
-    GOOD[:-2] + ', "group": "\\ud83d"}': "line 1: group holds half a character: .*; write",
+    + ']], "output": ["1"]}': r"line 2: input contains the cell \[...\]; a cell must",
+    GOOD[:-2] + ', "group": "\\ud83d"}': "line 1: group contains an unpaired surrogate: .*; correct",
 }
 
 
 @pytest.mark.parametrize(("content", "message"), BROKEN_JSONL.items(), ids=range(len(BROKEN_JSONL)))
-def test_broken_jsonl(tmp_path: Path, content: str, message: str) -> None:
+def test_invalid_jsonl(tmp_path: Path, content: str, message: str) -> None:
     with pytest.raises(DataError, match=rf"^{tmp_path}/.*{message}") as error:
         read(tmp_path, content, ".jsonl")
     assert "\n" not in str(error.value)
 
 
-def test_broken_promises(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"line 2: output holds '2' in row 1, which is not in data.alphabet; correct"):
+def test_file_contradicts_settings(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"line 2: output contains '2' in row 1, which is not in data.alphabet; correct"
+    ):
         read(tmp_path, "input,output\n1,2\n", alphabet=("1",))
-    with pytest.raises(DataError, match=r"line 2: input has a height of 2, but data.height is 1; raise data.height"):
+    with pytest.raises(DataError, match=r"line 2: input has a height of 2, but data.height is 1; increase data.height"):
         read(tmp_path, CSV, height=1)
-    with pytest.raises(DataError, match=r"line 3: input has a width of 3, but data.width is 2; raise data.width"):
+    with pytest.raises(DataError, match=r"line 3: input has a width of 3, but data.width is 2; increase data.width"):
         read(tmp_path, CSV, width=2)
     symbols = "".join(chr(0x4E00 + number) for number in range(255))
     rows = "\n".join(f"{symbol},{symbol}" for symbol in symbols)
-    with pytest.raises(DataError, match=r"line 256: .* is one symbol more than the 254 that are possible; use fewer"):
+    with pytest.raises(DataError, match=r"line 256: .* is symbol number 255; the maximum is 254; use fewer"):
         read(tmp_path, f"input,output\n{rows}\n")
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none.csv: no such file; check the path"):
-        read_own(tmp_path / "none.csv", None, None, None)
+        read_custom_file(tmp_path / "none.csv", None, None, None)
     with pytest.raises(DataError, match=r"cannot be read \(Is a directory\); check the path"):
-        read_own(tmp_path, None, None, None)
+        read_custom_file(tmp_path, None, None, None)

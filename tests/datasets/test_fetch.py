@@ -33,7 +33,7 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def test_path_keeps_the_bytes(tmp_path: Path, out: Path) -> None:
+def test_path_source_keeps_bytes(tmp_path: Path, out: Path) -> None:
     data = files(tmp_path, train_sha256=digest(TRAIN))
     assert fetch(data, out, "key") == {
         "train_sha256": digest(TRAIN),
@@ -46,7 +46,7 @@ def test_path_keeps_the_bytes(tmp_path: Path, out: Path) -> None:
     assert source_digest(data) == {"train_sha256": digest(TRAIN), "test_sha256": digest(TEST)}
 
 
-def test_wrong_sha256_names_the_key(tmp_path: Path, out: Path) -> None:
+def test_wrong_sha256_names_key(tmp_path: Path, out: Path) -> None:
     with pytest.raises(
         UserError, match=rf"^data.source.test_sha256: expected {'0' * 64}. .*b.csv has {digest(TEST)}; "
     ):
@@ -57,11 +57,11 @@ def test_wrong_sha256_names_the_key(tmp_path: Path, out: Path) -> None:
 def test_missing_file_names_key_and_path(tmp_path: Path, out: Path) -> None:
     data = files(tmp_path, train=str(tmp_path / "none.csv"))
     for call in (lambda: fetch(data, out, "key"), lambda: source_digest(data)):
-        with pytest.raises(UserError, match=r"^data.source.train: .*none.csv is not a file that can be read; correct"):
+        with pytest.raises(UserError, match=r"^data.source.train: .*none.csv is not a readable file; correct"):
             call()
 
 
-def test_broken_csv_is_named_by_the_users_path(tmp_path: Path, out: Path) -> None:
+def test_invalid_csv_names_path_of_user(tmp_path: Path, out: Path) -> None:
     data = files(tmp_path)
     (tmp_path / "b.csv").write_bytes(TEST[:-30])
     with pytest.raises(DataError, match=rf"^{tmp_path}/b.csv, line 2: .*cut off"):

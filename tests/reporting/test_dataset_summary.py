@@ -1,5 +1,3 @@
-"""`trm inspect` of datasets, splits and raw files."""
-
 import subprocess
 import sys
 from pathlib import Path
@@ -70,9 +68,9 @@ def test_split_raw_folder_and_file(folders: tuple[Path, Path]) -> None:
     assert "source generated" not in single
 
 
-def test_other_folders_raise(tmp_path: Path) -> None:
+def test_other_folders(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none"):
-        with pytest.raises(DataError, match=r"contains no dataset .*, split .* or raw files; give the path of one"):
+        with pytest.raises(DataError, match=r"contains no dataset .* give the path of one"):
             describe(path)
 
 
@@ -82,22 +80,22 @@ HEADER = "source,question,answer,rating\n"
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "input,output\né,b\n".encode("latin-1"), "not text in UTF-8; save the file as UTF-8"),
-        ("a.csv", f"{HEADER}é,1,2,3\n".encode("latin-1"), "not text in UTF-8; save the file as UTF-8"),
-        ("a.csv", f"input,output\n{'a' * 200_000},b\n".encode(), "not a readable CSV .*; fetch or create"),
-        ("a.json", '{"é": 1}'.encode("latin-1"), "not text in UTF-8; save the file as UTF-8"),
-        ("a.jsonl", '{"é": 1}\n'.encode("latin-1"), "not text in UTF-8; save the file as UTF-8"),
-        ("a.json", b"[1, 2", "not readable JSON; fetch or create"),
-        ("a.json", b"3", "not readable JSON; fetch or create"),
-        ("a.json", b"[" * 200_000, "not readable JSON; fetch or create"),
+        ("a.csv", "input,output\né,b\n".encode("latin-1"), "not valid UTF-8; save the file as UTF-8"),
+        ("a.csv", f"{HEADER}é,1,2,3\n".encode("latin-1"), "not valid UTF-8; save the file as UTF-8"),
+        ("a.csv", f"input,output\n{'a' * 200_000},b\n".encode(), "not a valid CSV .*; download or write"),
+        ("a.json", '{"é": 1}'.encode("latin-1"), "not valid UTF-8; save the file as UTF-8"),
+        ("a.jsonl", '{"é": 1}\n'.encode("latin-1"), "not valid UTF-8; save the file as UTF-8"),
+        ("a.json", b"[1, 2", "invalid JSON; download or write"),
+        ("a.json", b"3", "invalid JSON; download or write"),
+        ("a.json", b"[" * 200_000, "invalid JSON; download or write"),
     ],
 )
 def test_unreadable_files(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     for path in (tmp_path, tmp_path / name):
-        with pytest.raises(DataError, match=f"{name}: {message}") as raised:
+        with pytest.raises(DataError, match=f"{name}: {message}") as caught:
             describe(path)
-        assert "\n" not in str(raised.value)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +124,7 @@ def test_unusual_files(tmp_path: Path, name: str, content: str, row: list[str]) 
 
 
 def test_large_files_are_read_in_parts(tmp_path: Path) -> None:
-    """Ratings with a fraction in the last row, and memory: a few MB for a file of 24 MB."""
+    """The last rating is a float, and memory use is a fraction of the file size (24 MB)."""
     count, cells = 100_000, "0" * 110
     rows = (f"me,{cells},{cells},{number if number < count - 1 else '-0.5'}\n" for number in range(count))
     (tmp_path / "a.csv").write_text(HEADER + "".join(rows))
@@ -142,7 +140,7 @@ def test_large_files_are_read_in_parts(tmp_path: Path) -> None:
     assert 0 < int(most) < 8 << 20
 
 
-def test_grid_of_a_sudoku() -> None:
+def test_drawing() -> None:
     grid = np.arange(36, dtype=np.uint8).reshape(6, 6) % 7
     lines = grid_text(sudoku_meta(6), grid).plain.splitlines()
     assert lines[0] == " . 1 2 | 3 4 5"
@@ -150,9 +148,9 @@ def test_grid_of_a_sudoku() -> None:
     assert len(lines) == 8
 
 
-def test_grids_of_other_datasets() -> None:
+def test_drawing_of_other_datasets() -> None:
     maze = maze_meta(4).model_copy(update={"height": 2, "width": 3})
-    cells = np.array([[0, 1, 2], [3, 4, 255]], dtype=np.uint8)  # 255: the model predicted padding
+    cells = np.array([[0, 1, 2], [3, 4, 255]], dtype=np.uint8)  # 255: predicted padding
     assert grid_text(maze, cells).plain == "# S\nGo?"
     numbers = maze.model_copy(update={"name": "custom", "vocabulary": ("pad", "7", "12")})
     assert grid_text(numbers, cells[:1] % 2).plain == "7 12 7"

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.local.s3_server import SeaweedFS
+from tests.params import params_text
 from tests.seaweed import objects
+from trm.config.recipes import recipe_text
 from trm.stages.content_keys import content_keys, requests
 from trm.stages.params import load_params
 from trm.stages.records import STAGES, Stage
@@ -19,12 +21,8 @@ FETCH: Stage = STAGES[0]
 
 @pytest.fixture
 def sections(tmp_path: Path) -> dict[str, object]:
-    from tests.conftest import ROOT
-
-    text = (ROOT / "recipes/sudoku-4x4.yaml").read_text()
-    start, end = text.index("  source:"), text.index("  allow_leakage")
-    source = "  source: {type: generate, train_puzzles: 5, test_puzzles: 2, clues: 8, seed: 0}\n"
-    (tmp_path / "params.yaml").write_text(text[:start] + source + text[end:].replace("false", "true", 1))
+    source = {"type": "generate", "train_puzzles": 5, "test_puzzles": 2, "clues": 8, "seed": 0}
+    (tmp_path / "params.yaml").write_text(params_text({"data.source": source}, recipe_text("sudoku-4x4")))
     return {"data": load_params(tmp_path / "params.yaml").data}
 
 

@@ -68,7 +68,7 @@ def test_invalid_studies(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=r"custom.yaml: runs.baseline.seed is not a setting; did you mean seeds?"):
         load_study(str(tmp_path / "custom.yaml"))
     other = {"baseline": {}, "hrms": {}}
-    with pytest.raises(UserError, match="ablation hrms does not exist; did you mean hrm?"):
+    with pytest.raises(UserError, match="recipe hrms does not exist; did you mean hrm?"):
         runs_of(Study.model_validate({"base": "sudoku-4x4", "runs": other}), tmp_path)
     broken = {"base": "sudoku-4x4", "changes": {"train.lr": "fast"}, "runs": {"baseline": {}}}
     with pytest.raises(ParamsError, match=r"train.lr must be a valid number. Got 'fast'"):

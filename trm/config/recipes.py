@@ -1,31 +1,40 @@
-"""The recipes: whole params files that ship with the project, and ablations, which are a recipe with changed keys."""
+"""The recipes that ship with the project: one complete params file, and recipes that change some of its keys.
+
+A recipe is a comment, then either a complete params file or the keys `base` (the name of another recipe) and `changes`
+(full key -> value). Ablations are recipes of the second form, in a folder of their own.
+"""
 
 import difflib
 import io
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trm.utils.errors import UserError
 
+if TYPE_CHECKING:
+    from ruamel.yaml import YAML
+
+KEPT_SECTIONS = ("tracking", "cluster")
+"""Sections that recipes do not have and that `use_recipe` keeps: no result depends on them."""
+
 
 def recipes() -> dict[str, Path]:
-    """Name -> whole params file, sorted by name.
+    """Name -> file of each recipe that is not an ablation, sorted by name.
 
-    They lie in the package where it was installed, else beside it in the checkout.
+    The files are in the installed package, or beside it in a checkout.
     """
-    return _named(_folder())
+    return _files(_folder())
 
 
 def ablations() -> dict[str, Path]:
-    """Name -> file that names a `base` recipe and its `changes`, sorted by name."""
-    return _named(_folder() / "ablations")
+    """Name -> file of each ablation, sorted by name."""
+    return _files(_folder() / "ablations")
 
 
 def studies() -> dict[str, Path]:
-    """Name -> file of a study (`trm.study.Study`), sorted by name."""
-    return _named(_folder() / "studies")
+    """Name -> file of each study (`trm.studies.study.Study`), sorted by name."""
+    return _files(_folder() / "studies")
 
 
 def _folder() -> Path:
@@ -33,56 +42,48 @@ def _folder() -> Path:
     return next(path for path in (package / "recipes", package.parent / "recipes") if path.is_dir())
 
 
-def _named(folder: Path) -> dict[str, Path]:
+def _files(folder: Path) -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def find(name: str, known: Mapping[str, Path], what: str) -> Path:
-    """The file of that name. Raises `UserError` where there is none."""
+    """The file with the name `name`. Raises `UserError` if there is none."""
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+        hint = f"did you mean {close[0]}?" if close else f"the known names are {', '.join(known)}"
         raise UserError(f"{what} {name} does not exist; {hint}")
     return known[name]
 
 
 def recipe_text(name: str) -> str:
-    """The recipe as a whole params file. Raises `UserError` for a name that is not there."""
-    whole, known = recipes(), recipes() | ablations()
-    find(name, known, "recipe")
-    if name in whole:
-        return whole[name].read_text(encoding="utf-8")
-    base, changes = read_ablation(name)
-    comment = [*_opening_comment(known[name]), "", f"Command:  trm recipe use {name}, then `dvc repro`"]
-    comment += [f"Made of:  {base} with", *(f"          {key}: {value}" for key, value in _shown(changes).items())]
-    _, settings = re.split(r"^(?=data:)", whole[base].read_text(encoding="utf-8"), maxsplit=1, flags=re.MULTILINE)
-    return "".join(f"# {line}".rstrip() + "\n" for line in comment) + "\n" + changed(settings, changes)
+    """The recipe as a complete params file, with its comment. Raises `UserError` if there is none of that name."""
+    text = find(name, recipes() | ablations(), "recipe").read_text(encoding="utf-8")
+    base, changes = read_changes(name)
+    if base is None:
+        return text
+    title, *notes = [*_opening_comment(text), ""]
+    listed = [f"          {key}: {_flow(value)}" for key, value in changes.items()]
+    comment = [title, "", f"Command:  trm recipe use {name}, then `dvc repro`", *(line for line in notes if line)]
+    comment += [f"Base:     {base}, with", *listed]
+    return "".join(f"# {line}".rstrip() + "\n" for line in comment) + "\n" + changed(_settings(base), changes)
 
 
-def read_ablation(name: str) -> tuple[str, dict[str, Any]]:
-    """The base recipe of an ablation, and its changes: full key -> value. Raises `UserError` where there is none."""
-    from ruamel.yaml import YAML
+def read_changes(name: str) -> tuple[str | None, dict[str, Any]]:
+    """The base of a recipe and its changes: full key -> value. A complete recipe has the base None and no changes.
 
-    file = find(name, ablations(), "ablation")
-    values = YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))
-    return values["base"], values["changes"]
+    Raises `UserError` if there is no recipe of that name.
+    """
+    values = _yaml().load(find(name, recipes() | ablations(), "recipe").read_text(encoding="utf-8"))
+    return values.get("base"), values.get("changes", {})
 
 
 def changed(text: str, changes: Mapping[str, Any]) -> str:
-    """The text of a params file with other values at some of its keys (`model.lma.mode`); comments and order stay.
+    """Change the values at some keys (`model.lma.mode`) of a params file; comments and order stay.
 
-    Raises `UserError` for a key that the file has not.
+    The comments of `changes`, if it was read from a file, replace those of the changed values. Raises `UserError` for
+    a key that the file does not have.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.representer import RoundTripRepresenter
-
-    class Representer(RoundTripRepresenter):
-        pass
-
-    Representer.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null"))
-    yaml = YAML()  # keeps comments; like the safe one it constructs plain values alone
-    yaml.Representer, yaml.width, yaml.preserve_quotes = Representer, 4096, True
-    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml = _yaml()
     values = yaml.load(text)
     for key, value in changes.items():
         *sections, last = key.split(".")
@@ -91,42 +92,93 @@ def changed(text: str, changes: Mapping[str, Any]) -> str:
             section = section.get(part) if isinstance(section, Mapping) else None
         if not isinstance(section, Mapping) or last not in section:
             raise UserError(f"{key} is not a key of the params that it should change; correct its name")
-        section[last] = value  # pyright: ignore[reportIndexIssue] - what was loaded can be written to
+        section[last] = value  # pyright: ignore[reportIndexIssue] - a mapping read from YAML is mutable
+        if hasattr(changes, "ca"):
+            _copy_comment(changes, key, section, last)
     out = io.StringIO()
     yaml.dump(values, out)
     return out.getvalue()
 
 
-def _shown(changes: Mapping[str, Any]) -> dict[str, str]:
-    return {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in changes.items()}
+def _copy_comment(source: Any, key: str, target: Any, last: str) -> None:  # noqa: ANN401 - ruamel's nodes
+    """Copy the comment at the end of a line; the empty lines after it stay those of the target."""
+    new, old = source.ca.items.get(key), target.ca.items.pop(last, None)
+    comment = new[2].value.partition("\n")[0] if new and new[2] else ""
+    empty_lines = old[2].value.partition("\n")[2] if old and old[2] else ""
+    if comment:
+        target.yaml_add_eol_comment(comment.lstrip("# "), last)
+        target.ca.items[last][2].value += "\n" + empty_lines
+    elif empty_lines:
+        old[2].value = "\n" + empty_lines
+        target.ca.items[last] = old
 
 
-def _opening_comment(path: Path) -> list[str]:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [line.removeprefix("#").strip() for line in lines if line.startswith("#")]
+def _yaml() -> "YAML":
+    """A parser that keeps comments; like the safe one it constructs plain values only."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.representer import RoundTripRepresenter
+
+    class Representer(RoundTripRepresenter):
+        pass
+
+    Representer.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null"))
+    yaml = YAML()
+    yaml.Representer, yaml.width, yaml.preserve_quotes = Representer, 4096, True
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
+
+
+def _flow(value: object) -> str:
+    """A value as a comment shows it: a mapping without its contents."""
+    if isinstance(value, Mapping):
+        return "{...}"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _settings(name: str) -> str:
+    """A recipe as a complete params file without the comment at its top."""
+    lines = recipe_text(name).splitlines(keepends=True)
+    return "".join(lines[next(i for i, line in enumerate(lines) if line.strip() and not line.startswith("#")) :])
+
+
+def _opening_comment(text: str) -> list[str]:
+    return [line.removeprefix("#").removeprefix(" ").rstrip() for line in text.splitlines() if line.startswith("#")]
 
 
 def summary(path: Path) -> str:
-    """The first line of the opening comment of a recipe or a study."""
-    return next(iter(_opening_comment(path)), path.stem)
+    """The first line of the comment at the top of a recipe or a study."""
+    return next(iter(_opening_comment(path.read_text(encoding="utf-8"))), path.stem)
 
 
 def use_recipe(name: str, params: Path, force: bool) -> None:
-    """Write the recipe to `params`, whose sections `tracking` and `cluster` stay as they are.
+    """Write the recipe to `params`; the sections `tracking` and `cluster` of an existing file are kept.
 
-    A file there that is no recipe's text is overwritten only by `force`; else `UserError`.
+    Raises `UserError` if the existing file is not the text of a recipe, unless `force` is True.
     """
     text, kept = recipe_text(name), ""
     if params.exists():
-        own, kept = without_surroundings(params.read_text(encoding="utf-8"))
+        own, kept = split_sections(params.read_text(encoding="utf-8"), KEPT_SECTIONS)
         if not force and not any(own == recipe_text(known) for known in recipes() | ablations()):
             raise UserError(f"{params}: has changes of your own; save it elsewhere, or overwrite it with --force")
     params.write_text(text + kept, encoding="utf-8")
 
 
-def without_surroundings(text: str) -> tuple[str, str]:
-    """A params file without the sections on which no result depends, and those with the comments and empty lines in
-    front of them.
+def split_sections(text: str, names: tuple[str, ...]) -> tuple[str, str]:
+    """Split a params file into the text without the sections `names`, and the text of these sections.
+
+    The comments and empty lines before a section belong to it.
     """
-    section = re.compile(r"^\n?(#[^\n]*\n)*(?:tracking|cluster):.*?(?=^\S|^\n#|\Z)", re.MULTILINE | re.DOTALL)
-    return section.sub("", text), "".join(found[0] for found in section.finditer(text))
+    lines = text.splitlines(keepends=True)
+    values = _yaml().load(text)
+    starts = {}
+    for name in values or ():
+        start = values.lc.key(name)[0]
+        while starts and start and (not lines[start - 1].strip() or lines[start - 1].startswith("#")):
+            start -= 1
+        starts[name] = start
+    ends = [*starts.values(), len(lines)][1:]
+    without, sections = "".join(lines[: next(iter(starts.values()), len(lines))]), ""
+    for (name, start), end in zip(starts.items(), ends, strict=True):
+        part = "".join(lines[start:end])
+        without, sections = (without, sections + part) if name in names else (without + part, sections)
+    return without, sections

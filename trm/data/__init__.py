@@ -1,1 +1,1 @@
-"""What all datasets share: Parquet, CSV, augmentation plans, deduplication, batching, downloads."""
+"""Parts shared by all datasets: Parquet and CSV files, deduplication, batching, downloads."""

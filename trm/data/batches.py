@@ -8,8 +8,8 @@ import numpy.typing as npt
 
 from trm.data.parquet import Split
 
-IGNORED = -100
-"""The label of a padding token."""
+IGNORE_INDEX = -100
+"""Label of padding tokens, ignored by the loss."""
 Rows = npt.NDArray[np.int64]
 
 
@@ -80,7 +80,7 @@ def total_steps(split: Split, epochs: int, global_batch_size: int) -> int:
 def collate(split: Split, rows: Rows) -> dict[str, npt.NDArray[np.int32]]:
     """The examples of these rows: inputs [B, L], labels [B, L] (-100: ignored), puzzle_identifiers [B], all int32."""
     labels = split.labels[rows].astype(np.int32)
-    labels[labels == 0] = IGNORED
+    labels[labels == 0] = IGNORE_INDEX
     return {
         "inputs": split.inputs[rows].astype(np.int32),
         "labels": labels,
@@ -97,7 +97,7 @@ def test_batches(split: Split, batch_size: int) -> Iterator[tuple[dict[str, npt.
         rows = np.arange(start, min(start + batch_size, len(split)), dtype=np.int64)
         batch, blanks = collate(split, rows), batch_size - len(rows)
         for name, values in batch.items():
-            blank = np.full((blanks, *values.shape[1:]), IGNORED if name == "labels" else 0, dtype=np.int32)
+            blank = np.full((blanks, *values.shape[1:]), IGNORE_INDEX if name == "labels" else 0, dtype=np.int32)
             batch[name] = np.concatenate([values, blank])
         yield batch, len(rows)
 

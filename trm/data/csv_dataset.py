@@ -1,6 +1,6 @@
-"""What the kinds share whose raw files are train.csv and test.csv, with one example a puzzle.
+"""Datasets whose raw files are train.csv and test.csv, with one example per puzzle.
 
-Neither file is ever whole in memory: each pass reads it in parts.
+The files are streamed: memory use does not depend on their size.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,192 +13,202 @@ import numpy.typing as npt
 
 from trm.config.data import AugmentParams
 from trm.config.dataset_meta import DatasetMeta
-from trm.data.deduplication import Equivalence, classes, find_duplicates
+from trm.data.deduplication import Equivalence, equivalence_classes, find_duplicates
 from trm.data.parquet import Split
 from trm.data.protocol import DatasetPlan, SplitPlan
 from trm.data.puzzle_csv import Layout, Puzzles, Tokens, read_puzzles, write_puzzles
-from trm.data.sources import SPLITS, FileSource, TableSource, bring
+from trm.data.sources import SPLITS, CsvSource, FileSource, copy_source
 from trm.utils.errors import DataError, UserError
 from trm.utils.paths import file_digest
 
-BLOCK = 32_768
-"""Examples, about, that are made at a time."""
+BLOCK_SIZE = 32_768
+"""Approximate number of examples per block."""
 Rows = npt.NDArray[np.int64]
-Augment = Callable[[Puzzles, Rows, int, int], tuple[Tokens, Tokens]]
-"""(n puzzles, their groups int64 [n], num_aug, seed) to inputs and labels, both uint8 [n * (1 + num_aug), L]: each
-puzzle as it is, then its versions, drawn from (seed, group) alone."""
+AugmentFunction = Callable[[Puzzles, Rows, int, int], tuple[Tokens, Tokens]]
+"""Signature: (puzzles [n], groups int64 [n], num_aug, seed) -> (inputs, labels), both uint8 [n * (1 + num_aug), L].
+
+Each puzzle is followed by its augmentations, which depend only on (seed, group).
+"""
 
 
 @dataclass(frozen=True)
-class Table:
-    """A kind of data in two CSV files."""
+class CsvDataset:
+    """A dataset in two CSV files."""
 
     meta: DatasetMeta
+    """Canvas and vocabulary."""
     layout: Layout
-    augment: Augment
+    """Notation and rules of the puzzles."""
+    augment: AugmentFunction
+    """Generates the augmentations."""
     equivalence: Equivalence | None
-    """When a test puzzle would be a training puzzle; None: that is allowed."""
+    """When a test puzzle counts as a training puzzle; None disables the check."""
 
 
-def fetch_files(source: FileSource, table: Table, out: Path) -> dict[str, object]:
-    """Bring both files to `out`, check every row, and leave only the rows that the source asks for.
+def fetch_csv(source: FileSource, dataset: CsvDataset, out: Path) -> dict[str, object]:
+    """Copy both files to `out`, check every row, and apply the filters of the source.
 
-    Returns sha256 and number of puzzles of each file. Raises `UserError` or `DataError`, naming the file that the user
-    knows.
+    Returns SHA-256 and number of puzzles of each file. Raises `UserError` or `DataError`; the message names the file of
+    the user, not the copy.
     """
     facts: dict[str, object] = {}
     for split in SPLITS:
         target = out / f"{split}.csv"
-        bring(source, split, target)
+        copy_source(source, split, target)
         facts[f"{split}_sha256"] = file_digest(target)
         try:
-            facts[f"{split}_puzzles"] = _keep_wanted(source, table.layout, target, split == "train")
+            facts[f"{split}_puzzles"] = _filter_rows(source, dataset.layout, target, split == "train")
         except UserError as error:
-            # The staging folder is about to vanish: name the file that the user can look at.
+            # The copy is deleted after an error.
             raise type(error)(str(error).replace(str(target), str(getattr(source, split)), 1)) from None
     return facts
 
 
-def write_files(puzzles: Puzzles, train_puzzles: int, table: Table, out: Path) -> dict[str, object]:
+def write_csv(puzzles: Puzzles, train_puzzles: int, dataset: CsvDataset, out: Path) -> dict[str, object]:
     """Write the first `train_puzzles` puzzles to `out`/train.csv and the others to `out`/test.csv.
 
-    Returns sha256 and number of puzzles of each file.
+    Returns SHA-256 and number of puzzles of each file.
     """
     facts: dict[str, object] = {}
     for split, part in zip(SPLITS, (slice(train_puzzles), slice(train_puzzles, None)), strict=True):
         path = out / f"{split}.csv"
-        facts[f"{split}_puzzles"] = write_puzzles(path, [puzzles.select(part)], table.layout)
+        facts[f"{split}_puzzles"] = write_puzzles(path, [puzzles.select(part)], dataset.layout)
         facts[f"{split}_sha256"] = file_digest(path)
     return facts
 
 
-def _keep_wanted(source: TableSource, layout: Layout, path: Path, is_train: bool) -> int:
-    """Check the file and take out the rows that are not wanted; the number of those left."""
-    lowest = source.min_rating if source.min_rating is not None else -(2**31)
+def _filter_rows(source: CsvSource, layout: Layout, path: Path, is_train: bool) -> int:
+    """Check the file, apply `min_rating` and (training file only) `subsample`, and return the number of remaining
+    puzzles.
+    """
+    min_rating = source.min_rating if source.min_rating is not None else -(2**31)
     eligible = read = 0
     for part in read_puzzles(path, layout):
-        eligible += int((part.ratings >= lowest).sum())
+        eligible += int((part.ratings >= min_rating).sum())
         read += len(part)
-    wanted = min(source.subsample or eligible, eligible) if is_train else eligible
+    kept = min(source.subsample or eligible, eligible) if is_train else eligible
     if eligible == 0:
-        raise UserError(f"data.source.min_rating: no puzzle of {path} is rated {lowest} or more; lower it")
-    if wanted < read:
+        raise UserError(f"data.source.min_rating: no puzzle of {path} is rated {min_rating} or more; lower it")
+    if kept < read:
         rng = np.random.default_rng(np.random.SeedSequence(source.seed))
-        chosen = np.zeros(eligible, np.bool_)
-        chosen[rng.choice(eligible, wanted, replace=False)] = True
-        beside = path.with_name(f"{path.name}.part")
-        write_puzzles(beside, _chosen(read_puzzles(path, layout), lowest, chosen), layout)
-        beside.replace(path)
-    return wanted
+        selected = np.zeros(eligible, np.bool_)
+        selected[rng.choice(eligible, kept, replace=False)] = True
+        temporary = path.with_name(f"{path.name}.part")
+        write_puzzles(temporary, _select(read_puzzles(path, layout), min_rating, selected), layout)
+        temporary.replace(path)
+    return kept
 
 
-def _chosen(parts: Iterable[Puzzles], lowest: int, chosen: npt.NDArray[np.bool_]) -> Iterator[Puzzles]:
+def _select(parts: Iterable[Puzzles], min_rating: int, selected: npt.NDArray[np.bool_]) -> Iterator[Puzzles]:
     start = 0
     for part in parts:
-        rows = np.flatnonzero(part.ratings >= lowest)
-        yield part.select(rows[chosen[start : start + len(rows)]])
+        rows = np.flatnonzero(part.ratings >= min_rating)
+        yield part.select(rows[selected[start : start + len(rows)]])
         start += len(rows)
 
 
-def prepare_table(table: Table, augment: AugmentParams, raw: Path) -> DatasetPlan:
-    """Plan the data set of `raw`/train.csv and `raw`/test.csv.
+def prepare_csv(dataset: CsvDataset, augment: AugmentParams, raw: Path) -> DatasetPlan:
+    """Plan the dataset of `raw`/train.csv and `raw`/test.csv.
 
-    Splits: train (each puzzle as it is, then `num_aug` versions of it), validation (only with `validation_groups`;
-    puzzles as they are) and test (the same). Raises `DataError` where a test puzzle is a training puzzle, and
-    `UserError` where too many groups are held out.
+    Splits: train (each puzzle followed by `num_aug` augmentations), validation (only if `validation_groups` > 0) and
+    test, both without augmentation. Raises `DataError` if a test puzzle is equivalent to a training puzzle, and
+    `UserError` if too many groups are held out.
     """
     files = {split: raw / f"{split}.csv" for split in SPLITS}
     names: set[str] = set()
     counts = {}
     for split, path in files.items():
         counts[split] = 0
-        for part in read_puzzles(path, table.layout):
+        for part in read_puzzles(path, dataset.layout):
             names.update(part.sources)
             counts[split] += len(part)
-    if table.equivalence is not None:
-        _check_leakage(table, table.equivalence, files["train"], files["test"])
-    held = _hold_out(table, augment, files["train"], counts["train"])
+    if dataset.equivalence is not None:
+        _check_leakage(dataset, dataset.equivalence, files["train"], files["test"])
+    held = _validation_groups(dataset, augment, files["train"], counts["train"])
     ordered = tuple(sorted(names))
 
     def plan(path: Path, groups: Rows, num_aug: int) -> SplitPlan:
-        return SplitPlan(len(groups) * (1 + num_aug), _blocks(table, path, groups, num_aug, augment.seed, ordered))
+        return SplitPlan(len(groups) * (1 + num_aug), _blocks(dataset, path, groups, num_aug, augment.seed, ordered))
 
     splits = {"train": plan(files["train"], np.flatnonzero(~held), augment.num_aug)}
     if held.any():
         splits["validation"] = plan(files["train"], np.flatnonzero(held), 0)
     splits["test"] = plan(files["test"], np.arange(counts["test"]), 0)
-    return DatasetPlan(table.meta, splits)
+    return DatasetPlan(dataset.meta, splits)
 
 
 def _questions(path: Path, layout: Layout) -> Iterator[Tokens]:
     return (part.questions for part in read_puzzles(path, layout))
 
 
-def _check_leakage(table: Table, equivalence: Equivalence, train: Path, test: Path) -> None:
+def _check_leakage(dataset: CsvDataset, equivalence: Equivalence, train: Path, test: Path) -> None:
     leaks = find_duplicates(
-        equivalence, partial(_questions, train, table.layout), partial(_questions, test, table.layout)
+        equivalence, partial(_questions, train, dataset.layout), partial(_questions, test, dataset.layout)
     )
     if leaks:
         in_test, in_train = leaks[0]
-        more = f"; so are {len(leaks) - 1} other test puzzles" if len(leaks) > 1 else ""
+        more = f" (and {len(leaks) - 1} more test puzzles)" if len(leaks) > 1 else ""
         raise DataError(
-            f"{test}, line {in_test + 2}: the puzzle is equivalent to the training puzzle at {train}, line "
+            f"{test}, line {in_test + 2}: the puzzle is equivalent to the training puzzle in {train}, line "
             f"{in_train + 2}{more}; remove them from one of the two files, or set data.allow_leakage: true"
         )
 
 
-def _hold_out(table: Table, augment: AugmentParams, train: Path, count: int) -> npt.NDArray[np.bool_]:
-    """Which training groups are held out for validation, bool [count]; puzzles that are the same stay together."""
-    wanted = augment.validation_groups
-    if wanted == 0:
+def _validation_groups(dataset: CsvDataset, augment: AugmentParams, train: Path, count: int) -> npt.NDArray[np.bool_]:
+    """The training groups held out for validation, bool [count]; equivalent puzzles stay in one split."""
+    num_groups = augment.validation_groups
+    if num_groups == 0:
         return np.zeros(count, np.bool_)
-    if wanted >= count:
-        raise UserError(f"augment.validation_groups must leave a training group: at most {count - 1}. Got {wanted}")
-    which = np.arange(count)
-    if table.equivalence is not None:
-        which = classes(table.equivalence, partial(_questions, train, table.layout))
-    return hold_out(which, wanted, augment.seed)
+    if num_groups >= count:
+        raise UserError(
+            f"augment.validation_groups must be below {count}, the number of training groups. Got {num_groups}"
+        )
+    classes = np.arange(count)
+    if dataset.equivalence is not None:
+        classes = equivalence_classes(dataset.equivalence, partial(_questions, train, dataset.layout))
+    return hold_out(classes, num_groups, augment.seed)
 
 
-def hold_out(which: Rows, wanted: int, seed: int) -> npt.NDArray[np.bool_]:
-    """Draw whole classes until `wanted` groups are held out: bool [N] for the classes `which` of N groups, int64 [N].
+def hold_out(classes: Rows, num_groups: int, seed: int) -> npt.NDArray[np.bool_]:
+    """Draw equivalence classes until `num_groups` groups are held out.
 
-    Raises `UserError` where the classes' sizes do not add up to it.
+    classes: int64 [N], the equivalence class of each group. Returns bool [N]. Raises `UserError` if the drawn classes
+    do not add up to `num_groups` groups.
     """
-    names, sizes = np.unique(which, return_counts=True)
+    names, sizes = np.unique(classes, return_counts=True)
     held: list[int] = []
     rng = np.random.default_rng(np.random.SeedSequence(seed))
-    left = wanted
+    remaining = num_groups
     for index in rng.permutation(len(names)):
-        if sizes[index] <= left:
+        if sizes[index] <= remaining:
             held.append(int(names[index]))
-            left -= int(sizes[index])
-    if left:
+            remaining -= int(sizes[index])
+    if remaining:
         raise UserError(
-            f"augment.validation_groups: {wanted} groups cannot be held out, because equivalent training puzzles stay "
-            f"together; ask for {wanted - left}, or set data.allow_leakage: true"
+            f"augment.validation_groups: {num_groups} groups cannot be held out because equivalent puzzles stay in one "
+            f"split; set it to {num_groups - remaining}, or set data.allow_leakage: true"
         )
-    return np.isin(which, held)
+    return np.isin(classes, held)
 
 
 def _blocks(
-    table: Table, path: Path, groups: Rows, num_aug: int, seed: int, names: tuple[str, ...]
+    dataset: CsvDataset, path: Path, groups: Rows, num_aug: int, seed: int, names: tuple[str, ...]
 ) -> Iterator[Callable[[], Split]]:
-    """The calls that make the examples of these rows of a file, about `BLOCK` at a time."""
-    step = max(BLOCK // (1 + num_aug), 1)
+    """Functions that generate the examples of these rows of a file, about `BLOCK_SIZE` per function."""
+    step = max(BLOCK_SIZE // (1 + num_aug), 1)
     codes = {name: code for code, name in enumerate(names)}
     start, first_puzzle = 0, 0
-    for part in read_puzzles(path, table.layout):
-        inside = groups[np.searchsorted(groups, start) : np.searchsorted(groups, start + len(part))]
-        for at in range(0, len(inside), step):
-            rows = inside[at : at + step]
-            yield partial(_block, table, part.select(rows - start), rows, first_puzzle, num_aug, seed, names, codes)
+    for part in read_puzzles(path, dataset.layout):
+        selected = groups[np.searchsorted(groups, start) : np.searchsorted(groups, start + len(part))]
+        for offset in range(0, len(selected), step):
+            rows = selected[offset : offset + step]
+            yield partial(_block, dataset, part.select(rows - start), rows, first_puzzle, num_aug, seed, names, codes)
             first_puzzle += len(rows) * (1 + num_aug)
         start += len(part)
 
 
 def _block(
-    table: Table,
+    dataset: CsvDataset,
     puzzles: Puzzles,
     groups: Rows,
     first_puzzle: int,
@@ -207,15 +217,15 @@ def _block(
     names: tuple[str, ...],
     codes: Mapping[str, int],
 ) -> Split:
-    versions = 1 + num_aug
-    inputs, labels = table.augment(puzzles, groups, num_aug, seed)
+    copies = 1 + num_aug
+    inputs, labels = dataset.augment(puzzles, groups, num_aug, seed)
     return Split(
         inputs=inputs,
         labels=labels,
-        groups=np.repeat(groups, versions).astype(np.int32),
+        groups=np.repeat(groups, copies).astype(np.int32),
         puzzles=np.arange(first_puzzle, first_puzzle + len(inputs), dtype=np.int32),
         identifiers=np.zeros(len(inputs), dtype=np.int32),
-        source_codes=np.repeat([codes[source] for source in puzzles.sources], versions).astype(np.int32),
+        source_codes=np.repeat([codes[source] for source in puzzles.sources], copies).astype(np.int32),
         source_names=names,
-        ratings=np.repeat(puzzles.ratings, versions),
+        ratings=np.repeat(puzzles.ratings, copies),
     )

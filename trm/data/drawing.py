@@ -1,4 +1,4 @@
-"""How the puzzles of a dataset are displayed: in the terminal, in pictures and in the HTML report."""
+"""Display of the puzzles of a dataset in the terminal, in figures and in the HTML report."""
 
 from dataclasses import dataclass
 
@@ -58,5 +58,5 @@ class Drawing:
 
 
 def plain_drawing(meta: DatasetMeta) -> Drawing:
-    """The display of a dataset without a drawing of its own: the symbols of its vocabulary."""
+    """The default display: the symbols of the vocabulary, without colors."""
     return Drawing(title=meta.name.capitalize(), symbols=list(meta.vocabulary[1:]))

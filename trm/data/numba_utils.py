@@ -1,7 +1,8 @@
-"""What the functions compiled with numba share.
+"""The numba decorator of this project, and random numbers for compiled functions.
 
-Numba keeps machine code from one process to the next and notices a change of the file that a function stands in, not
-of what it imports. Only this file is imported so, and so its digest names the folder where the code is kept.
+Numba caches machine code on disk and recompiles when the source file of a function changes, but not when an imported
+compiled function changes. This file is the only one whose compiled functions are imported elsewhere, so its digest is
+part of the cache path.
 """
 
 import os
@@ -14,21 +15,24 @@ import numpy as np
 
 from trm.utils.paths import cache_folder, file_digest
 
-CODE_FOLDER = os.environ.get("NUMBA_CACHE_DIR") or str(cache_folder() / "numba" / file_digest(Path(__file__))[:16])
-numba.config.CACHE_DIR = CODE_FOLDER  # pyright: ignore[reportPrivateImportUsage, reportAttributeAccessIssue]
+MACHINE_CODE_FOLDER = os.environ.get("NUMBA_CACHE_DIR") or str(
+    cache_folder() / "numba" / file_digest(Path(__file__))[:16]
+)
+"""Cache folder of the machine code; see `NUMBA_CACHE_DIR` in the numba docs."""
+numba.config.CACHE_DIR = MACHINE_CODE_FOLDER  # pyright: ignore[reportPrivateImportUsage, reportAttributeAccessIssue]
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile with numba, without holding the interpreter, and keep the machine code for the next process."""
+def njit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`numba.njit` without the GIL, with machine code cached on disk if a cache folder is writable."""
     try:
         return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # no folder for the cache can be written (a read-only install without a home): compile anew
+    except RuntimeError:  # no writable cache folder: compile in every process
         return numba.njit(nogil=True)(function)
 
 
-@compiled
-def random_below(state, limit):  # noqa: ANN001, ANN201  (compiled: numba infers the types)
-    """A number in 0 .. limit - 1 from splitmix64; `state` uint64 [1] moves on."""
+@njit
+def random_below(state, limit):  # noqa: ANN001, ANN201  (numba infers the types)
+    """A uniform integer in [0, limit) from splitmix64; advances `state`, uint64 [1]."""
     state[0] += np.uint64(0x9E3779B97F4A7C15)
     x = state[0]
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -37,14 +41,14 @@ def random_below(state, limit):  # noqa: ANN001, ANN201  (compiled: numba infers
     return np.int64((x >> np.uint64(32)) * np.uint64(limit) >> np.uint64(32))
 
 
-@compiled
+@njit
 def shuffle(values, state):  # noqa: ANN001, ANN201
-    """Permute `values` [n] in place, each order as likely as any other."""
+    """Permute `values` [n] in place, uniformly at random."""
     for last in range(len(values) - 1, 0, -1):
         other = random_below(state, last + 1)
         values[last], values[other] = values[other], values[last]
 
 
 def random_state(*seeds: int) -> np.ndarray:
-    """A state for `random_below`, uint64 [1], from any numbers that name what it is for."""
+    """Initial state for `random_below`, uint64 [1], derived from the seeds by `numpy.random.SeedSequence`."""
     return np.random.SeedSequence(seeds).generate_state(1, np.uint64)

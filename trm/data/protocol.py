@@ -13,8 +13,7 @@ from trm.config.dataset_meta import DatasetMeta
 from trm.data.parquet import Split
 
 Grid = npt.NDArray[np.uint8]
-"""A grid of cells without padding, uint8 [h, w]. Each dataset defines how cells map to tokens; mostly cell = token - 1.
-"""
+"""Cells without padding, uint8 [h, w]. Each dataset defines the mapping to tokens, usually cell = token - 1."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Dataset(Protocol):
     Settings: type[DataSection]
     """Section `data` of `params.yaml` for this dataset."""
     FILLS_CANVAS: bool
-    """True if every puzzle has the size of the canvas; otherwise smaller ones lie in its upper left corner."""
+    """True if every puzzle has the size of the canvas; otherwise smaller ones are in its upper left corner."""
     FIRST_CELL_TOKEN: int
     """Tokens from this one on are cells; the lower ones are padding and, in ARC, the border of the grid."""
 

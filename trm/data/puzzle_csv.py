@@ -1,4 +1,4 @@
-"""CSV files of puzzles, columns source,question,answer,rating: streamed with every row checked, written to the byte."""
+"""CSV files of puzzles with the columns source, question, answer and rating: streamed, with every row checked."""
 
 import csv
 import re
@@ -16,23 +16,27 @@ import pyarrow.csv as pa_csv
 from trm.utils.errors import DataError
 
 COLUMNS = ("source", "question", "answer", "rating")
-_AGAIN = "fetch or write the file again"
-_BAD_ROW = re.compile(r"Row #(\d+): Expected (\d+) columns, got (\d+)")
-"""What pyarrow says of a row that it cannot split."""
+_REMEDY = "download or write the file again"
+_COLUMNS_ERROR = re.compile(r"Row #(\d+): Expected (\d+) columns, got (\d+)")
+"""Error message of pyarrow for a row with a wrong number of columns."""
 BATCH_BYTES = 4 << 20
-"""Bytes of a file that are read at a time."""
+"""Bytes read at a time."""
 Tokens = npt.NDArray[np.uint8]
-Bad = npt.NDArray[np.bool_]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Puzzles:
-    """N puzzles: `questions` and `answers` uint8 [N, L] of tokens, N `sources`, `ratings` int32 [N]."""
+    """N puzzles."""
 
     questions: Tokens
+    """Tokens, uint8 [N, L]."""
     answers: Tokens
+    """Tokens, uint8 [N, L]."""
     sources: list[str]
+    """Origins, N strings."""
     ratings: npt.NDArray[np.int32]
+    """Difficulties, int32 [N]."""
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -45,25 +49,28 @@ class Puzzles:
 
 @dataclass(frozen=True)
 class Layout:
-    """How the puzzles of one kind and size are written."""
+    """Notation and rules of the puzzles of one dataset and size."""
 
     length: int
     """Characters of a question and of an answer (L)."""
     setting: str
-    """What decides on the length, for a message: `data.size is 9`."""
+    """The setting that determines the length, for error messages: `data.size is 9`."""
     question: Mapping[str, int]
-    """The characters of a question and their tokens; the first one for a token is the one that is written."""
+    """Character -> token of questions; of several characters for a token, the first one is written."""
     answer: Mapping[str, int]
+    """Character -> token of answers."""
     allowed: tuple[str, str]
-    """The same in words, for a message: of the question and of the answer."""
-    check: Callable[[Tokens, Tokens], Iterable[tuple[Bad, str, str]]]
-    """The rules: for questions and answers, both uint8 [N, L], (broken bool [N], what is wrong, remedy) for each."""
+    """Descriptions of the characters of questions and of answers, for error messages."""
+    check: Callable[[Tokens, Tokens], Iterable[tuple[Mask, str, str]]]
+    """The rules: maps questions and answers, both uint8 [N, L], to (violations bool [N], problem, remedy) for each
+    rule.
+    """
     rate: Callable[[Tokens, Tokens], npt.NDArray[np.int32]] | None = None
-    """Where the puzzles themselves tell how hard they are: their ratings int32 [N], whatever the file says."""
+    """Computes the ratings, int32 [N], from questions and answers; None: ratings are read from the file."""
 
 
-def join(parts: Iterable[Puzzles]) -> Puzzles:
-    """All the parts as one."""
+def concatenate(parts: Iterable[Puzzles]) -> Puzzles:
+    """Concatenate puzzles."""
     parts = list(parts)
     return Puzzles(
         np.concatenate([part.questions for part in parts]),
@@ -74,29 +81,28 @@ def join(parts: Iterable[Puzzles]) -> Puzzles:
 
 
 def read_puzzles(path: str | Path, layout: Layout) -> Iterator[Puzzles]:
-    """The puzzles of a CSV in parts, every row checked; columns beyond the four are ignored.
+    """Yield the puzzles of a CSV in parts, with every row checked; further columns are ignored.
 
-    Raises `DataError` with file, line and remedy: no such file, a missing column, a cut-off or over-long row, invalid
-    UTF-8, a wrong length or character, a broken rule, a rating that is no 32-bit integer.
+    Raises `DataError` with file, line and remedy: missing file or column, wrong number of columns, invalid UTF-8, wrong
+    length or character, violated rule, a rating that is not a 32-bit integer.
     """
     path = Path(path)
     reader = _Reader(path, layout)
     try:
         with path.open("rb") as file:
             reader.check_header(file.readline(1 << 20))
-        with pa.OSFile(str(path)) as file:  # not by name: pyarrow would unpack a file called .gz
+        with pa.OSFile(str(path)) as file:  # a path would be decompressed if it ends in .gz
             yield from reader.read(file)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; check the path, or fetch the puzzles first") from None
     except pa.ArrowInvalid as error:
         raise reader.explain(error) from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error}); {_AGAIN}") from None
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}); {_REMEDY}") from None
 
 
 def write_puzzles(path: str | Path, parts: Iterable[Puzzles], layout: Layout) -> int:
-    """Write the CSV: header, then one row a puzzle, lines ending in LF; return the number of rows. Same puzzles, same
-    bytes."""
+    """Write a CSV with LF line ends and return the number of rows. Equal puzzles give equal bytes."""
     question, answer = _characters(layout.question), _characters(layout.answer)
     rows = 0
     with Path(path).open("w", encoding="utf-8", newline="") as file:
@@ -121,7 +127,7 @@ def _text(characters: Tokens) -> list[str]:
 
 
 class _Reader:
-    """Reads one file part by part and knows the line that each row came from."""
+    """Reads a file in parts and maps rows to line numbers."""
 
     def __init__(self, path: Path, layout: Layout) -> None:
         self.path, self.layout = path, layout
@@ -133,22 +139,22 @@ class _Reader:
 
     def check_header(self, header: bytes) -> None:
         if not header:
-            raise self.error(None, "the file is empty", _AGAIN)
+            raise self.error(None, "the file is empty", _REMEDY)
         try:
             names = next(csv.reader([header.decode("utf-8-sig").rstrip("\r\n")]))
         except (UnicodeDecodeError, csv.Error, StopIteration):
-            raise self.error(1, "the header is not text in UTF-8", _AGAIN) from None
+            raise self.error(1, "the header is not valid UTF-8", _REMEDY) from None
         for name in COLUMNS:
             if names.count(name) != 1:
-                problem = f"column {name} is {'there twice' if name in names else 'missing'}"
-                raise self.error(1, problem, f"the header must name {','.join(COLUMNS)}")
+                problem = f"column {name} {'occurs twice' if name in names else 'is missing'}"
+                raise self.error(1, problem, f"the header must contain {','.join(COLUMNS)}")
 
     def read(self, file: pa.NativeFile) -> Iterator[Puzzles]:
-        # No handler for bad rows: it would be a Python object in pyarrow's hands, and a thread of pyarrow that lets go
-        # of it while the interpreter ends aborts the process.
+        # No handler for invalid rows: pyarrow would hold a Python object, and aborts the process if one of its threads
+        # releases the object while the interpreter exits.
         table = pa_csv.open_csv(
             file,
-            # One thread: only then does pyarrow know the number of a row it cannot split.
+            # pyarrow reports the number of an invalid row only if it reads with one thread.
             read_options=pa_csv.ReadOptions(use_threads=False, block_size=BATCH_BYTES),
             parse_options=pa_csv.ParseOptions(ignore_empty_lines=False),
             convert_options=pa_csv.ConvertOptions(
@@ -163,53 +169,53 @@ class _Reader:
             if len(part):
                 yield part
         if not self.rows_read:
-            raise self.error(None, "the file holds no puzzles", _AGAIN)
+            raise self.error(None, "the file contains no puzzles", _REMEDY)
 
     def explain(self, error: pa.ArrowInvalid) -> DataError:
-        bad_row = _BAD_ROW.search(str(error))
+        bad_row = _COLUMNS_ERROR.search(str(error))
         if bad_row is None:
-            return self.error(None, f"not a readable CSV ({str(error).splitlines()[0]})", _AGAIN)
+            return self.error(None, f"not a valid CSV ({str(error).splitlines()[0]})", _REMEDY)
         number, expected, actual = bad_row.groups()
         problem = f"expected {expected} columns. Got {actual}"
-        return self.error(int(number), problem, f"the row may be cut off: {_AGAIN}")
+        return self.error(int(number), problem, f"the row may be cut off: {_REMEDY}")
 
     def check(self, batch: pa.RecordBatch) -> Puzzles:
         layout = self.layout
         sources = self.sources(batch.column("source"))
         questions = self.tokens(batch.column("question"), "question", layout.question, layout.allowed[0])
         answers = self.tokens(batch.column("answer"), "answer", layout.answer, layout.allowed[1])
-        for wrong, problem, remedy in layout.check(questions, answers):
-            self.refuse(wrong, problem, remedy)
+        for invalid, problem, remedy in layout.check(questions, answers):
+            self.raise_if_any(invalid, problem, remedy)
         ratings = layout.rate(questions, answers) if layout.rate else self.ratings(batch.column("rating"))
         return Puzzles(questions, answers, sources, ratings)
 
-    def refuse(self, wrong: Bad, problem: str, remedy: str = "correct or remove the row") -> None:
-        if wrong.any():
-            raise self.error(self.line(int(wrong.argmax())), problem, remedy)
+    def raise_if_any(self, invalid: Mask, problem: str, remedy: str = "correct or remove the row") -> None:
+        if invalid.any():
+            raise self.error(self.line(int(invalid.argmax())), problem, remedy)
 
     def line(self, row: int) -> int:
-        return self.rows_read + row + 2  # lines count from 1, and the header is line 1
+        return self.rows_read + row + 2  # line 1 is the header
 
-    def tokens(self, column: pa.Array, name: str, of: Mapping[str, int], allowed: str) -> Tokens:
+    def tokens(self, column: pa.Array, name: str, alphabet: Mapping[str, int], allowed: str) -> Tokens:
         length = self.layout.length
         lengths = np.asarray(pc.call_function("binary_length", [column]))
-        wrong = lengths != length
-        if wrong.any():
-            row = int(wrong.argmax())
+        invalid = lengths != length
+        if invalid.any():
+            row = int(invalid.argmax())
             if lengths[row] == 0:
-                raise self.error(self.line(row), f"the line is empty or has no {name}", "complete or remove it")
+                raise self.error(self.line(row), f"the line is empty or has no {name}", "complete or remove the line")
             problem = f"{name} must have {length} characters ({self.layout.setting}). Got {lengths[row]}"
             raise self.error(self.line(row), problem, f"correct the row or {self.layout.setting.partition(' ')[0]}")
         start = np.frombuffer(column.buffers()[1], dtype=np.int32)[column.offset]
         text = np.frombuffer(column.buffers()[2], dtype=np.uint8, count=len(column) * length, offset=start)
         table = np.full(256, 255, np.uint8)
-        table[[ord(character) for character in of]] = list(of.values())
+        table[[ord(character) for character in alphabet]] = list(alphabet.values())
         tokens = table[text]
-        bad = tokens == 255
-        if bad.any():
-            at = int(bad.argmax())
-            problem = f"{name} holds {chr(text[at])!r} at cell {at % length + 1}; allowed: {allowed}"
-            raise self.error(self.line(at // length), problem, "correct the row")
+        invalid = tokens == 255
+        if invalid.any():
+            position = int(invalid.argmax())
+            problem = f"{name} contains {chr(text[position])!r} at cell {position % length + 1}; allowed: {allowed}"
+            raise self.error(self.line(position // length), problem, "correct the row")
         return tokens.reshape(-1, length)
 
     def sources(self, column: pa.Array) -> list[str]:
@@ -219,7 +225,7 @@ class _Reader:
             try:
                 names.append(name.decode("utf-8"))
             except UnicodeDecodeError:
-                self.refuse(np.asarray(encoded.indices) == code, "source is not text in UTF-8")
+                self.raise_if_any(np.asarray(encoded.indices) == code, "source is not valid UTF-8")
         return [names[code] for code in encoded.indices.to_pylist()]
 
     def ratings(self, column: pa.Array) -> npt.NDArray[np.int32]:
@@ -228,5 +234,5 @@ class _Reader:
         texts = pc.call_function("if_else", [integer, column, pa.scalar(b"0")])
         values = np.asarray(texts.cast(pa.string()).cast(pa.int64()))
         outside = (values < -(2**31)) | (values >= 2**31)
-        self.refuse(~np.asarray(integer) | outside, "rating is not a 32-bit integer")
+        self.raise_if_any(~np.asarray(integer) | outside, "rating is not a 32-bit integer")
         return values.astype(np.int32)

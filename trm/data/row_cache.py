@@ -1,8 +1,8 @@
-"""Examples too many for memory: decoded once into one file of rows, of which a batch reads just the rows it needs.
+"""Random access to splits that do not fit into memory: decoded once into a file of fixed-size rows.
 
-The file lies in `$TRM_CACHE_DIR/rows` (default: the user's cache folder) under the sha256 of what was decoded. Reading
-rows, and not mapping the file, keeps the process's memory what it was; the system keeps in its cache what is asked
-often.
+The file is `$TRM_CACHE_DIR/rows/<SHA-256 of the source>.rows` (default: the user's cache folder). Rows are read with
+`pread`, not mapped into memory: the resident memory of the process stays small, and the page cache of the system holds
+frequently used rows.
 """
 
 import os
@@ -20,14 +20,14 @@ from trm.utils.errors import UserError
 from trm.utils.paths import cache_folder, file_digest, is_disk_full
 from trm.utils.progress import progress
 
-UNUSED_DAYS = 30
-"""Files that nobody opened for so long are deleted when a new one is made."""
+MAX_UNUSED_DAYS = 30
+"""Age after the last use at which cache files are deleted, when a new one is written."""
 
 
-class StoredRows:
-    """Rows of `length` bytes in a file, `stride` bytes apart: read like an array uint8 [N, length].
+class CachedRows:
+    """N rows of `length` bytes in a file, `stride` bytes apart, indexed like an array uint8 [N, length].
 
-    `open_file` gives the file's descriptor; it is called when the first row is asked for.
+    `open_file` returns the file descriptor; it is called when the first row is read.
     """
 
     def __init__(self, open_file: Callable[[], int], count: int, length: int, stride: int, start: int) -> None:
@@ -38,26 +38,30 @@ class StoredRows:
         return self._count
 
     def __getitem__(self, rows: slice | npt.NDArray[np.integer] | int) -> npt.NDArray[np.uint8]:
-        """The rows that an index, a slice or indices [k] name, read now: uint8 [length] or [k, length]."""
+        """Read rows: uint8 [length] for an integer, uint8 [k, length] for a slice or k indices.
+
+        Raises `IndexError` for indices outside [-N, N).
+        """
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(self._count))
         if isinstance(rows, int | np.integer):
             return self[np.array([rows])][0]
         if rows.size and not (-self._count <= rows.min() and rows.max() < self._count):
             raise IndexError(f"rows must be below {self._count}. Got {rows.min()}..{rows.max()}")
-        places = self._start + self._stride * np.where(rows < 0, rows + self._count, rows).astype(np.int64)
+        offsets = self._start + self._stride * np.where(rows < 0, rows + self._count, rows).astype(np.int64)
         file, length, read = self._open_file(), self._length, os.pread
-        joined = b"".join([read(file, length, place) for place in places.tolist()])
-        return np.frombuffer(joined, np.uint8).reshape(len(rows), length)
+        data = b"".join([read(file, length, offset) for offset in offsets.tolist()])
+        return np.frombuffer(data, np.uint8).reshape(len(rows), length)
 
 
-Decoded = Iterable[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]
+DecodedBlocks = Iterable[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]
+"""Blocks of (inputs, labels), uint8 [n, length] each."""
 
 
-class _File:
-    """The file of rows: made, if it must be, and opened at the first call; closed when nobody has it any more."""
+class _CacheFile:
+    """The cache file: written if necessary and opened at the first call, closed when garbage-collected."""
 
-    def __init__(self, source: Path, count: int, length: int, decode: Callable[[], Decoded]) -> None:
+    def __init__(self, source: Path, count: int, length: int, decode: Callable[[], DecodedBlocks]) -> None:
         self.source, self.count, self.length, self.decode = source, count, length, decode
         self.descriptor: int | None = None
 
@@ -79,37 +83,39 @@ class _File:
                 os.utime(path)
         except OSError as error:
             problem = "the disk is full" if is_disk_full(error) else f"cannot be written ({error.strerror})"
-            raise UserError(f"{error.filename or folder}: {problem}; mend it or set TRM_CACHE_DIR") from None
+            raise UserError(f"{error.filename or folder}: {problem}; free space, or set TRM_CACHE_DIR") from None
         return path
 
 
-def stored_rows(source: Path, count: int, length: int, decode: Callable[[], Decoded]) -> tuple[StoredRows, StoredRows]:
-    """Inputs and labels, each like uint8 [count, length], of the file `source`.
+def cached_rows(
+    source: Path, count: int, length: int, decode: Callable[[], DecodedBlocks]
+) -> tuple[CachedRows, CachedRows]:
+    """Inputs and labels of the file `source`, each indexed like uint8 [count, length].
 
-    `decode` gives them in parts; it is called when the first row is asked for, unless they are stored already. Raises
-    `UserError`, then, where the disk is full.
+    `decode` yields them in blocks; it is called when the first row is read and no cache file exists. That read raises
+    `UserError` if the cache folder cannot be written.
     """
-    file = _File(source, count, length, decode)
-    return StoredRows(file, count, length, 2 * length, 0), StoredRows(file, count, length, 2 * length, length)
+    file = _CacheFile(source, count, length, decode)
+    return CachedRows(file, count, length, 2 * length, 0), CachedRows(file, count, length, 2 * length, length)
 
 
-def _decode(path: Path, count: int, decoded: Decoded) -> None:
-    beside = path.with_suffix(".partial")
+def _decode(path: Path, count: int, decoded: DecodedBlocks) -> None:
+    temporary = path.with_suffix(".partial")
     try:
-        with beside.open("wb") as file, progress("decode", count) as shown:
+        with temporary.open("wb") as file, progress("decode", count) as bar:
             for inputs, labels in decoded:
                 file.write(np.stack([inputs, labels], axis=1).tobytes())
-                shown.advance(len(inputs))
+                bar.advance(len(inputs))
             file.flush()
-            os.fsync(file.fileno())  # the name must not reach the disk before the rows
-        beside.replace(path)
+            os.fsync(file.fileno())  # the rows must reach the disk before the final name
+        temporary.replace(path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
 def _delete_unused(folder: Path) -> None:
-    for file in folder.iterdir():
-        with suppress(FileNotFoundError):  # another process may be tidying up, too
-            if time.time() - file.stat().st_mtime > UNUSED_DAYS * 86400:
-                file.unlink()
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):  # another process may delete the same file
+            if time.time() - path.stat().st_mtime > MAX_UNUSED_DAYS * 86400:
+                path.unlink()

@@ -1,4 +1,4 @@
-"""Where raw files come from: this machine, an http(s) address, or a data set on Hugging Face; all checked by sha256."""
+"""Sources of raw files: local paths, http(s) URLs and Hugging Face datasets, verified by SHA-256."""
 
 import os
 import shutil
@@ -12,97 +12,108 @@ from trm.utils.errors import UserError
 from trm.utils.paths import file_digest
 
 Url = Annotated[str, Field(pattern=r"^https?://")]
-TableSplit = Literal["train", "test"]
-SPLITS: tuple[TableSplit, TableSplit] = ("train", "test")
+SplitName = Literal["train", "test"]
+SPLITS: tuple[SplitName, SplitName] = ("train", "test")
 
 
-class TableSource(Section):
-    """A file for training and one for testing, and which of their rows to take."""
+class CsvSource(Section):
+    """A training file and a test file in CSV, and filters of their rows."""
 
     train: str
+    """Path, URL or file name of the training puzzles."""
     test: str
+    """Path, URL or file name of the test puzzles."""
     train_sha256: Sha256 | None
+    """Expected SHA-256 of the training file; null: not verified."""
     test_sha256: Sha256 | None
+    """Expected SHA-256 of the test file; null: not verified."""
     min_rating: int | None
-    """Rows of a lesser rating are left out, of both files; null: none is."""
+    """Drop rows with a lower rating from both files; null: keep all."""
     subsample: Positive | None
-    """So many rows of the training file, drawn by `seed`; null: all of them."""
+    """Number of training rows, drawn with `seed`; null: all of them."""
     seed: Natural
+    """Seed of the subsample."""
 
 
-class PathSource(TableSource):
-    """CSV files on this machine, columns source,question,answer,rating."""
+class PathSource(CsvSource):
+    """Local CSV files with the columns source, question, answer and rating."""
 
     on_this_machine = True
 
     type: Literal["path"]
+    """Local files."""
 
 
-class UrlSource(TableSource):
-    """The same CSV files behind http(s) addresses; a download that breaks off is taken up again."""
+class UrlSource(CsvSource):
+    """CSV files at http(s) URLs; interrupted downloads resume."""
 
     type: Literal["url"]
+    """Download over http(s)."""
     train: Url
+    """URL of the training puzzles."""
     test: Url
+    """URL of the test puzzles."""
 
 
-class HuggingFaceSource(TableSource):
-    """The same CSV files in a data set on Hugging Face; huggingface_hub brings them and keeps them in its cache."""
+class HuggingFaceSource(CsvSource):
+    """CSV files of a dataset on the Hugging Face Hub, cached by huggingface_hub."""
 
     type: Literal["huggingface"]
+    """Download from the Hugging Face Hub."""
     repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+    """Dataset repository, as owner/name."""
     revision: str
-    """A branch, a tag or, to be sure of the bytes, a commit."""
+    """Branch, tag or commit; only a commit is immutable."""
 
 
 FileSource = PathSource | UrlSource | HuggingFaceSource
 
 
-def bring(source: FileSource, split: TableSplit, target: Path) -> None:
-    """Put the source's file of `split` at `target` and check its sha256. Raises `UserError` or `DataError`."""
-    place, sha256 = getattr(source, split), getattr(source, f"{split}_sha256")
+def copy_source(source: FileSource, split: SplitName, target: Path) -> None:
+    """Copy the source's file of `split` to `target` and verify its SHA-256. Raises `UserError` or `DataError`."""
+    location, sha256 = getattr(source, split), getattr(source, f"{split}_sha256")
     if isinstance(source, UrlSource):
-        download_url(place, target, sha256)
+        download_file(location, target, sha256)
     elif isinstance(source, HuggingFaceSource):
-        copy_checked(_from_hugging_face(source, split), target, sha256, f"data.source.{split}")
+        copy_verified(_from_hugging_face(source, split), target, sha256, f"data.source.{split}")
     else:
-        copy_checked(existing(place, f"data.source.{split}"), target, sha256, f"data.source.{split}")
+        copy_verified(readable_file(location, f"data.source.{split}"), target, sha256, f"data.source.{split}")
 
 
-def known_digests(source: FileSource) -> dict[str, str]:
-    """The sha256 known before anything runs: of the files of a `path` source, else those that the settings give."""
+def source_digests(source: FileSource) -> dict[str, str]:
+    """The SHA-256 of the source files known before `fetch`: computed for local files, else those in the settings."""
     if isinstance(source, PathSource):
-        return {f"{s}_sha256": file_digest(existing(getattr(source, s), f"data.source.{s}")) for s in SPLITS}
-    given = {f"{split}_sha256": getattr(source, f"{split}_sha256") for split in SPLITS}
-    return {key: digest for key, digest in given.items() if digest is not None}
+        return {f"{s}_sha256": file_digest(readable_file(getattr(source, s), f"data.source.{s}")) for s in SPLITS}
+    digests = {f"{split}_sha256": getattr(source, f"{split}_sha256") for split in SPLITS}
+    return {key: digest for key, digest in digests.items() if digest is not None}
 
 
-def download_url(url: str, target: Path, sha256: str | None) -> None:
-    """Download `url` to `target`."""
+def download_file(url: str, target: Path, sha256: str | None) -> None:
+    """Download `url` to `target`; see `trm.data.download.download`."""
     from trm.data.download import download
 
     download(url, target, sha256)
 
 
-def existing(place: str, key: str) -> Path:
-    """The file `place`. Raises `UserError`, naming the setting `key`, where it cannot be read."""
-    path = Path(place)
+def readable_file(location: str, key: str) -> Path:
+    """`location` as a path. Raises `UserError`, naming the setting `key`, if it is not a readable file."""
+    path = Path(location)
     if not path.is_file() or not os.access(path, os.R_OK):
-        raise UserError(f"{key}: {path} is not a file that can be read; correct the path")
+        raise UserError(f"{key}: {path} is not a readable file; correct the path")
     return path
 
 
-def copy_checked(path: Path, target: Path, sha256: str | None, key: str) -> None:
-    """Copy `path` to `target`. Raises `UserError`, naming the setting `key`, where its sha256 is another."""
+def copy_verified(path: Path, target: Path, sha256: str | None, key: str) -> None:
+    """Copy `path` to `target`. Raises `UserError`, naming the setting `key`, if its SHA-256 is not `sha256`."""
     shutil.copyfile(path, target)
-    seen = file_digest(target)
-    if sha256 is not None and seen != sha256:
+    actual = file_digest(target)
+    if sha256 is not None and actual != sha256:
         target.unlink()
-        raise UserError(f"{key}_sha256: expected {sha256}. {path} has {seen}; correct the file or the sha256")
+        raise UserError(f"{key}_sha256: expected {sha256}. {path} has {actual}; correct the file or the sha256")
 
 
-def _from_hugging_face(source: HuggingFaceSource, split: TableSplit) -> Path:
-    """The file in huggingface_hub's cache, brought there where it is not there yet."""
+def _from_hugging_face(source: HuggingFaceSource, split: SplitName) -> Path:
+    """The file in the cache of huggingface_hub, downloaded if necessary."""
     import httpx
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
@@ -114,16 +125,18 @@ def _from_hugging_face(source: HuggingFaceSource, split: TableSplit) -> Path:
     from huggingface_hub.utils import logging
 
     name = getattr(source, split)
-    logging.set_verbosity_error()  # what goes wrong in the end is said once, by us
+    logging.set_verbosity_error()  # errors are reported below, once
     where = f"data.source: {name} of {source.repo} at {source.revision}"
     try:
         return Path(hf_hub_download(source.repo, name, repo_type="dataset", revision=source.revision))
     except (RepositoryNotFoundError, HFValidationError):
-        raise UserError(f"{where}: no such data set, or one that wants a login (HF_TOKEN); correct repo") from None
+        raise UserError(f"{where}: no such dataset, or a login is required (HF_TOKEN); correct repo") from None
     except (LocalEntryNotFoundError, httpx.TransportError, RuntimeError) as error:
-        # RuntimeError: after a refused connection huggingface_hub 1.16 tries again with the client that it has closed.
+        # RuntimeError: after a refused connection huggingface_hub 1.16 retries with a closed client.
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{where}: Hugging Face cannot be reached ({reason}); try again, or use type: path") from None
+        raise UserError(
+            f"{where}: Hugging Face cannot be reached ({reason}); check the network, or set type: path"
+        ) from None
     except HfHubHTTPError as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{where}: refused ({reason}); correct repo, revision or file") from None
+        raise UserError(f"{where}: request rejected ({reason}); correct repo, revision or file") from None

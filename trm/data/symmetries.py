@@ -1,4 +1,4 @@
-"""The eight symmetries of a grid, numbered as in the names of ARC puzzles."""
+"""The eight symmetries of a square (dihedral group D4), numbered as in the names of ARC puzzles."""
 
 from collections.abc import Callable
 
@@ -8,11 +8,11 @@ import numpy.typing as npt
 Grids = npt.NDArray[np.uint8]
 
 INVERSE = (0, 3, 2, 1, 4, 5, 6, 7)
-"""`INVERSE[s]` undoes symmetry s."""
+"""`INVERSE[s]` is the inverse of symmetry s."""
 KEEP_SHAPE = (0, 2, 4, 5)
-"""The symmetries that leave a rectangle as wide and as high as it is."""
+"""Symmetries that keep height and width."""
 SWAP_SIDES = (1, 3, 6, 7)
-"""Those that make a rectangle as wide as it was high, and as high as it was wide."""
+"""Symmetries that exchange height and width."""
 
 _SYMMETRIES: tuple[Callable[[Grids], Grids], ...] = (
     lambda grids: grids,
@@ -27,11 +27,12 @@ _SYMMETRIES: tuple[Callable[[Grids], Grids], ...] = (
 
 
 def apply_symmetry(grids: Grids, symmetry: int) -> Grids:
-    """Turn or mirror grids uint8 [..., h, w]; the result is contiguous, its sides swapped by `SWAP_SIDES`.
+    """Rotate or reflect grids uint8 [..., h, w]; the result is contiguous, [..., w, h] for `SWAP_SIDES`.
 
-    0 nothing; 1, 2, 3 rotate counter-clockwise by 90, 180, 270 degrees; 4 mirror left-right; 5 mirror up-down;
-    6 transpose; 7 rotate by 90 degrees, then mirror left-right. Raises `ValueError` for any other number.
+    0 identity; 1, 2, 3 rotation by 90, 180, 270 degrees counter-clockwise; 4 left-right reflection; 5 up-down
+    reflection; 6 transposition; 7 rotation by 90 degrees, then left-right reflection. Raises `ValueError` for other
+    numbers.
     """
     if not 0 <= symmetry < len(_SYMMETRIES):
-        raise ValueError(f"a symmetry is a number from 0 to 7. Got {symmetry}")
+        raise ValueError(f"symmetry must be from 0 to 7. Got {symmetry}")
     return np.ascontiguousarray(_SYMMETRIES[symmetry](grids))

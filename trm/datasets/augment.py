@@ -1,4 +1,6 @@
-"""The stage `augment`: raw puzzles to a data set of augmented training puzzles, validation puzzles and test puzzles."""
+"""Stage `augment`: converts raw puzzles to a dataset of augmented training puzzles, validation puzzles and test
+puzzles.
+"""
 
 import os
 from collections import deque
@@ -17,16 +19,16 @@ from trm.utils.errors import UserError
 from trm.utils.paths import file_digest
 from trm.utils.progress import Progress, progress
 
-MOST_WAITING = 4
-"""Blocks that are made ahead of the one that is written: writing takes longer than making."""
+MAX_PENDING_BLOCKS = 4
+"""Blocks generated ahead of the one being written, which limits memory use. Writing is slower than generating."""
 
 
 def augment(data: DataSection, augment: AugmentParams, raw: Path, out: Path, key: str) -> dict[str, object]:
-    """Make the data set `out` (an empty folder) of the files in `raw`; return its counts by split.
+    """Generate the dataset of the raw files in the empty folder `out`; return its counts by split.
 
-    A pure function of its arguments and those files, whatever `TRM_WORKERS` says (the number of threads; default: the
-    processors). Raises `DataError` where a test puzzle is a training puzzle, and `UserError` where too many groups are
-    held out.
+    The result depends only on the arguments and the raw files, not on `TRM_WORKERS` (number of threads; default: number
+    of processors). Raises `DataError` if a test puzzle is equivalent to a training puzzle, and `UserError` if too many
+    groups are held out.
     """
     lineage = {
         "key": key,
@@ -36,49 +38,49 @@ def augment(data: DataSection, augment: AugmentParams, raw: Path, out: Path, key
         "augment": augment.model_dump(mode="json"),
         "libraries": {"numpy": np.__version__, "pyarrow": pa.__version__},
     }
-    workers = _workers()
+    workers = _num_workers()
     return {"splits": write_dataset(get_dataset(data.name).prepare(data, augment, raw), out, lineage, workers)}
 
 
 def write_dataset(
-    prepared: DatasetPlan, out: Path, lineage: dict[str, object], workers: int = 1
+    plan: DatasetPlan, out: Path, lineage: dict[str, object], workers: int = 1
 ) -> dict[str, dict[str, int]]:
-    """Write the splits as planned, the names of the puzzles where they have any, and meta.json; return the counts."""
+    """Write the planned splits, meta.json and, if there are any, the names of the puzzles; return the counts."""
     counts: dict[str, dict[str, int]] = {}
-    for split, plan in prepared.splits.items():
-        with progress(f"augment {split}", plan.examples) as shown:
-            blocks = _shown(_made(plan.blocks, workers), shown)
-            counts[split] = write_split(out / split, blocks, prepared.meta.seq_len, lineage)
-    if prepared.names is not None:
-        write_names(out, prepared.names)
-    write_meta(out, prepared.meta, counts)
+    for split, split_plan in plan.splits.items():
+        with progress(f"augment {split}", split_plan.examples) as bar:
+            blocks = _with_progress(_generate(split_plan.blocks, workers), bar)
+            counts[split] = write_split(out / split, blocks, plan.meta.seq_len, lineage)
+    if plan.names is not None:
+        write_names(out, plan.names)
+    write_meta(out, plan.meta, counts)
     return counts
 
 
-def _made(calls: Iterable[Callable[[], Split]], workers: int) -> Iterator[Split]:
-    """What the calls return, in their order, made by so many threads."""
-    waiting: deque[Future[Split]] = deque()
+def _generate(calls: Iterable[Callable[[], Split]], workers: int) -> Iterator[Split]:
+    """Results of the functions, in order, computed by `workers` threads."""
+    pending: deque[Future[Split]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
             for call in calls:
-                waiting.append(pool.submit(call))
-                if len(waiting) > min(workers, MOST_WAITING):  # never more than these in memory
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                pending.append(pool.submit(call))
+                if len(pending) > min(workers, MAX_PENDING_BLOCKS):  # limits the blocks in memory
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
-            for future in waiting:
+            for future in pending:
                 future.cancel()
 
 
-def _shown(blocks: Iterable[Split], shown: Progress) -> Iterator[Split]:
+def _with_progress(blocks: Iterable[Split], bar: Progress) -> Iterator[Split]:
     for block in blocks:
         yield block
-        shown.advance(len(block))
+        bar.advance(len(block))
 
 
-def _workers() -> int:
-    asked = os.environ.get("TRM_WORKERS") or str(os.cpu_count() or 1)
-    if not asked.isdecimal() or int(asked) == 0:
-        raise UserError(f"TRM_WORKERS must be a number of threads, 1 or more. Got {asked!r}")
-    return int(asked)
+def _num_workers() -> int:
+    value = os.environ.get("TRM_WORKERS") or str(os.cpu_count() or 1)
+    if not value.isdecimal() or int(value) == 0:
+        raise UserError(f"TRM_WORKERS must be a positive number of threads. Got {value!r}")
+    return int(value)

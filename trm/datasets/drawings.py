@@ -1,4 +1,4 @@
-"""Finds the drawing of a dataset: `make_drawing` in `trm/datasets/<name>/drawing.py`, if there is such a module."""
+"""Lookup of drawings: `make_drawing` in the optional module `trm/datasets/<name>/drawing.py`."""
 
 import importlib
 import importlib.util
@@ -9,7 +9,7 @@ from trm.datasets.registry import dataset_names
 
 
 def get_drawing(meta: DatasetMeta) -> Drawing:
-    """The drawing of the dataset, or the plain one."""
+    """The drawing of the dataset `meta.name`; `plain_drawing` if it defines none."""
     module = f"trm.datasets.{meta.name}.drawing"
     if meta.name not in dataset_names() or importlib.util.find_spec(module) is None:
         return plain_drawing(meta)

@@ -1,4 +1,4 @@
-"""The stage `fetch`: the raw puzzles, generated, copied or downloaded, every one of them checked."""
+"""Stage `fetch`: generates, copies or downloads the raw puzzles and checks each of them."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ from trm.datasets.registry import get_dataset
 
 
 def fetch(data: DataSection, out: Path, key: str) -> dict[str, object]:
-    """Write the raw files of the data's kind to `out` (an empty folder); return sha256 and numbers of puzzles.
+    """Write the raw files of the dataset to the empty folder `out`; return their digests and numbers of puzzles.
 
-    Raises `UserError` or `DataError` with key or file, and remedy. `key` is part of every stage's call; the raw files
-    do not depend on it.
+    `key` is part of the signature of all stages and is ignored. Raises `UserError` or `DataError` with the setting or
+    file, and the remedy.
     """
     del key
     return get_dataset(data.name).fetch(data, out)

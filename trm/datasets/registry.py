@@ -1,4 +1,4 @@
-"""Finds the datasets: each subpackage of `trm.datasets` with a module `dataset` is one, under its own name."""
+"""Registry of the datasets: the subpackages of `trm.datasets`, each with a module `dataset`."""
 
 import importlib
 import pkgutil
@@ -34,9 +34,9 @@ def get_dataset(name: str) -> Dataset:
 
 
 def expected_meta(data: DataSection) -> DatasetMeta | None:
-    """The `DatasetMeta` that these settings lead to, or None if it is only known after `fetch`.
+    """The `DatasetMeta` implied by the settings, or None if it is only known after `fetch`.
 
-    Datasets may define `expected_meta(data)`. The number of identifiers may be preliminary: 1.
+    Datasets may define `expected_meta(data)`. Its number of identifiers is 1 if the actual number is not known yet.
     """
     function = getattr(dataset_module(data.name), "expected_meta", None)
     return function(data) if function else None

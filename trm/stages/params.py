@@ -14,6 +14,7 @@ from pydantic import create_model
 from trm.config.base import ABSENT_IS_NULL, Section, SectionT, parse, read_yaml
 from trm.config.overrides import OPTION, apply_overrides
 from trm.config.params import Params
+from trm.config.recipes import changed, recipe_text
 from trm.config.tracking import VARIABLE, TrackingParams
 from trm.datasets.registry import dataset_module
 from trm.utils.errors import ParamsError
@@ -24,7 +25,17 @@ NO_OVERRIDES: Mapping[str, Any] = {}
 def load_params(path: str | Path, overrides: Mapping[str, Any] = NO_OVERRIDES) -> Params:
     """Load and validate a complete `params.yaml`. Raises `ParamsError` with the key, its value and the remedy."""
     values = read_yaml(path, "`trm recipe use sudoku-6x6` writes one")
+    if isinstance(values, Mapping) and values.keys() == {"base", "changes"}:
+        remedy = f"write the complete file with `trm recipe use {Path(path).stem} --params FILE`"
+        raise ParamsError(f"{path}: is a recipe that changes another one, not a complete params file; {remedy}")
     return check_params(apply_overrides(values, overrides), _where(path, overrides))
+
+
+def load_recipe(name: str, changes: Mapping[str, Any] = NO_OVERRIDES) -> Params:
+    """Read a recipe with other values at some keys. Raises `UserError` or `ParamsError`."""
+    from ruamel.yaml import YAML
+
+    return check_params(YAML(typ="safe", pure=True).load(changed(recipe_text(name), changes)), name)
 
 
 def check_params(values: object, where: str) -> Params:

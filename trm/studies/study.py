@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 
 from trm.config.base import Positive, Section, parse, read_yaml
 from trm.config.params import Params
-from trm.config.recipes import changed, find, read_ablation, recipe_text, studies, summary
+from trm.config.recipes import changed, find, read_changes, recipe_text, studies, summary
 from trm.config.tracking import TrackingParams
 from trm.stages.content_keys import requests
 from trm.stages.params import check_params
@@ -116,7 +116,7 @@ def runs_of(study: Study, folder: Path, tracking: TrackingParams | None = None) 
     for seed in range(most):
         for recipe, variation in study.runs.items():
             if seed < variation.seeds:
-                ablated = {} if recipe == BASELINE else read_ablation(recipe)[1]
+                ablated = {} if recipe == BASELINE else read_changes(recipe)[1]
                 changes = study.changes | ablated | variation.changes | {"train.seed": seed}
                 text, run_tracking = changed(recipe_text(study.base), changes), tracking
                 if tracking is not None:

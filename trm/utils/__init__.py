@@ -1,1 +1,1 @@
-"""Errors, paths, devices, progress."""
+"""Errors, paths, devices and progress bars."""

@@ -1,4 +1,4 @@
-"""Which device and which precision `auto` means on this machine."""
+"""Resolution of `auto` to a device and a compute dtype."""
 
 import os
 
@@ -8,30 +8,37 @@ from trm.utils.errors import UserError
 
 
 def resolve_device(device: str) -> torch.device:
-    """`auto`: CUDA, then MPS, then CPU. A device that is not there raises `UserError`."""
-    there: dict[str, bool] = {
+    """The torch device for a setting: `auto`, `cpu`, `mps` or `cuda`.
+
+    `auto` selects CUDA, then MPS, then CPU. Under torchrun, each process gets the GPU of its `LOCAL_RANK`. Raises
+    `UserError` if the device is unavailable.
+    """
+    available: dict[str, bool] = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
     if device == "auto":
-        device = next(name for name, usable in there.items() if usable)
-    if not there[device]:
-        raise UserError(f"device {device} is not available on this machine; set train.device, evaluate.device to auto")
+        device = next(name for name, is_available in available.items() if is_available)
+    if not available[device]:
+        raise UserError(
+            f"device {device} is not available on this machine; set train.device and evaluate.device to auto"
+        )
     if device != "cuda":
         return torch.device(device)
-    # torchrun starts a process for each GPU of a machine and tells it which one is its own.
+    # torchrun starts one process per GPU and numbers them on each machine.
     number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if number >= count:
         raise UserError(
-            f"more processes than GPUs on this machine: {count}; start torchrun with --nproc-per-node {count}"
+            f"LOCAL_RANK must be below the {count} GPUs of this machine. Got {number}; "
+            f"start torchrun with --nproc-per-node {count}"
         )
     torch.cuda.set_device(number)
     return torch.device("cuda", number)
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """`auto`: bfloat16 on CUDA and on CPUs with AMX or native bfloat16, else float32."""
+    """The compute dtype for a setting. `auto`: bfloat16 on CUDA and CPUs with AMX or native bfloat16, else float32."""
     if precision == "auto":
         native = device.type == "cuda" or (device.type == "cpu" and _cpu_has_bfloat16())
         return torch.bfloat16 if native else torch.float32
@@ -39,4 +46,8 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
 
 
 def _cpu_has_bfloat16() -> bool:
-    return any(has for name, has in torch.cpu.get_capabilities().items() if name in ("amx_bf16", "avx512_bf16", "bf16"))
+    return any(
+        supported
+        for name, supported in torch.cpu.get_capabilities().items()
+        if name in ("amx_bf16", "avx512_bf16", "bf16")
+    )

@@ -1,27 +1,27 @@
-"""The two ways in which the project fails: by a mistake of its user, or by a fault."""
+"""The exceptions that the command line reports in one line."""
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend: the command line prints it as one line and exits with code 2.
+    """A mistake of the user; the command line prints the message and exits with code 2.
 
-    The message says what is wrong, where, and the remedy.
+    The message has one line: what is wrong, where, and the remedy.
     """
 
 
 class ParamsError(UserError):
-    """`params.yaml` (or settings that travel inside an artifact) cannot be used."""
+    """Invalid settings, in `params.yaml` or in an artifact."""
 
 
 class DataError(UserError):
-    """A file of puzzles, a data set or a checkpoint is missing, broken or breaks the rules."""
+    """A missing, damaged or inconsistent file: puzzles, a dataset or a checkpoint."""
 
 
 class InternalError(RuntimeError):
-    """Work that cannot go on although nobody made a mistake: one line, exit code 1."""
+    """A failure that is not the user's mistake; the command line prints the message and exits with code 1."""
 
 
 class Interrupted(BaseException):
-    """SIGTERM or SIGINT arrived; the command line exits with 128 + `signal`."""
+    """SIGTERM or SIGINT was received; the command line exits with code 128 + `signal`."""
 
     def __init__(self, signal: int) -> None:
         super().__init__(f"stopped by signal {signal}")
@@ -29,7 +29,7 @@ class Interrupted(BaseException):
 
 
 def exit_code(error: UserError | InternalError | Interrupted) -> int:
-    """What a command ends with: 2 for a user's mistake, 1 for a fault, 128 + n after signal n."""
+    """Exit code of a command: 2 for a user's mistake, 1 for an internal error, 128 + n for signal n."""
     if isinstance(error, Interrupted):
         return 128 + error.signal
     return 2 if isinstance(error, UserError) else 1

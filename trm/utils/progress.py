@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: a bar with the time left on a terminal, plain lines elsewhere."""
+"""Progress of long operations on stderr: a bar with the remaining time on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-PLAIN_LINE_EVERY = 10.0
-"""Seconds between two plain lines."""
+PLAIN_LINE_INTERVAL = 10.0
+"""Seconds between plain lines."""
 
 
 class Progress(Protocol):
-    """What the worker tells of its work."""
+    """A running progress display."""
 
     def advance(self, amount: int = 1, note: str = "") -> None:
-        """So much more is done; `note` (for example the loss) is shown beside the bar."""
+        """Add `amount` to the completed work; `note` (for example the loss) is displayed after the bar."""
         ...
 
 
@@ -22,13 +22,13 @@ class _PlainLines:
     def __init__(self, description: str, total: int | None, done: int, unit: str) -> None:
         self.description, self.total, self.done, self.unit = description, total, done, unit
         self.first, self.started = done, time.monotonic()
-        self.next_line = self.started + PLAIN_LINE_EVERY
+        self.next_line = self.started + PLAIN_LINE_INTERVAL
 
     def advance(self, amount: int = 1, note: str = "") -> None:
         self.done += amount
         now = time.monotonic()
         if now >= self.next_line:
-            self.next_line = now + PLAIN_LINE_EVERY
+            self.next_line = now + PLAIN_LINE_INTERVAL
             self.line(now, note)
 
     def line(self, now: float, note: str = "") -> None:
@@ -47,7 +47,7 @@ class _PlainLines:
         return decimal(number)
 
 
-class _Silence:
+class _NoProgress:
     def advance(self, amount: int = 1, note: str = "") -> None:
         pass
 
@@ -62,19 +62,22 @@ def _duration(seconds: float) -> str:
 def progress(
     description: str, total: int | None, done: int = 0, unit: str = "", silent: bool = False
 ) -> Iterator[Progress]:
-    """Show the progress of the work inside the `with` block, of which `done` out of `total` was done before.
+    """Context manager that displays the progress of the enclosed work.
 
-    `silent` shows nothing: of several processes that work together one speaks.
-    `unit="bytes"` shows sizes and the transfer's pace. An unknown `total` shows what is done alone.
+    description: label of the display.
+    total: amount of work; None if unknown, then only the completed amount is displayed.
+    done: amount completed before.
+    unit: `bytes` displays sizes and the transfer rate.
+    silent: display nothing, as in all but one of several distributed processes.
     """
     if silent:
-        yield _Silence()
+        yield _NoProgress()
         return
     if not sys.stderr.isatty():
         lines = _PlainLines(description, total, done, unit)
         yield lines
-        took = time.monotonic() - lines.started
-        print(f"{description}: {lines.amount(lines.done)} done in {_duration(took)}", file=sys.stderr, flush=True)
+        elapsed = time.monotonic() - lines.started
+        print(f"{description}: {lines.amount(lines.done)} done in {_duration(elapsed)}", file=sys.stderr, flush=True)
         return
 
     from rich.console import Console

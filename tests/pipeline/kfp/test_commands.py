@@ -36,9 +36,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKfpServer]:
 @pytest.fixture
 def params_file(server: FakeKfpServer, tmp_path: Path) -> Path:
     """The repository's experiment on this server, without S3."""
-    from trm.config.recipes import without_surroundings
+    from trm.config.recipes import KEPT_SECTIONS, split_sections
 
-    text, _ = without_surroundings((ROOT / "params.yaml").read_text())
+    text, _ = split_sections((ROOT / "params.yaml").read_text(), KEPT_SECTIONS)
     file = tmp_path / "params.yaml"
     file.write_text(
         f"{text}\ncluster:\n  kfp_host: {server.host}/\n  image: {IMAGE}\n  artifact_root: s3://bucket/trm\n"

@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 from trm.config.cluster import ClusterParams, Resources, Toleration, TrainJobParams
 from trm.config.params import Params
 from trm.config.recipes import recipes
-from trm.stages.params import load_params, load_sections
+from trm.stages.params import load_recipe, load_sections
 from trm.stages.records import STAGES, Stage, producer
 from trm.utils.errors import ParamsError
 
@@ -205,7 +205,7 @@ def test_unknown_stage_in_cluster_resources_is_rejected(tmp_path: Path) -> None:
 @pytest.mark.parametrize("recipe", recipes())
 def test_params_survive_transport_through_kubeflow(recipe: str, stage: Stage) -> None:
     """Kubeflow transports numbers as doubles and drops null values; containers must parse equal sections."""
-    params = load_params(recipes()[recipe])
+    params = load_recipe(recipe)
     given = run_arguments(params, dict.fromkeys((stage.name for stage in STAGES), ""), "s3://trm/artifacts")
     assert "null" not in json.dumps(given)
     text = json.dumps({name: json.loads(json.dumps(given[name]), parse_int=float) for name in stage.sections})

@@ -1,1 +1,1 @@
-"""ARC-AGI and ConceptARC."""
+"""ARC-AGI-1, ARC-AGI-2 and ConceptARC."""

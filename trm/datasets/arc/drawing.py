@@ -1,10 +1,10 @@
-"""The display of ARC tasks."""
+"""Drawing of ARC tasks."""
 
 from trm.config.dataset_meta import DatasetMeta
 from trm.data.drawing import Drawing
 
 COLORS = ("#000000", "#0074d9", "#ff4136", "#2ecc40", "#ffdc00", "#aaaaaa", "#f012be", "#ff851b", "#7fdbff", "#870c25")
-"""The usual ten colors of ARC."""
+"""The colors of the ARC website."""
 
 
 def make_drawing(meta: DatasetMeta) -> Drawing:

@@ -1,4 +1,4 @@
-"""The compiled half of the kind `arc`: versions of tasks compared, written on canvases and cut out of them again."""
+"""Compiled operations on ARC grids: fingerprints of augmentations, drawing on canvases, and cropping."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,146 +6,149 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from trm.data.numba_utils import compiled
+from trm.data.numba_utils import njit
 from trm.data.protocol import Grid
 from trm.data.symmetries import apply_symmetry
 
-SIDE = 30
+CANVAS_SIDE = 30
 """Height and width of the canvas."""
 _END = 1
+"""Token that ends the rows and columns of a grid."""
 _FIRST = 2
-"""Token of colour 0."""
+"""Token of color 0."""
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
-_WEIGHTS = np.random.default_rng(0).integers(2**64, size=SIDE * SIDE, dtype=np.uint64) | np.uint64(1)
-"""A number for each cell, for the hash of a grid; odd, so that no colour's multiple of it is 0."""
+_WEIGHTS = np.random.default_rng(0).integers(2**64, size=CANVAS_SIDE * CANVAS_SIDE, dtype=np.uint64) | np.uint64(1)
+"""Hash weight of each cell; odd, so that its product with a color is not 0."""
 
 
 @dataclass(frozen=True)
-class Turned:
-    """The grids of a task in all eight symmetries.
-
-    `cells` uint8 holds one grid after the other, row by row. `places` int64 [8, pairs, 2, 3] says for symmetry, pair
-    and input or output where it starts, its height and its width; an output that is not known is 0 x 0.
-    """
+class TransformedGrids:
+    """The grids of a task in all eight symmetries."""
 
     cells: npt.NDArray[np.uint8]
-    places: npt.NDArray[np.int64]
+    """The cells of all grids, concatenated in row-major order, uint8."""
+    extents: npt.NDArray[np.int64]
+    """Start in `cells`, height and width by symmetry, pair and side (input, output): int64 [8, pairs, 2, 3]. Unknown
+    outputs are 0 x 0.
+    """
 
 
-def turn(pairs: Sequence[tuple[Grid, Grid | None]]) -> Turned:
-    """The eight symmetries of each grid, uint8 [h, w]."""
-    places = np.zeros((8, len(pairs), 2, 3), dtype=np.int64)
+def transform_grids(pairs: Sequence[tuple[Grid, Grid | None]]) -> TransformedGrids:
+    """Apply the eight symmetries to each grid, uint8 [h, w]; None is an unknown output."""
+    extents = np.zeros((8, len(pairs), 2, 3), dtype=np.int64)
     cells: list[npt.NDArray[np.uint8]] = []
     start = 0
     for symmetry in range(8):
         for number, pair in enumerate(pairs):
             for side, grid in enumerate(pair):
                 if grid is not None:
-                    turned = apply_symmetry(grid, symmetry)
-                    places[symmetry, number, side] = start, *turned.shape
-                    cells.append(turned.ravel())
-                    start += turned.size
-    return Turned(np.concatenate(cells), places)
+                    transformed = apply_symmetry(grid, symmetry)
+                    extents[symmetry, number, side] = start, *transformed.shape
+                    cells.append(transformed.ravel())
+                    start += transformed.size
+    return TransformedGrids(np.concatenate(cells), extents)
 
 
-@compiled
-def _mix(x):  # noqa: ANN001, ANN202  (compiled: numba infers the types)
-    """The output function of splitmix64 on a uint64: a different number for each."""
+@njit
+def _mix(x):  # noqa: ANN001, ANN202  (numba infers the types)
+    """Bijective hash of a uint64: the output function of splitmix64."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
-@compiled
-def _below(key, number, limit):  # noqa: ANN001, ANN202
-    """Draw `number` (0, 1, …) of the splitmix64 stream that starts at the uint64 `key`: from 0 .. limit - 1."""
+@njit
+def _random_below(key, number, limit):  # noqa: ANN001, ANN202
+    """Number `number` (0, 1, …) of the splitmix64 stream with the uint64 `key`, uniform in [0, limit)."""
     x = _mix(key + np.uint64(number + 1) * _GAMMA)
     return np.int64((x >> np.uint64(32)) * np.uint64(limit) >> np.uint64(32))
 
 
-@compiled
-def _colour_sums(cells, places, weights):  # noqa: ANN001, ANN202
-    """What a grid's hash is made of, uint64 [8, pairs, 2, 11]: the weights of the cells of each colour, summed, and a
-    number for its shape. The hash of the grid recoloured is then a sum of ten products.
+@njit
+def _color_sums(cells, extents, weights):  # noqa: ANN001, ANN202
+    """Parts of the grid hashes, uint64 [8, pairs, 2, 11]: the summed weights of the cells of each color, and a hash of
+    the shape.
+
+    The hash of a recolored grid is a sum of ten products of them.
     """
-    sums = np.zeros((8, places.shape[1], 2, 11), np.uint64)
+    sums = np.zeros((8, extents.shape[1], 2, 11), np.uint64)
     for symmetry in range(8):
-        for pair in range(places.shape[1]):
+        for pair in range(extents.shape[1]):
             for side in range(2):
-                at, height, width = places[symmetry, pair, side]
+                position, height, width = extents[symmetry, pair, side]
                 sums[symmetry, pair, side, 10] = np.uint64(height * 31 + width) * _GAMMA
                 for i in range(height):
                     for j in range(width):
-                        sums[symmetry, pair, side, cells[at]] += weights[i * SIDE + j]
-                        at += 1
+                        sums[symmetry, pair, side, cells[position]] += weights[i * CANVAS_SIDE + j]
+                        position += 1
     return sums
 
 
-@compiled
+@njit
 def _fingerprints(sums, symmetries, permutations, result):  # noqa: ANN001, ANN202
-    for version in range(len(symmetries)):
+    for index in range(len(symmetries)):
         total = np.uint64(0)
         for pair in range(sums.shape[1]):
-            both = np.uint64(0)
-            for side in range(2):  # mixed in between: input and output are no equals
-                part = sums[symmetries[version], pair, side]
+            pair_hash = np.uint64(0)
+            for side in range(2):  # hashed in between: input and output are not interchangeable
+                part = sums[symmetries[index], pair, side]
                 grid = part[10]
-                for colour in range(10):
-                    grid += np.uint64(permutations[version, colour]) * part[colour]
-                both = _mix((both + grid) ^ _GAMMA)
-            total += both  # summed: the order of the pairs does not count
-        result[version] = total
+                for color in range(10):
+                    grid += np.uint64(permutations[index, color]) * part[color]
+                pair_hash = _mix((pair_hash + grid) ^ _GAMMA)
+            total += pair_hash  # a sum: invariant under the order of the pairs
+        result[index] = total
 
 
-@compiled
-def _render(cells, places, pairs, symmetries, permutations, first, key, shift, inputs, labels):  # noqa: ANN001, ANN202
-    """Write versions `first`, first + 1, … on canvases that are all 0; without `shift` all stand at (0, 0)."""
-    colours = np.zeros(10, np.uint8)
+@njit
+def _render(cells, extents, pairs, symmetries, permutations, first, key, shift, inputs, labels):  # noqa: ANN001, ANN202
+    """Draw augmentations `first`, `first` + 1, … on zeroed canvases; without `shift` all start at (0, 0)."""
+    colors = np.zeros(10, np.uint8)
     example = 0
-    for version in range(len(symmetries)):
-        for colour in range(10):
-            colours[colour] = permutations[version, colour] + _FIRST
-        # Each version has draws of its own, so that it does not matter how a task is cut into blocks.
-        stream = _mix(key + np.uint64(first + version) * _GAMMA)
-        kept = _below(stream, 0, len(pairs))
+    for index in range(len(symmetries)):
+        for color in range(10):
+            colors[color] = permutations[index, color] + _FIRST
+        # One random stream per augmentation: the result does not depend on the block boundaries.
+        stream = _mix(key + np.uint64(first + index) * _GAMMA)
+        unshifted = _random_below(stream, 0, len(pairs))
         for number in range(len(pairs)):
-            place = places[symmetries[version], pairs[number]]
+            extent = extents[symmetries[index], pairs[number]]
             row = column = 0
-            if shift and number != kept:
-                row = _below(stream, 2 * number + 1, SIDE + 1 - max(place[0, 1], place[1, 1]))
-                column = _below(stream, 2 * number + 2, SIDE + 1 - max(place[0, 2], place[1, 2]))
-            _draw(cells, place[0], colours, row, column, inputs[example])
-            _draw(cells, place[1], colours, row, column, labels[example])
+            if shift and number != unshifted:
+                row = _random_below(stream, 2 * number + 1, CANVAS_SIDE + 1 - max(extent[0, 1], extent[1, 1]))
+                column = _random_below(stream, 2 * number + 2, CANVAS_SIDE + 1 - max(extent[0, 2], extent[1, 2]))
+            _draw_grid(cells, extent[0], colors, row, column, inputs[example])
+            _draw_grid(cells, extent[1], colors, row, column, labels[example])
             example += 1
 
 
-@compiled
-def _draw(cells, place, colours, row, column, canvas):  # noqa: ANN001, ANN202
-    """One grid and its end tokens on a canvas uint8 [900], its corner at (row, column)."""
-    start, height, width = place
+@njit
+def _draw_grid(cells, extent, colors, row, column, canvas):  # noqa: ANN001, ANN202
+    """Draw one grid and its end tokens on a canvas uint8 [900], with the upper left corner at (row, column)."""
+    start, height, width = extent
     for i in range(height):
-        at = (row + i) * SIDE + column
+        position = (row + i) * CANVAS_SIDE + column
         source = cells[start + i * width : start + (i + 1) * width]
         for j in range(width):
-            canvas[at + j] = colours[source[j]]
-        if column + width < SIDE:
-            canvas[at + width] = _END
-    if row + height < SIDE:
-        at = (row + height) * SIDE + column
+            canvas[position + j] = colors[source[j]]
+        if column + width < CANVAS_SIDE:
+            canvas[position + width] = _END
+    if row + height < CANVAS_SIDE:
+        position = (row + height) * CANVAS_SIDE + column
         for j in range(width):
-            canvas[at + j] = _END
+            canvas[position + j] = _END
 
 
-@compiled
-def _cut(tokens, sizes):  # noqa: ANN001, ANN202
+@njit
+def _crop(tokens, sizes):  # noqa: ANN001, ANN202
     for number in range(len(tokens)):
-        canvas, width, area = tokens[number], SIDE, 0
-        for row in range(SIDE):
-            run = 0
-            while run < width and canvas[row * SIDE + run] >= _FIRST:
-                run += 1
-            width = run
-            if (row + 1) * width > area:  # the first greatest
+        canvas, width, area = tokens[number], CANVAS_SIDE, 0
+        for row in range(CANVAS_SIDE):
+            length = 0
+            while length < width and canvas[row * CANVAS_SIDE + length] >= _FIRST:
+                length += 1
+            width = length
+            if (row + 1) * width > area:  # the first of the largest
                 area = (row + 1) * width
                 sizes[number, 0], sizes[number, 1] = row + 1, width
             if width == 0:
@@ -153,18 +156,20 @@ def _cut(tokens, sizes):  # noqa: ANN001, ANN202
 
 
 def fingerprints(
-    turned: Turned, symmetries: npt.NDArray[np.uint8], permutations: npt.NDArray[np.uint8]
+    transformed: TransformedGrids, symmetries: npt.NDArray[np.uint8], permutations: npt.NDArray[np.uint8]
 ) -> npt.NDArray[np.uint64]:
-    """One number for each version of a task, uint64 [n]: equal for equal multisets of pairs (input, output), and for
-    others with a chance of about 2^-60. Versions: symmetries uint8 [n], images of the colours uint8 [n, 10].
+    """One number per augmentation of a task, uint64 [n], equal for equal multisets of (input, output) pairs.
+
+    Others collide with a probability of about 2^-60. symmetries: uint8 [n]. permutations: images of the colors, uint8
+    [n, 10].
     """
     result = np.empty(len(symmetries), dtype=np.uint64)
-    _fingerprints(_colour_sums(turned.cells, turned.places, _WEIGHTS), symmetries, permutations, result)
+    _fingerprints(_color_sums(transformed.cells, transformed.extents, _WEIGHTS), symmetries, permutations, result)
     return result
 
 
 def render(
-    turned: Turned,
+    transformed: TransformedGrids,
     pairs: npt.NDArray[np.int64],
     symmetries: npt.NDArray[np.uint8],
     permutations: npt.NDArray[np.uint8],
@@ -174,22 +179,23 @@ def render(
     inputs: npt.NDArray[np.uint8],
     labels: npt.NDArray[np.uint8],
 ) -> None:
-    """Write the `pairs` (int64 [p], numbers of a task's pairs) of n versions on `inputs` and `labels`.
+    """Draw the pairs (int64 [p], indices into the pairs of the task) of n augmentations on `inputs` and `labels`.
 
-    These are uint8 [n * p, 900] and all 0. The versions are numbers `first`, first + 1, … of their task: with `shift`,
-    `key` and these numbers fix the offsets; one pair of each version, drawn too, keeps (0, 0).
+    The canvases are uint8 [n * p, 900], zeroed. The augmentations are numbers `first`, `first` + 1, … of their task.
+    With `shift`, `key` and these numbers determine the offsets; one random pair of each augmentation keeps the offset
+    (0, 0).
     """
-    places = turned.places
-    _render(turned.cells, places, pairs, symmetries, permutations, first, key, shift, inputs, labels)
+    extents = transformed.extents
+    _render(transformed.cells, extents, pairs, symmetries, permutations, first, key, shift, inputs, labels)
 
 
-def cut_grids(tokens: npt.NDArray[np.uint8]) -> list[Grid]:
-    """The answers on canvases, tokens uint8 [k, 900].
+def crop_grids(tokens: npt.NDArray[np.uint8]) -> list[Grid]:
+    """The grids on canvases, tokens uint8 [k, 900].
 
-    An answer is the rectangle of nothing but colours with a corner at (0, 0) that has the greatest area, of such the
-    one of the least height; 0 x 0 where the first token is no colour.
+    A grid is the largest rectangle of color tokens with a corner at (0, 0), of several the one with the smallest
+    height; 0 x 0 if the first token is not a color.
     """
     sizes = np.zeros((len(tokens), 2), dtype=np.int64)
-    _cut(tokens, sizes)
-    canvases = tokens.reshape(-1, SIDE, SIDE)
+    _crop(tokens, sizes)
+    canvases = tokens.reshape(-1, CANVAS_SIDE, CANVAS_SIDE)
     return [canvas[:h, :w] - np.uint8(_FIRST) for canvas, (h, w) in zip(canvases, sizes.tolist(), strict=True)]

@@ -1,1 +1,1 @@
-"""Addition."""
+"""Addition of two numbers."""

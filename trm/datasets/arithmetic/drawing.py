@@ -1,11 +1,11 @@
-"""The display of additions."""
+"""Drawing of sums."""
 
 from trm.config.dataset_meta import DatasetMeta
 from trm.data.drawing import Drawing
 
 
 def make_drawing(meta: DatasetMeta) -> Drawing:
-    """Digits and signs; the places of the sum are padding (255) in the question."""
+    """Digits and signs; the digits of the sum are blank (255, padding) in the question."""
     return Drawing(
         title="Addition",
         symbols=list(meta.vocabulary[1:]),

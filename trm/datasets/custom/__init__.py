@@ -1,1 +1,1 @@
-"""Custom puzzles from a CSV or JSONL file."""
+"""Puzzles of the user, read from one file."""

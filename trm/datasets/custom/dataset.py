@@ -1,37 +1,34 @@
-"""A person's own puzzles: one file of inputs and outputs, no code."""
+"""Custom puzzles: inputs and outputs in one file, without code (docs: Datasets)."""
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import AfterValidator, BeforeValidator, Field
 
-from trm.config.base import Natural, Positive, Section, Sha256, whole
-from trm.config.data import AugmentParams, DataSection
+from trm.config.data import AugmentParams
 from trm.config.dataset_meta import DatasetMeta
 from trm.data.csv_dataset import hold_out
 from trm.data.parquet import Split
 from trm.data.protocol import Augmentations, DatasetPlan, Grid, SplitPlan
-from trm.data.sources import Url, copy_checked, download_url, existing
+from trm.data.sources import copy_verified, download_file, readable_file
 from trm.datasets.custom.augmentation import (
-    Draws,
-    Space,
-    apply,
-    as_it_is,
+    AugmentationSpace,
+    Transforms,
+    apply_transforms,
+    augmentation_space,
     canonical_forms,
-    draw,
-    draw_distinct,
-    join,
-    space_of,
-    undo,
+    concatenate,
+    draw_distinct_augmentations,
+    draw_transforms,
+    identity_transform,
+    invert_transforms,
 )
-from trm.datasets.custom.files import MOST_CELLS, MOST_SYMBOLS, SUFFIXES, OwnPuzzles, read_own, refuse
+from trm.datasets.custom.files import MAX_SIDE, SUFFIXES, CustomPuzzles, raise_data_error, read_custom_file
+from trm.datasets.custom.settings import PathSource, Settings, UrlSource
 from trm.utils.errors import DataError, UserError
 from trm.utils.paths import file_digest
 from trm.utils.progress import progress
@@ -39,108 +36,30 @@ from trm.utils.progress import progress
 FILLS_CANVAS = False
 FIRST_CELL_TOKEN = 1
 SYMMETRIES = ("dihedral", "permute_symbols", "translate")
-BLOCK = 8192
-"""Examples, about, that are made at a time."""
+BLOCK_SIZE = 8192
+"""Approximate number of examples per block."""
 Rows = npt.NDArray[np.int64]
 
 
-def _file_with_suffix(file: str) -> str:
-    return _check_suffix(file, file)
-
-
-def _url_with_suffix(url: str) -> str:
-    return _check_suffix(url, urlsplit(url).path)
-
-
-def _check_suffix(file: str, path: str) -> str:
-    if Path(path).suffix not in SUFFIXES:
-        raise ValueError(f"must end in {' or '.join(SUFFIXES)}. Got {file}")
-    return file
-
-
-def _symbols(value: object) -> object:
-    """The symbols of a string or a list as a tuple; numbers as their digits. Anything else is left to be refused."""
-    if not isinstance(value, str | list | tuple):
-        return value
-    symbols = tuple(str(symbol) if type(symbol) is int else symbol for symbol in value)
-    for symbol in symbols:
-        if not isinstance(symbol, str) or not re.fullmatch(r".|-?[0-9]+", symbol, re.DOTALL):
-            raise ValueError(f"a symbol must be one character or a whole number. Got {symbol!r}")
-    if len(set(symbols)) < len(symbols):
-        raise ValueError(f"names a symbol twice. Got {value!r}")
-    if len(symbols) > MOST_SYMBOLS:
-        raise ValueError(f"must have at most {MOST_SYMBOLS} symbols. Got {len(symbols)}")
-    return symbols
-
-
-class PathSource(Section):
-    """A file on this machine."""
-
-    on_this_machine = True
-
-    type: Literal["path"]
-    file: Annotated[str, AfterValidator(_file_with_suffix)]
-    sha256: Sha256 | None
-
-
-class UrlSource(Section):
-    """The same file behind an http(s) address."""
-
-    type: Literal["url"]
-    file: Annotated[Url, AfterValidator(_url_with_suffix)]
-    sha256: Sha256 | None
-
-
-Side = Annotated[int, Field(ge=1, le=MOST_CELLS), BeforeValidator(whole)]
-Symbols = Annotated[tuple[str, ...], BeforeValidator(_symbols)]
-
-
-class Settings(DataSection):
-    """Section `data` of an experiment with puzzles of one's own; see `trm.datasets.custom.files` for the file."""
-
-    source: Annotated[PathSource | UrlSource, Field(discriminator="type")]
-    alphabet: Annotated[Symbols, Field(min_length=1)] | None
-    """The symbols in the order of their tokens, a string or a list; null: those of the file, in order."""
-    height: Side | None
-    """Of the canvas, in whose upper left corner smaller grids lie; null: as high as the highest grid."""
-    width: Side | None
-    test_groups: Positive
-    """Groups set apart for testing, drawn by `seed`."""
-    symmetries: Annotated[tuple[Literal["dihedral", "permute_symbols", "translate"], ...], Field(strict=False)]
-    """Under which a puzzle stays a puzzle. `dihedral`: rotations and mirror images (on a canvas that is no square those
-    that keep its shape); `permute_symbols`: the symbols, but for the fixed ones, change places; `translate`: the grid
-    may lie anywhere on the canvas."""
-    fixed_symbols: Symbols
-    """Symbols, a string or a list, that `permute_symbols` leaves as they are."""
-    allow_leakage: bool
-    """False: no input of a test puzzle may be that of another puzzle under the symmetries, and groups with such inputs
-    stay together when some are held out for validation."""
-    seed: Natural
-
-    def max_augmentations(self) -> int | None:
-        """Without symmetries the puzzle itself."""
-        return None if self.symmetries else 1
-
-
 def source_digest(data: Settings) -> dict[str, str]:
-    """The sha256 of the file, as far as it is known."""
+    """SHA-256 of the file, if known."""
     if isinstance(data.source, PathSource):
-        return {"sha256": file_digest(existing(data.source.file, "data.source.file"))}
+        return {"sha256": file_digest(readable_file(data.source.file, "data.source.file"))}
     return {} if data.source.sha256 is None else {"sha256": data.source.sha256}
 
 
 def fetch(data: Settings, out: Path) -> dict[str, object]:
-    """Bring the file to `out`/puzzles.csv or `out`/puzzles.jsonl, byte by byte, and check it.
+    """Copy the file to `out`/puzzles.csv or `out`/puzzles.jsonl, byte by byte, and check it.
 
-    Raises `UserError` or `DataError`, naming the file that the user knows.
+    Raises `UserError` or `DataError`; the message names the file of the user.
     """
     source = data.source
     is_url = isinstance(source, UrlSource)
     target = out / f"puzzles{Path(urlsplit(source.file).path if is_url else source.file).suffix}"
     if is_url:
-        download_url(source.file, target, source.sha256)
+        download_file(source.file, target, source.sha256)
     else:
-        copy_checked(existing(source.file, "data.source.file"), target, None, "data.source")
+        copy_verified(readable_file(source.file, "data.source.file"), target, None, "data.source")
     digest = file_digest(target)
     if source.sha256 not in (None, digest):
         target.unlink()
@@ -148,69 +67,72 @@ def fetch(data: Settings, out: Path) -> dict[str, object]:
             f"data.source.sha256: expected {source.sha256}. {source.file} has {digest}; correct the file or the sha256"
         )
     try:
-        puzzles = read_own(target, data.alphabet, data.height, data.width)
+        puzzles = read_custom_file(target, data.alphabet, data.height, data.width)
     except DataError as error:
-        # The staging folder is about to vanish: name the file that the user can look at.
+        # The copy is deleted after an error.
         raise DataError(str(error).replace(str(target), source.file, 1)) from None
     return {"sha256": digest, "puzzles": len(puzzles), "groups": len(np.unique(puzzles.groups))}
 
 
 def prepare(data: Settings, augment: AugmentParams, raw: Path) -> DatasetPlan:
-    """Plan the data set of the file in `raw`: train with its versions, validation and test as they are.
+    """Plan the dataset of the file in `raw`: train with augmentations, validation and test without.
 
-    Groups are drawn for testing by `data.seed` and held out for validation by `augment.seed`. Each row is a puzzle with
-    one example, but in the test split the rows of a group are the examples of one puzzle, so that each is asked.
-    Raises `DataError` for too few groups or a test puzzle that is another puzzle too, and `UserError` for versions that
-    the settings do not allow or groups that cannot be held out.
+    Test groups are drawn with `data.seed`, validation groups with `augment.seed`. Each row is a puzzle with one
+    example. Exception: in the test split, the rows of a group are the examples of one puzzle, so that each is
+    evaluated. Raises `DataError` for too few groups or leakage, and `UserError` for augmentations that the settings do
+    not allow, or groups that cannot be held out.
     """
     files = [raw / f"puzzles{suffix}" for suffix in SUFFIXES]
     path = next((file for file in files if file.is_file()), files[0])
-    puzzles = read_own(path, data.alphabet, data.height, data.width)
+    puzzles = read_custom_file(path, data.alphabet, data.height, data.width)
     meta = _meta(data, puzzles)
-    space = space_of(meta)
+    space = augmentation_space(meta)
     _check_symmetries(data, augment, puzzles, space)
     plans = {}
     for name, rows in _split(data, augment, puzzles, space, path).items():
         num_aug = augment.num_aug if name == "train" else 0
-        drawn = _Versions(space, puzzles, num_aug, augment.seed)
-        counts = drawn.count(rows)
+        row_augmentations = _RowAugmentations(space, puzzles, num_aug, augment.seed)
+        counts = row_augmentations.count(rows)
         ends = np.unique(puzzles.groups[rows], return_inverse=True)[1] + 1 if name == "test" else np.cumsum(counts)
-        plans[name] = SplitPlan(int(counts.sum()), _blocks(drawn, rows, counts, ends))
+        plans[name] = SplitPlan(int(counts.sum()), _blocks(row_augmentations, rows, counts, ends))
     return DatasetPlan(meta, plans)
 
 
 def augmentations(meta: DatasetMeta, tokens: npt.NDArray[np.uint8], rng: np.random.Generator, k: int) -> Augmentations:
-    """The puzzle and k - 1 versions drawn from its symmetries; small puzzles may repeat one.
+    """The puzzle and k - 1 random augmentations of it; small puzzles may repeat one.
 
-    Raises `UserError` where the settings chose no symmetries.
+    Raises `UserError` if k > 1 and `data.symmetries` is empty.
     """
     if k > 1 and not meta.symmetries:
-        raise UserError(f"evaluate.num_votes must be 1 where data.symmetries is empty. Got {k}")
-    space = space_of(meta)
+        raise UserError(f"evaluate.num_votes must be 1 if data.symmetries is empty. Got {k}")
+    space = augmentation_space(meta)
     canvas = tokens.reshape(meta.height, meta.width)
     rows, columns = np.flatnonzero(canvas.any(axis=1)), np.flatnonzero(canvas.any(axis=0))
-    top, left = (int(places[0]) if len(places) else 0 for places in (rows, columns))
+    top, left = (int(indices[0]) if len(indices) else 0 for indices in (rows, columns))
     grid = canvas[top : rows[-1] + 1, left : columns[-1] + 1] if len(rows) else canvas
     shape = (grid.shape[0], grid.shape[1])
-    draws = join([as_it_is(space, top, left), draw(space, rng, shape, k - 1)])
+    transforms = concatenate([identity_transform(space, top, left), draw_transforms(space, rng, shape, k - 1)])
 
-    def back(answers: npt.NDArray[np.uint8]) -> list[Grid]:
-        # Padding, which no answer holds, becomes 255.
-        return [answer - np.uint8(1) for answer in undo(space, draws, answers, shape)]
+    def invert(answers: npt.NDArray[np.uint8]) -> list[Grid]:
+        # Padding becomes 255; solutions contain none.
+        return [answer - np.uint8(1) for answer in invert_transforms(space, transforms, answers, shape)]
 
-    return Augmentations(apply(space, draws, grid), back, [_draw_name(meta, draws, index) for index in range(k)])
+    return Augmentations(
+        apply_transforms(space, transforms, grid), invert, [_draw_name(meta, transforms, index) for index in range(k)]
+    )
 
 
 def valid(meta: DatasetMeta, questions: Sequence[Grid], answers: Sequence[Grid]) -> None:
-    """None: the rules of these puzzles are their author's."""
+    """None: the rules of custom puzzles are unknown."""
     del meta, questions, answers
 
 
-def _meta(data: Settings, puzzles: OwnPuzzles) -> DatasetMeta:
+def _meta(data: Settings, puzzles: CustomPuzzles) -> DatasetMeta:
     for symbol in data.fixed_symbols:
         if symbol not in puzzles.alphabet:
             raise UserError(
-                f"data.fixed_symbols: {symbol!r} is no symbol of these puzzles; there are {' '.join(puzzles.alphabet)}"
+                f"data.fixed_symbols: {symbol!r} is not a symbol of the puzzles; "
+                f"use some of {' '.join(puzzles.alphabet)}"
             )
     return DatasetMeta(
         name="custom",
@@ -223,53 +145,55 @@ def _meta(data: Settings, puzzles: OwnPuzzles) -> DatasetMeta:
     )
 
 
-def _check_symmetries(data: Settings, augment: AugmentParams, puzzles: OwnPuzzles, space: Space) -> None:
+def _check_symmetries(data: Settings, augment: AugmentParams, puzzles: CustomPuzzles, space: AugmentationSpace) -> None:
     if augment.num_aug and not data.symmetries:
-        raise UserError(f"augment.num_aug must be 0 where data.symmetries is empty. Got {augment.num_aug}")
+        raise UserError(f"augment.num_aug must be 0 if data.symmetries is empty. Got {augment.num_aug}")
     if "permute_symbols" in data.symmetries and len(space.free) < 2:
         raise UserError(
-            f"data.symmetries: permute_symbols needs two symbols that may change places. Got {len(space.free)}; fix "
-            "fewer in data.fixed_symbols, or leave permute_symbols out"
+            f"data.symmetries: permute_symbols needs at least two symbols. Got {len(space.free)}; remove symbols "
+            "from data.fixed_symbols, or remove permute_symbols"
         )
     if space.translate and (puzzles.shapes == (space.height, space.width)).all():
         raise UserError(
-            f"data.symmetries: translate has no room, for every grid fills the canvas of {space.height} x "
-            f"{space.width}; raise data.height or data.width (at most {MOST_CELLS}), or leave translate out"
+            f"data.symmetries: translate has no effect because every grid fills the canvas of {space.height} x "
+            f"{space.width}; increase data.height or data.width (at most {MAX_SIDE}), or remove translate"
         )
 
 
-def _split(data: Settings, augment: AugmentParams, puzzles: OwnPuzzles, space: Space, path: Path) -> dict[str, Rows]:
-    """The rows of each split, the rows of a group together."""
+def _split(
+    data: Settings, augment: AugmentParams, puzzles: CustomPuzzles, space: AugmentationSpace, path: Path
+) -> dict[str, Rows]:
+    """The rows of each split; the rows of a group are contiguous."""
     groups = np.arange(len(puzzles.group_names))
-    wanted = data.test_groups + augment.validation_groups
-    if wanted >= len(groups):
-        refuse(
+    num_held_out = data.test_groups + augment.validation_groups
+    if num_held_out >= len(groups):
+        raise_data_error(
             path,
             None,
-            f"{len(groups)} groups are too few for data.test_groups {data.test_groups} and augment.validation_groups "
-            f"{augment.validation_groups}, for one must be left to train on",
-            "add puzzles, or ask for fewer groups",
+            f"expected more than {num_held_out} groups: data.test_groups is {data.test_groups}, "
+            f"augment.validation_groups is {augment.validation_groups}. Got {len(groups)}",
+            "add puzzles, or reduce these settings",
         )
-    drawn = np.random.default_rng(np.random.SeedSequence(data.seed)).permutation(groups)
-    test, rest = drawn[: data.test_groups], np.sort(drawn[data.test_groups :])
-    which = groups
+    order = np.random.default_rng(np.random.SeedSequence(data.seed)).permutation(groups)
+    test, rest = order[: data.test_groups], np.sort(order[data.test_groups :])
+    classes = groups
     if not data.allow_leakage:
         grids = [puzzles.inputs[row, :height, :width] for row, (height, width) in enumerate(puzzles.shapes.tolist())]
         forms = canonical_forms(space, grids)
         _check_leakage(puzzles, forms, np.isin(puzzles.groups, test), path)
-        which = _classes(puzzles, forms)
-    held = hold_out(which[rest], augment.validation_groups, augment.seed)
+        classes = _equivalence_classes(puzzles, forms)
+    held = hold_out(classes[rest], augment.validation_groups, augment.seed)
     parts = {"train": rest[~held], "validation": rest[held], "test": test}
-    order = np.argsort(puzzles.groups, kind="stable")
+    rows = np.argsort(puzzles.groups, kind="stable")
     return {
-        name: order[np.isin(puzzles.groups[order], part)]
+        name: rows[np.isin(puzzles.groups[rows], part)]
         for name, part in parts.items()
         if name != "validation" or len(part)
     }
 
 
-def _classes(puzzles: OwnPuzzles, forms: Sequence[bytes]) -> Rows:
-    """The class of each group, int64 [groups]: groups are in one where a chain of equal inputs joins them."""
+def _equivalence_classes(puzzles: CustomPuzzles, forms: Sequence[bytes]) -> Rows:
+    """Class of each group, int64 [groups]: groups connected by equal inputs, directly or through other groups."""
     parents = list(range(len(puzzles.group_names)))
 
     def root(group: int) -> int:
@@ -284,98 +208,100 @@ def _classes(puzzles: OwnPuzzles, forms: Sequence[bytes]) -> Rows:
     return np.array([root(group) for group in range(len(parents))])
 
 
-def _check_leakage(puzzles: OwnPuzzles, forms: Sequence[bytes], in_test: npt.NDArray[np.bool_], path: Path) -> None:
+def _check_leakage(puzzles: CustomPuzzles, forms: Sequence[bytes], in_test: npt.NDArray[np.bool_], path: Path) -> None:
     others: dict[bytes, int] = {}
     for row in np.flatnonzero(~in_test).tolist():
         others.setdefault(forms[row], row)
     leaks = [(row, others[forms[row]]) for row in np.flatnonzero(in_test).tolist() if forms[row] in others]
     if leaks:
         row, other = leaks[0]
-        more = f" (and {len(leaks) - 1} more test puzzles are like this)" if len(leaks) > 1 else ""
-        refuse(
+        more = f" (and {len(leaks) - 1} more test puzzles)" if len(leaks) > 1 else ""
+        raise_data_error(
             path,
             int(puzzles.lines[row]),
-            f"the input of this test puzzle is, under data.symmetries, that of the puzzle on line "
-            f"{puzzles.lines[other]}, which is not tested{more}",
-            "give them one group, remove one, or set data.allow_leakage: true",
+            f"the input of this test puzzle is equivalent to that of the training puzzle on line "
+            f"{puzzles.lines[other]}{more}",
+            "put both in one group, remove one, or set data.allow_leakage: true",
         )
 
 
 @dataclass(frozen=True)
-class _Versions:
-    """The versions of puzzles, drawn from (seed, row) alone: counted first, and drawn again when they are written, for
-    the draws of all of them would fill the memory."""
+class _RowAugmentations:
+    """Augmentations of rows, which depend only on (seed, row).
 
-    space: Space
-    puzzles: OwnPuzzles
+    They are drawn twice, for the counts and for the blocks, because all of them would not fit into memory.
+    """
+
+    space: AugmentationSpace
+    puzzles: CustomPuzzles
     num_aug: int
     seed: int
 
     def of(self, row: int) -> npt.NDArray[np.uint8]:
-        """The puzzle as it is and its versions, uint8 [1 + num_aug or fewer, 2 L]: inputs beside labels."""
+        """The puzzle and its augmentations, uint8 [1 + num_aug or fewer, 2 L]: inputs followed by labels."""
         height, width = self.puzzles.shapes[row]
         pair = (self.puzzles.inputs[row, :height, :width], self.puzzles.labels[row, :height, :width])
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, row]))
-        return draw_distinct(self.space, rng, *pair, self.num_aug)
+        return draw_distinct_augmentations(self.space, rng, *pair, self.num_aug)
 
     def count(self, rows: Rows) -> Rows:
-        """The number of versions of each row."""
+        """Number of puzzles of each row, augmentations included: int64 [rows]."""
         if not self.num_aug:
             return np.ones(len(rows), np.int64)
         counts = np.empty(len(rows), np.int64)
-        with progress("count versions", len(rows)) as shown:
+        with progress("count augmentations", len(rows)) as bar:
             for index, row in enumerate(rows.tolist()):
                 counts[index] = len(self.of(row))
-                shown.advance()
+                bar.advance()
         return counts
 
 
-def _blocks(versions: _Versions, rows: Rows, counts: Rows, ends: Rows) -> Iterator[Callable[[], Split]]:
-    """The calls that make the examples of these rows, about `BLOCK` at a time."""
-    made = np.concatenate([[0], np.cumsum(counts)])
+def _blocks(augmentations: _RowAugmentations, rows: Rows, counts: Rows, ends: Rows) -> Iterator[Callable[[], Split]]:
+    """Functions that generate the examples of these rows, about `BLOCK_SIZE` per function."""
+    starts = np.concatenate([[0], np.cumsum(counts)])
     start = 0
     while start < len(rows):
-        end = max(int(np.searchsorted(made, made[start] + BLOCK, side="right")) - 1, start + 1)
-        yield partial(_block, versions, rows[start:end], ends[start:end])
+        end = max(int(np.searchsorted(starts, starts[start] + BLOCK_SIZE, side="right")) - 1, start + 1)
+        yield partial(_block, augmentations, rows[start:end], ends[start:end])
         start = end
 
 
-def _block(versions: _Versions, rows: Rows, ends: Rows) -> Split:
-    """The versions of some rows; `ends` int64 [rows] is one more than the number of each row's last puzzle."""
-    puzzles = versions.puzzles
-    pairs = [versions.of(row) for row in rows.tolist()]
+def _block(augmentations: _RowAugmentations, rows: Rows, ends: Rows) -> Split:
+    """The augmentations of some rows; `ends` int64 [rows] is the number of the last puzzle of each row + 1."""
+    puzzles = augmentations.puzzles
+    pairs = [augmentations.of(row) for row in rows.tolist()]
     counts = [len(pair) for pair in pairs]
     numbers = [np.arange(end - count, end) for end, count in zip(ends.tolist(), counts, strict=True)]
     both = np.concatenate(pairs)
     groups = np.repeat(puzzles.groups[rows], counts).astype(np.int32)
-    nothing = np.zeros(len(both), np.int32)
+    zeros = np.zeros(len(both), np.int32)
     inputs, labels = np.hsplit(both, 2)
     return Split(
         inputs=inputs,
         labels=labels,
         groups=groups,
         puzzles=np.concatenate(numbers).astype(np.int32),
-        identifiers=nothing,
+        identifiers=zeros,
         source_codes=groups,
         source_names=puzzles.group_names,
-        ratings=nothing,
+        ratings=zeros,
     )
 
 
-def _draw_name(meta: DatasetMeta, draws: Draws, index: int) -> str:
+def _draw_name(meta: DatasetMeta, transforms: Transforms, index: int) -> str:
     words = {
-        "dihedral": f"symmetry={draws.symmetries[index]}",
-        "permute_symbols": "symbols=" + " ".join(meta.vocabulary[token] for token in draws.symbols[index, 1:]),
-        "translate": f"place={draws.rows[index]}:{draws.columns[index]}",
+        "dihedral": f"symmetry={transforms.symmetries[index]}",
+        "permute_symbols": "symbols=" + " ".join(meta.vocabulary[token] for token in transforms.symbols[index, 1:]),
+        "translate": f"offset={transforms.rows[index]}:{transforms.columns[index]}",
     }
-    return ",".join(words[name] for name in meta.symmetries) or "as it is"
+    return ",".join(words[name] for name in meta.symmetries) or "identity"
 
 
 def normalize_text(text: str) -> str:
-    """Unchanged: the alphabet belongs to the user."""
+    """Unchanged: the user defines the alphabet."""
     return text
 
 
 def unique_solution(grid: Grid) -> None:
-    """There is no solver."""
+    """None: custom puzzles have no solver."""
     del grid

@@ -1,11 +1,11 @@
-"""The display of custom puzzles."""
+"""Drawing of custom puzzles."""
 
 from trm.config.dataset_meta import DatasetMeta
 from trm.data.drawing import Drawing
 
 
 def make_drawing(meta: DatasetMeta) -> Drawing:
-    """The user's symbols."""
+    """The symbols of the user's alphabet."""
     return Drawing(
         title="Custom puzzles",
         symbols=list(meta.vocabulary[1:]),

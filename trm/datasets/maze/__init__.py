@@ -1,1 +1,1 @@
-"""Mazes."""
+"""Mazes: shortest paths in square grids."""

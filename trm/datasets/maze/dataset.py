@@ -1,4 +1,4 @@
-"""Mazes n x n (spec section 1): generated here, or CSV files as Maze-Hard's."""
+"""Mazes n x n, generated or from CSV files such as Maze-Hard (docs: Datasets)."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,13 +11,13 @@ from pydantic import BeforeValidator, Field
 from trm.config.base import BelowOne, Natural, Positive, Section, whole
 from trm.config.data import AugmentParams, DataSection
 from trm.config.dataset_meta import DatasetMeta
-from trm.data.csv_dataset import Rows, Table, fetch_files, prepare_table, write_files
+from trm.data.csv_dataset import CsvDataset, Rows, fetch_csv, prepare_csv, write_csv
 from trm.data.deduplication import Equivalence
 from trm.data.protocol import Augmentations, DatasetPlan, Grid
-from trm.data.puzzle_csv import Bad, Layout, Puzzles, Tokens
-from trm.data.sources import HuggingFaceSource, PathSource, UrlSource, known_digests
+from trm.data.puzzle_csv import Layout, Mask, Puzzles, Tokens
+from trm.data.sources import HuggingFaceSource, PathSource, UrlSource, source_digests
 from trm.data.symmetries import INVERSE, apply_symmetry
-from trm.datasets.maze.grid import CHARACTERS, PATH, Mazes, check, fingerprints, same
+from trm.datasets.maze.grid import CHARACTERS, PATH, Mazes, are_equivalent, check_mazes, fingerprints
 from trm.datasets.maze.rules import maze_valid
 from trm.utils.errors import UserError
 
@@ -27,25 +27,31 @@ SYMMETRIES = len(INVERSE)
 
 
 class GenerateSource(Section):
-    """Mazes made and labelled here, no two of them equal up to a symmetry."""
+    """Generated mazes with labelled shortest paths; no two are equal up to a symmetry."""
 
     type: Literal["generate"]
+    """Generate mazes."""
     train_puzzles: Positive
+    """Number of training mazes."""
     test_puzzles: Positive
+    """Number of test mazes."""
     wall_density: Annotated[tuple[BelowOne, BelowOne], Field(strict=False)]
-    """Least and greatest chance of a cell to be a wall; each maze draws its own. Maze-Hard: 0.28 and 0.45."""
+    """Lowest and highest probability of a wall; each maze draws its own. Maze-Hard: 0.28 and 0.45."""
     min_path: Positive
-    """Moves that the shortest path has at least. Maze-Hard: 109."""
+    """Smallest number of moves of the shortest path. Maze-Hard: 109."""
     seed: Natural
+    """Seed of the generator."""
 
 
 class Settings(DataSection):
-    """Section `data` of a maze experiment."""
+    """Section `data` for mazes."""
 
     size: Annotated[int, Field(ge=4, le=64), BeforeValidator(whole)]
+    """Rows and columns of the maze (n)."""
     source: Annotated[GenerateSource | PathSource | UrlSource | HuggingFaceSource, Field(discriminator="type")]
+    """Origin of the mazes."""
     allow_leakage: bool
-    """False: no test maze may be a training maze turned or mirrored."""
+    """False: raise an error if a test maze is a rotation or reflection of a training maze."""
 
     def max_augmentations(self) -> int:
         """The symmetries of a square."""
@@ -53,39 +59,39 @@ class Settings(DataSection):
 
 
 def source_digest(data: Settings) -> dict[str, str]:
-    """The sha256 of the two files, as far as they are known; none for generated mazes."""
-    return {} if isinstance(data.source, GenerateSource) else known_digests(data.source)
+    """SHA-256 of the two files, as far as known; empty for generated mazes."""
+    return {} if isinstance(data.source, GenerateSource) else source_digests(data.source)
 
 
 def fetch(data: Settings, out: Path) -> dict[str, object]:
-    """Write `out`/train.csv and `out`/test.csv, every row checked. Files that are taken whole keep their bytes."""
-    source, files = data.source, table(data.size, data.allow_leakage)
+    """Write `out`/train.csv and `out`/test.csv with every row checked. Unfiltered files are copied byte by byte."""
+    source, dataset = data.source, csv_dataset(data.size, data.allow_leakage)
     if not isinstance(source, GenerateSource):
-        return fetch_files(source, files, out)
+        return fetch_csv(source, dataset, out)
     from trm.datasets.maze.generator import generate_mazes
 
     count = source.train_puzzles + source.test_puzzles
     questions, answers, moves = generate_mazes(data.size, count, source.wall_density, source.min_path, source.seed)
     questions, answers = ((mazes + np.uint8(1)).reshape(count, -1) for mazes in (questions, answers))
     puzzles = Puzzles(questions, answers, ["generated"] * count, moves)
-    return write_files(puzzles, source.train_puzzles, files, out)
+    return write_csv(puzzles, source.train_puzzles, dataset, out)
 
 
 def prepare(data: Settings, augment: AugmentParams, raw: Path) -> DatasetPlan:
-    """Plan the symmetries of the training mazes; see `prepare_table`. The rating of a maze is its path's moves.
+    """Plan the dataset with `num_aug` symmetries of each training maze; see `prepare_csv`. The rating is the number of
+    moves.
 
-    Raises `UserError` for more versions than there are symmetries.
+    Raises `UserError` if `num_aug` exceeds the number of other symmetries.
     """
     if augment.num_aug >= SYMMETRIES:
         raise UserError(
-            f"augment.num_aug must be at most {SYMMETRIES - 1}, the symmetries of a maze beside itself. "
-            f"Got {augment.num_aug}"
+            f"augment.num_aug must be at most {SYMMETRIES - 1}, the other symmetries of a maze. Got {augment.num_aug}"
         )
-    return prepare_table(table(data.size, data.allow_leakage), augment, raw)
+    return prepare_csv(csv_dataset(data.size, data.allow_leakage), augment, raw)
 
 
 def augmentations(meta: DatasetMeta, tokens: npt.NDArray[np.uint8], rng: np.random.Generator, k: int) -> Augmentations:
-    """The maze and k - 1 of its other symmetries. Raises `UserError` where there are not so many."""
+    """The maze and k - 1 of its other symmetries. Raises `UserError` if there are fewer."""
     if k > SYMMETRIES:
         raise UserError(f"evaluate.num_votes must be at most {SYMMETRIES}, the symmetries of a maze. Got {k}")
     size = meta.height
@@ -95,54 +101,54 @@ def augmentations(meta: DatasetMeta, tokens: npt.NDArray[np.uint8], rng: np.rand
         return [apply_symmetry(maze, INVERSE[s]) for maze, s in zip(cells(answers, size), drawn, strict=True)]
 
     grid = tokens.reshape(size, size)
-    asked = np.stack([apply_symmetry(grid, symmetry).ravel() for symmetry in drawn])
-    return Augmentations(asked, invert, [f"symmetry={symmetry}" for symmetry in drawn])
+    tokens = np.stack([apply_symmetry(grid, symmetry).ravel() for symmetry in drawn])
+    return Augmentations(tokens, invert, [f"symmetry={symmetry}" for symmetry in drawn])
 
 
 def valid(meta: DatasetMeta, questions: Sequence[Grid], answers: Sequence[Grid]) -> npt.NDArray[np.bool_]:
-    """Which answers mark one path, connected, free of walls and as short as any, and change nothing else."""
+    """Which answers mark exactly one shortest path in free cells and change nothing else: bool [N]."""
     del meta
     return maze_valid(np.stack(questions), np.stack(answers))
 
 
 def expected_meta(data: Settings) -> DatasetMeta:
-    """What the data set will say of itself."""
+    """The metadata of the dataset."""
     return maze_meta(data.size)
 
 
 def maze_meta(size: int) -> DatasetMeta:
-    """What a maze data set says of itself: token 0 pads, a cell's token is one more than the cell; one identifier."""
+    """Metadata of mazes n x n: token 0 is padding, the token of a cell is its value + 1; one identifier."""
     return DatasetMeta(name="maze", height=size, width=size, vocabulary=("pad", *CHARACTERS), num_identifiers=1)
 
 
-def table(size: int, allow_leakage: bool) -> Table:
+def csv_dataset(size: int, allow_leakage: bool) -> CsvDataset:
     """Mazes n x n as two CSV files."""
     equivalence = Equivalence(
         fingerprints=lambda questions: fingerprints(cells(questions, size)),
-        same=lambda one, other: same(cells(one, size), cells(other, size)),
+        are_equivalent=lambda one, other: are_equivalent(cells(one, size), cells(other, size)),
     )
-    return Table(maze_meta(size), layout(size), _augment, None if allow_leakage else equivalence)
+    return CsvDataset(maze_meta(size), layout(size), _augment, None if allow_leakage else equivalence)
 
 
 def layout(size: int) -> Layout:
-    """How mazes n x n are written; a free cell is a space."""
+    """Notation of mazes n x n; a free cell is a space."""
     answer = {character: token for token, character in enumerate(CHARACTERS, start=1)}
     question = {character: token for character, token in answer.items() if character != "o"}
 
-    def check_tokens(questions: Tokens, answers: Tokens) -> Iterator[tuple[Bad, str, str]]:
-        return check(cells(questions, size), cells(answers, size))
+    def check_tokens(questions: Tokens, answers: Tokens) -> Iterator[tuple[Mask, str, str]]:
+        return check_mazes(cells(questions, size), cells(answers, size))
 
     words = ("# wall, space free, S start and G goal", "# wall, space free, S start, G goal and o path")
     return Layout(size * size, f"data.size is {size}", question, answer, words, check_tokens, _moves)
 
 
 def cells(tokens: npt.NDArray[np.uint8], size: int) -> Mazes:
-    """Tokens uint8 [..., n * n] as cells uint8 [..., n, n]; padding, which no maze holds, becomes 255."""
+    """Tokens uint8 [..., n * n] to cells uint8 [..., n, n]; padding becomes 255. Mazes contain no padding."""
     return (tokens - np.uint8(1)).reshape(*tokens.shape[:-1], size, size)
 
 
 def _moves(questions: Tokens, answers: Tokens) -> npt.NDArray[np.int32]:
-    """How hard a maze is: the moves of its path, which needs one more than it has cells between S and G."""
+    """Rating of a maze: the moves of its path, one more than its cells between S and G."""
     del questions
     return ((answers == PATH + 1).sum(axis=1) + 1).astype(np.int32)
 
@@ -154,22 +160,22 @@ def _augment(puzzles: Puzzles, groups: Rows, num_aug: int, seed: int) -> tuple[T
     for index, group in enumerate(groups.tolist()):
         rng = np.random.default_rng(np.random.SeedSequence([seed, group]))
         drawn[index, 1:] = 1 + rng.permutation(SYMMETRIES - 1)[:num_aug]
-    made = []
+    results = []
     for tokens in (puzzles.questions, puzzles.answers):
         grids = tokens.reshape(-1, size, size)
-        versions = np.empty((*drawn.shape, size, size), np.uint8)
+        augmented = np.empty((*drawn.shape, size, size), np.uint8)
         for symmetry in range(SYMMETRIES):
-            maze, version = np.nonzero(drawn == symmetry)
-            versions[maze, version] = apply_symmetry(grids[maze], symmetry)
-        made.append(versions.reshape(-1, length))
-    return made[0], made[1]
+            maze, index = np.nonzero(drawn == symmetry)
+            augmented[maze, index] = apply_symmetry(grids[maze], symmetry)
+        results.append(augmented.reshape(-1, length))
+    return results[0], results[1]
 
 
 def normalize_text(text: str) -> str:
-    """Open cells may be written as a space, `.`, `_` or `0`."""
+    """Replace the free cells `.`, `_` and `0` by a space."""
     return text.translate(str.maketrans("._0", "   "))
 
 
 def unique_solution(grid: Grid) -> None:
-    """There is no solver."""
+    """None: mazes have no solver."""
     del grid

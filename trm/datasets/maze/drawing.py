@@ -1,4 +1,4 @@
-"""The display of mazes."""
+"""Drawing of mazes."""
 
 from trm.config.dataset_meta import DatasetMeta
 from trm.data.drawing import Drawing
@@ -9,7 +9,7 @@ TERMINAL = {"#": "█", " ": "·"}
 
 
 def make_drawing(meta: DatasetMeta) -> Drawing:
-    """Colored cells; start and goal have letters, the path has dots."""
+    """Colored cells, letters for start and goal, dots for the path."""
     characters = meta.vocabulary[1:]
     return Drawing(
         title="Mazes",

@@ -1,6 +1,6 @@
-"""Making mazes as hard as Maze-Hard: cells that are walls by chance, start and goal far apart, the path labelled.
+"""Generation of mazes as hard as Maze-Hard: random walls, distant start and goal, labelled shortest path.
 
-Maze-Hard's own mazes look as if drawn so: its shares of walls and its lengths of paths come out the same.
+Wall densities and path lengths match the distribution of Maze-Hard.
 """
 
 import numpy as np
@@ -8,72 +8,73 @@ import numpy.typing as npt
 
 from trm.data.deduplication import Representatives
 from trm.data.numba_utils import random_state
-from trm.datasets.maze.grid import Mazes, draw_mazes, fingerprints, label, same
+from trm.datasets.maze.grid import Mazes, are_equivalent, draw_mazes, fingerprints, label_mazes
 from trm.utils.errors import UserError
 from trm.utils.progress import progress
 
-FRUITLESS_CELLS = 1_500_000_000
-"""Cells of grids drawn in a row without a maze after which there seem to be none: some 20 seconds."""
-FRUITLESS_MAZES = 20_000
-"""Mazes drawn in a row that are all known after which there seem to be no others."""
+MAX_CELLS_WITHOUT_MAZE = 1_500_000_000
+"""Cells of consecutive grids without a maze after which generation fails: about 20 seconds."""
+MAX_DUPLICATE_MAZES = 20_000
+"""Consecutive duplicates after which generation fails."""
 _BLOCK = 16
-"""Mazes at most that are made by one compiled call."""
+"""Largest number of mazes per compiled call."""
 
 
 def generate_mazes(
     size: int, count: int, wall_density: tuple[float, float], min_path: int, seed: int
 ) -> tuple[Mazes, Mazes, npt.NDArray[np.int32]]:
-    """`count` mazes n x n: questions and answers, uint8 [count, n, n], and the moves of their paths, int32 [count].
+    """Generate `count` mazes n x n: questions and answers, uint8 [count, n, n], and the moves of their paths, int32
+    [count].
 
-    Each maze has a chance of walls drawn between the two of `wall_density`, so walls may cover a little more or less
-    than that, and a shortest path of `min_path` moves or more. No two are equal up to a symmetry. A pure function of
-    its arguments; a lesser count gives the first of these mazes. Raises `UserError` where such mazes are not found.
+    The wall probability of each maze is drawn uniformly between the two values of `wall_density`; the fraction of walls
+    may deviate slightly. Shortest paths have at least `min_path` moves. No two mazes are equal up to a symmetry. The
+    result depends only on the arguments, and a smaller count gives a prefix of it. Raises `UserError` if not enough
+    mazes are found.
     """
     low, high = wall_density
     if not 0 <= low <= high < 1:
         raise UserError(
-            "data.source.wall_density must be two shares from 0 to below 1, the lower first. "
+            "data.source.wall_density must be two numbers in [0, 1), the lower first. "
             f"Got {low} and {high}; Maze-Hard has 0.28 and 0.45"
         )
     if not 1 <= min_path < size * size:
         raise UserError(
-            f"data.source.min_path must be from 1 to {size * size - 1}, the cells of a {size}x{size} maze less one. "
-            f"Got {min_path}"
+            f"data.source.min_path must be from 1 to {size * size - 1} for a {size}x{size} maze. Got {min_path}"
         )
     state = random_state(seed, size)
     block = np.empty((_BLOCK, size, size), dtype=np.uint8)
-    # Half a second or so a call, so that progress is shown and Ctrl-C is heard.
-    tries_of_a_call = max(40_000_000 // (size * size), 1)
-    kept: list[Mazes] = []
-    known = Representatives(same)
-    drawn = fruitless_tries = fruitless_mazes = 0
-    with progress(f"generate {size}x{size} mazes", count) as shown:
-        while len(kept) < count:
-            made, tried = draw_mazes(low, high, min_path, tries_of_a_call, state, block)
-            before = len(kept)
-            for maze, mark in zip(block[:made], fingerprints(block[:made]), strict=True):
+    # About half a second per call, so that progress and Ctrl-C are handled.
+    tries_per_call = max(40_000_000 // (size * size), 1)
+    mazes: list[Mazes] = []
+    representatives = Representatives(are_equivalent)
+    drawn = tries_without_maze = consecutive_duplicates = 0
+    with progress(f"generate {size}x{size} mazes", count) as bar:
+        while len(mazes) < count:
+            num_mazes, num_tries = draw_mazes(low, high, min_path, tries_per_call, state, block)
+            previous = len(mazes)
+            for maze, mark in zip(block[:num_mazes], fingerprints(block[:num_mazes]), strict=True):
                 drawn += 1
                 question = maze.copy()
-                if known.find_or_add(question, int(mark), drawn) == drawn:
-                    kept.append(question)
-                    fruitless_mazes = 0
-                    if len(kept) == count:
+                if representatives.find_or_add(question, int(mark), drawn) == drawn:
+                    mazes.append(question)
+                    consecutive_duplicates = 0
+                    if len(mazes) == count:
                         break
                 else:
-                    fruitless_mazes += 1
-            shown.advance(len(kept) - before)
-            fruitless_tries = 0 if made else fruitless_tries + tried
-            if fruitless_tries * size * size >= FRUITLESS_CELLS:
+                    consecutive_duplicates += 1
+            bar.advance(len(mazes) - previous)
+            tries_without_maze = 0 if num_mazes else tries_without_maze + num_tries
+            if tries_without_maze * size * size >= MAX_CELLS_WITHOUT_MAZE:
                 raise UserError(
-                    f"data.source.min_path: only {len(kept)} of {count} {size}x{size} mazes with a shortest path of "
-                    f"{min_path} moves or more found, and none in the last {fruitless_tries} tries; ask for a shorter "
-                    "path, or another data.source.wall_density (0.28 and 0.45 allow the longest)"
+                    f"data.source.min_path: only {len(mazes)} of {count} {size}x{size} mazes with a shortest path of "
+                    f"{min_path} moves or more found; none in the last {tries_without_maze} tries; reduce it, or "
+                    "change data.source.wall_density (0.28 and 0.45 allow the longest paths)"
                 )
-            if fruitless_mazes >= FRUITLESS_MAZES:
+            if consecutive_duplicates >= MAX_DUPLICATE_MAZES:
                 raise UserError(
-                    f"data.source.train_puzzles and test_puzzles: only {len(kept)} different {size}x{size} mazes found "
-                    f"where {count} are wanted, and none in the last {fruitless_mazes} drawn; ask for fewer, or widen "
-                    "data.source.wall_density"
+                    "data.source.train_puzzles and test_puzzles: only "
+                    f"{len(mazes)} different {size}x{size} mazes found. Expected {count}; no new one in the last "
+                    f"{consecutive_duplicates} draws; reduce them, or widen data.source.wall_density"
                 )
-    questions = np.stack(kept)
-    return questions, *label(questions)
+    questions = np.stack(mazes)
+    return questions, *label_mazes(questions)

@@ -1,30 +1,31 @@
-"""Mazes: cells and characters, the labelled shortest path, the checks of a labelled maze, and the compiled code."""
+"""Mazes: cell values, shortest paths, checks, and their compiled code."""
 
 from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 
-from trm.data.numba_utils import compiled, random_below
+from trm.data.numba_utils import njit, random_below
 from trm.data.symmetries import apply_symmetry
 
 WALL, FREE, START, GOAL, PATH = range(5)
-"""The values of a cell; a cell's token is one more."""
+"""Cell values; the token of a cell is its value + 1."""
 CHARACTERS = "# SGo"
-"""How the cells 0 to 4 are written. A free cell is a space, so text of a maze must never be stripped."""
+"""Characters of the cells 0 to 4. A free cell is a space: text of a maze must not be stripped."""
 PAIRS = 50
-"""Random pairs of cells tried as start and goal of one maze; see `draw_mazes`."""
+"""Random pairs of start and goal tried per grid; see `draw_mazes`."""
 _CLOSED, _OPEN = -2, -1
 
 Mazes = npt.NDArray[np.uint8]
-"""Cells uint8 [N, height, width], 0 to 4."""
+"""Cells, uint8 [N, height, width], 0 to 4."""
 
 
-@compiled
-def _flood(board, start, width, moves, parents, queue):  # noqa: ANN001, ANN202  (compiled: numba infers the types)
-    """Breadth-first search on a board with a closed border; the number of cells reached, `queue` holds them in order.
+@njit
+def _flood(board, start, width, moves, parents, queue):  # noqa: ANN001, ANN202  (numba infers the types)
+    """Breadth-first search on a board with a closed border. Returns the number of reached cells; `queue` contains them
+    in order.
 
-    First in, first out; neighbours down, left, right, up; the first to reach a cell is its parent (spec section 6).
+    Neighbors are visited down, left, right, up, and the first visit sets the parent, as in Maze-Hard.
     """
     moves[:] = board
     moves[start] = 0
@@ -43,9 +44,9 @@ def _flood(board, start, width, moves, parents, queue):  # noqa: ANN001, ANN202 
     return reached
 
 
-@compiled
+@njit
 def _label(mazes, moves_to_goal):  # noqa: ANN001, ANN202
-    """Draw the path into each maze, in place, and note its moves."""
+    """Mark the path in each maze, in place, and store its number of moves."""
     height, width = mazes.shape[1] + 2, mazes.shape[2] + 2
     board, moves, parents, queue = np.full((4, height * width), _CLOSED, np.int32)
     for index in range(len(mazes)):
@@ -74,14 +75,14 @@ def _label(mazes, moves_to_goal):  # noqa: ANN001, ANN202
             cell = parents[cell]
 
 
-@compiled
+@njit
 def draw_mazes(low, high, min_path, tries, state, mazes):  # noqa: ANN001, ANN201
-    """Fill `mazes` (uint8 [B, n, n]) with drawn mazes, in at most `tries` tries; how many mazes, how many tries.
+    """Fill `mazes` (uint8 [B, n, n]) with random mazes; return (number of mazes, number of tries, at most `tries`).
 
-    A try: a share of walls between `low` and `high`, each cell a wall with that chance, then start and goal drawn
-    among the free cells, kept if the shortest path has `min_path` moves or more. Such pairs are rare (one in 80,000
-    for Maze-Hard), so a grid gets `PAIRS` draws, and none where two searches, from any cell and from the cell farthest
-    from it, find no long path. Random numbers from `state` (uint64 [1]).
+    A try draws a wall density between `low` and `high`, each cell as a wall with this probability, then start and goal
+    among the free cells; it succeeds if the shortest path has at least `min_path` moves. Such pairs are rare (one in
+    80,000 for Maze-Hard). Therefore each grid gets `PAIRS` pairs, and none if two searches, from a random cell and from
+    the cell farthest from it, find no long path. `state`: random state, uint64 [1].
     """
     size = mazes.shape[1]
     width = size + 2
@@ -103,7 +104,7 @@ def draw_mazes(low, high, min_path, tries, state, mazes):  # noqa: ANN001, ANN20
         if free < 2:
             continue
         last = queue[_flood(board, open_cells[random_below(state, free)], width, moves, parents, queue) - 1]
-        if 2 * moves[last] < min_path:  # then no two cells reached from there are so far apart
+        if 2 * moves[last] < min_path:  # the distance of two reachable cells is at most twice this
             continue
         if moves[queue[_flood(board, last, width, moves, parents, queue) - 1]] < min_path:
             continue
@@ -122,11 +123,11 @@ def draw_mazes(low, high, min_path, tries, state, mazes):  # noqa: ANN001, ANN20
     return made, tried
 
 
-def label(questions: Mazes) -> tuple[Mazes, npt.NDArray[np.int32]]:
-    """The mazes with their path, uint8 [N, h, w], and its moves, int32 [N], by the rule of Maze-Hard (spec section 6).
+def label_mazes(questions: Mazes) -> tuple[Mazes, npt.NDArray[np.int32]]:
+    """Mazes with their shortest path, uint8 [N, h, w], and its moves, int32 [N].
 
-    Of all shortest paths it is the one of breadth-first search from S. A maze without path, or without exactly one S
-    and one G, comes back as it is, with moves -1.
+    Of several shortest paths, the result is that of the breadth-first search from S, as in Maze-Hard. A maze without a
+    path, or without exactly one S and one G, is unchanged and has moves -1.
     """
     answers = np.array(questions, dtype=np.uint8, order="C")
     moves = np.empty(len(answers), dtype=np.int32)
@@ -134,36 +135,36 @@ def label(questions: Mazes) -> tuple[Mazes, npt.NDArray[np.int32]]:
     return answers, moves
 
 
-def check(questions: Mazes, answers: Mazes) -> Iterator[tuple[npt.NDArray[np.bool_], str, str]]:
-    """What may be wrong with labelled mazes uint8 [N, h, w]: (bad bool [N], problem, remedy), one after the other.
+def check_mazes(questions: Mazes, answers: Mazes) -> Iterator[tuple[npt.NDArray[np.bool_], str, str]]:
+    """Rules of mazes with paths, uint8 [N, h, w]: yields (invalid bool [N], problem, remedy) for each rule.
 
-    Each finding supposes that those before it found nothing. Any shortest path will do, not only that of `label`.
+    Each rule presumes that the previous ones hold. Any shortest path is accepted, not only that of `label_mazes`.
     """
     remedy = "correct or remove the row"
     for cell in (START, GOAL):
         name = CHARACTERS[cell]
-        bad = (questions == cell).sum(axis=(1, 2)) != 1
-        yield bad, f"the question must have exactly one {name}", remedy
-    yield (questions == PATH).any(axis=(1, 2)), "the question holds o, which marks the path of an answer", remedy
+        invalid = (questions == cell).sum(axis=(1, 2)) != 1
+        yield invalid, f"the question must have exactly one {name}", remedy
+    yield (questions == PATH).any(axis=(1, 2)), "the question contains o, which marks the path of an answer", remedy
     drawn = (questions == FREE) & (answers == PATH)
-    bad = ((questions != answers) & ~drawn).any(axis=(1, 2))
-    yield bad, "the answer differs from the question elsewhere than in free cells that became o", remedy
-    shortest = label(questions)[1]
+    invalid = ((questions != answers) & ~drawn).any(axis=(1, 2))
+    yield invalid, "the answer differs from the question in other cells than free cells that became o", remedy
+    shortest = label_mazes(questions)[1]
     yield shortest < 0, "there is no path from S to G", remedy
     only_path = np.where(answers == FREE, np.uint8(WALL), answers)
-    yield label(only_path)[1] < 0, "the cells o of the answer do not connect S with G", remedy
-    bad = drawn.sum(axis=(1, 2)) + 1 != shortest
-    yield bad, "the labels are no shortest path: there are more cells o than a shortest path has", remedy
+    yield label_mazes(only_path)[1] < 0, "the cells o of the answer do not connect S with G", remedy
+    invalid = drawn.sum(axis=(1, 2)) + 1 != shortest
+    yield invalid, "the path is not a shortest one: it has too many cells o", remedy
 
 
 def fingerprints(mazes: Mazes) -> npt.NDArray[np.uint64]:
-    """A number for each of the square mazes uint8 [N, n, n], uint64 [N]: equal for those that `same` calls equal."""
+    """One number per square maze, uint8 [N, n, n] to uint64 [N], equal for equivalent mazes."""
     cells = mazes.shape[-1] ** 2
     weights = np.random.default_rng(0).integers(2**64, size=cells, dtype=np.uint64)
     sums = [apply_symmetry(mazes, symmetry).reshape(-1, cells) @ weights for symmetry in range(8)]
     return np.min(sums, axis=0)
 
 
-def same(one: Mazes, other: Mazes) -> bool:
+def are_equivalent(one: Mazes, other: Mazes) -> bool:
     """Whether two square mazes, uint8 [n, n], are equal up to one of the eight symmetries."""
     return any(np.array_equal(one, apply_symmetry(other, symmetry)) for symmetry in range(8))

@@ -1,28 +1,28 @@
-"""Sudoku n x n: its boxes, its rules, and the shuffles under which a puzzle stays a puzzle (spec section 1)."""
+"""Symmetries of Sudoku: relabelled digits, permuted bands, stacks, rows and columns, and transposition."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from trm.data.numba_utils import compiled, random_below, shuffle
+from trm.data.numba_utils import njit, random_below, shuffle
 
 Grids = npt.NDArray[np.uint8]
-"""Grids of digits, uint8 [..., n, n]: 0 blank, d digit d."""
+"""Digits, uint8 [..., n, n]; 0 is blank."""
 
 BOXES = {4: (2, 2), 6: (2, 3), 9: (3, 3)}
-"""Height and width of a box for each grid size: a 6x6 grid has 3 bands of 2 rows and 2 stacks of 3 columns."""
+"""Grid size -> (height, width) of a box. A 6x6 grid has 3 bands of 2 rows and 2 stacks of 3 columns."""
 
 
 def box_of_cell(size: int) -> npt.NDArray[np.int64]:
-    """Number of the box of each cell, int64 [n, n], counted row by row of boxes."""
+    """Box number of each cell, int64 [n, n], in row-major order."""
     height, width = BOXES[size]
     row, column = np.indices((size, size))
     return (row // height) * (size // width) + column // width
 
 
-def breaks_rule(answers: Grids) -> npt.NDArray[np.bool_]:
-    """True where a row, column or box of a full grid lacks a digit: uint8 [N, n, n] to bool [N]."""
+def violates_rules(answers: Grids) -> npt.NDArray[np.bool_]:
+    """Whether a full grid lacks a digit in a row, column or box: uint8 [N, n, n] to bool [N]."""
     size = answers.shape[-1]
     full = np.uint16(2 ** (size + 1) - 2)
     bits = np.left_shift(np.uint16(1), answers.astype(np.uint16), dtype=np.uint16)
@@ -35,22 +35,23 @@ def breaks_rule(answers: Grids) -> npt.NDArray[np.bool_]:
 
 
 @dataclass(frozen=True)
-class Shuffles:
-    """k symmetries of Sudoku; each maps a grid to digits[(transposed if drawn)[rows][:, columns]].
-
-    `digits` uint8 [k, n + 1] with digits[:, 0] = 0, `rows` and `columns` uint8 [k, n], `transposed` bool [k].
-    """
+class Transforms:
+    """k symmetries; each maps `grid` to digits[grid'[rows][:, columns]], where grid' is `grid` or its transpose."""
 
     digits: npt.NDArray[np.uint8]
+    """Image of each digit, uint8 [k, n + 1]; digits[:, 0] = 0."""
     rows: npt.NDArray[np.uint8]
+    """Row permutations, uint8 [k, n]."""
     columns: npt.NDArray[np.uint8]
+    """Column permutations, uint8 [k, n]."""
     transposed: npt.NDArray[np.bool_]
+    """bool [k]."""
 
     def __len__(self) -> int:
         return len(self.transposed)
 
     def apply(self, grids: Grids) -> Grids:
-        """Shuffle k grids, or one grid in k ways: uint8 [k, n, n] or [n, n] to uint8 [k, n, n]."""
+        """Transform k grids, or one grid in k ways: uint8 [k, n, n] or [n, n] to uint8 [k, n, n]."""
         size = self.rows.shape[1]
         out = np.empty((len(self), size * size), np.uint8)
         cells = np.broadcast_to(grids, (len(self), size, size)).reshape(len(self), -1)
@@ -59,32 +60,32 @@ class Shuffles:
         return out.reshape(-1, size, size)
 
     def invert(self, grids: Grids) -> Grids:
-        """Undo `apply`: uint8 [k, n, n] to uint8 [k, n, n]."""
+        """The inverse of `apply`: uint8 [k, n, n] to uint8 [k, n, n]."""
         size = self.rows.shape[1]
         digits = np.argsort(self.digits, axis=1).astype(np.uint8)
         rows, columns = np.argsort(self.rows, axis=1)[:, :, None], np.argsort(self.columns, axis=1)[:, None, :]
         cells = rows * size + columns
         cells = np.where(self.transposed[:, None, None], cells.swapaxes(1, 2), cells)
-        which = np.arange(len(self), dtype=np.intp)[:, None, None] * (size + 1)
-        return digits.ravel()[which + _gather(grids, cells)]
+        offsets = np.arange(len(self), dtype=np.intp)[:, None, None] * (size + 1)
+        return digits.ravel()[offsets + _gather(grids, cells)]
 
 
 def _gather(grids: Grids, cells: npt.NDArray[np.intp]) -> Grids:
     if grids.ndim == 2:
         return grids.ravel()[cells]
-    which = np.arange(len(cells), dtype=np.intp)[:, None, None] * cells[0].size
-    return grids.reshape(-1)[which + cells]
+    offsets = np.arange(len(cells), dtype=np.intp)[:, None, None] * cells[0].size
+    return grids.reshape(-1)[offsets + cells]
 
 
-def identity_shuffle(size: int) -> Shuffles:
-    """The one shuffle (k = 1) that changes nothing."""
+def identity_transform(size: int) -> Transforms:
+    """The identity (k = 1)."""
     order = np.arange(size + 1, dtype=np.uint8)[None]
-    return Shuffles(order, order[:, :-1], order[:, :-1], np.zeros(1, dtype=np.bool_))
+    return Transforms(order, order[:, :-1], order[:, :-1], np.zeros(1, dtype=np.bool_))
 
 
-def concatenate(first: Shuffles, second: Shuffles) -> Shuffles:
-    """The shuffles of `first`, then those of `second`."""
-    return Shuffles(
+def concatenate(first: Transforms, second: Transforms) -> Transforms:
+    """The transforms of `first`, followed by those of `second`."""
+    return Transforms(
         np.concatenate([first.digits, second.digits]),
         np.concatenate([first.rows, second.rows]),
         np.concatenate([first.columns, second.columns]),
@@ -92,9 +93,9 @@ def concatenate(first: Shuffles, second: Shuffles) -> Shuffles:
     )
 
 
-def draw_shuffles(rng: np.random.Generator, size: int, count: int) -> Shuffles:
-    """Draw `count` shuffles, each uniformly from the whole group of symmetries."""
-    shuffles = Shuffles(
+def draw_transforms(rng: np.random.Generator, size: int, count: int) -> Transforms:
+    """Draw `count` transforms, each uniformly from the symmetry group."""
+    transforms = Transforms(
         np.zeros((count, size + 1), np.uint8),
         np.zeros((count, size), np.uint8),
         np.zeros((count, size), np.uint8),
@@ -102,18 +103,18 @@ def draw_shuffles(rng: np.random.Generator, size: int, count: int) -> Shuffles:
     )
     state = rng.integers(0, 2**64, size=1, dtype=np.uint64)
     for k in range(count):
-        drawn = _draw(state, *BOXES[size], shuffles.digits[k], shuffles.rows[k], shuffles.columns[k])
-        shuffles.transposed[k] = drawn
-    return shuffles
+        drawn = _draw(state, *BOXES[size], transforms.digits[k], transforms.rows[k], transforms.columns[k])
+        transforms.transposed[k] = drawn
+    return transforms
 
 
-def shuffle_puzzles(
+def augment_puzzles(
     questions: Grids, answers: Grids, states: npt.NDArray[np.uint64], num_aug: int
 ) -> tuple[Grids, Grids]:
-    """Each puzzle as it is, then `num_aug` shuffles of it, in tokens: two uint8 [N * (1 + num_aug), n * n].
+    """Each puzzle followed by `num_aug` random transforms of it: inputs and labels, uint8 [N * (1 + num_aug), n * n].
 
-    `questions` and `answers` are tokens uint8 [N, n * n]; `states` uint64 [N] are the random states of the puzzles,
-    so that it does not matter which others are shuffled with them. The interpreter is free meanwhile.
+    `questions` and `answers` are tokens, uint8 [N, n * n]. `states`, uint64 [N], are the random states of the puzzles,
+    so the result for a puzzle does not depend on the others. Releases the GIL.
     """
     size = {side * side: side for side in BOXES}[questions.shape[1]]
     inputs, labels = np.empty((2, len(questions) * (1 + num_aug), questions.shape[1]), np.uint8)
@@ -121,20 +122,20 @@ def shuffle_puzzles(
     return inputs, labels
 
 
-@compiled
+@njit
 def _draw(state, box_height, box_width, digits, rows, columns):  # noqa: ANN001, ANN202  (numba infers the types)
-    """Fill digits uint8 [n + 1], rows and columns uint8 [n] with a random shuffle; whether it is transposed."""
+    """Write a random transform to digits uint8 [n + 1], rows and columns uint8 [n]; return whether it transposes."""
     size = len(rows)
     for digit in range(size + 1):
         digits[digit] = digit
     shuffle(digits[1:], state)
     _draw_lines(state, box_height, rows)
     _draw_lines(state, box_width, columns)
-    # A box lying down has no place among boxes standing up.
+    # Transposition exchanges height and width of the boxes.
     return box_height == box_width and random_below(state, 2) == 1
 
 
-@compiled
+@njit
 def _draw_lines(state, thickness, lines):  # noqa: ANN001, ANN202
     """Permute the bands and the lines inside each band: uint8 [n]."""
     bands = np.arange(len(lines) // thickness)
@@ -146,28 +147,30 @@ def _draw_lines(state, thickness, lines):  # noqa: ANN001, ANN202
         shuffle(part, state)
 
 
-@compiled
-def _apply(cells, lowest, digits, rows, columns, transposed, out):  # noqa: ANN001, ANN202
-    """Shuffle `cells` into `out`, both uint8 [n * n]; `lowest` stands for a blank: 0 for cells, 1 for tokens."""
+@njit
+def _apply(cells, blank, digits, rows, columns, transposed, out):  # noqa: ANN001, ANN202
+    """Write the transform of `cells` to `out`, both uint8 [n * n]; `blank` is the blank value: 0 for digits, 1 for
+    tokens.
+    """
     size = len(rows)
     along, across = (1, size) if transposed else (size, 1)
     for row in range(size):
         start = np.int64(rows[row]) * along
         for column in range(size):
             cell = cells[start + np.int64(columns[column]) * across]
-            out[row * size + column] = digits[cell - lowest] + lowest
+            out[row * size + column] = digits[cell - blank] + blank
 
 
-@compiled
+@njit
 def _shuffle_puzzles(questions, answers, states, box_height, box_width, inputs, labels):  # noqa: ANN001, ANN202
     size = box_height * box_width
-    versions = len(inputs) // len(questions)
+    copies = len(inputs) // len(questions)
     digits, rows, columns = np.empty(size + 1, np.uint8), np.empty(size, np.uint8), np.empty(size, np.uint8)
     for puzzle in range(len(questions)):
-        first = puzzle * versions
+        first = puzzle * copies
         inputs[first], labels[first] = questions[puzzle], answers[puzzle]
         state = states[puzzle : puzzle + 1].copy()
-        for place in range(first + 1, first + versions):
+        for place in range(first + 1, first + copies):
             transposed = _draw(state, box_height, box_width, digits, rows, columns)
             _apply(questions[puzzle], 1, digits, rows, columns, transposed, inputs[place])
             _apply(answers[puzzle], 1, digits, rows, columns, transposed, labels[place])

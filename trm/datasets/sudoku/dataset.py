@@ -1,4 +1,4 @@
-"""Sudoku n x n (spec section 1): generated here, or CSV files as Sudoku-Extreme's."""
+"""Sudoku n x n, generated or from CSV files such as Sudoku-Extreme (docs: Datasets)."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,43 +11,49 @@ from pydantic import BeforeValidator, Field, model_validator
 from trm.config.base import Natural, Positive, Section, whole
 from trm.config.data import AugmentParams, DataSection
 from trm.config.dataset_meta import DatasetMeta
-from trm.data.csv_dataset import Rows, Table, fetch_files, prepare_table, write_files
+from trm.data.csv_dataset import CsvDataset, Rows, fetch_csv, prepare_csv, write_csv
 from trm.data.deduplication import Equivalence
 from trm.data.numba_utils import random_state
 from trm.data.protocol import Augmentations, DatasetPlan, Grid
-from trm.data.puzzle_csv import Bad, Layout, Puzzles, Tokens
-from trm.data.sources import HuggingFaceSource, PathSource, UrlSource, known_digests
+from trm.data.puzzle_csv import Layout, Mask, Puzzles, Tokens
+from trm.data.sources import HuggingFaceSource, PathSource, UrlSource, source_digests
 from trm.datasets.sudoku.augmentation import (
     Grids,
-    Shuffles,
-    breaks_rule,
+    Transforms,
+    augment_puzzles,
     concatenate,
-    draw_shuffles,
-    identity_shuffle,
-    shuffle_puzzles,
+    draw_transforms,
+    identity_transform,
+    violates_rules,
 )
-from trm.datasets.sudoku.equivalence import equivalent, fingerprints
+from trm.datasets.sudoku.equivalence import are_equivalent, fingerprints
 from trm.datasets.sudoku.rules import BOX_SHAPES, sudoku_valid
 
 
 class GenerateSource(Section):
-    """Puzzles made here: each with one solution, no two of them equivalent unless `data.allow_leakage`."""
+    """Generated puzzles with a unique solution; no two are equivalent unless `data.allow_leakage` is true."""
 
     type: Literal["generate"]
+    """Generate puzzles."""
     train_puzzles: Positive
+    """Number of training puzzles."""
     test_puzzles: Positive
+    """Number of test puzzles."""
     clues: Literal["minimal"] | Positive
-    """`minimal`: no clue can be left out; a number: exactly so many clues."""
+    """`minimal`: no clue can be removed; a number: exactly this many clues."""
     seed: Natural
+    """Seed of the generator."""
 
 
 class Settings(DataSection):
-    """Section `data` of a Sudoku experiment."""
+    """Section `data` for Sudoku."""
 
     size: Annotated[Literal[4, 6, 9], BeforeValidator(whole)]
+    """Rows and columns of the grid (n)."""
     source: Annotated[GenerateSource | PathSource | UrlSource | HuggingFaceSource, Field(discriminator="type")]
+    """Origin of the puzzles."""
     allow_leakage: bool
-    """False: no test puzzle may be equivalent to a training puzzle under the symmetries of Sudoku."""
+    """False: raise an error if a test puzzle is equivalent to a training puzzle under the symmetries of Sudoku."""
 
     @model_validator(mode="after")
     def _clues_fit(self) -> Self:
@@ -62,81 +68,81 @@ FIRST_CELL_TOKEN = 1
 
 
 def source_digest(data: Settings) -> dict[str, str]:
-    """The sha256 of the two files, as far as they are known; none for generated puzzles."""
-    return {} if isinstance(data.source, GenerateSource) else known_digests(data.source)
+    """SHA-256 of the two files, as far as known; empty for generated puzzles."""
+    return {} if isinstance(data.source, GenerateSource) else source_digests(data.source)
 
 
 def fetch(data: Settings, out: Path) -> dict[str, object]:
-    """Write `out`/train.csv and `out`/test.csv, every row checked. Files that are taken whole keep their bytes."""
-    source, files = data.source, table(data.size, data.allow_leakage)
+    """Write `out`/train.csv and `out`/test.csv with every row checked. Unfiltered files are copied byte by byte."""
+    source, dataset = data.source, csv_dataset(data.size, data.allow_leakage)
     if not isinstance(source, GenerateSource):
-        return fetch_files(source, files, out)
+        return fetch_csv(source, dataset, out)
     from trm.datasets.sudoku.generator import generate_puzzles
 
     count = source.train_puzzles + source.test_puzzles
     puzzles = generate_puzzles(data.size, count, source.clues, source.seed, data.allow_leakage)
-    return write_files(puzzles, source.train_puzzles, files, out)
+    return write_csv(puzzles, source.train_puzzles, dataset, out)
 
 
 def prepare(data: Settings, augment: AugmentParams, raw: Path) -> DatasetPlan:
-    """Plan the shuffles of the training puzzles; see `prepare_table`."""
-    return prepare_table(table(data.size, data.allow_leakage), augment, raw)
+    """Plan the augmented dataset; see `prepare_csv`."""
+    return prepare_csv(csv_dataset(data.size, data.allow_leakage), augment, raw)
 
 
 def augmentations(meta: DatasetMeta, tokens: npt.NDArray[np.uint8], rng: np.random.Generator, k: int) -> Augmentations:
-    """The puzzle and k - 1 shuffles."""
+    """The puzzle and k - 1 random transforms of it."""
     size = meta.height
-    shuffles = concatenate(identity_shuffle(size), draw_shuffles(rng, size, k - 1))
+    transforms = concatenate(identity_transform(size), draw_transforms(rng, size, k - 1))
 
     def invert(answers: npt.NDArray[np.uint8]) -> list[Grid]:
-        return list(shuffles.invert(cells(answers, size)))
+        return list(transforms.invert(cells(answers, size)))
 
-    asked = shuffles.apply(cells(tokens, size)).reshape(k, -1) + np.uint8(1)
-    return Augmentations(asked, invert, [_draw_name(shuffles, version) for version in range(k)])
+    tokens = transforms.apply(cells(tokens, size)).reshape(k, -1) + np.uint8(1)
+    return Augmentations(tokens, invert, [_draw_name(transforms, index) for index in range(k)])
 
 
 def valid(meta: DatasetMeta, questions: Sequence[Grid], answers: Sequence[Grid]) -> npt.NDArray[np.bool_]:
-    """Which answers hold every digit once in each row, column and box, and keep the clues."""
+    """Which answers contain every digit once in each row, column and box, and keep the clues: bool [N]."""
     return sudoku_valid(np.stack(questions), np.stack(answers), *BOX_SHAPES[meta.height])
 
 
 def expected_meta(data: Settings) -> DatasetMeta:
-    """What the data set will say of itself."""
+    """The metadata of the dataset."""
     return sudoku_meta(data.size)
 
 
 def sudoku_meta(size: int) -> DatasetMeta:
-    """What a Sudoku data set says of itself: token 0 pads, 1 is a blank cell, d + 1 is digit d; one identifier."""
+    """Metadata of Sudoku n x n: token 0 is padding, 1 a blank cell, d + 1 digit d; one identifier."""
     vocabulary = ("pad", ".", *(str(digit) for digit in range(1, size + 1)))
     return DatasetMeta(name="sudoku", height=size, width=size, vocabulary=vocabulary, num_identifiers=1)
 
 
-def table(size: int, allow_leakage: bool) -> Table:
+def csv_dataset(size: int, allow_leakage: bool) -> CsvDataset:
     """Sudoku n x n as two CSV files."""
     equivalence = Equivalence(
         fingerprints=lambda questions: fingerprints(cells(questions, size)),
-        same=lambda one, other: equivalent(cells(one, size), cells(other, size)),
+        are_equivalent=lambda one, other: are_equivalent(cells(one, size), cells(other, size)),
     )
-    return Table(sudoku_meta(size), layout(size), _augment, None if allow_leakage else equivalence)
+    return CsvDataset(sudoku_meta(size), layout(size), _augment, None if allow_leakage else equivalence)
 
 
 def layout(size: int) -> Layout:
-    """How puzzles n x n are written: `.` (or `0`) is a blank."""
+    """Notation of puzzles n x n: `.` (or `0`) is a blank."""
     digits = {str(digit): digit + 1 for digit in range(1, size + 1)}
 
-    def check(questions: Tokens, answers: Tokens) -> Iterator[tuple[Bad, str, str]]:
+    def check(questions: Tokens, answers: Tokens) -> Iterator[tuple[Mask, str, str]]:
         remedy = "correct or remove the row"
-        broken = breaks_rule(cells(answers, size))
-        yield broken, "the answer breaks a rule: a row, column or box lacks a digit", remedy
-        lost = ((questions != 1) & (questions != answers)).any(axis=1)
-        yield lost, "the answer does not keep a clue of the question", remedy
+        violations = violates_rules(cells(answers, size))
+        yield violations, "the answer violates a rule: a row, column or box lacks a digit", remedy
+        changed = ((questions != 1) & (questions != answers)).any(axis=1)
+        yield changed, "the answer does not keep a clue of the question", remedy
 
     words = (f"1 to {size} and . or 0 for a blank", f"1 to {size}")
     return Layout(size * size, f"data.size is {size}", {".": 1, "0": 1, **digits}, digits, words, check)
 
 
 def cells(tokens: npt.NDArray[np.uint8], size: int) -> Grids:
-    """Tokens uint8 [..., n * n] as digits uint8 [..., n, n], 0 for a blank (and for padding, which no label holds)."""
+    """Tokens uint8 [..., n * n] to digits uint8 [..., n, n]; blank and padding become 0. Labels contain no padding."""
     return (tokens - (tokens != 0)).astype(np.uint8).reshape(*tokens.shape[:-1], size, size)
 
 
@@ -144,26 +150,26 @@ def _augment(puzzles: Puzzles, groups: Rows, num_aug: int, seed: int) -> tuple[T
     if num_aug == 0:
         return puzzles.questions, puzzles.answers
     states = np.concatenate([random_state(seed, group) for group in groups.tolist()])
-    return shuffle_puzzles(puzzles.questions, puzzles.answers, states, num_aug)
+    return augment_puzzles(puzzles.questions, puzzles.answers, states, num_aug)
 
 
-def _draw_name(shuffles: Shuffles, version: int) -> str:
+def _draw_name(transforms: Transforms, index: int) -> str:
     orders = {
-        "digits": shuffles.digits[version, 1:],
-        "rows": shuffles.rows[version],
-        "columns": shuffles.columns[version],
+        "digits": transforms.digits[index, 1:],
+        "rows": transforms.rows[index],
+        "columns": transforms.columns[index],
     }
     words = [f"{name}={''.join(map(str, order))}" for name, order in orders.items()]
-    return ",".join([*words, f"transposed={int(shuffles.transposed[version])}"])
+    return ",".join([*words, f"transposed={int(transforms.transposed[index])}"])
 
 
 def normalize_text(text: str) -> str:
-    """Blanks may be written as `.`, `_` or `0`."""
+    """Replace the blanks `_` and `0` by `.`."""
     return text.translate(str.maketrans("_0", ".."))
 
 
 def unique_solution(grid: Grid) -> Grid | None:
-    """The solution of a puzzle uint8 [n, n], 0 for a blank; None if there is none or more than one."""
+    """The solution of a puzzle, uint8 [n, n] with 0 for a blank; None if it has no or several solutions."""
     from trm.datasets.sudoku.solver import count_solutions, solve_grid
 
     return solve_grid(grid) if count_solutions(grid) == 1 else None

@@ -1,4 +1,4 @@
-"""The display of Sudokus."""
+"""Drawing of Sudoku."""
 
 from trm.config.dataset_meta import DatasetMeta
 from trm.data.drawing import Drawing

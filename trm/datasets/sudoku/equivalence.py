@@ -1,8 +1,8 @@
-"""Which puzzles are the same but for a symmetry of Sudoku.
+"""Equivalence of Sudoku puzzles under the symmetry group.
 
 Two puzzles are equivalent if relabelled digits, permuted bands, stacks, rows inside bands and columns inside stacks
-and, where boxes are square, a transposition turn one into the other. Fingerprints (colour refinement after Weisfeiler
-and Leman) are equal for equivalent puzzles and almost always differ otherwise; where two are equal, a search decides.
+and, if boxes are square, a transposition map one to the other. Fingerprints are computed by color refinement
+(Weisfeiler-Leman); they are equal for equivalent puzzles and almost always differ otherwise. An exact search decides.
 """
 
 import numpy as np
@@ -10,60 +10,62 @@ import numpy.typing as npt
 
 from trm.datasets.sudoku.augmentation import BOXES, Grids
 
-Colours = npt.NDArray[np.uint64]
+Colors = npt.NDArray[np.uint64]
 _BLOCK = 4096
-"""Puzzles refined at a time: keeps the working set inside the processor's cache."""
+"""Puzzles refined at a time, so that the working set fits into the processor cache."""
 
 
-def fingerprints(puzzles: Grids) -> Colours:
-    """One number for each puzzle, uint8 [N, n, n] to uint64 [N], equal for equivalent puzzles."""
+def fingerprints(puzzles: Grids) -> Colors:
+    """One number per puzzle, equal for equivalent puzzles: uint8 [N, n, n] to uint64 [N]."""
     result = np.empty(len(puzzles), dtype=np.uint64)
     for start in range(0, len(puzzles), _BLOCK):
         block = puzzles[start : start + _BLOCK]
-        cells = _refine(block, _start_colours(block), rounds=5)
+        cells = _refine(block, _start_colors(block), rounds=5)
         block_result = _mix(cells).sum(axis=(1, 2))
         ordered = np.sort(cells.reshape(len(block), -1), axis=1)
-        colours = 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(axis=1)
-        for alike in np.flatnonzero(colours < block.shape[-1]):
-            block_result[alike] = _deep_fingerprint(block[alike], cells[alike])
+        colors = 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(axis=1)
+        for index in np.flatnonzero(colors < block.shape[-1]):
+            block_result[index] = _deep_fingerprint(block[index], cells[index])
         result[start : start + _BLOCK] = block_result
     return result
 
 
-def _deep_fingerprint(puzzle: Grids, colours: Colours) -> np.uint64:
-    """For a puzzle whose cells look too much alike (a full grid): the sum over what each cell sees, singled out."""
+def _deep_fingerprint(puzzle: Grids, colors: Colors) -> np.uint64:
+    """Fingerprint of a puzzle with few distinct colors (a full grid): the sum over refinements that individualize each
+    cell.
+    """
     count = puzzle.size
-    marked = np.tile(colours.ravel(), (count, 1))
-    np.fill_diagonal(marked, ~colours.ravel())
+    marked = np.tile(colors.ravel(), (count, 1))
+    np.fill_diagonal(marked, ~colors.ravel())
     shape = (count, *puzzle.shape)
     cells = _refine(np.broadcast_to(puzzle, shape), marked.reshape(shape), rounds=5)
     return _mix(_mix(cells).sum(axis=(1, 2))).sum()
 
 
-def equivalent(first: Grids, second: Grids) -> bool:
-    """Whether two puzzles, uint8 [n, n], are equivalent. Exact: a mapping is found and checked, or there is none."""
+def are_equivalent(first: Grids, second: Grids) -> bool:
+    """Whether two puzzles, uint8 [n, n], are equivalent. Exact: a symmetry is found and verified, or none exists."""
     if first.shape != second.shape or (first != 0).sum() != (second != 0).sum():
         return False
     one, other = first[None], second[None]
-    return _extend(one, other, _start_colours(one), _start_colours(other))
+    return _extend(one, other, _start_colors(one), _start_colors(other))
 
 
-def _mix(values: Colours) -> Colours:
-    """A bijective scrambling (splitmix64's last steps), so that sums of mixed values depend on every bit."""
+def _mix(values: Colors) -> Colors:
+    """Bijective hash (the final steps of splitmix64), so that sums of hashed values depend on every bit."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
 
 
-def _start_colours(puzzles: Grids) -> Colours:
-    """Blank or clue: which digit it is, is no part of the class."""
+def _start_colors(puzzles: Grids) -> Colors:
+    """Blank or clue; the digit itself is not invariant under relabelling."""
     return np.where(puzzles == 0, np.uint64(1), np.uint64(2))
 
 
-def _refine(puzzles: Grids, cells: Colours, rounds: int) -> Colours:
-    """Recolour each cell `rounds` times by the colours in its row, column, box, band, stack and of its digit.
+def _refine(puzzles: Grids, cells: Colors, rounds: int) -> Colors:
+    """Refine the color of each cell `rounds` times by the colors of its row, column, box, band, stack and digit.
 
-    Equal colours before and equal surroundings give equal colours after, whatever the order: sums of mixed colours.
+    Cells with equal colors and equal neighborhoods keep equal colors in any order, because hashed colors are summed.
     """
     count, size, _ = puzzles.shape
     height, width = BOXES[size]
@@ -74,7 +76,7 @@ def _refine(puzzles: Grids, cells: Colours, rounds: int) -> Colours:
         mixed = _mix(cells)
         boxes = _mix(mixed.reshape(count, bands, height, stacks, width).sum(axis=(2, 4)))
         rows = _mix(mixed.sum(axis=2) + np.uint64(3))
-        # Rows and columns take the same constants where a transposition may swap them, different ones elsewhere.
+        # Rows and columns have the same constants if transposition is a symmetry, else different ones.
         columns = _mix(mixed.sum(axis=1) + np.uint64(3 if square else 5))
         band = rows.reshape(count, bands, height).sum(axis=2) + boxes.sum(axis=2)
         stack = columns.reshape(count, stacks, width).sum(axis=2) + boxes.sum(axis=1)
@@ -91,42 +93,49 @@ def _refine(puzzles: Grids, cells: Colours, rounds: int) -> Colours:
     return _mix(cells)
 
 
-def _extend(first: Grids, second: Grids, one: Colours, other: Colours) -> bool:
-    """Whether a symmetry maps `first` to `second` (each [1, n, n]) and each cell to one of the same colour.
+def _extend(first: Grids, second: Grids, one: Colors, other: Colors) -> bool:
+    """Whether a symmetry maps `first` to `second` (each [1, n, n]) and every cell to a cell of the same color.
 
-    Refine; while several cells share a colour, single out one of them in `first` and try each of its candidates in
-    `second` with one colour of its own; once all colours differ, the colours are the mapping, and it is checked.
+    Individualization and refinement: while several cells share a color, one of them in `first` and each candidate in
+    `second` get a new color. Once all colors differ, they define the mapping, which is verified.
     """
-    colours = _refine(np.concatenate([first, second]), np.concatenate([one, other]), rounds=3)
-    mine, yours = colours.reshape(2, -1)
-    if not np.array_equal(np.sort(mine), np.sort(yours)):
+    colors = _refine(np.concatenate([first, second]), np.concatenate([one, other]), rounds=3)
+    first_colors, second_colors = colors.reshape(2, -1)
+    if not np.array_equal(np.sort(first_colors), np.sort(second_colors)):
         return False
-    values, counts = np.unique(mine, return_counts=True)
+    values, counts = np.unique(first_colors, return_counts=True)
     shared = np.flatnonzero(counts > 1)
     if not len(shared):
-        return _is_symmetry(first[0], second[0], np.argsort(mine), np.argsort(yours))
+        return _is_symmetry(first[0], second[0], np.argsort(first_colors), np.argsort(second_colors))
     smallest = values[shared[np.argmin(counts[shared])]]
-    cell = np.flatnonzero(mine == smallest)[0]
+    cell = np.flatnonzero(first_colors == smallest)[0]
     return any(
-        _extend(first, second, _single_out(mine, cell, first.shape), _single_out(yours, candidate, first.shape))
-        for candidate in np.flatnonzero(yours == smallest)
+        _extend(
+            first,
+            second,
+            _individualize(first_colors, cell, first.shape),
+            _individualize(second_colors, candidate, first.shape),
+        )
+        for candidate in np.flatnonzero(second_colors == smallest)
     )
 
 
-def _single_out(colours: Colours, cell: np.intp, shape: tuple[int, ...]) -> Colours:
-    marked = colours.copy()
+def _individualize(colors: Colors, cell: np.intp, shape: tuple[int, ...]) -> Colors:
+    marked = colors.copy()
     marked[cell] = ~marked[cell]
     return marked.reshape(shape)
 
 
 def _is_symmetry(first: Grids, second: Grids, source: npt.NDArray[np.intp], target: npt.NDArray[np.intp]) -> bool:
-    """Whether sending cell source[i] of `first` to cell target[i] of `second` is a symmetry that keeps the clues."""
+    """Whether the mapping of cell source[i] of `first` to cell target[i] of `second` is a symmetry that keeps the
+    clues.
+    """
     size = len(first)
     image = np.empty(size * size, dtype=np.int64)
     image[source] = target
     rows, columns = (image // size).reshape(size, size), (image % size).reshape(size, size)
     height, width = BOXES[size]
-    if height == width and rows[0, 0] != rows[0, 1]:  # the transposed case: rows go to columns
+    if height == width and rows[0, 0] != rows[0, 1]:  # rows map to columns
         first, rows, columns = first.T, rows.T, columns.T
     if not ((rows == rows[:, :1]).all() and (columns == columns[:1]).all()):
         return False
@@ -136,6 +145,6 @@ def _is_symmetry(first: Grids, second: Grids, source: npt.NDArray[np.intp], targ
         return False
     moved = second[row][:, column]
     pairs = np.unique(np.stack([first.ravel(), moved.ravel()]), axis=1)
-    # Each digit has one image, no two the same, and blank stays blank.
-    same = len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]
-    return same and bool(((pairs[0] == 0) == (pairs[1] == 0)).all())
+    # The digits map one to one, and blank maps to blank.
+    bijective = len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]
+    return bijective and bool(((pairs[0] == 0) == (pairs[1] == 0)).all())

@@ -1,19 +1,19 @@
-"""Does an answer obey the rules of Sudoku? The score `valid` beside `exact` (spec section 6).
+"""Verification of Sudoku answers (metric `valid`).
 
-This shares no code with what generates, solves or shuffles puzzles, so that a mistake there cannot hide here.
+Independent of the code that generates, solves or augments puzzles, so that an error there cannot remain unnoticed.
 """
 
 import numpy as np
 
 BOX_SHAPES = {4: (2, 2), 6: (2, 3), 9: (3, 3)}
-"""Sudoku size: (rows, columns) of a box."""
+"""Grid size -> (rows, columns) of a box."""
 
 
 def sudoku_valid(questions: np.ndarray, answers: np.ndarray, box_height: int, box_width: int) -> np.ndarray:
-    """Which answers hold each digit 1..n once in every row, column and box, and keep every clue: bool [N].
+    """Which answers contain each digit 1..n once in every row, column and box, and keep every clue: bool [N].
 
-    questions, answers: uint8 [N, n, n] of digits, 0 for a blank; an answer with any other value is not valid.
-    Raises `ValueError` unless both have that shape and n = box_height * box_width.
+    questions, answers: uint8 [N, n, n] of digits, 0 for a blank. Answers with other values are invalid. Raises
+    `ValueError` unless both have this shape with n = box_height * box_width.
     """
     n = box_height * box_width
     if questions.shape != answers.shape or answers.shape[1:] != (n, n):

@@ -1,15 +1,15 @@
-"""The compiled Sudoku solver: counts solutions, rates puzzles by the guesses they need, digs puzzles out of grids."""
+"""Compiled Sudoku solver: counts solutions, rates puzzles, and removes clues from full grids."""
 
 import numpy as np
 import numpy.typing as npt
 
-from trm.data.numba_utils import compiled, random_below, shuffle
+from trm.data.numba_utils import njit, random_below, shuffle
 from trm.datasets.sudoku.augmentation import Grids, box_of_cell
 
 
-@compiled
+@njit
 def _count(values):  # noqa: ANN001, ANN202
-    """How many values a set of bits holds."""
+    """Number of values in a bit set."""
     count = 0
     while values:
         values &= values - 1
@@ -17,21 +17,23 @@ def _count(values):  # noqa: ANN001, ANN202
     return count
 
 
-@compiled
+@njit
 def _values(cell, used, units, full):  # noqa: ANN001, ANN202
-    """The values left for a cell as bits; bit d stands for digit d."""
+    """Candidates of a cell as bits; bit d is digit d."""
     return full & ~(used[units[0, cell]] | used[units[1, cell]] | used[units[2, cell]])
 
 
-@compiled
+@njit
 def _single(cells, used, units, full):  # noqa: ANN001, ANN202
-    """A cell and the one value that has no other place left in a unit; (-1, 0): none; (0, 0): a value has no place."""
+    """A cell and its hidden single (a value with one place in a unit); (-1, 0) if there is none, (0, 0) if a value has
+    no place.
+    """
     once, twice = np.zeros(used.size, np.int64), np.zeros(used.size, np.int64)
     for cell in range(cells.size):
         if cells[cell] == 0:
             values = _values(cell, used, units, full)
-            for kind in range(3):
-                unit = units[kind, cell]
+            for axis in range(3):
+                unit = units[axis, cell]
                 twice[unit] |= once[unit] & values
                 once[unit] |= values
     for unit in range(used.size):
@@ -40,19 +42,19 @@ def _single(cells, used, units, full):  # noqa: ANN001, ANN202
     for cell in range(cells.size):
         if cells[cell] == 0:
             values = _values(cell, used, units, full)
-            for kind in range(3):
-                unit = units[kind, cell]
+            for axis in range(3):
+                unit = units[axis, cell]
                 single = values & once[unit] & ~twice[unit]
                 if single:
                     return cell, single & -single
     return -1, 0
 
 
-@compiled
+@njit
 def _choose(cells, used, units, full):  # noqa: ANN001, ANN202
-    """The blank cell to fill next and its values as bits; (-1, 0): no cell is blank; (0, 0): a contradiction.
+    """The blank cell to fill next and its candidates as bits; (-1, 0) if no cell is blank, (0, 0) for a contradiction.
 
-    First a cell with one value, then a value with one place in a unit, then the first cell with the fewest values.
+    Order: a cell with one candidate, a hidden single, the first cell with the fewest candidates.
     """
     best, best_values, best_count = -1, 0, 99
     for cell in range(cells.size):
@@ -73,16 +75,16 @@ def _choose(cells, used, units, full):  # noqa: ANN001, ANN202
     return cell, value
 
 
-@compiled
+@njit
 def _flip(cell, digit, used, units):  # noqa: ANN001, ANN202
-    """Enter a digit into the units of a cell, or take it out again."""
-    for kind in range(3):
-        used[units[kind, cell]] ^= 1 << digit
+    """Add a digit to the units of a cell, or remove it."""
+    for axis in range(3):
+        used[units[axis, cell]] ^= 1 << digit
 
 
-@compiled
+@njit
 def _pick(values, state):  # noqa: ANN001, ANN202
-    """The smallest digit among the bits, or a random one where `state` (uint64 [1]) is not 0."""
+    """The smallest digit of the bit set, or a random one if `state` (uint64 [1]) is not 0."""
     if state[0]:
         for _ in range(random_below(state, _count(values))):
             values &= values - 1
@@ -92,11 +94,12 @@ def _pick(values, state):  # noqa: ANN001, ANN202
     return digit
 
 
-@compiled
+@njit
 def search(cells, units, limit, state):  # noqa: ANN001, ANN201
-    """Solutions of `cells` (uint8 [n * n], filled with the last one found), at most `limit`, and the guesses made.
+    """Depth-first search. Returns (number of solutions, at most `limit`; number of guesses).
 
-    `units` as made by `units_of`; values are tried in ascending order, or at random where `state` is not 0.
+    `cells`, uint8 [n * n], is overwritten with the last solution found. `units`: see `units_of`. Values are tried in
+    ascending order, or at random if `state` is not 0.
     """
     size = units[0, -1] + 1
     full = 2 ** (size + 1) - 2
@@ -107,8 +110,8 @@ def search(cells, units, limit, state):  # noqa: ANN001, ANN201
                 return 0, 0
             _flip(cell, cells[cell], used, units)
     solution = cells.copy()
-    # For each depth: the cell, the digit now in it (0 none), the values not yet tried there.
-    path, given, untried = np.zeros((3, cells.size + 1), np.int64)
+    # For each depth: the cell, its current digit (0 for none), the values not yet tried.
+    path, digits, untried = np.zeros((3, cells.size + 1), np.int64)
     depth, found, guesses = 0, 0, 0
     path[0], untried[0] = _choose(cells, used, units, full)
     while depth >= 0:
@@ -121,16 +124,16 @@ def search(cells, units, limit, state):  # noqa: ANN001, ANN201
                 break
             depth -= 1
             continue
-        if given[depth]:  # back at this cell: take its digit out again
-            _flip(cell, given[depth], used, units)
-            cells[cell] = given[depth] = 0
+        if digits[depth]:  # backtracking: remove the digit
+            _flip(cell, digits[depth], used, units)
+            cells[cell] = digits[depth] = 0
         if untried[depth] == 0:
             depth -= 1
             continue
         digit = _pick(untried[depth], state)
         guesses += untried[depth] != 1 << digit
         untried[depth] ^= 1 << digit
-        cells[cell] = given[depth] = digit
+        cells[cell] = digits[depth] = digit
         _flip(cell, digit, used, units)
         depth += 1
         path[depth], untried[depth] = _choose(cells, used, units, full)
@@ -139,11 +142,11 @@ def search(cells, units, limit, state):  # noqa: ANN001, ANN201
     return found, guesses
 
 
-@compiled
+@njit
 def dig_puzzles(units, clues, state, questions, answers, ratings):  # noqa: ANN001, ANN201
-    """Try to make a puzzle for each row of `questions` and `answers` (uint8 [T, n * n]); a failed try has rating -1.
+    """Generate one puzzle per row of `questions` and `answers` (uint8 [T, n * n]); a failed try has rating -1.
 
-    `clues` 0: no clue can be left out; else exactly so many. Random numbers from `state` (uint64 [1], not 0).
+    clues: 0 for minimal puzzles, else the exact number of clues. `state`: random state, uint64 [1], not 0.
     """
     never = np.zeros(1, np.uint64)
     cells = questions.shape[1]
@@ -169,27 +172,27 @@ def dig_puzzles(units, clues, state, questions, answers, ratings):  # noqa: ANN0
 
 
 def units_of(size: int) -> npt.NDArray[np.int64]:
-    """Row, column and box of each cell as numbers of 3 n units, int64 [3, n * n]."""
+    """Row, column and box of each cell as numbers of the 3 n units, int64 [3, n * n]."""
     row, column = np.indices((size, size))
     return np.stack([row, size + column, 2 * size + box_of_cell(size)]).reshape(3, -1)
 
 
 def count_solutions(grid: Grids, limit: int = 2) -> int:
-    """Solutions of a puzzle uint8 [n, n], counted up to `limit`; a grid that already breaks a rule has none."""
+    """Number of solutions of a puzzle uint8 [n, n], at most `limit`; 0 if the clues violate a rule."""
     return int(search(grid.ravel().copy(), units_of(len(grid)), limit, np.zeros(1, np.uint64))[0])
 
 
 def solve_grid(grid: Grids) -> Grids | None:
-    """A solution of a puzzle uint8 [n, n], or None if it has none."""
+    """A solution of a puzzle uint8 [n, n], or None if there is none."""
     cells = grid.ravel().copy()
     found, _ = search(cells, units_of(len(grid)), 1, np.zeros(1, np.uint64))
     return cells.reshape(grid.shape) if found else None
 
 
 def rating(grid: Grids) -> int:
-    """Guesses until the solver knows all solutions of a puzzle uint8 [n, n] (it stops at two).
+    """Guesses that the solver needs to decide uniqueness of a puzzle uint8 [n, n] (it stops at two solutions).
 
-    A guess is a value tried in a cell while another is left for it, when no cell has one value left and no value one
-    place in a row, column or box: 0 means that the puzzle is solved by such singles alone.
+    A guess is a value tried in a cell with several candidates when there is neither a naked nor a hidden single. A
+    puzzle with rating 0 is solved by singles alone.
     """
     return int(search(grid.ravel().copy(), units_of(len(grid)), 2, np.zeros(1, np.uint64))[1])

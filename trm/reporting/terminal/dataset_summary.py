@@ -22,7 +22,7 @@ from trm.config.dataset_meta import DatasetMeta
 from trm.data.drawing import UNKNOWN
 from trm.data.parquet import (
     EXAMPLES,
-    NAMES,
+    NAMES_FILE,
     Split,
     read_counts,
     read_lineage,
@@ -37,9 +37,9 @@ from trm.datasets.registry import get_dataset
 from trm.utils.errors import DataError
 
 SOURCES = 6
-"""Maximum number of sources listed per split."""
+"""Sources listed per split."""
 PAIRS = 4
-"""Maximum number of examples shown per puzzle."""
+"""Examples shown per puzzle."""
 
 
 def describe(dataset: str | Path, puzzles: int = 3) -> RenderableType:
@@ -48,20 +48,21 @@ def describe(dataset: str | Path, puzzles: int = 3) -> RenderableType:
     puzzles: number of puzzles shown per split. Raises `DataError` for anything else.
     """
     path = Path(dataset)
-    if path.suffix in RAW and path.is_file():
+    if path.suffix in RAW_SUFFIXES and path.is_file():
         return _raw([path], puzzles)
     if (path / "meta.json").is_file():
         return _dataset(path, list(read_counts(path)), puzzles)
     if (path / EXAMPLES).is_file():
         return _dataset(path.parent, [path.name], puzzles)
-    found = (file for file in path.glob("*") if file.suffix in RAW and file.is_file())
+    found = (file for file in path.glob("*") if file.suffix in RAW_SUFFIXES and file.is_file())
     files = sorted(file for file in found if file.name != "manifest.json")
     if files:
         return _raw(files, puzzles)
     raise DataError(f"{path}: contains no dataset (meta.json), split ({EXAMPLES}) or raw files; give the path of one")
 
 
-RAW = (".csv", ".json", ".jsonl")
+RAW_SUFFIXES = (".csv", ".json", ".jsonl")
+"""Suffixes of raw files."""
 
 
 def grid_text(meta: DatasetMeta, cells: npt.NDArray[np.uint8]) -> Text:
@@ -120,7 +121,7 @@ def _dataset(path: Path, names: list[str], puzzles: int) -> RenderableType:
         table.add_row(name, *counts, _range(ratings.min(), ratings.max(), ratings.mean()), _size(size))
     shown: list[RenderableType] = [table, _facts("tokens", _tokens(meta)), _facts("sources", _sources(splits))]
     shown.append(_facts(f"lineage ({names[0]})", _flat(read_lineage(path / names[0]))))
-    shown += [_drawn(name, meta, split, path, puzzles) for name, split in splits.items() if puzzles]
+    shown += [_puzzles_text(name, meta, split, path, puzzles) for name, split in splits.items() if puzzles]
     return Group(*shown)
 
 
@@ -130,23 +131,23 @@ def _raw(files: list[Path], puzzles: int) -> RenderableType:
     for file in files:
         size = _size(file.stat().st_size)
         if file.suffix != ".csv":
-            table.add_row(file.name, _entries(file), "", size)
+            table.add_row(file.name, _count_json_records(file), "", size)
             continue
         rows = _rows(file, puzzles)
         if rows is None:
-            table.add_row(file.name, _records(file), "", size)
+            table.add_row(file.name, _count_csv_records(file), "", size)
             continue
         table.add_row(file.name, f"{rows.count:,}", rows.ratings(), size)
         for source, question, answer, rating in rows.first:
             title = f"{file.name}: source {source}, rating {rating}"
-            pair = [Text(_square(question)), Text(_square(answer))]
+            pair = [Text(_grid_lines(question)), Text(_grid_lines(answer))]
             shown += [Text(f"\n{title}", style="bold"), Columns(pair, padding=(0, 4))]
     return Group(*shown)
 
 
 @dataclass
 class _Rows:
-    """Summary of a CSV of puzzles, accumulated from its parts."""
+    """Statistics and first rows of a CSV of puzzles, read in parts."""
 
     first: list[tuple[str, ...]] = field(default_factory=list)
     """The first rows: source, question, answer and rating."""
@@ -157,9 +158,9 @@ class _Rows:
     numbers: bool = True
     """Whether all ratings are numbers."""
 
-    def add(self, batch: pa.RecordBatch, most: int) -> None:
-        """Add the rows of a part; keep those among the first `most` rows of the file."""
-        head = batch.slice(0, max(most - self.count, 0))
+    def add(self, batch: pa.RecordBatch, limit: int) -> None:
+        """Add a part; rows among the first `limit` of the file are kept."""
+        head = batch.slice(0, max(limit - self.count, 0))
         self.first += zip(*(head.column(name).to_pylist() for name in COLUMNS), strict=True)
         self.count += batch.num_rows
         ratings = _numbers(batch.column("rating"))
@@ -174,19 +175,19 @@ class _Rows:
         return _range(self.low, self.high, self.total / self.count) if self.count else ""
 
 
-def _rows(file: Path, most: int) -> _Rows | None:
-    """The summary of a CSV of puzzles, with its first `most` rows; None for a CSV with other columns."""
+def _rows(file: Path, limit: int) -> _Rows | None:
+    """Read a CSV of puzzles with its first `limit` rows; None if the file has other columns or is invalid."""
     rows = _Rows()
-    texts = dict.fromkeys(COLUMNS, pa.string())  # 0012 is not a number
+    texts = dict.fromkeys(COLUMNS, pa.string())  # keeps leading zeros: 0012
     try:
         batches = pa_csv.open_csv(
             file,
-            # pyarrow prefetches dozens of blocks, so blocks are small.
+            # pyarrow reads dozens of blocks ahead, so blocks are small.
             read_options=pa_csv.ReadOptions(use_threads=False, block_size=1 << 16),
             convert_options=pa_csv.ConvertOptions(column_types=texts, include_columns=list(COLUMNS)),
         )
         for batch in batches:
-            rows.add(batch, most)
+            rows.add(batch, limit)
     except (ArrowException, KeyError):
         return None
     except OSError as error:
@@ -195,45 +196,45 @@ def _rows(file: Path, most: int) -> _Rows | None:
 
 
 def _numbers(texts: pa.Array) -> np.ndarray | None:
-    """Strings as integers or, if that fails, as floating-point numbers; None if any string is not a number."""
-    for dtype in (pa.int64(), pa.float64()):
+    """Texts as integers or, if some are not integers, as floats; None if some are not numbers."""
+    for number_type in (pa.int64(), pa.float64()):
         try:
-            return texts.cast(dtype).to_numpy(zero_copy_only=False)
+            return texts.cast(number_type).to_numpy(zero_copy_only=False)
         except ArrowException:
             continue
     return None
 
 
-def _records(file: Path) -> str:
-    """The number of records of a CSV without ratings, as text."""
+def _count_csv_records(file: Path) -> str:
+    """Number of records of a CSV without ratings."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             return f"{max(sum(bool(record) for record in csv.reader(lines)) - 1, 0):,}"
     except csv.Error as error:
-        raise DataError(f"{file}: not a readable CSV ({error}); fetch or create the file again") from None
+        raise DataError(f"{file}: not a valid CSV ({error}); download or write the file again") from None
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(file, error) from None
 
 
-def _entries(file: Path) -> str:
-    """The number of entries of a JSON file, or of lines of a JSONL file, as text."""
+def _count_json_records(file: Path) -> str:
+    """Number of entries of a JSON file, or of lines of a JSONL file."""
     try:
         with file.open(encoding="utf-8-sig") as text:
             return f"{sum(bool(line.strip()) for line in text) if file.suffix == '.jsonl' else len(json.load(text)):,}"
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(file, error) from None
     except (ValueError, TypeError, RecursionError):
-        raise DataError(f"{file}: not readable JSON; fetch or create the file again") from None
+        raise DataError(f"{file}: invalid JSON; download or write the file again") from None
 
 
 def _unreadable(file: Path, error: OSError | UnicodeDecodeError) -> DataError:
     if isinstance(error, UnicodeDecodeError):
-        return DataError(f"{file}: not text in UTF-8; save the file as UTF-8")
+        return DataError(f"{file}: not valid UTF-8; save the file as UTF-8")
     return DataError(f"{file}: cannot be read ({error.strerror or error}); check the path")
 
 
-def _square(cells: str) -> str:
-    """A field of a raw file, row by row if it is a square of single characters."""
+def _grid_lines(cells: str) -> str:
+    """A field of a raw file, with line breaks if it is a square of single characters."""
     side, digits = math.isqrt(len(cells)), set(cells) <= set("0123456789.")
     if side * side != len(cells) or not (digits or set(cells) <= set("# SGo")):
         return cells
@@ -241,14 +242,14 @@ def _square(cells: str) -> str:
     return "\n".join((" " if digits else "").join(row) for row in rows)
 
 
-def _drawn(name: str, meta: DatasetMeta, split: Split, dataset: Path, count: int) -> RenderableType:
-    """The first puzzle of each of the first `count` groups."""
+def _puzzles_text(name: str, meta: DatasetMeta, split: Split, dataset: Path, count: int) -> RenderableType:
+    """The first puzzles of different groups."""
     shown: list[RenderableType] = []
-    names = read_names(dataset) if (dataset / NAMES).is_file() else None
+    names = read_names(dataset) if (dataset / NAMES_FILE).is_file() else None
     for puzzle in split.group_starts[:-1][:count].tolist():
         first, end = split.puzzle_starts[puzzle : puzzle + 2].tolist()
-        label = f", {names[int(split.identifiers[first]) - 1]}" if names is not None else ""
-        title = f"{name}{label}: source {split.source_names[split.source_codes[first]]}, rating {split.ratings[first]}"
+        suffix = f", {names[int(split.identifiers[first]) - 1]}" if names is not None else ""
+        title = f"{name}{suffix}: source {split.source_names[split.source_codes[first]]}, rating {split.ratings[first]}"
         shown.append(Text(f"\n{title}", style="bold"))
         for pair in zip(*read_rows(dataset / name, range(first, min(end, first + PAIRS))), strict=True):
             shown.append(Columns([_tokens_text(meta, tokens) for tokens in pair], padding=(0, 4)))
@@ -278,16 +279,17 @@ def _tokens(meta: DatasetMeta) -> dict[str, str]:
 
 
 def _sources(splits: dict[str, Split]) -> dict[str, str]:
-    """The number of groups of each source, in descending order."""
+    """Number of groups per source, largest first."""
     facts = {}
     for name, split in splits.items():
         firsts = split.source_codes[split.puzzle_starts[split.group_starts[:-1]]]
         counts = np.bincount(firsts, minlength=len(split.source_names))
-        nonempty = np.flatnonzero(counts)
-        shown = nonempty[np.argsort(-counts[nonempty], kind="stable")][:SOURCES].tolist()
+        nonzero = np.flatnonzero(counts)
+        shown = nonzero[np.argsort(-counts[nonzero], kind="stable")][:SOURCES].tolist()
         words = [f"{split.source_names[code]} {counts[code]:,}" for code in shown]
-        rest = len(nonempty) - len(shown)
-        facts[name] = ", ".join(words) + (f" and {rest:,} more" if rest else "")
+        facts[name] = ", ".join(words) + (
+            f" and {len(nonzero) - len(shown):,} more" if len(nonzero) > len(shown) else ""
+        )
     return facts
 
 

