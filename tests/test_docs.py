@@ -114,3 +114,13 @@ def test_inline_commands_exist() -> None:
             continue
         for name in re.findall(r"`trm ([a-z][a-z-]*)", page.read_text(encoding="utf-8")):
             assert name in commands, f"{page.name}: trm {name}"
+
+
+def test_comments_name_existing_headings() -> None:
+    """Comments refer to sections as `(docs/algorithm.md, Halting)`."""
+    found = []
+    for path in (file for folder in ("trm", "pipeline", "components") for file in (ROOT / folder).rglob("*.py")):
+        for page, heading in re.findall(r"\((docs/[\w/-]+\.md)(?:, ([A-Z][^)\n]*))?\)", path.read_text()):
+            found.append(page)
+            assert not heading or re.search(rf"(?m)^#+ {heading}$", (ROOT / page).read_text()), (path, page, heading)
+    assert found
