@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 
-.PHONY: help install repro test unit format image push dev-up dev-down pipeline-local retrain
+.PHONY: help install repro test unit format docs image push dev-up dev-down pipeline-local retrain
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -32,9 +32,13 @@ test: $(READY) .dvc/plots.html ## every check: style, types, all tests
 unit: $(READY) ## the tests that take a moment
 	$(BIN)/pytest -m "not slow"
 
-format: $(READY) ## mend the style
+format: $(READY) ## fix the style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(READY) ## the documentation, as a website in site/
+	$(BIN)/python scripts/reference.py
+	$(BIN)/mkdocs build --strict
 
 # Docker, podman or buildah, and the image's name; the others are build arguments of the Dockerfile, explained there.
 DOCKER := docker

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ruamel.yaml import YAML
+
 from tests.conftest import ROOT
 
 PROGRAMS = Path(sys.executable).parent
@@ -18,6 +20,19 @@ def lint(*command: str | Path) -> None:
 
 def test_dockerfile() -> None:
     lint(PROGRAMS / "hadolint", "Dockerfile")
+
+
+def test_spelling() -> None:
+    names = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    lint(PROGRAMS / "codespell", *names.splitlines())
+
+
+def test_pre_commit_runs_the_pinned_versions() -> None:
+    hooks = YAML(typ="safe").load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    pins = dict(line.split("==", 1) for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    revisions = {hook["repo"].rpartition("/")[2].removesuffix("-pre-commit"): hook.get("rev") for hook in hooks}
+    for name in ("ruff", "yamllint", "codespell"):
+        assert revisions[name] == f"v{pins[name]}", name
 
 
 def test_yaml() -> None:

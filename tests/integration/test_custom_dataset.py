@@ -17,7 +17,8 @@ from tests.params import params_text
 from trm.stages.content_keys import dvc_deps
 from trm.stages.records import STAGES
 
-HEADING = "Your own kind of data, in code"
+PAGE = "docs/custom-datasets.md"
+HEADING = "Datasets in code"
 TINY: dict[str, Any] = {
     "augment.num_aug": 2,
     "augment.validation_groups": 5,
@@ -61,10 +62,10 @@ class Checkout:
 
 
 def section() -> str:
-    """The section of the README, without its heading."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    """The section of the page, without its heading."""
+    text = (ROOT / PAGE).read_text(encoding="utf-8")
     parts = re.split(rf"(?m)^#+ {HEADING}\n", text)
-    assert len(parts) == 2, f"README.md should have one section {HEADING}"
+    assert len(parts) == 2, f"{PAGE} must have one section {HEADING}"
     return re.split(r"(?m)^#{2,3} ", parts[1])[0]
 
 
@@ -137,7 +138,7 @@ def test_the_stages_depend_on_the_module_by_key_and_not_by_name_in_dvc(checkout:
 def test_its_rule_is_checked(checkout: Checkout, tmp_path: Path) -> None:
     """What the module says is wrong with a row reaches the user in one line."""
     checkout.run("-m", "trm", "fetch", "--raw", str(tmp_path / "raw"))
-    code = "import sys; from trm.datasets.sorting import layout; from trm.data.puzzle_csv import read_puzzles; "
+    code = "import sys; from trm.datasets.sorting.dataset import layout; from trm.data.puzzle_csv import read_puzzles; "
     code += "print(sum(len(part) for part in read_puzzles(sys.argv[1], layout(6))))"
     file = tmp_path / "raw/test.csv"
     assert checkout.run("-c", code, str(file)) == "200\n"

@@ -1,4 +1,4 @@
-"""What the README tells its reader to type, typed in a fresh clone at a small size; and DVC beyond it."""
+"""The commands of README.md and the documentation, run in a fresh clone with a tiny experiment; and DVC beyond them."""
 
 import json
 import re
@@ -7,37 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.clones import Clone, make_clone
-from tests.conftest import ROOT
+from tests.documentation import console_blocks
 from tests.params import edit_params
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
-
-# Typed elsewhere or by nobody: the clone itself, a foreign index, another folder for the remote, the whole test suite,
-# what needs Docker, S3 or a cluster (test_pipeline_local.py, test_collect.py,
-# test_retrain.py).
-NOT_HERE = (
-    "git clone",
-    "python -m benchmarks",
-    "PIP_EXTRA_INDEX_URL",
-    "source .venv",
-    "dvc remote add",
-    "dvc push",
-    "make image",
-    "make dev-",
-    "make pipeline-local",
-    "make retrain",
-    "source .dev/env",
-    "docker ",
-    "kubectl ",
-    "NS=",
-    "torchrun ",
-    "python -m pipeline",
-    "s3://",
-    "make test",
-    "make unit",
-    "trm study ablations",
-    "python -m trm sweep",
-)
 
 
 @pytest.fixture(scope="module")
@@ -46,19 +19,19 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
 
 
 def commands() -> list[str]:
-    """The lines that begin with `$ ` in the README's console blocks."""
-    blocks = re.findall(r"```console\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    return [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+    """The commands of all console blocks without a need, without repetitions."""
+    blocks = [block for block in console_blocks() if block.needs is None]
+    return list(dict.fromkeys(command for block in blocks for command in block.commands()))
 
 
 def test_readme_commands(clone: Clone) -> None:
-    typed = [command for command in commands() if not any(part in command for part in NOT_HERE)]
+    typed = commands()
     assert typed[0] == "make repro"
-    assert len(typed) > 12
+    assert len(typed) > 30
     for command in typed:
         # The experiment here is 4x4, and its params differ from every recipe's.
         here = re.sub(r"trm (solve|visualize) [.\d]{9,}", rf"trm \1 {'.' * 16}", command)
-        clone.run(re.sub(r"(trm recipe use .*)", r"\1 --params other.yaml", here))
+        clone.run(re.sub(r"(trm recipe use \S+).*", r"\1 --force --params other.yaml", here))
         if command == "make repro":
             assert json.loads((clone.folder / "outputs/evaluation/metrics.json").read_text())["puzzles"] == 10
             assert clone.ran("make repro") == []

@@ -1,4 +1,4 @@
-"""Latent meta attention: a shorter, narrower sequence for the blocks to run on (spec section 5).
+"""Latent meta attention: a shorter, narrower sequence for the blocks (docs/algorithm.md, Latent meta attention).
 
 Shape suffixes: B batch, S sequence, D hidden size, N latent tokens (lma.length), C numbers of a chunk, E lma.dim.
 """

@@ -1,4 +1,4 @@
-"""The learning rate's course (spec section 4)."""
+"""The learning rate schedule (docs/algorithm.md, Optimization)."""
 
 import math
 

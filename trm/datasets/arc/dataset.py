@@ -1,4 +1,4 @@
-"""ARC-AGI-1, ARC-AGI-2 and ConceptARC (docs: Datasets).
+"""ARC-AGI-1, ARC-AGI-2 and ConceptARC (docs/algorithm.md, ARC canvas).
 
 A group is a task. A puzzle is an augmentation of it: a symmetry and a permutation of the colors 1 to 9. An example is
 one of its pairs.

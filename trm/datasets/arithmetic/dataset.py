@@ -1,4 +1,4 @@
-"""Addition of two numbers of k digits (docs: Datasets): a puzzle is one row, `012+345=0357`.
+"""Addition of two numbers of k digits (docs/algorithm.md, Tokens): a puzzle is one row, `012+345=0357`.
 
 The question has padding in place of the sum; the label is the complete row.
 """

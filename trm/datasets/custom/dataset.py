@@ -1,4 +1,4 @@
-"""Custom puzzles: inputs and outputs in one file, without code (docs: Datasets)."""
+"""Custom puzzles: inputs and outputs in one file, without code (docs/custom-datasets.md)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Mazes n x n, generated or from CSV files such as Maze-Hard (docs: Datasets)."""
+"""Mazes n x n, generated or from CSV files such as Maze-Hard (docs/algorithm.md, Tokens)."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

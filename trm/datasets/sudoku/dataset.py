@@ -1,4 +1,4 @@
-"""Sudoku n x n, generated or from CSV files such as Sudoku-Extreme (docs: Datasets)."""
+"""Sudoku n x n, generated or from CSV files such as Sudoku-Extreme (docs/algorithm.md, Tokens)."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
