@@ -29,8 +29,6 @@ REGISTRY = "trm/datasets/registry.py"
 """A stage that imports this file also depends on the dataset named in the settings."""
 DRAWINGS = "trm/datasets/drawings.py"
 """A stage that imports this file also depends on the drawing of that dataset. Training does not."""
-DRAWINGS = "trm/datasets/drawings.py"
-"""A stage that imports this file also depends on the drawing of that dataset. Training does not."""
 LIBRARIES = ("torch", "numpy", "pyarrow")
 
 
