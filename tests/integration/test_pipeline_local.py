@@ -62,7 +62,7 @@ def test_local_run_and_collect_leave_nothing_to_do(here: Local) -> None:
 
     again = clone.start(here.pipeline)
     assert again.returncode == 0
-    assert again.stdout.count("is there already: nothing to do") == len(STAGES)
+    assert again.stdout.count("exists: nothing to do") == len(STAGES)
     assert here.objects() == written
 
     clone.run("source .dev/env && python -m pipeline collect")
@@ -119,9 +119,7 @@ def test_image_with_other_code_is_rejected(here: Local) -> None:
     failed = here.clone.start(here.pipeline)
     module.write_text(text)
     assert failed.returncode == 1
-    assert "the code or the libraries here are not those that the address was made for" in " ".join(
-        failed.stdout.split()
-    )
+    assert "params, code or libraries differ from those of" in " ".join(failed.stdout.split())
     assert "build and push the image again" in failed.stdout
     assert "pipeline: stage train has no artifact" in failed.stderr
 
