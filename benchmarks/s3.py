@@ -70,9 +70,7 @@ class Plain:
     def download(self, folder: Path, settings: Settings) -> None:
         """Download all files to the new folder `folder`."""
         folder.mkdir()
-        self._each(
-            lambda name, how: self.client.download_file(BUCKET, name, str(folder / name), Config=config), settings
-        )
+        self._each(lambda name, how: self.client.download_file(BUCKET, name, str(folder / name), Config=how), settings)
 
     def _each(self, transfer: Callable[[str, TransferConfig], None], settings: Settings) -> None:
         part = settings.part_mb << 20

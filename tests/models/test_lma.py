@@ -7,7 +7,7 @@ from trm.config.base import parse
 from trm.config.dataset_meta import DatasetMeta
 from trm.config.model import LmaParams, ModelParams
 from trm.models.act import TRM, build_model
-from trm.models.lma import cut, join
+from trm.models.lma import join_chunks, split_chunks
 from trm.utils.errors import ParamsError
 
 
@@ -19,7 +19,7 @@ def _with_lma(params: ModelParams, meta: DatasetMeta, **changes: object) -> TRM:
 def test_cutting_by_hand() -> None:
     """S 15, D 6, 5 chunks of 18; the number at row r of channel c is 100 c + r, both counted from 1."""
     x = torch.tensor([[[100 * c + r for c in range(1, 7)] for r in range(1, 16)]])
-    chunks = cut(x, 5)
+    chunks = split_chunks(x, 5)
     assert chunks.shape == (1, 5, 18)
     assert chunks[0, 0].tolist() == [*range(101, 116), *range(201, 204)]
     assert chunks[0, 1].tolist() == [*range(204, 216), *range(301, 307)]
@@ -27,7 +27,7 @@ def test_cutting_by_hand() -> None:
     assert chunks[0, 3].tolist() == [*range(410, 416), *range(501, 513)]
     assert chunks[0, 4].tolist() == [*range(513, 516), *range(601, 616)]
     # clean, 3 chunks: each holds two whole channels
-    assert cut(x, 3)[0].tolist() == [
+    assert split_chunks(x, 3)[0].tolist() == [
         [*range(100 * c + 1, 100 * c + 16), *range(100 * c + 101, 100 * c + 116)] for c in (1, 3, 5)
     ]
 
@@ -36,9 +36,9 @@ def test_cutting_by_hand() -> None:
 def test_joining_undoes_cutting(S: int, D: int, B: int, data: st.DataObject) -> None:
     length = data.draw(st.sampled_from([n for n in range(1, S * D + 1) if S * D % n == 0]))
     x = torch.arange(B * S * D).view(B, S, D)
-    chunks = cut(x, length)
+    chunks = split_chunks(x, length)
     assert chunks.shape == (B, length, S * D // length)
-    assert torch.equal(join(chunks, D), x)
+    assert torch.equal(join_chunks(chunks, D), x)
 
 
 @pytest.mark.parametrize("mlp_t", [False, True])
