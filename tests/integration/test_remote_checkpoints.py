@@ -1,4 +1,4 @@
-"""Training whose states are copied to a real S3: it goes on elsewhere, and it goes on without S3."""
+"""Checkpoints in S3: training resumes on another machine, and continues while S3 is unavailable."""
 
 import contextlib
 import json
@@ -36,11 +36,11 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch, storage: SeaweedFS, tmp_path: Pat
 
 
 def copies(storage: SeaweedFS) -> dict[int, dict]:
-    """Step -> manifest of the copies that are whole."""
+    """Step -> manifest of the complete checkpoints."""
     client, found = storage.client(), {}
     for item in client.list_objects_v2(Bucket="trm", Prefix="states/").get("Contents", []):
         if item["Key"].endswith("/manifest.json"):
-            # A newer copy may take its place between the listing and the reading.
+            # A newer checkpoint may replace it after the listing.
             with contextlib.suppress(client.exceptions.NoSuchKey):
                 body = client.get_object(Bucket="trm", Key=item["Key"])["Body"]
                 found[int(item["Key"].split("/")[-2])] = json.loads(body.read())
@@ -48,14 +48,14 @@ def copies(storage: SeaweedFS) -> dict[int, dict]:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_another_machine_goes_on_to_the_same_bytes(
+def test_resume_on_another_machine(
     published: Path, tmp_path: Path, elsewhere: Path, storage: SeaweedFS, processes: int
 ) -> None:
     whole, moved = Experiment(tmp_path / "whole", published), Experiment(tmp_path / "moved", published)
     whole.states = moved.states = STATES
     whole.train(processes)
     final = copies(storage)
-    assert list(final) == [50]  # the older ones are gone
+    assert list(final) == [50]  # older checkpoints are deleted
     assert {"state.safetensors", "checkpoint.safetensors", "train.tsv", "validation.tsv"} == set(final[50]["files"])
     storage.client().delete_object(Bucket="trm", Key=f"states/{final[50]['key']}/000000000050/manifest.json")
     shutil.rmtree(elsewhere)
@@ -67,7 +67,7 @@ def test_another_machine_goes_on_to_the_same_bytes(
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     (step,) = copies(storage)
-    assert 20 <= step < 50  # what was saved when it was told to stop
+    assert 20 <= step < 50  # saved on SIGTERM
     shutil.rmtree(elsewhere)
     out = moved.train(processes)
     assert "train: 50 done" in out
@@ -75,7 +75,7 @@ def test_another_machine_goes_on_to_the_same_bytes(
         assert (moved.folder / "model" / name).read_bytes() == (whole.folder / "model" / name).read_bytes()
 
 
-def test_training_goes_on_while_s3_is_away_and_catches_up(
+def test_training_continues_while_s3_is_unavailable(
     published: Path, tmp_path: Path, elsewhere: Path, storage: SeaweedFS
 ) -> None:
     experiment = Experiment(tmp_path / "run", published, {"train.epochs": 400})
@@ -87,9 +87,9 @@ def test_training_goes_on_while_s3_is_away_and_catches_up(
     storage.kill()
     seen = experiment.lines(elsewhere)
     while experiment.lines(elsewhere) < seen + 200:
-        assert process.poll() is None  # it trains on
+        assert process.poll() is None  # training continues
         time.sleep(0.01)
-    # One state, the one that waits to be copied, and the logs: however many were saved meanwhile.
+    # The current state, one pending copy and the logs, however many states were saved.
     assert len(list(elsewhere.glob("states/*/**/state.safetensors"))) <= 2
     storage.start()
     reached = experiment.lines(elsewhere)
@@ -101,7 +101,7 @@ def test_training_goes_on_while_s3_is_away_and_catches_up(
     assert max(copies(storage)) == 1000
 
 
-def test_training_ends_without_s3(published: Path, tmp_path: Path, elsewhere: Path, storage: SeaweedFS) -> None:
+def test_training_completes_without_s3(published: Path, tmp_path: Path, elsewhere: Path, storage: SeaweedFS) -> None:
     experiment = Experiment(tmp_path / "run", published, {"train.epochs": 100})
     experiment.states = STATES
     process = experiment.start(1, "train", "--dataset", str(published), "--model", "model")
@@ -115,7 +115,7 @@ def test_training_ends_without_s3(published: Path, tmp_path: Path, elsewhere: Pa
     assert (experiment.folder / "model/checkpoint.safetensors").exists()
 
 
-def test_wrong_credentials_are_said_at_once(
+def test_invalid_credentials_fail_immediately(
     published: Path, tmp_path: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
