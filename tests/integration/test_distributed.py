@@ -122,8 +122,8 @@ def published(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Experiment:
-    experiment = Experiment(tmp_path_factory.mktemp("alone") / "run", published)
+def single(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    experiment = Experiment(tmp_path_factory.mktemp("single") / "run", published)
     experiment.train(1)
     return experiment
 
@@ -151,13 +151,13 @@ def assert_same_training(one: Experiment, other: Experiment, within: float = 1e-
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_several_processes_equal_one(alone: Experiment, published: Path, tmp_path: Path, processes: int) -> None:
+def test_several_processes_equal_one(single: Experiment, published: Path, tmp_path: Path, processes: int) -> None:
     several = Experiment(tmp_path / "run", published)
     out = several.train(processes)
-    assert_same_training(alone, several)
+    assert_same_training(single, several)
     manifest = json.loads((several.folder / "model/manifest.json").read_text())
     assert manifest["facts"]["processes"] == processes
-    assert manifest["key"] == json.loads((alone.folder / "model/manifest.json").read_text())["key"]
+    assert manifest["key"] == json.loads((single.folder / "model/manifest.json").read_text())["key"]
     assert out.count("train: 50 done") == 1  # only the main process prints
 
 
@@ -170,22 +170,22 @@ def test_two_networks_train_in_two_processes(published: Path, tmp_path: Path) ->
     assert_same_training(one, two, steps=10)
 
 
-def test_frozen_network_in_two_processes(alone: Experiment, published: Path, tmp_path: Path) -> None:
-    file = alone.folder / "model/checkpoint.safetensors"
+def test_frozen_network_in_two_processes(single: Experiment, published: Path, tmp_path: Path) -> None:
+    file = single.folder / "model/checkpoint.safetensors"
     init_from = {"model": str(file.parent), "sha256": file_digest(file), "reset_puzzle_emb": False}
     changes = {"train.init_from": init_from, "train.freeze_weights": True, "train.epochs": 4}
     frozen = Experiment(tmp_path / "run", published, changes)
     frozen.train(2)
-    before, after = (load_checkpoint(folder / "model")[0] for folder in (alone.folder, frozen.folder))
+    before, after = (load_checkpoint(folder / "model")[0] for folder in (single.folder, frozen.folder))
     assert all(torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
     assert not torch.equal(before.puzzle_table, after.puzzle_table)
 
 
-def test_micro_batches_equal_the_full_batch(alone: Experiment, published: Path, tmp_path: Path) -> None:
+def test_micro_batches_equal_the_full_batch(single: Experiment, published: Path, tmp_path: Path) -> None:
     for size, processes in ((3, 1), (2, 2)):
         parts = Experiment(tmp_path / f"run{size}", published, {"train.micro_batch_size": size})
         parts.train(processes)
-        assert_same_training(alone, parts)
+        assert_same_training(single, parts)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -203,14 +203,14 @@ def test_interrupted_run_resumes_reproducibly(published: Path, tmp_path: Path, n
         assert (stopped.folder / "model" / name).read_bytes() == (whole.folder / "model" / name).read_bytes()
 
 
-def test_a_state_resumes_on_any_number_of_processes(alone: Experiment, published: Path, tmp_path: Path) -> None:
+def test_a_state_resumes_on_any_number_of_processes(single: Experiment, published: Path, tmp_path: Path) -> None:
     moved = Experiment(tmp_path / "run", published)
     for processes, steps in ((4, 10), (2, 20), (1, 30)):
         process = moved.start(processes, "train", "--dataset", str(published), "--model", "model")
         moved.stop_after(process, steps, signal.SIGTERM)
         assert moved.steps_done() >= steps
     moved.train(4)
-    assert_same_training(alone, moved)
+    assert_same_training(single, moved)
 
 
 def test_all_processes_stop_if_one_is_killed(published: Path, tmp_path: Path) -> None:
@@ -275,24 +275,24 @@ def test_indivisible_batch_is_rejected(published: Path, tmp_path: Path) -> None:
     assert "trm: train.global_batch_size must be a multiple of the number of processes. Got 8 and 3" in out
 
 
-def test_processes_share_the_evaluation(alone: Experiment, published: Path) -> None:
+def test_processes_share_the_evaluation(single: Experiment, published: Path) -> None:
     words = ("evaluate", "--dataset", str(published), "--model", "model", "--evaluation")
-    alone.run(1, *words, "one")
+    single.run(1, *words, "one")
     for processes in (2, 4):  # 6 puzzles: the last round is incomplete
-        alone.run(processes, *words, "several")
-        one, several = (pq.read_table(alone.folder / name / "predictions.parquet") for name in ("one", "several"))
+        single.run(processes, *words, "several")
+        one, several = (pq.read_table(single.folder / name / "predictions.parquet") for name in ("one", "several"))
         exact = [name for name in one.column_names if name != "halt_logit"]
         assert several.select(exact).equals(one.select(exact))
         assert several["halt_logit"].to_pylist() == pytest.approx(one["halt_logit"].to_pylist(), abs=1e-4)
-        metrics = [(alone.folder / name / "metrics.json").read_text() for name in ("one", "several")]
+        metrics = [(single.folder / name / "metrics.json").read_text() for name in ("one", "several")]
         assert metrics[0] == metrics[1]
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler for the CPU")
-def test_compiled_in_two_processes(alone: Experiment, published: Path, tmp_path: Path) -> None:
+def test_compiled_in_two_processes(single: Experiment, published: Path, tmp_path: Path) -> None:
     compiled = Experiment(tmp_path / "run", published, {"train.compile": True})
     compiled.train(2)
-    assert_same_training(alone, compiled, within=1e-3)  # the compiler changes the rounding
+    assert_same_training(single, compiled, within=1e-3)  # the compiler changes the rounding
     model, _ = load_checkpoint(compiled.folder / "model")
-    plain, _ = load_checkpoint(alone.folder / "model")
+    plain, _ = load_checkpoint(single.folder / "model")
     assert list(model.state_dict()) == list(plain.state_dict())

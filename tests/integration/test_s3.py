@@ -40,7 +40,7 @@ def version(folder: Path) -> str:
     return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
 
 
-def whole(folder: Path) -> set[str]:
+def expected_objects(folder: Path) -> set[str]:
     """Names of the objects in S3 after `folder` is published, without leftovers."""
     files = json.loads((folder / MANIFEST).read_text())["files"]
     return {MANIFEST, *(f"{version(folder)}/{name}" for name in files)}
@@ -81,7 +81,7 @@ class Killer:
             self.now.set()
 
     @contextmanager
-    def at_work(self, on_request: list[Callable[[], None]]) -> Iterator[None]:
+    def running(self, on_request: list[Callable[[], None]]) -> Iterator[None]:
         on_request[:] = [self.hook]
         self.thread.start()
         yield
@@ -113,24 +113,24 @@ def test_server_killed_during_transfer(
     s3.publish(model, uri)
     if way == "download":
         sent.clear()
-        s3.download(uri, tmp_path / "brought")
+        s3.download(uri, tmp_path / "downloaded")
     hits = 0
     for number in range(30):
         killer = Killer(own_seaweed, rng, len(sent))
-        with killer.at_work(on_request):
+        with killer.running(on_request):
             if way == "upload":
                 uri = f"s3://{BUCKET}/train-{number}/{KEY}"
                 assert s3.publish(model, uri)["seed"] == 0
             else:
-                s3.download(uri, tmp_path / "brought")
+                s3.download(uri, tmp_path / "downloaded")
         on_request.clear()
         if way == "upload":
-            assert set(objects(own_seaweed, uri)) == whole(model)
-            s3.download(uri, tmp_path / "brought")
+            assert set(objects(own_seaweed, uri)) == expected_objects(model)
+            s3.download(uri, tmp_path / "downloaded")
             for name in objects(own_seaweed, uri):
                 own_seaweed.client().delete_object(Bucket=BUCKET, Key=f"{uri.removeprefix(f's3://{BUCKET}/')}/{name}")
-        verified_manifest(tmp_path / "brought", "train")
-        shutil.rmtree(tmp_path / "brought")
+        verified_manifest(tmp_path / "downloaded", "train")
+        shutil.rmtree(tmp_path / "downloaded")
         hits += not killer.done_before_the_kill
         if hits == 10:
             break
@@ -233,7 +233,7 @@ def test_uploading_process_killed(
     while not writer.line().startswith("published"):
         requests += 1
     assert writer.wait() == 0
-    went_on = 0
+    resumed = 0
     for number in range(8):
         uri = f"{root}/{number}/{KEY}"
         writer = start_writer()
@@ -243,7 +243,7 @@ def test_uploading_process_killed(
         assert writer.end(signal.SIGKILL) == -signal.SIGKILL
         before = objects(seaweed, uri)
         with pytest.raises(DataError, match="holds no artifact") if MANIFEST not in before else _nothing():
-            s3.download(uri, tmp_path / "brought")
+            s3.download(uri, tmp_path / "downloaded")
         writer = start_writer()
         writer.publish(model, uri)
         names = set()
@@ -253,12 +253,12 @@ def test_uploading_process_killed(
                 names.add(url.partition(f"/{version(model)}/")[2].partition("?")[0] or MANIFEST)
         assert writer.wait() == 0
         there = {name.removeprefix(f"{version(model)}/") for name in before}
-        assert names.isdisjoint(there), "what was there whole"
-        went_on += bool(names) and bool(there)
-        assert set(objects(seaweed, uri)) == whole(model), "nor is a part left over"
-        s3.download(uri, tmp_path / "brought")
-        verified_manifest(tmp_path / "brought")
-    assert went_on, "some kills came between two files"
+        assert names.isdisjoint(there), "complete objects are uploaded again"
+        resumed += bool(names) and bool(there)
+        assert set(objects(seaweed, uri)) == expected_objects(model), "an unfinished upload remains"
+        s3.download(uri, tmp_path / "downloaded")
+        verified_manifest(tmp_path / "downloaded")
+    assert resumed, "no kill occurred between two files"
 
 
 @contextmanager
@@ -288,8 +288,8 @@ def test_two_writers_and_a_reader(
         done.start()
         while done.is_alive():
             try:
-                s3.download(uri, tmp_path / "brought")
-                verified_manifest(tmp_path / "brought")
+                s3.download(uri, tmp_path / "downloaded")
+                verified_manifest(tmp_path / "downloaded")
                 seen["all"] += 1
             except DataError as error:
                 assert "holds no artifact" in str(error)
@@ -298,7 +298,7 @@ def test_two_writers_and_a_reader(
         published = s3.read_manifest(uri)
         assert published is not None
         assert messages == [f"published {published['seed']}"] * 2
-        assert set(objects(seaweed, uri)) == whole(folders[published["seed"]])
+        assert set(objects(seaweed, uri)) == expected_objects(folders[published["seed"]])
     assert min(seen.values()) > 0, seen
     assert [writer.wait() for writer in writers] == [0, 0]
 
@@ -330,9 +330,9 @@ def test_sigterm_ends_an_upload(
     found = objects(own_seaweed, uri)
     assert MANIFEST not in found
     if not hangs:
-        assert not [name for name, size in found.items() if size < 0], "uploads that nobody completes"
+        assert not [name for name, size in found.items() if size < 0], "unfinished uploads remain"
     s3.publish(model, uri)
-    assert set(objects(own_seaweed, uri)) == whole(model)
+    assert set(objects(own_seaweed, uri)) == expected_objects(model)
 
 
 def test_dvc_remote_in_the_same_bucket(seaweed: SeaweedFS, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
