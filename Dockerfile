@@ -6,7 +6,7 @@
 # The base must be of the Debian family, with Python 3.11 or later installed or available from apt.
 
 ARG BASE=python:3.11.14-slim-bookworm
-# Base of the build stage: BASE, or BASE with the wheels, pip configuration and certificates of a closed network. It must
+# Base of the build stage: BASE, or BASE with the wheels, pip configuration and certificates of a private network. It must
 # have the same Python as BASE. None of its other files reach the image.
 ARG BUILD_BASE=${BASE}
 

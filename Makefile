@@ -1,6 +1,6 @@
 # `make` lists the targets. Everything runs from .venv with the versions of constraints.txt.
 
-# The first Python here that is new enough.
+# The first installed Python 3.11 or later.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
@@ -8,7 +8,7 @@ READY := .venv/.ready
 
 export DVC_NO_ANALYTICS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# The tools that build packages are held by the same pins (two names: pip changed it in version 25.3).
+# Build dependencies use the same pins (pip 25.3 renamed the variable).
 export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 
@@ -18,36 +18,36 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
-install: $(READY) ## .venv with the versions of constraints.txt, and nothing more
+install: $(READY) ## create .venv with the versions of constraints.txt
 
-repro: $(READY) .dvc/plots.html ## data, training and scores of params.yaml; only what has changed is done again
+repro: $(READY) .dvc/plots.html ## run the pipeline of params.yaml; stages without changes are skipped
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 
-test: $(READY) .dvc/plots.html ## every check: style, types, all tests
+test: $(READY) .dvc/plots.html ## run all checks: style, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/pytest
 
-unit: $(READY) ## the tests that take a moment
+unit: $(READY) ## run the fast tests
 	$(BIN)/pytest -m "not slow"
 
-format: $(READY) ## fix the style
+format: $(READY) ## format the code and fix lint errors
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(READY) ## the documentation, as a website in site/
+docs: $(READY) ## build the documentation in site/
 	$(BIN)/python scripts/reference.py
 	$(BIN)/mkdocs build --strict
 
-# Docker, podman or buildah, and the image's name; the others are build arguments of the Dockerfile, explained there.
+# DOCKER: docker, podman or buildah. IMAGE: name of the image. The others are build arguments of the Dockerfile.
 DOCKER := docker
 IMAGE := trm
 BASE :=
 BUILD_BASE :=
 TORCH :=
 TORCH_INDEX :=
-image: ## the container image of every stage; TORCH=cuda BASE=… for GPUs, DOCKER=podman
+image: ## build the container image; TORCH=cuda BASE=... for GPUs, DOCKER=podman
 	@revision=$$(git rev-parse HEAD 2>/dev/null) && test -z "$$(git status --porcelain)" || revision=dev; \
 	tag=$$(printf %.7s "$$revision"); \
 	$(DOCKER) build --tag "$(IMAGE):$$tag" --tag "$(IMAGE):latest" \
@@ -56,35 +56,35 @@ image: ## the container image of every stage; TORCH=cuda BASE=… for GPUs, DOCK
 		--build-arg "VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" . && \
 	$(DOCKER) images --no-trunc "$(IMAGE):$$tag"
 
-push: ## push what `make image` built last; IMAGE=registry.example.org/trm
+push: ## push the latest image; IMAGE=registry.example.org/trm
 	$(DOCKER) push "$(IMAGE):latest"
 
-dev-up: $(READY) ## start an S3 server on this machine, in .dev
+dev-up: $(READY) ## start a local S3 server, with its data in .dev
 	@$(BIN)/python -m pipeline.local.s3_server up
 
-dev-down: $(READY) ## stop it; its objects are kept
+dev-down: $(READY) ## stop the local S3 server; its objects are kept
 	@$(BIN)/python -m pipeline.local.s3_server down
 
-pipeline-local: $(READY) ## the pipeline in Docker on this machine: image trm:latest, artifacts in the S3 of dev-up
+pipeline-local: $(READY) ## run the pipeline in local Docker, with artifacts in the S3 server of dev-up
 	@test -e .dev/env || { echo "no S3 server here; run make dev-up first" >&2; exit 2; }
 	@. ./.dev/env && $(BIN)/python -m pipeline local --image "$(IMAGE):latest"
 
 CLUSTER :=
-retrain: $(READY) ## plan, run, collect, compare, promote: on params.yaml's cluster, or CLUSTER=local in Docker here
+retrain: $(READY) ## plan, run, collect, compare and promote on the cluster of params.yaml; CLUSTER=local: in local Docker
 	@if [ -e .dev/env ]; then . ./.dev/env; fi; \
 	$(BIN)/python -m pipeline retrain $(if $(filter local,$(CLUSTER)),--local --image "$(IMAGE):latest")
 
-# What an interrupted installation leaves may look whole to pip, so it is thrown away. The stamp comes last.
+# pip may regard an interrupted installation as complete, so it is removed. The stamp file is written last.
 $(READY): pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-		echo "Python 3.11 or later is needed; name one: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+		echo "Python 3.11 or later is required; set its path: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@if [ -e .venv/.unfinished ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then rm -rf .venv; fi
 	@mkdir -p .venv && touch .venv/.unfinished
 	@test -e $(BIN)/python || "$(PYTHON)" -m venv .venv
-	@echo "Installing the versions of constraints.txt into .venv; the first time takes some minutes" >&2
+	@echo "Installing the versions of constraints.txt into .venv; the first installation takes a few minutes" >&2
 	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	@rm .venv/.unfinished && touch $@
 
-# What lets `dvc plots` draw without a network.
+# Template with which `dvc plots` works without a network.
 .dvc/plots.html: scripts/plots_template.py $(READY)
 	@$(BIN)/python scripts/plots_template.py

@@ -38,19 +38,19 @@ ARC = arc.Settings(name="arc", edition="arc-agi-1", source=arc.ArckitSource(type
 def main() -> None:
     """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--tasks", type=int, default=100, help="training tasks of ARC for the speed")
-    parser.add_argument("--puzzles", type=int, default=1000, help="Sudokus")
+    parser.add_argument("--tasks", type=int, default=100, help="ARC training tasks (default: %(default)s)")
+    parser.add_argument("--puzzles", type=int, default=1000, help="generated Sudokus (default: %(default)s)")
     parser.add_argument("--arc-memory-child", metavar="FOLDER", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.arc_memory_child:
         print(_arc_memory_child(Path(options.arc_memory_child)))
         return
-    figures = {
+    results = {
         "sudoku_examples_per_cpu_s": round(sudoku_speed(options.puzzles)),
         "arc_examples_per_cpu_s": round(arc_speed(options.tasks)),
         "arc_peak_rss_mb": round(arc_memory()),
     }
-    print(json.dumps(figures, indent=2))
+    print(json.dumps(results, indent=2))
 
 
 def sudoku_raw(raw: Path, puzzles: int) -> sudoku.Settings:

@@ -1,16 +1,16 @@
-"""How long the page about a million predictions takes to be made and to be opened, and in how much memory.
+"""Time and memory use of stage `report` with a million predictions, and load time of its page.
 
     python -m benchmarks.report [--predictions 1000000]
 
 Prints one JSON object. The predictions of a tiny 9x9 Sudoku experiment, evaluated with four votes, are repeated with
-other halt logits and ratings until there are so many lines; a process of its own makes the page of them.
+different halt logits and ratings up to the requested number. A separate process builds the page.
 
-- build_s: wall time of `report`, the imports left out, the model asked again for 12 puzzles.
-- peak_rss_mb, imports_rss_mb: the peak resident memory of that process, and what it was before `report` began.
-- page_bytes, predictions_bytes: the sizes of the two files.
-- load_ms, first_paint_ms: from the start of navigation to the end of the load event and to the first contentful paint,
-  the median of five openings in a new window of Chromium, 1400 pixels wide; null where there is none.
-- main_thread_ms: the processor time of the page's main thread until then, which does not wait for other programs.
+- build_s: wall time of `report` without imports, including the inference for 12 examples.
+- peak_rss_mb, imports_rss_mb: peak resident memory of that process at the end, and before `report` starts.
+- page_bytes, predictions_bytes: sizes of the two files.
+- load_ms, first_paint_ms: time from the start of navigation to the end of the load event and to the first contentful
+  paint; median of five page loads in new Chromium contexts, 1400 pixels wide. Null if Chromium is not installed.
+- main_thread_ms: processor time of the page's main thread during the load.
 """
 
 import argparse
@@ -43,11 +43,11 @@ CHANGES = {
     "evaluate.max_steps": 8,
 }
 KEY = "0" * 64
-OPENINGS = 5
+PAGE_LOADS = 5
 
 
 def main() -> None:
-    """Measure, and print the figures."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--predictions", type=int, default=1_000_000)
     parser.add_argument("--child", metavar="FOLDER", help=argparse.SUPPRESS)
@@ -75,13 +75,13 @@ def _params() -> Params:
 
 
 def _repeat(file: Path, count: int) -> None:
-    """Write the lines again and again, each time as other tasks with halt logits and ratings of their own."""
+    """Repeat the rows of `file` up to `count` rows; each copy has other tasks, halt logits and ratings."""
     table, rng = pq.read_table(file), np.random.default_rng(0)
-    lines = len(table)
-    beside = file.with_suffix(".new")
-    with pq.ParquetWriter(beside, table.schema, compression="zstd") as writer:
-        for number in range(-(-count // lines)):
-            part = table.slice(0, min(lines, count - number * lines))
+    rows = len(table)
+    temporary = file.with_suffix(".new")
+    with pq.ParquetWriter(temporary, table.schema, compression="zstd") as writer:
+        for number in range(-(-count // rows)):
+            part = table.slice(0, min(rows, count - number * rows))
             tasks = pa.array([f"{number}-{task}" for task in part.column("task").to_pylist()])
             logits = part.column("halt_logit").to_numpy() + rng.normal(0, 2, len(part))
             ratings = np.repeat(rng.integers(0, 500, -(-len(part) // 4)), 4)[: len(part)]
@@ -90,10 +90,10 @@ def _repeat(file: Path, count: int) -> None:
                 "halt_logit": pa.array(logits, pa.float32()),
                 "rating": ratings,
             }.items():
-                place = part.schema.get_field_index(name)
-                part = part.set_column(place, part.schema.field(place), pa.array(values, part.schema.field(place).type))
+                index = part.schema.get_field_index(name)
+                part = part.set_column(index, part.schema.field(index), pa.array(values, part.schema.field(index).type))
             writer.write_table(part)
-    beside.replace(file)
+    temporary.replace(file)
 
 
 def _build(folder: Path) -> dict[str, float]:
@@ -101,7 +101,7 @@ def _build(folder: Path) -> dict[str, float]:
 
     (folder / "page").mkdir()
     before, started = peak_mb(), time.perf_counter()
-    settings = _params().report.model_copy(update={"curve": None})
+    settings = _params().report.model_copy(update={"test_time_compute": None})
     inputs = {name: folder / name for name in ("dataset", "model", "evaluation")}
     report(settings, **inputs, out=folder / "page", key=KEY)
     seconds = time.perf_counter() - started
@@ -119,9 +119,9 @@ def _open(page: Path) -> dict[str, float | None]:
 
     if chromium() is None:
         return {"load_ms": None, "first_paint_ms": None, "main_thread_ms": None}
-    loads, paints, works = [], [], []
+    loads, paints, main_thread = [], [], []
     with started() as browser:
-        for _ in range(OPENINGS):
+        for _ in range(PAGE_LOADS):
             with browser.new_context(viewport={"width": 1400, "height": 900}, bypass_csp=True) as context:
                 window = context.new_page()
                 protocol = context.new_cdp_session(window)
@@ -130,9 +130,9 @@ def _open(page: Path) -> dict[str, float | None]:
                 window.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")
                 loads.append(window.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd"))
                 paints.append(window.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
-                told = protocol.send("Performance.getMetrics")["metrics"]
-                works.append(next(1000 * each["value"] for each in told if each["name"] == "TaskDuration"))
-    measured = {"load_ms": loads, "first_paint_ms": paints, "main_thread_ms": works}
+                page_metrics = protocol.send("Performance.getMetrics")["metrics"]
+                main_thread.append(next(1000 * m["value"] for m in page_metrics if m["name"] == "TaskDuration"))
+    measured = {"load_ms": loads, "first_paint_ms": paints, "main_thread_ms": main_thread}
     return {name: round(statistics.median(values)) for name, values in measured.items()}
 
 

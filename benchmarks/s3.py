@@ -1,15 +1,16 @@
-"""How fast an artifact of 1 GB goes to S3 and comes back, beside plain boto3 at its best settings.
+"""Throughput of uploads to S3 and downloads of a 1 GB artifact, compared with plain boto3.
 
     python -m benchmarks.s3
 
-Prints one JSON object. The server is a SeaweedFS of its own on this machine, the folder like a trained model: a file of
-600 MB, four of 100 MB, twenty of 0.1 MB. Plain boto3 is `upload_file` and `download_file`, several files at once, with
-neither signatures of the data nor checksums nor digests; its settings are the fastest of a small grid, tried first.
-Then both take turns, plain boto3 and ours, and the medians are printed. All of it fills 20 GB of the temporary folder.
+Prints one JSON object. The server is a local SeaweedFS. The artifact resembles a trained model: one file of 600 MB,
+four of 100 MB and twenty of 0.1 MB. Plain boto3 calls `upload_file` and `download_file` on several files in parallel,
+without payload signatures, checksums or digests; its settings are the fastest ones of a small grid. Plain boto3 and
+`trm.storage` alternate; the results are medians. The benchmark needs 20 GB in the temporary folder.
 
-- upload_mb_per_s, download_mb_per_s: `trm.storage.s3.publish` and `trm.storage.s3.download`, every byte checked.
-- plain_upload_mb_per_s, plain_download_mb_per_s: plain boto3; plain_upload, plain_download: with which settings.
-- upload_share, download_share: ours divided by plain boto3's of the same turn, in per cent.
+- upload_mb_per_s, download_mb_per_s: `trm.storage.s3.publish` and `trm.storage.s3.download`, with all checks.
+- plain_upload_mb_per_s, plain_download_mb_per_s: plain boto3.
+- plain_upload, plain_download: settings of plain boto3.
+- upload_share, download_share: throughput of `trm.storage` in percent of plain boto3's in the same round.
 """
 
 import itertools
@@ -33,24 +34,25 @@ from trm.storage.s3_client import Store
 
 MEGABYTE = 1_000_000
 SIZES = [600 * MEGABYTE, *[100 * MEGABYTE] * 4, *[MEGABYTE // 10] * 20]
-TURNS = 5
+ROUNDS = 5
 
 
 class Settings(NamedTuple):
-    """Of plain boto3."""
+    """Settings of plain boto3."""
 
     files: int
-    """At once."""
+    """Files transferred in parallel."""
     threads: int
-    """For each of them."""
+    """Threads per file."""
     part_mb: int
+    """Part size of multipart transfers in MiB."""
 
 
 GRID = [Settings(*choice) for choice in itertools.product((1, 4), (3, 10), (16, 32))]
 
 
 class Plain:
-    """boto3 as it is."""
+    """Transfers with plain boto3."""
 
     def __init__(self, server: SeaweedFS, names: list[str]) -> None:
         self.names = names
@@ -62,25 +64,25 @@ class Plain:
         )
 
     def upload(self, folder: Path, settings: Settings) -> None:
-        """Every file of `folder`."""
+        """Upload all files of `folder`."""
         self._each(lambda name, how: self.client.upload_file(str(folder / name), BUCKET, name, Config=how), settings)
 
     def download(self, folder: Path, settings: Settings) -> None:
-        """Every file, into the new `folder`."""
+        """Download all files to the new folder `folder`."""
         folder.mkdir()
         self._each(lambda name, how: self.client.download_file(BUCKET, name, str(folder / name), Config=how), settings)
 
     def _each(self, transfer: Callable[[str, TransferConfig], None], settings: Settings) -> None:
         part = settings.part_mb << 20
-        how = TransferConfig(
+        config = TransferConfig(
             multipart_threshold=part, multipart_chunksize=part, max_concurrency=settings.threads, io_chunksize=1 << 20
         )
         with ThreadPoolExecutor(settings.files) as files:
-            list(files.map(lambda name: transfer(name, how), self.names))
+            list(files.map(lambda name: transfer(name, config), self.names))
 
 
 def main() -> None:
-    """Measure, and print the figures."""
+    """Measure and print the results."""
     with tempfile.TemporaryDirectory() as folder:
         server = SeaweedFS(Path(folder) / "server")
         server.start()
@@ -92,54 +94,57 @@ def main() -> None:
 
 
 def _measure(server: SeaweedFS, base: Path) -> dict[str, object]:
-    source, there = base / "model", base / "there"
+    source, target = base / "model", base / "downloaded"
     source.mkdir()
     for number, size in enumerate(SIZES):
         (source / f"{number:02}.bin").write_bytes(os.urandom(size))
     write_manifest(source, {"stage": "train", "key": "0" * 64})
     plain, uri = Plain(server, sorted(path.name for path in source.iterdir())), f"s3://{BUCKET}/train/{'0' * 64}"
 
-    def downloaded(download: Callable[[], object]) -> float:
-        pace = _pace(download)
-        shutil.rmtree(there)
-        return pace
+    def download_speed(download: Callable[[], object]) -> float:
+        speed = _speed(download)
+        shutil.rmtree(target)
+        return speed
 
-    def published() -> float:
+    def upload() -> float:
         _delete(uri)
-        return _pace(lambda: s3.publish(source, uri))
+        return _speed(lambda: s3.publish(source, uri))
 
-    def plainly_uploaded(settings: Settings) -> float:
-        return _pace(lambda: plain.upload(source, settings))
+    def plain_upload(settings: Settings) -> float:
+        return _speed(lambda: plain.upload(source, settings))
 
-    def plainly_downloaded(settings: Settings) -> float:
-        return downloaded(lambda: plain.download(there, settings))
+    def plain_download(settings: Settings) -> float:
+        return download_speed(lambda: plain.download(target, settings))
 
-    plainly_uploaded(GRID[-1])  # the first one makes the server's volumes
-    up = max(GRID, key=plainly_uploaded)
-    paces: dict[str, list[float]] = {name: [] for name in ("plain_upload", "upload", "plain_download", "download")}
-    for _ in range(TURNS):
-        paces["plain_upload"].append(plainly_uploaded(up))
-        paces["upload"].append(published())
-    down = max(GRID, key=plainly_downloaded)
-    for _ in range(TURNS):
-        paces["plain_download"].append(plainly_downloaded(down))
-        paces["download"].append(downloaded(lambda: s3.download(uri, there)))
-    figures: dict[str, object] = {f"{name}_mb_per_s": round(statistics.median(of)) for name, of in paces.items()}
-    for way in ("upload", "download"):
-        shares = [ours / theirs for ours, theirs in zip(paces[way], paces[f"plain_{way}"], strict=True)]
-        figures[f"{way}_share"] = round(100 * statistics.median(shares))
+    plain_upload(GRID[-1])  # the first upload creates the server's volumes
+    up = max(GRID, key=plain_upload)
+    speeds: dict[str, list[float]] = {name: [] for name in ("plain_upload", "upload", "plain_download", "download")}
+    for _ in range(ROUNDS):
+        speeds["plain_upload"].append(plain_upload(up))
+        speeds["upload"].append(upload())
+    down = max(GRID, key=plain_download)
+    for _ in range(ROUNDS):
+        speeds["plain_download"].append(plain_download(down))
+        speeds["download"].append(download_speed(lambda: s3.download(uri, target)))
+    figures: dict[str, object] = {
+        f"{name}_mb_per_s": round(statistics.median(values)) for name, values in speeds.items()
+    }
+    for direction in ("upload", "download"):
+        shares = [ours / theirs for ours, theirs in zip(speeds[direction], speeds[f"plain_{direction}"], strict=True)]
+        figures[f"{direction}_share"] = round(100 * statistics.median(shares))
     return figures | {"plain_upload": up._asdict(), "plain_download": down._asdict()}
 
 
-def _pace(transfer: Callable[[], object]) -> float:
-    os.sync()  # no transfer pays for what an earlier one has left to be written
+def _speed(transfer: Callable[[], object]) -> float:
+    """Throughput of `transfer` in MB/s (10^6 bytes)."""
+    os.sync()  # exclude pending writes of earlier transfers
     started = time.perf_counter()
     transfer()
     return sum(SIZES) / MEGABYTE / (time.perf_counter() - started)
 
 
 def _delete(uri: str) -> None:
-    """What was published, so that it is uploaded again."""
+    """Delete the published artifact, so that the next upload is complete."""
     store = Store(uri)
     for name in store.sizes(""):
         store.delete(name)

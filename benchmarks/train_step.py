@@ -1,13 +1,13 @@
-"""Steps per second of training with the settings of a params file, on a data set that is there.
+"""Training steps per second with the settings of a params file on an existing dataset.
 
     python -m benchmarks.train_step --params params.yaml --dataset outputs/dataset --max-steps 50 [--batch 8]
     python -m benchmarks.train_step --case lma [--max-steps 3] [--batch 1]
 
-Prints one line: device, precision, threads, parameters, median and slowest time of a step, steps per second.
+Prints one line: device, precision, threads, parameters, batch size, median and maximum step time, steps per second.
 
-Case lma needs no data set: recipe maze-hard (900 + 16 tokens, D 512) on random tokens, whole, then through latent meta
-attention of 229 (unclean) and 256 tokens (clean); a line for each and its share of the whole one's time. The three take
-turns, so that whatever else the machine does falls on all of them.
+Case lma requires no dataset. It trains recipe maze-hard (900 + 16 tokens, D 512) on random tokens: the whole sequence,
+then latent meta attention with 229 (unclean) and 256 tokens (clean). It prints one line per case, with the step time
+relative to the whole sequence. The cases alternate, so that other load on the machine affects all of them.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from trm.utils.device import resolve_device, resolve_precision
 
 
 class Timed:
-    """A training whose steps are timed, after some that are not."""
+    """A training with timed steps."""
 
     def __init__(self, model: ModelParams, settings: TrainParams, meta: DatasetMeta, batch: Batch) -> None:
         self.dtype = resolve_precision(settings.precision, batch["inputs"].device)
@@ -43,37 +43,37 @@ class Timed:
         self.seconds: list[float] = []
 
     def step(self) -> None:
-        """One step. It reads the loss: nothing is left running on a GPU."""
+        """Run and time one step. It reads the loss and therefore waits for the GPU."""
         started = time.perf_counter()
         train_step(self.state, self.network, self.batch, START, self.settings, 10**9)
         self.seconds.append(time.perf_counter() - started)
 
-    def line(self, uncounted: int) -> str:
-        """What was seen."""
-        seconds = self.seconds[uncounted:]
+    def line(self, warmup: int) -> str:
+        """The result without the first `warmup` steps."""
+        seconds = self.seconds[warmup:]
         return (
             f"{self.state.model.device.type} {str(self.dtype).removeprefix('torch.')} {torch.get_num_threads()} "
             f"threads, {sum(weight.numel() for weight in self.state.model.parameters()):,} parameters, "
-            f"batch {len(self.batch['inputs'])}: median {1000 * self.median(uncounted):.1f} ms, "
+            f"batch {len(self.batch['inputs'])}: median {1000 * self.median(warmup):.1f} ms, "
             f"slowest {1000 * max(seconds):.1f} ms, {len(seconds) / sum(seconds):.2f} steps/s"
         )
 
-    def median(self, uncounted: int) -> float:
-        """Of a step's seconds."""
-        return statistics.median(self.seconds[uncounted:])
+    def median(self, warmup: int) -> float:
+        """Median step time in seconds without the first `warmup` steps."""
+        return statistics.median(self.seconds[warmup:])
 
 
 def main() -> None:
-    """Time `--max-steps` steps after some that are not counted."""
+    """Time `--max-steps` steps after the warm-up."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--params", default="params.yaml")
     parser.add_argument("--dataset", default="outputs/dataset")
-    parser.add_argument("--case", choices=["lma"], help="instead of the params and the data set")
-    parser.add_argument("--max-steps", type=int, help="50; case lma: 3")
-    parser.add_argument("--batch", type=int, help="instead of train.global_batch_size; case lma: 1")
+    parser.add_argument("--case", choices=["lma"], help="built-in case; ignores --params and --dataset")
+    parser.add_argument("--max-steps", type=int, help="timed steps (default: 50; case lma: 3)")
+    parser.add_argument("--batch", type=int, help="batch size (default: train.global_batch_size; case lma: 1)")
     options = parser.parse_args()
     if options.case == "lma":
-        compare_lma(options.steps or 3, options.batch or 1)
+        compare_lma(options.max_steps or 3, options.batch or 1)
         return
     params = load_params(options.params)
     settings = params.train
@@ -82,13 +82,13 @@ def main() -> None:
     meta, split = read_meta(options.dataset), read_split(f"{options.dataset}/train")
     rows = np.random.default_rng(0).integers(0, len(split), settings.global_batch_size)
     timed = Timed(params.model, settings, meta, to_tensors(collate(split, rows), resolve_device(settings.device)))
-    for _ in range(3 + (options.steps or 50)):
+    for _ in range(3 + (options.max_steps or 50)):
         timed.step()
-    print(timed.line(uncounted=3))
+    print(timed.line(warmup=3))
 
 
 def compare_lma(steps: int, batch_size: int) -> None:
-    """The whole sequence against the latent one of both modes."""
+    """Compare the whole sequence with both modes of latent meta attention."""
     params = load_recipe("maze-hard")
     meta = expected_meta(params.data)
     assert meta is not None
@@ -110,8 +110,8 @@ def compare_lma(steps: int, batch_size: int) -> None:
         for case in timed.values():
             case.step()
     for name, case in timed.items():
-        share = case.median(uncounted=1) / timed["whole"].median(uncounted=1)
-        print(f"{name}: {case.line(uncounted=1)}, {share:.3f} of the whole")
+        share = case.median(warmup=1) / timed["whole"].median(warmup=1)
+        print(f"{name}: {case.line(warmup=1)}, {share:.3f} of the whole")
 
 
 if __name__ == "__main__":

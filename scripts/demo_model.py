@@ -1,6 +1,6 @@
-"""Makes the model that `trm demo` asks, `trm/inference/demo_model`, of the default experiment: averaged weights alone.
+"""Export the EMA weights of the default experiment to `trm/inference/demo_model`, the model of `trm demo`.
 
-To be run from the top of the repository after `make repro`. README.md beside the weights says where they come from.
+Run in the repository root after `make repro`. The README.md next to the weights documents their origin.
 """
 
 import json
@@ -11,26 +11,26 @@ from trm.training.checkpoint import FILE, load_checkpoint, write_tensors
 
 OUTPUTS, DEMO = Path("outputs"), Path("trm/inference/demo_model")
 
-README = """# The model that `trm demo` asks
+README = """# Model of `trm demo`
 
-Averaged weights of the default experiment, 6x6 Sudoku (`recipes/sudoku-6x6.yaml`, `train.seed` {seed}), in float32.
-`checkpoint.safetensors` holds them and their settings, and nothing that could be run.
+EMA weights of the default experiment, 6x6 Sudoku (`recipes/sudoku-6x6.yaml`, `train.seed` {seed}), in float32.
+`checkpoint.safetensors` contains the weights and their settings, and no executable code.
 
     trm recipe use sudoku-6x6 && trm fetch && trm augment && trm train && trm evaluate
     python scripts/demo_model.py
 
 | | |
 |---|---|
-| content key of the training | `{key}` |
+| content key of the model | `{key}` |
 | content key of the evaluation | `{evaluation_key}` |
-| exact, of {puzzles} test puzzles | {exact:.1%}; the right answer wins among {votes} shuffled versions: {voted:.1%} |
+| exact accuracy on {puzzles} test puzzles | {exact:.1%}; with {votes} votes: {voted:.1%} |
 | parameters | {parameters:,} |
 | trained on | {device}, {precision}, torch {torch}, {processes} process of {threads} thread |
 """
 
 
 def main() -> None:
-    """Write `trm/inference/demo_model` of `outputs`."""
+    """Write `trm/inference/demo_model` from `outputs`."""
     trained = verified_manifest(OUTPUTS / "model", "train")
     evaluated = verified_manifest(OUTPUTS / "evaluation", "evaluate")
     metrics = json.loads((OUTPUTS / "evaluation/metrics.json").read_text(encoding="utf-8"))
@@ -41,8 +41,8 @@ def main() -> None:
     header = {"model": model.config.model_dump(mode="json"), "meta": meta.model_dump(mode="json"), "facts": facts}
     DEMO.mkdir(exist_ok=True)
     write_tensors(DEMO / FILE, tensors, header)
-    (DEMO / FILE).chmod(0o644)  # safetensors writes for its owner alone
-    words = README.format(
+    (DEMO / FILE).chmod(0o644)  # safetensors creates files that only the owner can read
+    readme = README.format(
         **trained["facts"],
         seed=trained["params"]["train"]["seed"],
         key=trained["key"],
@@ -50,10 +50,10 @@ def main() -> None:
         torch=trained["versions"]["torch"],
         exact=metrics["exact_accuracy"],
         voted=metrics["pass@1"],
-        votes=metrics["votes"],
+        votes=metrics["num_votes"],
         puzzles=metrics["puzzles"],
     )
-    (DEMO / "README.md").write_text(words, encoding="utf-8")
+    (DEMO / "README.md").write_text(readme, encoding="utf-8")
 
 
 if __name__ == "__main__":

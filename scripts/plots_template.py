@@ -1,8 +1,8 @@
-"""Lets `dvc plots show` and `dvc plots diff` draw without a network. `make` runs this once.
+"""Page template with which `dvc plots show` and `dvc plots diff` work without a network. `make` runs this script once.
 
-DVC's own pages load Vega from a CDN. This writes a page template with Vega inside to `.dvc/plots.html` and names it
-in `.dvc/config.local`. Both are ignored by git: DVC stops at a template that is named but missing, so a clone in
-which `make` never ran must not name it; there the pages take the CDN.
+DVC's default page loads Vega from a CDN. The script writes a template that includes Vega to `.dvc/plots.html` and sets
+it in `.dvc/config.local`. Git ignores both files: DVC fails if the configured template does not exist, so a clone in
+which `make` never ran must use the default page.
 """
 
 import subprocess
@@ -12,14 +12,14 @@ from pathlib import Path
 import vl_convert
 
 VEGA_LITE = "5.21"
-"""Newest of the major version that DVC 3 writes its plots for."""
+"""Newest release of the major version that DVC 3 uses."""
 
-OFFER = "window.vega = vega; window.vegaLite = vegaLite; window.vegaEmbed = vegaEmbed;"
-"""What DVC's pages call."""
+EXPORTS = "window.vega = vega; window.vegaLite = vegaLite; window.vegaEmbed = vegaEmbed;"
+"""Global names that DVC's pages use."""
 
 TEMPLATE = Path(".dvc/plots.html")
 
-# In double braces: what DVC fills in. Left out is its {scripts}: the CDN's addresses.
+# DVC replaces the names in double braces. Its {scripts}, the URLs of the CDN, is left out.
 PAGE = """<!DOCTYPE html>
 <html>
 <head>
@@ -36,13 +36,13 @@ PAGE = """<!DOCTYPE html>
 
 
 def main() -> None:
-    """Write the template and tell DVC of it. To be run from the top of the repository."""
-    vega = vl_convert.javascript_bundle(OFFER, vl_version=VEGA_LITE)
-    half = TEMPLATE.with_suffix(".half")
-    half.write_text(PAGE.format(vega=vega), encoding="utf-8")
+    """Write the template and configure DVC to use it. Run in the repository root."""
+    vega = vl_convert.javascript_bundle(EXPORTS, vl_version=VEGA_LITE)
+    temporary = TEMPLATE.with_suffix(".tmp")
+    temporary.write_text(PAGE.format(vega=vega), encoding="utf-8")
     settings = ["config", "--quiet", "--local", "plots.html_template", TEMPLATE.name]
     subprocess.run([sys.executable, "-m", "dvc", *settings], check=True)
-    half.replace(TEMPLATE)  # last: that it is there tells make that all is done
+    temporary.replace(TEMPLATE)  # last: make regards the existing file as complete
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Clones of this repository with a tiny experiment, in which commands are typed as a person would."""
+"""Clones of this repository with a tiny experiment, in which shell commands run."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from tests.params import TINY, edit_params
 
 
 class Clone:
-    """A git repository of its own with this one's files and a tiny experiment."""
+    """A separate git repository with the files of this one and a tiny experiment."""
 
     def __init__(self, folder: Path, states: Path) -> None:
         self.folder = folder
@@ -25,20 +25,20 @@ class Clone:
             self.environment |= {f"GIT_{role}_{key}": value for key, value in identity.items()}
 
     def run(self, command: str, code: int = 0) -> str:
-        """Run a line of shell; its stdout."""
+        """Run a shell command, which must exit with `code`; returns its stdout."""
         done = self.start(command)
         assert done.returncode == code, f"{command}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
     def start(self, command: str) -> subprocess.CompletedProcess[str]:
-        """Run a line of shell to its end, however it ends."""
+        """Run a shell command to completion, whatever its exit code."""
         shell = ["bash", "-c", command]
         return subprocess.run(
             shell, check=False, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=900
         )
 
     def ran(self, command: str) -> list[str]:
-        """The stages that a DVC command really ran."""
+        """Run a DVC command; returns the stages that it ran."""
         return re.findall(r"Running stage '(\w+)'", self.run(command))
 
 
@@ -58,7 +58,7 @@ def make_clone(base: Path) -> Clone:
 
 
 def _share_installation(venv: Path) -> None:
-    """What is installed for the tests, with a stamp of its own: `make` in a clone must install nothing there."""
+    """Link the packages of the test environment; a separate stamp file prevents `make` from installing any."""
     venv.mkdir()
     for part in Path(sys.prefix).iterdir():
         if part.name not in (".ready", ".unfinished"):

@@ -1,4 +1,4 @@
-"""What several tests share: the small experiment, and the folders of the workplace that may be absent."""
+"""Shared fixtures: a small experiment, and optional data folders."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from trm.data.numba_utils import MACHINE_CODE_FOLDER
 from trm.datasets.augment import augment
 from trm.datasets.sudoku.augmentation import draw_transforms
 
-# Tests have cache folders of their own, but compile once.
+# Tests have separate cache folders, but share compiled functions.
 os.environ["NUMBA_CACHE_DIR"] = MACHINE_CODE_FOLDER
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -50,7 +50,7 @@ def meta() -> DatasetMeta:
 
 @pytest.fixture(scope="session")
 def model_params() -> ModelParams:
-    """A network small enough for a step to take milliseconds."""
+    """A network with steps of a few milliseconds."""
     return ModelParams(
         arch="trm",
         hidden_size=16,
@@ -106,7 +106,7 @@ SOLUTION = "1234341221434321"
 
 @pytest.fixture(scope="session")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A raw folder of 24 training and 6 test Sudoku 4x4: transforms of one grid with a few clues taken away."""
+    """A raw folder of 24 training and 6 test Sudoku 4x4: transforms of one grid with a few clues removed."""
     folder = tmp_path_factory.mktemp("raw")
     rng = np.random.default_rng(0)
     solution = np.array([int(digit) for digit in SOLUTION], dtype=np.uint8).reshape(4, 4)
@@ -120,7 +120,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def dataset(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The augmented data set of `raw`: 20 training groups of 4 puzzles, 4 validation groups, 6 test puzzles."""
+    """The augmented dataset of `raw`: 20 training groups of 4 puzzles, 4 validation groups, 6 test puzzles."""
     out = tmp_path_factory.mktemp("dataset")
     data = sudoku(4, allow_leakage=True)
     augment(data, AugmentParams(num_aug=3, validation_groups=4, seed=0), raw, out, "key")
@@ -129,7 +129,7 @@ def dataset(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _own_signals() -> Iterator[None]:
-    """Command lines that run in the tests' process set handlers that a command never takes back."""
+    """Restore the signal handlers, which commands in the test process do not restore."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
     for number, handler in handlers.items():

@@ -23,9 +23,9 @@ TINY: dict[str, Any] = {
     "evaluate.device": "cpu",
     "report.device": "cpu",
     "report.num_examples": 2,
-    "report.test_time_compute": None,  # has tests of its own
+    "report.test_time_compute": None,  # tested separately
 }
-"""4x4 Sudoku, trained for a moment."""
+"""4x4 Sudoku with a short training."""
 
 
 def params_text(changes: Mapping[str, Any], base: str | None = None) -> str:

@@ -1,4 +1,4 @@
-"""A real S3 server for the tests of a session."""
+"""Fixtures and helpers for a real S3 server."""
 
 import secrets
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ NOT_OURS = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_REGION"
 
 @pytest.fixture(scope="session")
 def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
-    """One server for all tests that leave it as it is."""
+    """Server of the session, for tests that do not stop it."""
     server = SeaweedFS(tmp_path_factory.mktemp("seaweed"))
     server.start()
     yield server
@@ -23,7 +23,7 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
 
 @pytest.fixture
 def own_seaweed(tmp_path: Path) -> Iterator[SeaweedFS]:
-    """A server to be killed."""
+    """Server of one test, which may kill it."""
     server = SeaweedFS(tmp_path / "seaweed")
     server.start()
     yield server
@@ -32,13 +32,13 @@ def own_seaweed(tmp_path: Path) -> Iterator[SeaweedFS]:
 
 @pytest.fixture
 def root(seaweed: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An empty place on the session's server, which the environment leads to."""
+    """URI of an empty prefix on the server of the session, which the environment selects."""
     speak_to(seaweed, monkeypatch)
     return f"s3://{BUCKET}/{secrets.token_hex(8)}"
 
 
 def speak_to(server: SeaweedFS, monkeypatch: pytest.MonkeyPatch, identity: str = "owner") -> None:
-    """Lead boto3 to `server` and to nothing else that this machine may know of."""
+    """Configure boto3 for `server` and hide all other AWS settings of the machine."""
     for name in NOT_OURS:
         monkeypatch.delenv(name, raising=False)
     nothing = server.folder / "nothing"
@@ -50,7 +50,7 @@ def speak_to(server: SeaweedFS, monkeypatch: pytest.MonkeyPatch, identity: str =
 
 
 def artifact(folder: Path, files: dict[str, bytes], **facts: object) -> Path:
-    """A folder as a stage writes it."""
+    """An artifact folder with a manifest."""
     for name, data in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
@@ -59,7 +59,7 @@ def artifact(folder: Path, files: dict[str, bytes], **facts: object) -> Path:
 
 
 def objects(server: SeaweedFS, uri: str) -> dict[str, int]:
-    """What lies below `uri` on the server: sizes by name, unfinished uploads as -1."""
+    """Objects below `uri`: name -> size, -1 for unfinished uploads."""
     client, prefix = server.client(), uri.removeprefix(f"s3://{BUCKET}/") + "/"
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
     found = {item["Key"].removeprefix(prefix): item["Size"] for page in pages for item in page.get("Contents", ())}

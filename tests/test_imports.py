@@ -20,10 +20,10 @@ LAYERS = (
     ("studies",),
     ("cli",),
 )
-"""Packages of `trm/` from bottom to top. A package imports lower layers and itself, never its own layer's others: data
-and models do not know each other. Studies run stages and therefore lie above them."""
+"""Packages of `trm/` from bottom to top. A package may import itself and lower layers, but no other package of its
+layer. Studies run stages and therefore lie above them."""
 FORBIDDEN = {("models", "storage"), ("data", "storage")}
-"""Pairs that are never needed although the layers would allow them."""
+"""Forbidden imports that the layers would allow."""
 DYNAMIC = {
     "trm/__init__.py",
     "trm/datasets/registry.py",

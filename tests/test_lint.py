@@ -13,7 +13,7 @@ MADE_BY_MACHINE = "pipeline/trm.yaml"
 
 
 def lint(*command: str | Path) -> None:
-    """The linter has nothing to say."""
+    """The linter reports no errors."""
     done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from trm.config.base import whole
+from trm.config.base import integral_to_int
 from trm.config.cluster import ClusterParams, Resources, TrainJobParams
 
 GROUP, VERSION, PLURAL, KIND = "kubeflow.org", "v1", "pytorchjobs", "PyTorchJob"
@@ -103,7 +103,7 @@ def fill(
         artifact_root: Root of the artifacts in S3. Checkpoints are stored below `<artifact_root>/states`.
         owner: Name and uid of the launcher's pod. Kubernetes deletes the job with it, unless `keep_on_stop` is set.
     """
-    job = _whole_numbers(template)
+    job = _integral_to_int(template)
     metadata, spec = job["metadata"], job["spec"]
     workers = spec["pytorchReplicaSpecs"]["Worker"]["template"]
     (container,) = workers["spec"]["containers"]
@@ -127,10 +127,10 @@ def spec_hash(spec: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(spec, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _whole_numbers(value: Any) -> Any:
+def _integral_to_int(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {name: _whole_numbers(each) for name, each in value.items()}
-    return [_whole_numbers(each) for each in value] if isinstance(value, list) else whole(value)
+        return {name: _integral_to_int(each) for name, each in value.items()}
+    return [_integral_to_int(each) for each in value] if isinstance(value, list) else integral_to_int(value)
 
 
 def _labels() -> dict[str, str]:

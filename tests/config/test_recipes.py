@@ -1,4 +1,4 @@
-"""Recipes: a base recipe and changed keys, complete when they are shown."""
+"""Recipes: a base recipe with changed keys, expanded to complete params files."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ ABLATIONS = {
 }
 
 
-def test_every_published_ablation_is_there() -> None:
+def test_published_ablations() -> None:
     assert set(ablations()) == ABLATIONS
     assert not set(recipes()) & ABLATIONS
 
@@ -126,8 +126,8 @@ def test_values_change_and_nothing_else() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(ABLATIONS))
-def test_each_validates_builds_and_takes_a_step(name: str) -> None:
-    """At its own size, on one sequence."""
+def test_ablation_trains_one_step(name: str) -> None:
+    """At its full size, on one sequence."""
     params = load_recipe(name)
     meta = expected_meta(params.data)
     assert meta is not None

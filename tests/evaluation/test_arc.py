@@ -26,8 +26,8 @@ from trm.training.ema import ema_copy
 from trm.utils.errors import UserError
 
 Grid = list[list[int]]
-ASKED: list[Grid] = [[[1, 2], [0, 3]], [[4, 5, 6]]]
-RIGHT: list[Grid] = [[[1, 2, 3]], [[7, 8], [8, 7]]]
+TEST_INPUTS: list[Grid] = [[[1, 2], [0, 3]], [[4, 5, 6]]]
+SOLUTIONS: list[Grid] = [[[1, 2, 3]], [[7, 8], [8, 7]]]
 WRONG: list[Grid] = [[[5]], [[6, 6, 6]]]
 AUGMENTATIONS = 6
 SETTINGS = EvaluateParams(
@@ -47,10 +47,10 @@ SETTINGS = EvaluateParams(
 
 
 def make(folder: Path, edition: str = "arc-agi-1", solutions: bool = True, seed: int = 0, held_out: int = 0) -> Path:
-    """A data set: task `two` with two test pairs and task `gap` with one, and a training task."""
+    """A dataset: task `two` with two test pairs and task `gap` with one, and a training task."""
     pair = {"input": [[1]], "output": [[2, 3]]}
-    tests = {"two": ASKED, "gap": [[[9, 9], [0, 1]]]}
-    known = {"two": RIGHT, "gap": [[[8]]]}
+    tests = {"two": TEST_INPUTS, "gap": [[[9, 9], [0, 1]]]}
+    known = {"two": SOLUTIONS, "gap": [[[8]]]}
     evaluation = {name: {"train": [pair], "test": [{"input": grid} for grid in grids]} for name, grids in tests.items()}
     files = {
         "training_challenges": {"other": {"train": [pair], "test": [{"input": [[3, 4]]}]}},
@@ -81,7 +81,7 @@ def dataset(tmp_path: Path) -> Path:
 
 
 def model_of(dataset: Path, folder: Path, params: ModelParams) -> Path:
-    """A model folder with weights nobody trained."""
+    """A model folder with untrained weights."""
     folder.mkdir()
     net = build_model(params.model_copy(update={"puzzle_emb_ndim": 16, "puzzle_emb_len": 1}), read_meta(dataset))
     save_checkpoint(folder / FILE, net, ema_copy(net), {})
@@ -89,7 +89,7 @@ def model_of(dataset: Path, folder: Path, params: ModelParams) -> Path:
 
 
 def canvas(grid: Grid, name: str) -> np.ndarray:
-    """The version `name` of a grid on a canvas at (0, 0), written apart from the code under test."""
+    """The augmentation `name` of a grid at (0, 0) of a canvas; independent of the code under test."""
     cells = np.array(grid, np.uint8)
     _, symmetry, digits = name.split("|||") if "|||" in name else (name, "t0", "0123456789")
     cells = np.array([int(digit) for digit in digits], np.uint8)[cells]
@@ -109,7 +109,7 @@ def run(
     answers: dict[int, list[Grid]],
     **changes: object,
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, list]]:
-    """Evaluate a model that answers pair p of task `two` with answers[version][p], and all else with nothing."""
+    """Evaluate a model that answers pair p of task `two` with answers[augmentation][p], others with empty grids."""
     names = read_names(dataset).to_pylist()
 
     def answer(_model: object, tokens: np.ndarray, identifiers: np.ndarray, *_rest: object) -> Predictions:
@@ -119,7 +119,7 @@ def run(
             name = names[identifier - 1]
             grid_only = np.where(question >= 2, question, 0)
             if name.startswith("two"):
-                pair = next(p for p in (0, 1) if np.array_equal(canvas(ASKED[p], name), grid_only))
+                pair = next(p for p in (0, 1) if np.array_equal(canvas(TEST_INPUTS[p], name), grid_only))
                 found[row] = canvas(answers[seen.index(name)][pair], name)
         return Predictions(found, np.zeros(len(tokens), np.float32), *[np.ones(len(tokens), np.int64)] * 2)
 
@@ -130,22 +130,24 @@ def run(
     return texts[0], texts[1], pq.read_table(out / "predictions.parquet").to_pydict()
 
 
-def test_votes_are_undone_and_counted(
+def test_votes_are_inverted_and_counted(
     dataset: Path, model_params: ModelParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = model_of(dataset, tmp_path / "model", model_params)
-    # Pair 0: four right votes of six. Pair 1: two right votes, but four for one wrong grid.
-    answers = {v: [RIGHT[0] if v < 4 else WRONG[0], RIGHT[1] if v < 2 else WRONG[1]] for v in range(AUGMENTATIONS)}
+    # Pair 0: four of six votes are correct. Pair 1: two are correct, four agree on a wrong grid.
+    answers = {
+        v: [SOLUTIONS[0] if v < 4 else WRONG[0], SOLUTIONS[1] if v < 2 else WRONG[1]] for v in range(AUGMENTATIONS)
+    }
     metrics, submitted, lines = run(dataset, model, tmp_path / "out", monkeypatch, answers)
     assert submitted["two"] == [
-        {"attempt_1": RIGHT[0], "attempt_2": WRONG[0]},
-        {"attempt_1": WRONG[1], "attempt_2": RIGHT[1]},
+        {"attempt_1": SOLUTIONS[0], "attempt_2": WRONG[0]},
+        {"attempt_1": WRONG[1], "attempt_2": SOLUTIONS[1]},
     ]
-    assert submitted["gap"] == [{"attempt_1": [], "attempt_2": []}]  # every version answered with nothing
+    assert submitted["gap"] == [{"attempt_1": [], "attempt_2": []}]  # all augmentations have empty answers
     assert metrics["pass@1"] == pytest.approx((0.5 + 0) / 2)
     assert metrics["pass@2"] == pytest.approx((1 + 0) / 2)
     assert (metrics["puzzles"], metrics["tasks"], metrics["valid"]) == (3, 2, None)
-    # `exact` asks for every labelled token, the end of the grid included, which this model never writes.
+    # `exact` requires every labelled token, including the end tokens, which this model never predicts.
     assert metrics["exact_accuracy"] == 0
     assert 0 < metrics["cell_accuracy"] < 1
     two = [row for row, task in enumerate(lines["task"]) if task == "two"]
@@ -156,18 +158,18 @@ def test_votes_are_undone_and_counted(
     assert all(lines["transform"][row].startswith("two|||t") for row in two[1:AUGMENTATIONS])
 
 
-def test_fewer_votes_and_a_sample_of_tasks(
+def test_num_votes_and_max_puzzles(
     dataset: Path, model_params: ModelParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = model_of(dataset, tmp_path / "model", model_params)
-    answers = {v: [RIGHT[0], RIGHT[1]] for v in range(AUGMENTATIONS)}
+    answers = {v: [SOLUTIONS[0], SOLUTIONS[1]] for v in range(AUGMENTATIONS)}
     for seed in range(4):
         out = tmp_path / f"out{seed}"
         metrics, submitted, lines = run(
             dataset, model, out, monkeypatch, answers, num_votes=2, max_puzzles=1, seed=seed
         )
         (task,) = set(lines["task"])
-        assert set(submitted) == {"two", "gap"}  # who was not asked is in the submission, too
+        assert set(submitted) == {"two", "gap"}  # the submission includes tasks that were not evaluated
         other = ({"two", "gap"} - {task}).pop()
         assert submitted[other] == [{"attempt_1": [[0]], "attempt_2": [[0]]}] * (2 if other == "two" else 1)
         assert metrics["pass@1"] == (1 if task == "two" else 0)
@@ -177,14 +179,14 @@ def test_fewer_votes_and_a_sample_of_tasks(
 def test_without_solutions(model_params: ModelParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = make(tmp_path / "data", solutions=False)
     model = model_of(dataset, tmp_path / "model", model_params)
-    answers = {v: [RIGHT[0], WRONG[1]] for v in range(AUGMENTATIONS)}
+    answers = {v: [SOLUTIONS[0], WRONG[1]] for v in range(AUGMENTATIONS)}
     metrics, submitted, lines = run(dataset, model, tmp_path / "out", monkeypatch, answers)
-    assert submitted["two"] == [{"attempt_1": grid, "attempt_2": grid} for grid in (RIGHT[0], WRONG[1])]
+    assert submitted["two"] == [{"attempt_1": grid, "attempt_2": grid} for grid in (SOLUTIONS[0], WRONG[1])]
     assert all(metrics[name] is None for name in ("exact_accuracy", "pass@1", "pass@2", "halt_accuracy"))
     assert set(lines["exact"]) == {None}
 
 
-def test_a_model_of_other_puzzles_is_refused(model_params: ModelParams, tmp_path: Path) -> None:
+def test_model_of_other_puzzles_is_rejected(model_params: ModelParams, tmp_path: Path) -> None:
     one, other = make(tmp_path / "a"), make(tmp_path / "c", seed=1)
     second = make(tmp_path / "b", "arc-agi-2")
     for trained, words in (
@@ -197,14 +199,14 @@ def test_a_model_of_other_puzzles_is_refused(model_params: ModelParams, tmp_path
     assert read_split(one / "test").counts() == read_split(other / "test").counts()
 
 
-def test_a_task_cannot_be_asked_outside_its_data_set(dataset: Path, model_params: ModelParams) -> None:
+def test_tasks_outside_the_dataset_are_rejected(dataset: Path, model_params: ModelParams) -> None:
     meta: DatasetMeta = read_meta(dataset)
     net = build_model(model_params, meta).eval()
     with pytest.raises(UserError, match="use `trm evaluate`"):
         solve(net, meta, [[[1, 2]]])
 
 
-def test_held_out_tasks_are_asked_for_the_comparison(
+def test_validation_tasks_are_evaluated(
     tmp_path: Path, model_params: ModelParams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = make(tmp_path / "data", held_out=1)
@@ -213,7 +215,7 @@ def test_held_out_tasks_are_asked_for_the_comparison(
         model_of(dataset, tmp_path / "model", model_params),
         tmp_path / "out",
         monkeypatch,
-        dict.fromkeys(range(AUGMENTATIONS), RIGHT),
+        dict.fromkeys(range(AUGMENTATIONS), SOLUTIONS),
     )
     lines = pq.read_table(tmp_path / "out/validation.parquet").to_pydict()
     assert {name: lines[name] for name in ("task", "pair", "augmentation", "exact")} == {

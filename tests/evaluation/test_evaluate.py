@@ -161,7 +161,7 @@ def test_all_validation_puzzles_are_answered_once(dataset: Path, model: Path, tm
     assert meta == read_meta(dataset)
 
 
-def test_without_validation_puzzles_there_is_no_validation_file(dataset: Path, model: Path, tmp_path: Path) -> None:
+def test_no_validation_file_without_validation_puzzles(dataset: Path, model: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone"
     shutil.copytree(dataset, alone)
     shutil.rmtree(alone / "validation")

@@ -58,7 +58,7 @@ def test_impossible_counts(successes: int, n: int) -> None:
         proportion(successes, n)
 
 
-def test_numpy_numbers_become_plain_ones() -> None:
+def test_numpy_numbers_become_python_numbers() -> None:
     estimate = as_json(proportion(np.int64(3), np.int32(4)))  # pyright: ignore[reportArgumentType]
     assert estimate["value"] == 0.75
     assert as_json(mean_interval(np.array([0.25, 0.75], dtype=np.float32)))["value"] == 0.5
@@ -74,7 +74,7 @@ def test_mean_by_hand() -> None:
     assert estimate["n"] == 3
 
 
-def test_bounds_are_never_left() -> None:
+def test_interval_is_within_0_and_1() -> None:
     assert mean_interval([0.0, 1.0])["low"] == 0.0
     assert mean_interval([0.0, 1.0])["high"] == 1.0
 
@@ -168,7 +168,7 @@ def test_tasks_of_several_pairs_by_hand() -> None:
     assert json.dumps(found, allow_nan=False)
 
 
-def test_without_solutions_there_is_no_score() -> None:
+def test_no_scores_without_solutions() -> None:
     table = rows(task=["a", "a"], augmentation=[0, 1], exact=[None, None], rank=[1, 2])
     found = compute_metrics(table, {"a": 1}, num_votes=2, pass_at_k=[1], passes=10)
     assert all(found[name] is None for name in ("exact_accuracy", "cell_accuracy", "halt_accuracy", "pass@1"))

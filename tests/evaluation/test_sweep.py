@@ -181,7 +181,7 @@ def test_a_paired_difference_by_hand() -> None:
     assert paired_difference(ours[:0], theirs[:0])["value"] is None
 
 
-def test_mistakes(dataset: Path, model: TRM, tmp_path: Path) -> None:
+def test_invalid_arguments(dataset: Path, model: TRM, tmp_path: Path) -> None:
     message = "num_samples above 1 requires a latent_noise_std, and vice versa. Got num_samples=\\[2\\]"
     with pytest.raises(ValueError, match=message):
         SweepParams(max_steps=(1,), num_votes=(1,), num_samples=(2,), latent_noise_std=(), max_puzzles=None)

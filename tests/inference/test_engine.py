@@ -40,7 +40,7 @@ def answers_of(model: TRM, count: int, config: InferenceConfig, batch: int = 64,
     return predict(model, questions(count), np.zeros(count, int), config, batch, **more)  # pyright: ignore[reportArgumentType]
 
 
-def test_default_settings_give_the_answers_of_the_model(model: TRM) -> None:
+def test_default_settings_equal_the_model(model: TRM) -> None:
     found = answers_of(model, 9, inference_config(5), batch=4)
     batch = {"inputs": torch.from_numpy(questions(9).astype(np.int32)), "puzzle_identifiers": torch.zeros(9).int()}
     tokens, halt_logit, halt_step = model.answer(batch, 5)
@@ -50,7 +50,7 @@ def test_default_settings_give_the_answers_of_the_model(model: TRM) -> None:
     assert (found.steps == 5).all()
 
 
-def test_early_halting_gives_the_answer_of_that_step(model: TRM) -> None:
+def test_early_halting_returns_the_answer_of_the_step(model: TRM) -> None:
     """Halted sequences leave the batch without effect on the others."""
     found = answers_of(model, 40, inference_config(6, early_halting=True), batch=16)
     assert np.array_equal(found.steps, found.halt_step)
@@ -111,10 +111,10 @@ def scripted(answers: list[list[np.ndarray]], monkeypatch: pytest.MonkeyPatch) -
             self.alive, self.at = np.arange(len(tokens)), 0
 
         def step(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            said = np.stack([answers[row][self.at].ravel() + np.uint8(1) for row in self.alive])
+            tokens_found = np.stack([answers[row][self.at].ravel() + np.uint8(1) for row in self.alive])
             self.at += 1
             sizes.append(len(self.alive))
-            return said, -self.alive.astype(np.float32), np.zeros(len(said), bool)
+            return tokens_found, -self.alive.astype(np.float32), np.zeros(len(tokens_found), bool)
 
         def keep(self, which: np.ndarray) -> None:
             self.alive = self.alive[which]
@@ -154,24 +154,26 @@ def test_solve_passes_its_settings_on(model: TRM, monkeypatch: pytest.MonkeyPatc
         _model: object, tokens: np.ndarray, _ids: object, config: InferenceConfig, *_rest: object, **_more: object
     ) -> Predictions:
         received.append(config)
-        said = np.full(tokens.shape, 2, np.uint8)
-        said[0] = SOLVED.ravel() + 1
-        return Predictions(said, np.array([-9.0, 1, 1, 1], np.float32), *[np.ones(4, np.int64)] * 2)
+        tokens_found = np.full(tokens.shape, 2, np.uint8)
+        tokens_found[0] = SOLVED.ravel() + 1
+        return Predictions(tokens_found, np.array([-9.0, 1, 1, 1], np.float32), *[np.ones(4, np.int64)] * 2)
 
     monkeypatch.setattr("trm.inference.solve.predict", predict)
     blank = np.zeros((4, 4), np.uint8)
     (voted,) = solve(model, META, [blank], max_steps=3, num_votes=4, early_halting=True)
-    (judged,) = solve(model, META, [blank], max_steps=3, num_votes=4, num_samples=2, latent_noise_std=0.1, verify=True)
+    (verified,) = solve(
+        model, META, [blank], max_steps=3, num_votes=4, num_samples=2, latent_noise_std=0.1, verify=True
+    )
     assert not voted.valid
-    assert judged.valid
-    assert np.array_equal(judged.grid, SOLVED)
+    assert verified.valid
+    assert np.array_equal(verified.grid, SOLVED)
     assert received == [
         inference_config(3, num_votes=4, early_halting=True),
         inference_config(3, num_votes=4, num_samples=2, latent_noise_std=0.1, verify=True),
     ]
 
 
-def test_mistakes(model: TRM) -> None:
+def test_invalid_arguments(model: TRM) -> None:
     with pytest.raises(ParamsError, match="num_samples above 1 requires latent_noise_std above 0"):
         solve(model, META, [np.zeros((4, 4))], num_samples=2)
     for name in ("arc", "custom"):

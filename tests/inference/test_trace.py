@@ -49,7 +49,7 @@ def traced(
 
 
 @pytest.mark.parametrize("arch", ["trm", "trm_singlez", "trm_hier6", "hrm", "transformers_baseline"])
-def test_the_end_of_each_step_is_the_models_own_answer(model_params: ModelParams, arch: str) -> None:
+def test_last_frame_of_a_step_equals_the_answer_of_the_model(model_params: ModelParams, arch: str) -> None:
     model = model_of(model_params, arch=arch)
     _, frames = traced(model, META, QUESTION, inference_config(3))
     assert len(frames) == 3 * model.passes
@@ -91,14 +91,14 @@ def same(answer: Answer, frames: list[Frame], expected: Answer) -> None:
 @pytest.mark.parametrize("arch", ["trm", "trm_singlez", "hrm", "transformers_baseline"])
 @pytest.mark.parametrize("config", [PLAIN, EARLY, NOISY, BOTH], ids=["plain", "early", "noisy", "both"])
 @pytest.mark.parametrize("votes", [1, 5])
-def test_the_answer_is_that_of_solve(model_params: ModelParams, arch: str, config: InferenceConfig, votes: int) -> None:
+def test_answer_equals_solve(model_params: ModelParams, arch: str, config: InferenceConfig, votes: int) -> None:
     model, config = model_of(model_params, arch=arch), config.model_copy(update={"num_votes": votes})
     answer, frames = traced(model, META, QUESTION, config, seed=7)
     same(answer, frames, of_solve(model, META, QUESTION, config, seed=7))
     assert len(frames[-1].samples) == votes * config.num_samples
 
 
-def test_more_samples_than_a_batch_holds(model_params: ModelParams) -> None:
+def test_more_samples_than_the_batch_size(model_params: ModelParams) -> None:
     model = model_of(model_params)
     answer, frames = traced(model, META, QUESTION, MANY)
     same(answer, frames, of_solve(model, META, QUESTION, MANY))
@@ -141,7 +141,7 @@ def test_verification(model_params: ModelParams, votes: int, config: InferenceCo
     assert not [one for frame in frames[:-1] for one in frame.samples if one.status == "valid"]
 
 
-def test_early_halting_is_shown(model_params: ModelParams) -> None:
+def test_early_halting_in_frames(model_params: ModelParams) -> None:
     model = model_of(model_params)
     _, frames = traced(
         model, META, QUESTION, inference_config(2, early_halting=True, num_samples=12, latent_noise_std=1.0)
@@ -229,7 +229,7 @@ def test_origin_of_the_cells_of_an_arc_grid() -> None:
     assert origin(meta, versions, 1, np.zeros(900, np.uint8)).shape == (0, 0)
 
 
-def test_mistakes(model_params: ModelParams) -> None:
+def test_invalid_arguments(model_params: ModelParams) -> None:
     without = META.model_copy(update={"name": "custom"})
     with pytest.raises(UserError, match="verify must be false for dataset custom"):
         traced(model_of(model_params), without, QUESTION, PLAIN.model_copy(update={"verify": True}))

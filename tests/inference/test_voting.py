@@ -47,17 +47,17 @@ def test_equal_votes_are_ranked_by_the_mean_halt_probability_not_the_mean_logit(
 
 
 @pytest.mark.parametrize("order", [(A, B, C), (C, A, B), (B, C, A), (C, B, A)])
-def test_full_ties_go_to_the_one_seen_first(order: tuple[np.ndarray, ...]) -> None:
+def test_ties_are_resolved_by_order(order: tuple[np.ndarray, ...]) -> None:
     counter = VoteCounter()
     for grid in order:
         counter.add("p", grid, 1.0)
-    for grid in reversed(order):  # a later vote does not change who came first
+    for grid in reversed(order):  # a later vote does not change the order
         counter.add("p", grid, 1.0)
     assert grids(counter.ranked("p")) == [grid.tolist() for grid in order]
 
 
-def test_two_ranks_vote_one_after_the_other() -> None:
-    """The versions 0 to 3 were dealt to two processes in slices: rank 0 answered 0 and 2, rank 1 answered 1 and 3."""
+def test_votes_of_two_ranks() -> None:
+    """Two processes share augmentations 0 to 3: rank 0 answers 0 and 2, rank 1 answers 1 and 3."""
     ranks = [[(B, 0.5), (C, 0.5)], [(A, 0.5), (C, 0.25)]]
     counter = VoteCounter()
     for rank in ranks:
@@ -82,16 +82,16 @@ def test_puzzles_do_not_share_votes() -> None:
     assert len(counter) == 2
 
 
-def test_a_puzzle_without_votes_scores_nothing() -> None:
+def test_puzzle_without_votes() -> None:
     counter = VoteCounter()
     assert counter.ranked("p") == []
-    assert len(counter) == 0  # asking is not voting
+    assert len(counter) == 0  # ranking does not add votes
 
 
 def test_hash_is_height_width_cells() -> None:
     assert grid_hash(C) == hashlib.sha256(bytes([1, 4, 1, 2, 3, 4])).digest()
     assert grid_hash(EMPTY) == hashlib.sha256(bytes([0, 0])).digest()
-    # Of a transposed view, the cells as they are read, not as they lie in memory.
+    # A transposed view has the cells in logical order, not in memory order.
     assert grid_hash(A.T) == hashlib.sha256(bytes([2, 2, 1, 3, 2, 4])).digest()
 
 
@@ -118,18 +118,18 @@ def test_extreme_logits_do_not_overflow() -> None:
 
 
 @pytest.mark.parametrize("grid", [A.astype(np.int64), A[0], np.zeros((1, 256), np.uint8)])
-def test_what_is_not_a_grid_is_refused(grid: np.ndarray) -> None:
+def test_invalid_grids_are_rejected(grid: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"expected a grid uint8 \[h, w\]"):
         VoteCounter().add("p", grid, 0.0)
 
 
-def test_nan_is_refused() -> None:
+def test_nan_is_rejected() -> None:
     with pytest.raises(ValueError, match="puzzle 'p' must be a number"):
         VoteCounter().add("p", A, float("nan"))
 
 
 @given(st.lists(st.tuples(st.sampled_from(range(5)), st.sampled_from((-2.0, 0.0, 0.25, 3.0))), max_size=30))
-def test_ranking_is_that_of_a_plain_count(votes: list[tuple[int, float]]) -> None:
+def test_ranking_equals_naive_implementation(votes: list[tuple[int, float]]) -> None:
     counter = VoteCounter()
     for cell, logit in votes:
         counter.add("p", np.full((1, 1), cell, np.uint8), logit)
@@ -141,6 +141,6 @@ def test_ranking_is_that_of_a_plain_count(votes: list[tuple[int, float]]) -> Non
     expected = sorted(seen, key=lambda cell: (-means[cell][0], -round(means[cell][1], 12), seen.index(cell)))
     ranked = counter.ranked("p")
     assert [candidate.votes for candidate in ranked] == [means[cell][0] for cell in expected]
-    # Means equal but for the order of adding may fall either way in the last bit.
+    # Means that differ only in the order of summation may differ in the last bit.
     assert [c.halt_probability for c in ranked] == pytest.approx([means[cell][1] for cell in expected], abs=1e-12)
     assert sorted(int(c.grid[0, 0]) for c in ranked) == sorted(expected)

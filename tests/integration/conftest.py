@@ -1,4 +1,4 @@
-"""The fixtures of tests/containers.py, made once for all the tests in this folder."""
+"""The fixtures of tests/containers.py, shared by all tests in this folder."""
 
 from tests.containers import base, engine, image
 

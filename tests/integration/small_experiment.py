@@ -1,4 +1,4 @@
-"""An experiment with a tiny model in a folder of its own, driven through the command line."""
+"""An experiment with a tiny model in a separate folder, run by the command line."""
 
 import json
 import os

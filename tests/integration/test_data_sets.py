@@ -128,7 +128,7 @@ def without_solutions(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     return arc
 
 
-def test_without_solutions_there_is_a_submission_and_no_score(without_solutions: Experiment) -> None:
+def test_submission_without_solutions(without_solutions: Experiment) -> None:
     arc = without_solutions
     metrics = arc.json("evaluation/metrics.json")
     assert (metrics["tasks"], metrics["puzzles"]) == (8, 16)
@@ -298,7 +298,7 @@ def test_sums(tmp_path: Path) -> None:
 
 
 def test_custom_puzzles(tmp_path: Path) -> None:
-    """Grids of several sizes in which `a` and `b` change places."""
+    """Grids of several sizes that exchange `a` and `b`."""
     rng = np.random.default_rng(0)
     lines = ["input,output"]
     for height, width in [(2, 3), (4, 4), (3, 4)] * 30:

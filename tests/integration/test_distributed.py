@@ -1,4 +1,4 @@
-"""Real processes under torchrun, over gloo: the same training as one process, and none left behind."""
+"""Training under torchrun with gloo: the results equal those of one process, and all processes end."""
 
 import csv
 import json
@@ -62,14 +62,14 @@ class Experiment:
     def __init__(self, folder: Path, dataset: Path, changes: Mapping[str, Any] = MappingProxyType({})) -> None:
         self.folder, self.dataset = folder, dataset
         self.states = str(folder / "states")
-        """What TRM_STATE_DIR holds."""
+        """Value of TRM_STATE_DIR."""
         folder.mkdir(parents=True)
         (folder / "params.yaml").write_text(params_text({**SETTINGS, **changes}))
 
     def start(
         self, processes: int, *words: str, restarts: int = 0, output: int | TextIO = subprocess.PIPE
     ) -> subprocess.Popen[str]:
-        """`trm`, by itself or under torchrun, which starts its processes again so many times."""
+        """Start `trm`, directly or under torchrun with up to `restarts` restarts."""
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         torchrun += [f"--max-restarts={restarts}"]
         environment = {**os.environ, "TRM_STATE_DIR": self.states, "PYTHONPATH": str(ROOT)}
@@ -100,12 +100,12 @@ class Experiment:
         return self.lines(self.folder)
 
     def lines(self, folder: Path) -> int:
-        """Of the log of the run whose states lie below `folder`."""
+        """Number of rows in the training log of the run with its states below `folder`."""
         logs = list((folder / "states").glob("*/train.tsv"))
         return logs[0].read_bytes().count(b"\n") - 1 if logs else 0
 
     def stop_after(self, process: subprocess.Popen[str], steps: int, number: int) -> str:
-        """Send the signal when so many steps are logged; what the processes said."""
+        """Send signal `number` after `steps` logged steps; returns the output of the processes."""
         while self.steps_done() < steps and process.poll() is None:
             time.sleep(0.002)
         process.send_signal(number)
@@ -114,7 +114,7 @@ class Experiment:
 
 @pytest.fixture(scope="module")
 def published(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the data set as the augment stage publishes it."""
+    """A copy of the dataset with a manifest."""
     folder = tmp_path_factory.mktemp("published") / "dataset"
     shutil.copytree(dataset, folder, ignore=shutil.ignore_patterns("manifest.json"))
     write_manifest(folder, {"stage": "augment", "key": "0" * 64, "params": {"data": {"name": "sudoku"}}})
@@ -122,8 +122,8 @@ def published(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Experiment:
-    experiment = Experiment(tmp_path_factory.mktemp("alone") / "run", published)
+def single(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    experiment = Experiment(tmp_path_factory.mktemp("single") / "run", published)
     experiment.train(1)
     return experiment
 
@@ -132,8 +132,8 @@ COUNTED = {"cell_accuracy", "exact_accuracy", "halt_accuracy"}
 
 
 def assert_same_training(one: Experiment, other: Experiment, within: float = 1e-4, steps: int = STEPS) -> None:
-    """Every loss of every step; and every accuracy, but in two steps one cell may fall either way: where the logits of
-    two tokens are nearly equal, the greater one is a matter of rounding.
+    """All losses are equal. Accuracies may differ by one cell in at most two steps: with nearly equal logits, the
+    predicted token depends on rounding.
     """
     lines, others = one.log(), other.log()
     assert len(lines) == len(others) == steps
@@ -151,14 +151,14 @@ def assert_same_training(one: Experiment, other: Experiment, within: float = 1e-
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_several_processes_train_as_one(alone: Experiment, published: Path, tmp_path: Path, processes: int) -> None:
+def test_several_processes_equal_one(single: Experiment, published: Path, tmp_path: Path, processes: int) -> None:
     several = Experiment(tmp_path / "run", published)
     out = several.train(processes)
-    assert_same_training(alone, several)
+    assert_same_training(single, several)
     manifest = json.loads((several.folder / "model/manifest.json").read_text())
     assert manifest["facts"]["processes"] == processes
-    assert manifest["key"] == json.loads((alone.folder / "model/manifest.json").read_text())["key"]
-    assert out.count("train: 50 done") == 1  # one of them speaks
+    assert manifest["key"] == json.loads((single.folder / "model/manifest.json").read_text())["key"]
+    assert out.count("train: 50 done") == 1  # only the main process prints
 
 
 def test_two_networks_train_in_two_processes(published: Path, tmp_path: Path) -> None:
@@ -170,26 +170,26 @@ def test_two_networks_train_in_two_processes(published: Path, tmp_path: Path) ->
     assert_same_training(one, two, steps=10)
 
 
-def test_a_frozen_network_in_two_processes(alone: Experiment, published: Path, tmp_path: Path) -> None:
-    file = alone.folder / "model/checkpoint.safetensors"
+def test_frozen_network_in_two_processes(single: Experiment, published: Path, tmp_path: Path) -> None:
+    file = single.folder / "model/checkpoint.safetensors"
     init_from = {"model": str(file.parent), "sha256": file_digest(file), "reset_puzzle_emb": False}
     changes = {"train.init_from": init_from, "train.freeze_weights": True, "train.epochs": 4}
     frozen = Experiment(tmp_path / "run", published, changes)
     frozen.train(2)
-    before, after = (load_checkpoint(folder / "model")[0] for folder in (alone.folder, frozen.folder))
+    before, after = (load_checkpoint(folder / "model")[0] for folder in (single.folder, frozen.folder))
     assert all(torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
     assert not torch.equal(before.puzzle_table, after.puzzle_table)
 
 
-def test_a_batch_in_parts_is_the_same_training(alone: Experiment, published: Path, tmp_path: Path) -> None:
+def test_micro_batches_equal_the_full_batch(single: Experiment, published: Path, tmp_path: Path) -> None:
     for size, processes in ((3, 1), (2, 2)):
         parts = Experiment(tmp_path / f"run{size}", published, {"train.micro_batch_size": size})
         parts.train(processes)
-        assert_same_training(alone, parts)
+        assert_same_training(single, parts)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stopped_at_one_step_and_resumed_to_the_same_bytes(published: Path, tmp_path: Path, number: int) -> None:
+def test_interrupted_run_resumes_reproducibly(published: Path, tmp_path: Path, number: int) -> None:
     whole, stopped = Experiment(tmp_path / "whole", published), Experiment(tmp_path / "stopped", published)
     whole.train(2)
     process = stopped.start(2, "train", "--dataset", str(published), "--model", "model")
@@ -203,17 +203,17 @@ def test_stopped_at_one_step_and_resumed_to_the_same_bytes(published: Path, tmp_
         assert (stopped.folder / "model" / name).read_bytes() == (whole.folder / "model" / name).read_bytes()
 
 
-def test_a_state_resumes_on_any_number_of_processes(alone: Experiment, published: Path, tmp_path: Path) -> None:
+def test_a_state_resumes_on_any_number_of_processes(single: Experiment, published: Path, tmp_path: Path) -> None:
     moved = Experiment(tmp_path / "run", published)
     for processes, steps in ((4, 10), (2, 20), (1, 30)):
         process = moved.start(processes, "train", "--dataset", str(published), "--model", "model")
         moved.stop_after(process, steps, signal.SIGTERM)
         assert moved.steps_done() >= steps
     moved.train(4)
-    assert_same_training(alone, moved)
+    assert_same_training(single, moved)
 
 
-def test_all_stop_when_one_is_killed(published: Path, tmp_path: Path) -> None:
+def test_all_processes_stop_if_one_is_killed(published: Path, tmp_path: Path) -> None:
     experiment = Experiment(tmp_path / "run", published, {"train.epochs": 2000})
     process = experiment.start(2, "train", "--dataset", str(published), "--model", "model")
     while experiment.steps_done() < 10:
@@ -233,15 +233,15 @@ def _workers(process: subprocess.Popen[str]) -> list[int]:
     return [int(pid) for pid, parent in map(str.split, listed.splitlines()) if int(parent) == process.pid]
 
 
-def test_killed_twenty_times_it_ends_as_if_never_killed(
+def test_result_after_twenty_kills_equals_uninterrupted_run(
     published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Without it a group of processes that was started again hung in 2 of 5 tries; the PyTorchJob sets it too.
+    # Without it, restarted process groups hung in 2 of 5 runs; the PyTorchJob sets it too.
     monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     whole, killed = (Experiment(tmp_path / name, published, {"train.epochs": 280}) for name in ("whole", "killed"))
     whole.train(2)
     rng = random.Random(0)
-    log = (tmp_path / "log").open("w")  # torchrun says more than a pipe holds that nobody reads
+    log = (tmp_path / "log").open("w")  # the output of torchrun would fill a pipe that is not read
     process = killed.start(2, "train", "--dataset", str(published), "--model", "model", restarts=25, output=log)
     log.close()
     for _ in range(20):
@@ -270,29 +270,29 @@ def _runs(pid: int) -> bool:
     return True
 
 
-def test_a_batch_that_cannot_be_shared_is_refused(published: Path, tmp_path: Path) -> None:
+def test_indivisible_batch_is_rejected(published: Path, tmp_path: Path) -> None:
     out = Experiment(tmp_path / "run", published).train(3, code=1)
     assert "trm: train.global_batch_size must be a multiple of the number of processes. Got 8 and 3" in out
 
 
-def test_processes_share_the_evaluation(alone: Experiment, published: Path) -> None:
+def test_processes_share_the_evaluation(single: Experiment, published: Path) -> None:
     words = ("evaluate", "--dataset", str(published), "--model", "model", "--evaluation")
-    alone.run(1, *words, "one")
-    for processes in (2, 4):  # 6 puzzles: the last turn is not full
-        alone.run(processes, *words, "several")
-        one, several = (pq.read_table(alone.folder / name / "predictions.parquet") for name in ("one", "several"))
+    single.run(1, *words, "one")
+    for processes in (2, 4):  # 6 puzzles: the last round is incomplete
+        single.run(processes, *words, "several")
+        one, several = (pq.read_table(single.folder / name / "predictions.parquet") for name in ("one", "several"))
         exact = [name for name in one.column_names if name != "halt_logit"]
         assert several.select(exact).equals(one.select(exact))
         assert several["halt_logit"].to_pylist() == pytest.approx(one["halt_logit"].to_pylist(), abs=1e-4)
-        metrics = [(alone.folder / name / "metrics.json").read_text() for name in ("one", "several")]
+        metrics = [(single.folder / name / "metrics.json").read_text() for name in ("one", "several")]
         assert metrics[0] == metrics[1]
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler for the CPU")
-def test_compiled_in_two_processes(alone: Experiment, published: Path, tmp_path: Path) -> None:
+def test_compiled_in_two_processes(single: Experiment, published: Path, tmp_path: Path) -> None:
     compiled = Experiment(tmp_path / "run", published, {"train.compile": True})
     compiled.train(2)
-    assert_same_training(alone, compiled, within=1e-3)  # the compiler rounds in places of its own
+    assert_same_training(single, compiled, within=1e-3)  # the compiler changes the rounding
     model, _ = load_checkpoint(compiled.folder / "model")
-    plain, _ = load_checkpoint(alone.folder / "model")
+    plain, _ = load_checkpoint(single.folder / "model")
     assert list(model.state_dict()) == list(plain.state_dict())

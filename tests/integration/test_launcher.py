@@ -127,7 +127,7 @@ def test_evicted_worker_resumes(stage: Stage, operator: FakeTrainingOperator, wo
     operator.evict(f"{longer.name}-{name}")
     assert launcher.end() == 0, launcher.err + launcher.out
     assert operator.created.count(f"{longer.name}-{name}") == 2
-    # By itself after SIGTERM, or killed where it took its time.
+    # Exit after SIGTERM, or killed if it takes too long.
     assert re.search(rf"{longer.name}-{name} exited with code (143|137)", launcher.err)
     (progress,) = re.findall(r"train: resuming from step (\d+) of (\d+)", launcher.out)
     assert 10 <= int(progress[0]) < int(progress[1])  # a state is saved every 10 steps

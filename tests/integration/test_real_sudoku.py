@@ -1,4 +1,4 @@
-"""Real 9x9 puzzles through all four stages: a tiny attention model with a puzzle table, as nobody would train it."""
+"""Real 9x9 puzzles through all stages, with a tiny attention model and a puzzle embedding."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Training whose states are copied to a real S3: it goes on elsewhere, and it goes on without S3."""
+"""Checkpoints in S3: training resumes on another machine, and continues while S3 is unavailable."""
 
 import contextlib
 import json
@@ -27,20 +27,20 @@ def storage(tmp_path: Path) -> Iterator[SeaweedFS]:
 
 
 @pytest.fixture
-def elsewhere(monkeypatch: pytest.MonkeyPatch, storage: SeaweedFS, tmp_path: Path) -> Path:
-    """The folder that is lost with a machine; states are copied to S3."""
+def machine(monkeypatch: pytest.MonkeyPatch, storage: SeaweedFS, tmp_path: Path) -> Path:
+    """The local folder of a machine, which a test may delete; states are copied to S3."""
     for name, value in (storage.environment() | {"TRM_STATE_DIR": STATES}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("TRM_CACHE_DIR", str(tmp_path / "machine"))
     return tmp_path / "machine"
 
 
-def copies(storage: SeaweedFS) -> dict[int, dict]:
-    """Step -> manifest of the copies that are whole."""
+def remote_checkpoints(storage: SeaweedFS) -> dict[int, dict]:
+    """Step -> manifest of the complete checkpoints."""
     client, found = storage.client(), {}
     for item in client.list_objects_v2(Bucket="trm", Prefix="states/").get("Contents", []):
         if item["Key"].endswith("/manifest.json"):
-            # A newer copy may take its place between the listing and the reading.
+            # A newer checkpoint may replace it after the listing.
             with contextlib.suppress(client.exceptions.NoSuchKey):
                 body = client.get_object(Bucket="trm", Key=item["Key"])["Body"]
                 found[int(item["Key"].split("/")[-2])] = json.loads(body.read())
@@ -48,64 +48,64 @@ def copies(storage: SeaweedFS) -> dict[int, dict]:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_another_machine_goes_on_to_the_same_bytes(
-    published: Path, tmp_path: Path, elsewhere: Path, storage: SeaweedFS, processes: int
+def test_resume_on_another_machine(
+    published: Path, tmp_path: Path, machine: Path, storage: SeaweedFS, processes: int
 ) -> None:
-    whole, moved = Experiment(tmp_path / "whole", published), Experiment(tmp_path / "moved", published)
-    whole.states = moved.states = STATES
-    whole.train(processes)
-    final = copies(storage)
-    assert list(final) == [50]  # the older ones are gone
+    uninterrupted, moved = Experiment(tmp_path / "uninterrupted", published), Experiment(tmp_path / "moved", published)
+    uninterrupted.states = moved.states = STATES
+    uninterrupted.train(processes)
+    final = remote_checkpoints(storage)
+    assert list(final) == [50]  # older checkpoints are deleted
     assert {"state.safetensors", "checkpoint.safetensors", "train.tsv", "validation.tsv"} == set(final[50]["files"])
     storage.client().delete_object(Bucket="trm", Key=f"states/{final[50]['key']}/000000000050/manifest.json")
-    shutil.rmtree(elsewhere)
+    shutil.rmtree(machine)
 
     process = moved.start(processes, "train", "--dataset", str(published), "--model", "model")
-    while not list(elsewhere.glob("states/*/train.tsv")) or moved.lines(elsewhere) < 20:
+    while not list(machine.glob("states/*/train.tsv")) or moved.lines(machine) < 20:
         assert process.poll() is None
         time.sleep(0.005)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
-    (step,) = copies(storage)
-    assert 20 <= step < 50  # what was saved when it was told to stop
-    shutil.rmtree(elsewhere)
+    (step,) = remote_checkpoints(storage)
+    assert 20 <= step < 50  # saved on SIGTERM
+    shutil.rmtree(machine)
     out = moved.train(processes)
     assert "train: 50 done" in out
     for name in ("checkpoint.safetensors", "train.tsv", "validation.tsv"):
-        assert (moved.folder / "model" / name).read_bytes() == (whole.folder / "model" / name).read_bytes()
+        assert (moved.folder / "model" / name).read_bytes() == (uninterrupted.folder / "model" / name).read_bytes()
 
 
-def test_training_goes_on_while_s3_is_away_and_catches_up(
-    published: Path, tmp_path: Path, elsewhere: Path, storage: SeaweedFS
+def test_training_continues_while_s3_is_unavailable(
+    published: Path, tmp_path: Path, machine: Path, storage: SeaweedFS
 ) -> None:
     experiment = Experiment(tmp_path / "run", published, {"train.epochs": 400})
     experiment.states = STATES
     process = experiment.start(1, "train", "--dataset", str(published), "--model", "model")
-    while not copies(storage):
+    while not remote_checkpoints(storage):
         assert process.poll() is None
         time.sleep(0.05)
     storage.kill()
-    seen = experiment.lines(elsewhere)
-    while experiment.lines(elsewhere) < seen + 200:
-        assert process.poll() is None  # it trains on
+    seen = experiment.lines(machine)
+    while experiment.lines(machine) < seen + 200:
+        assert process.poll() is None  # training continues
         time.sleep(0.01)
-    # One state, the one that waits to be copied, and the logs: however many were saved meanwhile.
-    assert len(list(elsewhere.glob("states/*/**/state.safetensors"))) <= 2
+    # The current state, one pending copy and the logs, however many states were saved.
+    assert len(list(machine.glob("states/*/**/state.safetensors"))) <= 2
     storage.start()
-    reached = experiment.lines(elsewhere)
-    while max(copies(storage), default=0) < reached:
+    reached = experiment.lines(machine)
+    while max(remote_checkpoints(storage), default=0) < reached:
         assert process.poll() is None
         time.sleep(0.05)
     out, _ = process.communicate(timeout=200)
     assert process.returncode == 0, out
-    assert max(copies(storage)) == 1000
+    assert max(remote_checkpoints(storage)) == 1000
 
 
-def test_training_ends_without_s3(published: Path, tmp_path: Path, elsewhere: Path, storage: SeaweedFS) -> None:
+def test_training_completes_without_s3(published: Path, tmp_path: Path, machine: Path, storage: SeaweedFS) -> None:
     experiment = Experiment(tmp_path / "run", published, {"train.epochs": 100})
     experiment.states = STATES
     process = experiment.start(1, "train", "--dataset", str(published), "--model", "model")
-    while not copies(storage):
+    while not remote_checkpoints(storage):
         assert process.poll() is None
         time.sleep(0.05)
     storage.kill()
@@ -115,8 +115,8 @@ def test_training_ends_without_s3(published: Path, tmp_path: Path, elsewhere: Pa
     assert (experiment.folder / "model/checkpoint.safetensors").exists()
 
 
-def test_wrong_credentials_are_said_at_once(
-    published: Path, tmp_path: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+def test_invalid_credentials_fail_immediately(
+    published: Path, tmp_path: Path, machine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     experiment = Experiment(tmp_path / "run", published)

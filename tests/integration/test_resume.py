@@ -1,4 +1,4 @@
-"""Real processes, killed and started again: the result is that of a run never killed, to the byte."""
+"""Killed and restarted processes: the result equals that of an uninterrupted run byte by byte."""
 
 import os
 import random
@@ -35,7 +35,7 @@ STEPS = 140 * 20 // 4
 
 
 class Experiment:
-    """A folder with params and a data set, in which `trm train` can be run."""
+    """A folder with params and a dataset, in which `trm train` runs."""
 
     def __init__(self, folder: Path, dataset: Path) -> None:
         self.folder, self.states = folder, folder / "states"
@@ -50,12 +50,12 @@ class Experiment:
         )
 
     def steps_done(self) -> int:
-        """Lines of the training log in the state folder."""
+        """Number of rows of the training log in the state folder."""
         logs = list(self.states.glob("*/train.tsv"))
         return logs[0].read_bytes().count(b"\n") - 1 if logs else 0
 
     def wait_for_steps(self, process: subprocess.Popen[str], steps: int) -> None:
-        """Until the process has added that many lines to the log."""
+        """Wait until the process has added `lines` rows to the log."""
         seen, added = self.steps_done(), 0
         while added < steps and process.poll() is None:
             time.sleep(0.001)
@@ -68,7 +68,7 @@ class Experiment:
 
 @pytest.fixture(scope="module")
 def published_dataset(dataset: Path) -> Path:
-    """The data set with a manifest, as the augment stage publishes it."""
+    """The dataset with a manifest."""
     from trm.storage.artifacts import MANIFEST, write_manifest
 
     if not (dataset / MANIFEST).exists():
@@ -120,22 +120,22 @@ def test_signals_write_the_state(
     done = experiment.steps_done()
     process = experiment.start()
     experiment.wait_for_steps(process, 1)
-    assert experiment.steps_done() > done  # it went on from the very step, not from the last multiple of 7
+    assert experiment.steps_done() > done  # it resumed from the interrupted step, not from the last multiple of 7
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert experiment.result() == never_killed
 
 
-def test_one_process_a_run(published_dataset: Path, tmp_path: Path) -> None:
+def test_run_is_locked_by_one_process(published_dataset: Path, tmp_path: Path) -> None:
     experiment = Experiment(tmp_path / "run", published_dataset)
     first = experiment.start()
     experiment.wait_for_steps(first, 5)
-    first.send_signal(signal.SIGSTOP)  # it holds the run, however fast it is
+    first.send_signal(signal.SIGSTOP)  # it keeps the run locked
     second = experiment.start()
     _, err = second.communicate(timeout=60)
     assert second.returncode == 2
     assert f"process {first.pid} is already training this experiment" in err
-    # Other params are another run: neither refused nor taken up from this one's state.
+    # Other params are a separate run, which neither fails nor resumes from this state.
     params = experiment.folder / "params.yaml"
     edit_params(params, {"train.lr": 0.0011})
     other = experiment.start()

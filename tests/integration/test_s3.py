@@ -1,4 +1,4 @@
-"""S3 when things go wrong: the server killed, the process killed, two writers at once; and DVC's remote beside it."""
+"""Failures of S3: killed servers, killed processes, concurrent writers; and a DVC remote in the same bucket."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ KEY = "0" * 64
 
 
 def checkpoint(folder: Path, megabytes: int, seed: int) -> Path:
-    """One large file, one of some parts, some small ones."""
+    """One large file, one multipart file and some small files."""
     rng = random.Random(seed)
     large, middle = rng.randbytes(megabytes << 20), rng.randbytes((20 << 20) + 7)
     small = {f"part-{number}.tsv": rng.randbytes(1000 * number) for number in range(4)}
@@ -40,15 +40,15 @@ def version(folder: Path) -> str:
     return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
 
 
-def whole(folder: Path) -> set[str]:
-    """What lies in S3 when `folder` was published and nothing else was left."""
+def expected_objects(folder: Path) -> set[str]:
+    """Names of the objects in S3 after `folder` is published, without leftovers."""
     files = json.loads((folder / MANIFEST).read_text())["files"]
     return {MANIFEST, *(f"{version(folder)}/{name}" for name in files)}
 
 
 @pytest.fixture
 def on_request(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Callable[[], None]]]:
-    """What is called for every request that is about to be sent."""
+    """Callbacks before each request."""
     hooks: list[Callable[[], None]] = []
     make = s3_client._client
 
@@ -66,7 +66,7 @@ def on_request(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Callable[[], No
 
 
 class Killer:
-    """Kills the server some milliseconds after a request of a transfer was sent, and starts it again."""
+    """Kills the server some milliseconds after a request is sent, and restarts it."""
 
     def __init__(self, server: SeaweedFS, rng: random.Random, requests: int) -> None:
         self.server, self.delay = server, rng.uniform(0.0, 0.03)
@@ -81,7 +81,7 @@ class Killer:
             self.now.set()
 
     @contextmanager
-    def at_work(self, on_request: list[Callable[[], None]]) -> Iterator[None]:
+    def running(self, on_request: list[Callable[[], None]]) -> Iterator[None]:
         on_request[:] = [self.hook]
         self.thread.start()
         yield
@@ -98,7 +98,7 @@ class Killer:
 
 
 @pytest.mark.parametrize("way", ["upload", "download"])
-def test_server_killed_in_mid_transfer(
+def test_server_killed_during_transfer(
     own_seaweed: SeaweedFS,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -113,24 +113,24 @@ def test_server_killed_in_mid_transfer(
     s3.publish(model, uri)
     if way == "download":
         sent.clear()
-        s3.download(uri, tmp_path / "brought")
+        s3.download(uri, tmp_path / "downloaded")
     hits = 0
     for number in range(30):
         killer = Killer(own_seaweed, rng, len(sent))
-        with killer.at_work(on_request):
+        with killer.running(on_request):
             if way == "upload":
                 uri = f"s3://{BUCKET}/train-{number}/{KEY}"
                 assert s3.publish(model, uri)["seed"] == 0
             else:
-                s3.download(uri, tmp_path / "brought")
+                s3.download(uri, tmp_path / "downloaded")
         on_request.clear()
         if way == "upload":
-            assert set(objects(own_seaweed, uri)) == whole(model)
-            s3.download(uri, tmp_path / "brought")
+            assert set(objects(own_seaweed, uri)) == expected_objects(model)
+            s3.download(uri, tmp_path / "downloaded")
             for name in objects(own_seaweed, uri):
                 own_seaweed.client().delete_object(Bucket=BUCKET, Key=f"{uri.removeprefix(f's3://{BUCKET}/')}/{name}")
-        verified_manifest(tmp_path / "brought", "train")
-        shutil.rmtree(tmp_path / "brought")
+        verified_manifest(tmp_path / "downloaded", "train")
+        shutil.rmtree(tmp_path / "downloaded")
         hits += not killer.done_before_the_kill
         if hits == 10:
             break
@@ -151,7 +151,7 @@ s3_client.READ_TIMEOUT = 3600.0
 make = s3_client._client
 
 def tell(request, **_):
-    os.write(1, f"{request.method} {request.url}\\n".encode())  # whole lines, from whatever thread
+    os.write(1, f"{request.method} {request.url}\\n".encode())  # complete lines from every thread
 
 def client():
     made = make()
@@ -169,7 +169,7 @@ except Interrupted as error:
 
 
 class Writer:
-    """A process that publishes a folder and prints its requests."""
+    """A process that publishes given folders and prints its requests."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
@@ -200,7 +200,7 @@ class Writer:
         return self.wait()
 
     def wait(self) -> int:
-        """Its exit code."""
+        """Wait for the process; returns its exit code."""
         assert self.process.stdin
         self.process.stdin.close()
         with self.process:
@@ -233,7 +233,7 @@ def test_uploading_process_killed(
     while not writer.line().startswith("published"):
         requests += 1
     assert writer.wait() == 0
-    went_on = 0
+    resumed = 0
     for number in range(8):
         uri = f"{root}/{number}/{KEY}"
         writer = start_writer()
@@ -243,7 +243,7 @@ def test_uploading_process_killed(
         assert writer.end(signal.SIGKILL) == -signal.SIGKILL
         before = objects(seaweed, uri)
         with pytest.raises(DataError, match="contains no artifact") if MANIFEST not in before else _nothing():
-            s3.download(uri, tmp_path / "brought")
+            s3.download(uri, tmp_path / "downloaded")
         writer = start_writer()
         writer.publish(model, uri)
         names = set()
@@ -253,12 +253,12 @@ def test_uploading_process_killed(
                 names.add(url.partition(f"/{version(model)}/")[2].partition("?")[0] or MANIFEST)
         assert writer.wait() == 0
         there = {name.removeprefix(f"{version(model)}/") for name in before}
-        assert names.isdisjoint(there), "what was there whole"
-        went_on += bool(names) and bool(there)
-        assert set(objects(seaweed, uri)) == whole(model), "nor is a part left over"
-        s3.download(uri, tmp_path / "brought")
-        verified_manifest(tmp_path / "brought")
-    assert went_on, "some kills came between two files"
+        assert names.isdisjoint(there), "complete objects are uploaded again"
+        resumed += bool(names) and bool(there)
+        assert set(objects(seaweed, uri)) == expected_objects(model), "an unfinished upload remains"
+        s3.download(uri, tmp_path / "downloaded")
+        verified_manifest(tmp_path / "downloaded")
+    assert resumed, "no kill occurred between two files"
 
 
 @contextmanager
@@ -269,12 +269,12 @@ def _nothing() -> Iterator[None]:
 def test_two_writers_and_a_reader(
     root: str, seaweed: SeaweedFS, tmp_path: Path, start_writer: Callable[[], Writer]
 ) -> None:
-    """Same key, different bytes, at once: one manifest, whole, known to both writers; a reader sees all or nothing."""
+    """Same key, different bytes, in parallel: both writers report the one manifest; a reader gets all files or none."""
     folders = [checkpoint(tmp_path / str(seed), 0, seed) for seed in range(2)]
     writers = [start_writer(), start_writer()]
 
-    def listen(said: list[str]) -> None:
-        said.extend(writer.published() for writer in writers)
+    def listen(messages: list[str]) -> None:
+        messages.extend(writer.published() for writer in writers)
 
     rng, seen = random.Random(0), {"nothing": 0, "all": 0}
     for number in range(25):
@@ -283,13 +283,13 @@ def test_two_writers_and_a_reader(
         writers[first].publish(folders[first], uri)
         time.sleep(rng.choice([0.0, 0.0, rng.uniform(0.0, 0.4)]))
         writers[1 - first].publish(folders[1 - first], uri)
-        said: list[str] = []
-        done = threading.Thread(target=listen, args=(said,))
+        messages: list[str] = []
+        done = threading.Thread(target=listen, args=(messages,))
         done.start()
         while done.is_alive():
             try:
-                s3.download(uri, tmp_path / "brought")
-                verified_manifest(tmp_path / "brought")
+                s3.download(uri, tmp_path / "downloaded")
+                verified_manifest(tmp_path / "downloaded")
                 seen["all"] += 1
             except DataError as error:
                 assert "contains no artifact" in str(error)
@@ -297,8 +297,8 @@ def test_two_writers_and_a_reader(
         done.join()
         published = s3.read_manifest(uri)
         assert published is not None
-        assert said == [f"published {published['seed']}"] * 2
-        assert set(objects(seaweed, uri)) == whole(folders[published["seed"]])
+        assert messages == [f"published {published['seed']}"] * 2
+        assert set(objects(seaweed, uri)) == expected_objects(folders[published["seed"]])
     assert min(seen.values()) > 0, seen
     assert [writer.wait() for writer in writers] == [0, 0]
 
@@ -311,7 +311,7 @@ def test_sigterm_ends_an_upload(
     start_writer: Callable[[], Writer],
     hangs: bool,
 ) -> None:
-    """Its parts are deleted, and an unresponsive server does not block the exit."""
+    """Its parts are deleted, and a server that does not respond (timeout: one hour) does not delay the exit."""
     speak_to(own_seaweed, monkeypatch)
     model, uri = checkpoint(tmp_path / "model", 100, 0), f"s3://{BUCKET}/train/{KEY}"
     writer = start_writer()
@@ -330,9 +330,9 @@ def test_sigterm_ends_an_upload(
     found = objects(own_seaweed, uri)
     assert MANIFEST not in found
     if not hangs:
-        assert not [name for name, size in found.items() if size < 0], "uploads that nobody completes"
+        assert not [name for name, size in found.items() if size < 0], "unfinished uploads remain"
     s3.publish(model, uri)
-    assert set(objects(own_seaweed, uri)) == whole(model)
+    assert set(objects(own_seaweed, uri)) == expected_objects(model)
 
 
 def test_dvc_remote_in_the_same_bucket(seaweed: SeaweedFS, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The members of the arch as the specification's sentences say them, on published state dicts: slow and literal."""
+"""Direct implementation of all model variants on published state dicts, slow and independent of `trm.models`."""
 
 import math
 from collections.abc import Mapping
@@ -64,7 +64,7 @@ def embed(w: Weights, arch: Mapping[str, Any], inputs: Tensor, identifiers: Tens
 
 
 def start(w: Weights, like: Tensor) -> dict[str, Tensor]:
-    """Every start vector there is, spread over all positions."""
+    """All initial states, expanded to all positions."""
     vectors = {key.removeprefix("inner."): value for key, value in w.items() if key.endswith("_init")}
     return {name: vector.expand_as(like).clone() for name, vector in vectors.items()}
 

@@ -27,7 +27,7 @@ def _always_halts(model: TRM, logit: float) -> None:
         model.q_head.bias[0] = logit
 
 
-def test_a_fresh_carry_is_halted_and_has_no_example(model: TRM) -> None:
+def test_initial_carry_is_halted_without_examples(model: TRM) -> None:
     carry = model.initial_carry(_batch(2))
     assert carry.halted.all()
     assert carry.steps.tolist() == [0, 0, 0]
@@ -35,7 +35,7 @@ def test_a_fresh_carry_is_halted_and_has_no_example(model: TRM) -> None:
 
 
 def test_slots_keep_their_example_until_they_halt(model: TRM) -> None:
-    model.train()  # the halt logit is -5: nobody halts before step 4
+    model.train()  # the halt logit is -5: no sequence halts before step 4
     carry = model.initial_carry(_batch(2))
     for step in range(1, 5):
         carry, _ = model.supervision_step(carry, _batch(2 if step == 1 else 3))
@@ -48,7 +48,7 @@ def test_slots_keep_their_example_until_they_halt(model: TRM) -> None:
     assert carry.steps.tolist() == [1, 1, 1]
 
 
-def test_a_restarted_slot_thinks_like_a_fresh_one(model: TRM) -> None:
+def test_restarted_slot_equals_new_slot(model: TRM) -> None:
     model.eval()
     carry = model.initial_carry(_batch(2))
     for _ in range(4):
@@ -69,7 +69,7 @@ def test_training_halts_on_the_halt_logit_and_eval_does_not(model: TRM) -> None:
     assert not carry.halted.any()
 
 
-def test_exploration_holds_a_slot_back(model: TRM) -> None:
+def test_exploration_delays_halting(model: TRM) -> None:
     _always_halts(model, 1.0)
     model.train()
     carry = model.initial_carry(_batch(2))
@@ -114,12 +114,12 @@ def test_continue_loss_halts_against_the_continue_logit(model_params: ModelParam
     for step in range(1, 5):
         carry, out = model.supervision_step(carry, _batch(2))
         assert out.continue_target is not None
-        # The last step (4) looks at the next halt logit (-3) alone, the others at the greater (-2).
+        # The target of the last step (4) is the next halt logit (-3), that of the others the maximum (-2).
         expected = 1 / (1 + 2.718281828 ** (3 if step == 4 else 2))
         assert out.continue_target.tolist() == pytest.approx([expected] * 3)
 
 
-def test_answer_thinks_like_the_steps_and_names_the_first_halt(model: TRM) -> None:
+def test_answer_equals_single_steps(model: TRM) -> None:
     model.eval()
     with torch.no_grad():
         model.q_head.weight.normal_(generator=torch.Generator().manual_seed(3))

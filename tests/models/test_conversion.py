@@ -97,7 +97,7 @@ def test_evaluation_steps(golden: Golden) -> None:
         assert carry.halted.all().item() == (step == 16)
     assert out is not None
     metrics = dict(zip(METRICS, step_metrics(carry, out).tolist(), strict=True))
-    assert metrics["count"] == golden["eval/step16/metrics/count"].item() == 3  # the padding row counts nowhere
+    assert metrics["count"] == golden["eval/step16/metrics/count"].item() == 3  # the padding row is not counted
     assert metrics["exact_accuracy"] == golden["eval/step16/metrics/exact_accuracy"].item()
 
 
@@ -110,14 +110,14 @@ def test_bfloat16_is_close(golden: Golden) -> None:
     assert loss == pytest.approx(golden["bf16/step1/loss"].item(), rel=0.03)
 
 
-def test_export_gives_the_published_keys_back(golden: Golden) -> None:
+def test_export_restores_published_keys(golden: Golden) -> None:
     exported = export_published(_import(golden))
     theirs = {key[3:]: golden[key] for key in golden.files if key.startswith("sd/")}
     assert set(exported) == set(theirs)
     assert all(np.array_equal(exported[key].numpy(), theirs[key]) for key in theirs)
 
 
-# What follows needs no goldens: a published checkpoint made from a model of our own.
+# The following tests need no goldens: they export a model to the published format.
 
 ARCH = {
     "name": "recursive_reasoning.trm@TinyRecursiveReasoningModel_ACTV1",
@@ -163,9 +163,7 @@ def test_prefixes_and_defaults(published: dict[str, torch.Tensor], prefix: str) 
     assert all(torch.equal(value, published[key]) for key, value in export_published(model).items())
 
 
-def test_sizes_come_from_the_data_set_where_the_config_lacks_them(
-    published: dict[str, torch.Tensor], meta: DatasetMeta
-) -> None:
+def test_missing_sizes_are_read_from_the_dataset(published: dict[str, torch.Tensor], meta: DatasetMeta) -> None:
     arch = {key: value for key, value in ARCH.items() if key not in ("seq_len", "vocab_size", "num_puzzle_identifiers")}
     with pytest.raises(ParamsError, match="arch.seq_len is missing; give the dataset"):
         import_published(published, arch)
@@ -175,7 +173,7 @@ def test_sizes_come_from_the_data_set_where_the_config_lacks_them(
         import_published(published, ARCH | {"vocab_size": 7}, meta.model_copy(update={"num_identifiers": 3}))
 
 
-def test_the_sizes_tell_the_kind_of_data() -> None:
+def test_dataset_is_inferred_from_sizes() -> None:
     def found(L: int, V: int, identifiers: int = 1) -> DatasetMeta:
         sizes = {"seq_len": L, "vocab_size": V, "num_puzzle_identifiers": identifiers}
         return settings_from_arch(ARCH | sizes, None)[1]
@@ -200,14 +198,12 @@ def test_the_sizes_tell_the_kind_of_data() -> None:
         ({"forward_dtype": "float16"}, "arch.forward_dtype must be float32 or bfloat16"),
     ],
 )
-def test_settings_that_make_no_model(
-    published: dict[str, torch.Tensor], changes: dict[str, object], message: str
-) -> None:
+def test_invalid_arch_settings(published: dict[str, torch.Tensor], changes: dict[str, object], message: str) -> None:
     with pytest.raises(ParamsError, match=message):
         import_published(published, ARCH | changes)
 
 
-def test_tensors_that_do_not_fit(published: dict[str, torch.Tensor]) -> None:
+def test_mismatched_tensors(published: dict[str, torch.Tensor]) -> None:
     with pytest.raises(DataError, match="unknown tensor inner.extra"):
         import_published(published | {"model.inner.extra": torch.zeros(1)}, ARCH)
     with pytest.raises(DataError, match=r"inner.puzzle_emb.weights should have shape \(4, 20\). Got \(3, 20\)"):
@@ -230,6 +226,6 @@ def test_reading_the_two_files(published: dict[str, torch.Tensor], tmp_path: Pat
     file.write_bytes(file.read_bytes()[:2000])
     with pytest.raises(DataError, match="not a PyTorch state dict"):
         read_published(file)
-    torch.save({"weights": print}, file)  # a checkpoint that would run code is refused
+    torch.save({"weights": print}, file)  # checkpoints with executable code are rejected
     with pytest.raises(DataError, match="not a PyTorch state dict"):
         read_published(file)

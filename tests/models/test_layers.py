@@ -17,11 +17,11 @@ def test_rms_norm_computes_in_float32() -> None:
     assert torch.allclose(rms_norm(x, eps=1e-5).float(), torch.ones(1, 4))
 
 
-def test_truncated_normal_has_the_stated_std_and_cut() -> None:
+def test_truncated_normal_std_and_bounds() -> None:
     weight = truncated_normal_(torch.empty(400_000), 0.5, torch.Generator().manual_seed(0))
     assert weight.std().item() == pytest.approx(0.5, abs=2e-3)
     assert weight.mean().item() == pytest.approx(0, abs=2e-3)
-    # The parent's standard deviation is greater than the stated one; the cut is at two of those.
+    # The standard deviation before truncation is greater than `std`; truncation is at two of those.
     assert 2 * 0.5 < weight.abs().max().item() <= 2 * 0.5 / 0.8796256
 
 
@@ -44,7 +44,7 @@ def test_swiglu_gates_the_second_half_with_the_first() -> None:
 
 
 def test_rope_rotates_the_halves_against_each_other() -> None:
-    # Head size 4: frequencies 1 and 1/100. Position 1 turns (first, third) by 1 radian, (second, fourth) by 0.01.
+    # Head size 4: frequencies 1 and 1/100. Position 1 rotates (first, third) by 1 radian, (second, fourth) by 0.01.
     cos, sin = rope_table(2, 4, 10000.0)
     x = torch.tensor([1.0, 2.0, 3.0, 4.0]).expand(1, 1, 2, 4)
     at_0, at_1 = rotate(x, (cos, sin))[0, 0]
@@ -58,7 +58,7 @@ def test_rope_rotates_the_halves_against_each_other() -> None:
     assert at_1.tolist() == pytest.approx(expected)
 
 
-def test_attention_sees_every_position_and_mixes_heads_apart() -> None:
+def test_attention_is_not_causal_and_separates_heads() -> None:
     layer = Attention(hidden_size=2, num_heads=2)
     with torch.no_grad():
         layer.qkv.weight.zero_()

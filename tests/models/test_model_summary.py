@@ -27,7 +27,7 @@ def test_operations_by_hand(
         update={**changes, "puzzle_emb_ndim": 16, "puzzle_emb_len": 1, "q_continue_loss": q_continue_loss}
     )
     block, heads = _pass(params, S=17, D=16), 2 * 16 * 16 * 6 + 2 * 16 * 2
-    # Blocks that run, and those of them that are differentiated.
+    # Number of blocks that run, and of those with gradients.
     blocks, last = {"hrm": (3 * (2 * 2 + 3), 2 + 3), "transformers_baseline": (3, 3)}.get(arch, (3 * 3 * 2, 3 * 2))
     forward = blocks * block + heads
     again = forward if q_continue_loss or arch == "hrm" else 0  # the continue logit's target
@@ -42,13 +42,13 @@ def test_lma_by_hand(model_params: ModelParams, meta: DatasetMeta) -> None:
     assert flops(params, meta)[0] == forward
 
 
-def test_what_is_printed(model_params: ModelParams, meta: DatasetMeta) -> None:
+def test_printed_summary(model_params: ModelParams, meta: DatasetMeta) -> None:
     params = model_params.model_copy(update={"arch": "hrm", "L_layers": 2, "puzzle_emb_ndim": 16, "puzzle_emb_len": 1})
     console = Console(width=200, record=True)
     with console.capture() as capture:
         console.print(describe_model(params, meta))
     lines = [" ".join(line.split()) for line in capture.get().splitlines()]
-    # A block: SwiGLU over 17 positions and over 16 channels, 3 * 256 numbers for each.
+    # A block: SwiGLU over 17 positions and over 16 channels, 3 * 256 weights for each.
     block = 3 * 256 * 17 + 3 * 256 * 16
     total = 3 * block + 2 * 6 * 16 + 2 * 16 + 2
     assert lines[0] == f"hrm for sudoku 4 x 4: {total:,}"

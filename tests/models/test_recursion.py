@@ -15,7 +15,7 @@ def _model(params: ModelParams, meta: DatasetMeta, **changes: object) -> TRM:
 
 
 def test_order_of_passes(model_params: ModelParams, meta: DatasetMeta, monkeypatch: pytest.MonkeyPatch) -> None:
-    """H rounds of L updates of z and one of y; gradients flow through the last round alone, and it wholly."""
+    """H rounds of L updates of z and one of y; gradients flow through the complete last round only."""
     model = _model(model_params, meta, H_cycles=3, L_cycles=2)
     calls: list[tuple[float, bool]] = []
 
@@ -60,7 +60,7 @@ def test_gradient_reaches_the_network_through_the_last_round_only(model_params: 
 
 
 def test_embedding_by_hand(model_params: ModelParams, meta: DatasetMeta) -> None:
-    """Puzzle vector padded to P * D and cut into P tokens, then the grid's tokens, all times sqrt(D)."""
+    """Puzzle vector padded to P * D and split into P tokens, followed by the grid tokens, all times sqrt(D)."""
     model = _model(model_params, meta, puzzle_emb_ndim=20, puzzle_emb_len=2)
     rows = torch.arange(1.0, 21.0)[None]
     x = model.embed(torch.full((1, 16), 3), rows)
@@ -77,12 +77,12 @@ def test_learned_positions_are_added_before_the_scaling(model_params: ModelParam
     assert torch.allclose(x[0], 4 * (model.token_embedding[3] + model.position_embedding) / math.sqrt(2))
 
 
-def test_read_out_leaves_the_puzzle_tokens_out(model_params: ModelParams, meta: DatasetMeta) -> None:
+def test_output_excludes_puzzle_tokens(model_params: ModelParams, meta: DatasetMeta) -> None:
     model = _model(model_params, meta, puzzle_emb_ndim=16, puzzle_emb_len=1)
     with torch.no_grad():
         model.q_head.weight.fill_(1.0)
     y = torch.zeros(1, 17, 16)
-    y[0, 0] = 1  # the q head reads position 0 alone: a puzzle token
+    y[0, 0] = 1  # the q head reads only position 0, a puzzle token
     logits, halt_logit, continue_logit = model.read_out({"y": y})
     assert logits.shape == (1, 16, 6)
     assert logits.abs().max() == 0

@@ -1,4 +1,4 @@
-"""Every member of the arch against the specification's sentences (tests/models/reference.py)."""
+"""All model variants against an independent implementation (tests/models/reference.py)."""
 
 from typing import Any
 
@@ -44,13 +44,13 @@ def _arch(word: str, mlp_t: bool = False, **changes: object) -> dict[str, Any]:
 
 
 def _weights(arch: dict[str, Any], seed: int = 6) -> dict[str, Tensor]:
-    """A published state dict, written down from the table of section 7."""
+    """A random published state dict."""
     generator = torch.Generator().manual_seed(seed)
     D, V, word = arch["hidden_size"], arch["vocab_size"], arch["name"].split("@")[0].split(".")[-1]
     P = 3 if word.startswith("trm") else 2  # the others ignore puzzle_emb_len: ceil(20 / 16)
 
     def random(*shape: int) -> Tensor:
-        # Damped: at full scale the recursion blows up what rounding differs.
+        # Scaled down: at full scale the recursion amplifies rounding differences.
         return 0.6 * torch.randn(shape, generator=generator) / shape[-1] ** 0.5
 
     weights = {"embed_tokens.embedding_weight": random(V, D), "lm_head.weight": random(V, D)}
@@ -133,7 +133,7 @@ def test_gradients(word: str, mlp_t: bool, loss: str) -> None:
     )
     carry, out = model.supervision_step(model.initial_carry(batch), batch)
     supervision_loss(carry, out, loss, 5).total.backward()
-    # The same loss on the reference's answers.
+    # The same loss for the outputs of the reference.
     theirs = type(out)(logits, halt, go_on, out.puzzle_rows, out.continue_target)
     supervision_loss(carry, theirs, loss, 5).total.backward()
     exported = {name: weight.grad for name, weight in weights.items()}
@@ -163,7 +163,7 @@ def _grad(tensor: Tensor) -> Tensor:
 
 @each_variant
 @each_mix
-def test_evaluation_and_the_way_back(word: str, mlp_t: bool) -> None:
+def test_evaluation_and_export(word: str, mlp_t: bool) -> None:
     arch = _arch(word, mlp_t)
     weights, batch = _weights(arch), _batch(7)
     model = import_published({f"_orig_mod.module.model.{name}": w for name, w in weights.items()}, arch)
@@ -185,7 +185,7 @@ def test_evaluation_and_the_way_back(word: str, mlp_t: bool) -> None:
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
 
 
-def test_settings_that_a_member_leaves_aside() -> None:
+def test_unused_settings() -> None:
     arch = _arch("transformers_baseline")
     for key in ("L_layers", "H_cycles", "L_cycles", "puzzle_emb_len", "mlp_t"):
         del arch[key]
@@ -196,7 +196,7 @@ def test_settings_that_a_member_leaves_aside() -> None:
     del arch["H_layers"]
     assert import_published(_weights(arch), arch).config.uses_q_continue
     arch = _arch("transformers_baseline", no_ACT_continue=False)
-    assert not import_published(_weights(arch), arch).config.uses_q_continue  # a key of the trm arch alone
+    assert not import_published(_weights(arch), arch).config.uses_q_continue  # only trm has this key
     arch = _arch("hrm", no_ACT_continue=True)
     assert import_published(_weights(arch), arch).config.uses_q_continue
     with pytest.raises(ParamsError, match="arch.H_layers is missing"):
@@ -205,7 +205,7 @@ def test_settings_that_a_member_leaves_aside() -> None:
         import_published({}, _arch("trm_hier6", L_cycles=7))
 
 
-def test_six_passes_renew_all_six_states() -> None:
+def test_six_passes_update_all_six_states() -> None:
     arch = _arch("trm_hier6", L_cycles=6)
     weights, batch = _weights(arch), _batch(1)
     e = reference.embed(weights, arch, batch["inputs"], batch["puzzle_identifiers"])
@@ -226,7 +226,7 @@ def test_six_passes_renew_all_six_states() -> None:
         ("transformers_baseline", "trm", "is missing, which a checkpoint of trm"),
     ],
 )
-def test_a_checkpoint_of_another_member(theirs: str, given: str, words: str) -> None:
+def test_checkpoint_of_another_variant(theirs: str, given: str, words: str) -> None:
     with pytest.raises(DataError, match=words):
         import_published(_weights(_arch(theirs)), _arch(given))
 
@@ -256,9 +256,7 @@ def test_a_puzzle_table_of_another_size() -> None:
         ({"arch": "hrm", "puzzle_emb_ndim": 16, "puzzle_emb_len": 2}, "puzzle_emb_len must be 1 to export hrm.*Got 2"),
     ],
 )
-def test_what_the_published_code_has_not(
-    model_params: ModelParams, meta: DatasetMeta, changes: dict[str, Any], words: str
-) -> None:
+def test_unsupported_export(model_params: ModelParams, meta: DatasetMeta, changes: dict[str, Any], words: str) -> None:
     if "lma" in changes:
         changes = {"lma": model_params.lma.model_copy(update=changes["lma"])}
     with pytest.raises(UserError, match=words):

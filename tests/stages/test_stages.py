@@ -18,7 +18,7 @@ from trm.stages.params import load_params
 from trm.stages.records import STAGES, Stage
 
 DVC = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())
-each_stage = pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+all_stages = pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 
 
 def test_same_stages() -> None:
@@ -29,7 +29,7 @@ def test_same_stages() -> None:
     }
 
 
-@each_stage
+@all_stages
 def test_dvc_yaml_is_the_record(stage: Stage) -> None:
     folders = (*stage.inputs, stage.output)
     flags = "".join(f" --{name} outputs/{name}" for name in folders)
@@ -41,7 +41,7 @@ def test_dvc_yaml_is_the_record(stage: Stage) -> None:
     }
 
 
-@each_stage
+@all_stages
 def test_command_line_is_the_record(stage: Stage) -> None:
     command = typer.main.get_command(app).commands[stage.name]  # pyright: ignore[reportAttributeAccessIssue]
     options = {option.opts[0]: option.default for option in command.params}
@@ -49,9 +49,9 @@ def test_command_line_is_the_record(stage: Stage) -> None:
     assert options == {"--params": "params.yaml", "--set": None} | folders
 
 
-@each_stage
-def test_deps_are_what_python_really_imports(stage: Stage) -> None:
-    """The walk over the source finds every module of the package that running the stage's module loads."""
+@all_stages
+def test_deps_contain_all_imported_modules(stage: Stage) -> None:
+    """The static search finds every module of the package that importing the stage's module loads."""
     code = f"import sys, {stage.module}; print(*(name for name in sys.modules if name.split('.')[0] == 'trm'))"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     counted = (name for name in loaded.split() if name.count(".") and not is_excluded(name))
@@ -61,13 +61,13 @@ def test_deps_are_what_python_really_imports(stage: Stage) -> None:
     assert all(any(file.startswith(dep) for dep in dvc_deps(stage)) for file in files - packages)
 
 
-def test_package_inits_hold_nothing_that_could_change_a_result() -> None:
+def test_package_inits_contain_only_docstrings() -> None:
     for path in (ROOT / "trm").rglob("*/__init__.py"):
         statements = ast.parse(path.read_text()).body
-        assert [type(statement) for statement in statements] == [ast.Expr], f"{path} must be a docstring alone"
+        assert [type(statement) for statement in statements] == [ast.Expr], f"{path} must contain only a docstring"
 
 
-def test_content_keys_follow_what_a_stage_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_content_keys_depend_on_the_sections_of_a_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     params = load_params(ROOT / "params.yaml")
     keys = content_keys(params)
     assert keys == content_keys(params)
@@ -84,7 +84,7 @@ def test_content_keys_follow_what_a_stage_reads(monkeypatch: pytest.MonkeyPatch)
     assert changed("data", allow_leakage=True) == set(keys)
 
 
-def test_a_content_key_covers_its_own_dataset_alone() -> None:
+def test_content_key_covers_only_the_selected_dataset() -> None:
     augment = next(stage for stage in STAGES if stage.name == "augment")
     params = load_params(ROOT / "params.yaml")
     sections = {"data": params.data, "augment": params.augment}
@@ -109,19 +109,19 @@ def test_every_dataset_implements_the_protocol() -> None:
         assert not [name for name in wanted if not hasattr(dataset_module(dataset), name)], dataset
 
 
-def test_a_changed_module_changes_the_keys_of_those_who_import_it() -> None:
+def test_modules_of_stages() -> None:
     users = {stage.name for stage in STAGES if "trm/training/losses.py" in module_digests(stage.module)}
     assert users == {"train"}
     users = {stage.name for stage in STAGES if "trm/models/layers.py" in module_digests(stage.module)}
     assert users == {"train", "evaluate", "report"}
 
 
-def test_what_lies_beside_a_module_under_its_name_belongs_to_it() -> None:
-    beside = {
+def test_files_with_the_name_of_a_module_belong_to_it() -> None:
+    expected = {
         "trm/reporting/html/page.py",
         "trm/reporting/html/page.css",
         "trm/reporting/html/page.js",
         "trm/reporting/html/page.html.j2",
     }
-    assert beside <= set(module_digests("trm.reporting.html.page"))
-    assert not beside & set(module_digests("trm.evaluation.evaluate"))
+    assert expected <= set(module_digests("trm.reporting.html.page"))
+    assert not expected & set(module_digests("trm.evaluation.evaluate"))

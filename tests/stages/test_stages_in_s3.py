@@ -1,4 +1,4 @@
-"""A stage that writes to S3: what is computed once is not computed again, and nothing broken goes up."""
+"""Stages that write to S3: existing results are not recomputed, and damaged files are not uploaded."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def uri(root: str, sections: dict[str, object], tmp_path: Path) -> str:
 
 
 def _calls(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Where fetch was really run to."""
+    """Output folders of actual calls of fetch."""
     import trm.datasets.fetch as module
 
     real, calls = module.fetch, []
@@ -54,7 +54,7 @@ def test_nothing_is_computed_twice(
     before = objects(seaweed, uri)
     run_stage(FETCH, sections, {}, uri)
     assert (len(calls), objects(seaweed, uri)) == (1, before)
-    # What lies here goes up again where S3 has lost it, without being computed.
+    # The local copy is uploaded again if it is missing in S3, without recomputation.
     s3.put_json(f"{uri}/timing.json", {})
     run_stage(FETCH, sections, {}, f"{root}/elsewhere")
     assert len(calls) == 1
@@ -63,7 +63,7 @@ def test_nothing_is_computed_twice(
     assert s3.read_manifest(uri.replace("/fetch/", "/elsewhere/fetch/")) == manifest
 
 
-def test_a_damaged_copy_is_made_again_and_not_published(
+def test_damaged_local_copy_is_recomputed(
     root: str, uri: str, sections: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = _calls(monkeypatch)
@@ -76,7 +76,7 @@ def test_a_damaged_copy_is_made_again_and_not_published(
 
 
 @pytest.mark.parametrize("out", ["S3://trm/x", "s3:/trm/x"])
-def test_an_address_that_is_mistyped_makes_no_folder(
+def test_invalid_uri_creates_no_folder(
     sections: dict[str, object], out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -86,6 +86,6 @@ def test_an_address_that_is_mistyped_makes_no_folder(
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_the_requests_hold_the_keys(tmp_path: Path, sections: dict[str, object]) -> None:
+def test_requests_contain_the_content_keys(tmp_path: Path, sections: dict[str, object]) -> None:
     params = load_params(tmp_path / "params.yaml")
     assert {name: request["key"] for name, request in requests(params).items()} == content_keys(params)

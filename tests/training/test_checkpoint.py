@@ -18,9 +18,7 @@ from trm.training.import_export import import_checkpoint
 from trm.utils.errors import DataError, ParamsError, UserError
 
 
-def test_raw_and_averaged_weights_and_what_they_share(
-    model_params: ModelParams, meta: DatasetMeta, tmp_path: Path
-) -> None:
+def test_raw_and_ema_weights(model_params: ModelParams, meta: DatasetMeta, tmp_path: Path) -> None:
     params = model_params.model_copy(update={"puzzle_emb_ndim": 16, "puzzle_emb_len": 1})
     model = build_model(params, meta)
     average = ema_copy(model)
@@ -45,7 +43,7 @@ def test_same_contents_same_bytes(model_params: ModelParams, meta: DatasetMeta, 
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_tensors_that_do_not_fit_the_settings(model_params: ModelParams, meta: DatasetMeta, tmp_path: Path) -> None:
+def test_mismatched_tensors_and_settings(model_params: ModelParams, meta: DatasetMeta, tmp_path: Path) -> None:
     model = build_model(model_params, meta)
     header = {"model": model_params.model_dump(mode="json"), "meta": meta.model_dump(mode="json"), "facts": {}}
     write_tensors(tmp_path / FILE, {"y_init": model.get_buffer("y_init")}, header)
@@ -61,9 +59,7 @@ def test_tensors_that_do_not_fit_the_settings(model_params: ModelParams, meta: D
         load_checkpoint(tmp_path)
 
 
-def test_a_published_checkpoint_becomes_a_model_folder(
-    model_params: ModelParams, meta: DatasetMeta, tmp_path: Path
-) -> None:
+def test_import_of_published_checkpoint(model_params: ModelParams, meta: DatasetMeta, tmp_path: Path) -> None:
     changes = {
         "mlp_t": False,
         "pos_encodings": "rope",
@@ -90,10 +86,10 @@ def test_a_published_checkpoint_becomes_a_model_folder(
 @pytest.mark.parametrize(
     ("vocabulary", "L", "kind"), [("p# SGo", 36, "maze"), ("pe0123456789", 900, "arc"), ("pabcd", 36, "tokens")]
 )
-def test_an_imported_model_knows_what_it_can_be_asked(
+def test_solving_with_imported_models(
     model_params: ModelParams, tmp_path: Path, vocabulary: str, L: int, kind: str
 ) -> None:
-    """Without a data set: mazes are solved; ARC tasks, and what the sizes do not tell, are refused in one line."""
+    """Imported without a dataset: mazes are solved; ARC tasks and unknown datasets raise an error."""
     params = model_params.model_copy(update={"mlp_t": False, "pos_encodings": "rope"})
     flat = DatasetMeta(name="any", height=1, width=L, vocabulary=tuple(vocabulary), num_identifiers=1)
     file = tmp_path / "step_100"
@@ -107,7 +103,10 @@ def test_an_imported_model_knows_what_it_can_be_asked(
         question = parse_puzzle("S" + "." * 34 + "G", meta)
         assert solve(model, meta, [question], max_steps=1)[0].grid.shape == (6, 6)
         return
-    said = {"arc": "an ARC task cannot be asked", "tokens": "the dataset of this model is unknown .*--dataset"}[kind]
-    for ask in (lambda: parse_puzzle("000", meta), lambda: solve(model, meta, [[[77]]], max_steps=1)):
-        with pytest.raises(UserError, match=f"^{said}"):
-            ask()
+    message = {
+        "arc": "ARC tasks cannot be solved outside the dataset",
+        "tokens": "the dataset of this model is unknown .*--dataset",
+    }[kind]
+    for call in (lambda: parse_puzzle("000", meta), lambda: solve(model, meta, [[[77]]], max_steps=1)):
+        with pytest.raises(UserError, match=f"^{message}"):
+            call()

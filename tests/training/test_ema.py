@@ -35,7 +35,7 @@ def test_table_and_start_vectors_are_shared(model_params: ModelParams, meta: Dat
 
 
 @pytest.mark.parametrize("rate", [0.999, 0.9])
-def test_against_the_published_one(goldens: Path, rate: float) -> None:
+def test_equals_published_code(goldens: Path, rate: float) -> None:
     golden = np.load(goldens / "ema.npz")
     names = {key.rpartition("/")[2] for key in golden.files if key.startswith(f"mu{rate}/p0/")}
     assert names

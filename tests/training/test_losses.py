@@ -48,13 +48,13 @@ def test_stablemax_gradient_is_finite_everywhere() -> None:
     assert logits.grad[0, 0, 1].item() == pytest.approx(1 / S - 1)
 
 
-def test_softmax_is_the_usual_one() -> None:
+def test_softmax_equals_cross_entropy() -> None:
     logits = torch.tensor([[[math.log(3.0), 0.0], [0.0, 0.0]]])
     assert softmax_cross_entropy(logits, torch.tensor([[0, -100]]))[0].tolist() == pytest.approx([math.log(4 / 3), 0])
 
 
 def test_total_by_hand() -> None:
-    """(sum over slots of mean token loss + 0.5 * halt loss) / G; a slot without labels enters nothing."""
+    """(sum over slots of mean token loss + 0.5 * halt loss) / G; slots without labels do not count."""
     right, wrong = [1.0, 0.0], [0.0, 1.0]  # stablemax: 2/3 and 1/3
     carry, out = _step(
         logits=[[right, right], [right, wrong], [right, wrong], [wrong, wrong]],
@@ -86,7 +86,7 @@ def test_metrics_count_the_slots_that_halted() -> None:
         logits=[[right, right], [right, wrong], [right, wrong], [right, right], [right, right]],
         labels=[[0, 0], [0, 0], [0, -100], [0, 0], [-100, -100]],
         halt=[0.0, -1.0, -1.0, 5.0, 5.0],
-        halted=[True, True, True, False, True],  # the fourth goes on, the fifth is padding
+        halted=[True, True, True, False, True],  # the fourth continues, the fifth is padding
         steps=[1, 4, 7, 2, 3],
     )
     # Exact: yes, no, yes. Halt logit >= 0: yes, no, no.

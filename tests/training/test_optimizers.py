@@ -87,7 +87,7 @@ def test_sign_sgd_by_hand() -> None:
     assert torch.allclose(table, torch.tensor(expected))
 
 
-def test_sign_sgd_against_the_published_one(goldens: Path) -> None:
+def test_sign_sgd_equals_published_code(goldens: Path) -> None:
     golden = np.load(goldens / "sparse_signsgd.npz")
     ids, gradients = torch.from_numpy(golden["fn/ids"]), torch.from_numpy(golden["fn/grad"])
     for name, lr, decay in [("lr1e-2_wd0.1", 1e-2, 0.1), ("lr1e-4_wd1.0", 1e-4, 1.0)]:
@@ -102,7 +102,7 @@ def test_sign_sgd_against_the_published_one(goldens: Path) -> None:
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=20), st.integers(0, 2**31))
-def test_sign_sgd_leaves_other_rows_alone(identifiers: list[int], seed: int) -> None:
+def test_sign_sgd_does_not_change_other_rows(identifiers: list[int], seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     table = torch.randn(10, 4, generator=generator)
     before = table.clone()

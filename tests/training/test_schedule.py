@@ -23,7 +23,7 @@ def test_warmup_as_long_as_the_run() -> None:
     assert [learning_rate(step, 1.0, 4, 4, 0.0) for step in (2, 4)] == [0.5, 1.0]
 
 
-def test_against_the_published_one(goldens: Path) -> None:
+def test_equals_published_code(goldens: Path) -> None:
     rows = json.loads((goldens / "schedule.json").read_text())["rows"]
     for row in rows:
         ours = learning_rate(row["step"], row["base_lr"], row["warmup"], row["total"], row["min_ratio"])

@@ -7,7 +7,7 @@ from trm.training.signals import interruptible
 from trm.utils.errors import Interrupted
 
 
-def test_a_signal_waits_for_the_end_of_a_held_block() -> None:
+def test_signal_is_deferred_until_the_end_of_a_block() -> None:
     done = []
     with interruptible() as interrupts, pytest.raises(Interrupted) as stop:
         with interrupts.held():
@@ -18,7 +18,7 @@ def test_a_signal_waits_for_the_end_of_a_held_block() -> None:
     assert stop.value.signal == signal.SIGTERM
 
 
-def test_a_second_signal_does_not_break_into_the_saving() -> None:
+def test_second_signal_does_not_interrupt_saving() -> None:
     saved = []
     with interruptible() as interrupts, pytest.raises(Interrupted):
         try:
@@ -32,7 +32,7 @@ def test_a_second_signal_does_not_break_into_the_saving() -> None:
     assert saved == [True]
 
 
-def test_the_old_handlers_come_back() -> None:
+def test_previous_handlers_are_restored() -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with interruptible():
         assert signal.getsignal(signal.SIGTERM) != before[0]

@@ -37,7 +37,7 @@ def _changed(params: TrainParams, **changes: object) -> TrainParams:
 
 
 def test_a_batch_can_be_overfitted(dataset: Path, model_params: ModelParams, train_params: TrainParams) -> None:
-    """Learned by heart on any processor: the loss ends far below the limit, whatever the initial weights."""
+    """The final loss is far below the limit for all initial weights and processors."""
     settings = _changed(train_params, lr=1e-2, ema_rate=0.9, weight_decay=0.0)
     split, meta = read_split(dataset / "train"), read_meta(dataset)
     batch = to_tensors(collate(split, np.array([0, 4, 8, 12])), torch.device("cpu"))
@@ -52,10 +52,10 @@ def test_a_batch_can_be_overfitted(dataset: Path, model_params: ModelParams, tra
 
 @pytest.mark.parametrize("arch", [*VARIANTS, "lma"])
 @pytest.mark.parametrize("loss", ["stablemax", "softmax"])
-def test_every_member_learns_a_batch(
+def test_every_variant_overfits_a_batch(
     dataset: Path, model_params: ModelParams, train_params: TrainParams, arch: str, loss: str
 ) -> None:
-    """One puzzle by heart: the loss falls to less than half, and much further than that on any processor."""
+    """The loss of one puzzle falls to less than half; far less in practice."""
     changes = {"lma": LmaParams(**LMA)} if arch == "lma" else {"arch": arch}
     params = model_params.model_copy(update={**changes, "q_continue_loss": loss == "softmax"})
     settings = _changed(train_params, loss=loss, lr=1e-2, weight_decay=0.0)
@@ -77,13 +77,11 @@ def test_only_rows_of_the_batch_change_in_the_puzzle_table(
     train_step(state, state.model, batch, START, settings, 10)
     moved = state.model.puzzle_table
     assert moved[[0, 2, 4]].abs().max() == 0
-    # Step 1 of 4 warm-up steps; the first step has no rate of its own: sign(g) times a quarter of 1e-2.
+    # Step 1 of 4 warm-up steps: sign(g) times a quarter of 1e-2.
     assert torch.allclose(moved[[1, 3]].abs(), torch.tensor(1e-2 / 4))
 
 
-def test_the_log_and_the_result(
-    dataset: Path, model_params: ModelParams, train_params: TrainParams, tmp_path: Path
-) -> None:
+def test_log_and_model(dataset: Path, model_params: ModelParams, train_params: TrainParams, tmp_path: Path) -> None:
     settings = _changed(train_params, lr_warmup_steps=10, lr_min_ratio=0.1)
     out = tmp_path / "out"
     out.mkdir()
@@ -95,7 +93,7 @@ def test_the_log_and_the_result(
         [learning_rate(int(row["step"]), 3e-3, 10, 40, 0.1) for row in log]
     )
     assert all(math.isfinite(float(row["loss"])) for row in log)
-    assert log[0]["exact_accuracy"] == ""  # nobody halts in the first three steps
+    assert log[0]["exact_accuracy"] == ""  # no sequence halts in the first three steps
     scores = _rows(out / "validation.tsv")
     assert [(int(row["step"]), int(row["epoch"])) for row in scores] == [(10, 2), (20, 4), (30, 6), (40, 8)]
     best = max(scores, key=lambda row: (float(row["exact_accuracy"]), float(row["cell_accuracy"]), -int(row["step"])))
@@ -107,7 +105,7 @@ def test_the_log_and_the_result(
     assert meta == read_meta(dataset)
 
 
-def test_without_validation_groups_the_last_weights_are_the_result(
+def test_without_validation_groups_the_last_weights_are_saved(
     dataset: Path, model_params: ModelParams, train_params: TrainParams, tmp_path: Path
 ) -> None:
     bare, out = tmp_path / "bare", tmp_path / "out"
@@ -123,7 +121,7 @@ def test_without_validation_groups_the_last_weights_are_the_result(
     assert all(torch.equal(a, b) for a, b in zip(raw.parameters(), average.parameters(), strict=True))
 
 
-def test_two_runs_give_the_same_bytes(
+def test_runs_are_reproducible(
     dataset: Path, model_params: ModelParams, train_params: TrainParams, tmp_path: Path
 ) -> None:
     bytes_of = []
@@ -138,7 +136,7 @@ def test_two_runs_give_the_same_bytes(
 
 @pytest.mark.parametrize("moment", ["between steps", "inside an update"])
 @pytest.mark.parametrize("q_continue_loss", [False, True])
-def test_interrupted_at_any_step_and_resumed_is_the_run_never_interrupted(
+def test_resumed_run_equals_uninterrupted_run(
     dataset: Path,
     model_params: ModelParams,
     train_params: TrainParams,
@@ -158,7 +156,7 @@ def test_interrupted_at_any_step_and_resumed_is_the_run_never_interrupted(
 
     def interrupted(*args: object) -> object:
         calls.append(args)
-        if len(calls) % 3 == 0:  # the log's rhythm: some lines fall due just when the run is stopped
+        if len(calls) % 3 == 0:  # the log interval: some rows are due in the step that is interrupted
             os.kill(os.getpid(), signal.SIGTERM)
         return real(*args)
 
@@ -181,7 +179,7 @@ def test_interrupted_at_any_step_and_resumed_is_the_run_never_interrupted(
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_first_loss_that_is_not_finite_stops_the_run(
+def test_non_finite_loss_stops_the_run(
     dataset: Path, model_params: ModelParams, train_params: TrainParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = loop.supervision_loss
@@ -198,7 +196,7 @@ def test_first_loss_that_is_not_finite_stops_the_run(
     assert not (tmp_path / FILE).exists()
 
 
-def test_a_batch_greater_than_the_run_is_refused(
+def test_too_large_batch_is_rejected(
     dataset: Path, model_params: ModelParams, train_params: TrainParams, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="train.global_batch_size: 8 epochs of 20 groups do not fill a batch of 161"):
@@ -208,7 +206,7 @@ def test_a_batch_greater_than_the_run_is_refused(
 
 @pytest.mark.parametrize("arch", [*VARIANTS, "lma"])
 @pytest.mark.parametrize("loss", ["stablemax", "softmax"])
-def test_every_member_trains_is_stopped_and_goes_on(
+def test_every_variant_trains_and_resumes(
     dataset: Path,
     model_params: ModelParams,
     train_params: TrainParams,
@@ -217,7 +215,7 @@ def test_every_member_trains_is_stopped_and_goes_on(
     arch: str,
     loss: str,
 ) -> None:
-    """With the continue loss beside softmax, in parts of a batch, its average scored, stopped once in the middle."""
+    """Softmax loss with continue loss, micro-batches, validation of the EMA weights, one interruption."""
     changes = {"lma": LmaParams(**LMA)} if arch == "lma" else {"arch": arch}
     params = model_params.model_copy(
         update={**changes, "q_continue_loss": loss == "softmax", "mlp_t": loss == "softmax"}
@@ -250,7 +248,7 @@ def test_every_member_trains_is_stopped_and_goes_on(
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler for the CPU")
-@pytest.mark.filterwarnings("ignore")  # torch.compile itself gives several
+@pytest.mark.filterwarnings("ignore")  # torch.compile emits several warnings
 @pytest.mark.parametrize("arch", ["trm_hier6", "hrm"])
 def test_compiled_gradients_are_the_same(
     dataset: Path, model_params: ModelParams, train_params: TrainParams, arch: str

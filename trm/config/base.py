@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from trm.utils.errors import ParamsError
 
 
-def whole(value: object) -> object:
+def integral_to_int(value: object) -> object:
     """Convert 2.0 to 2; other values are returned unchanged for validation."""
     # Kubeflow passes every number as a double. Strings and booleans are not numbers.
     if isinstance(value, float) and value.is_integer():
@@ -20,18 +20,18 @@ def whole(value: object) -> object:
     return value
 
 
-def real(value: object) -> object:
+def int_to_float(value: object) -> object:
     """Convert 2 to 2.0; other values are returned unchanged for validation."""
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-Positive = Annotated[int, Field(ge=1), BeforeValidator(whole)]
-Natural = Annotated[int, Field(ge=0), BeforeValidator(whole)]
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(real)]
-Scale = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(real)]
-Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(real)]
-BelowOne = Annotated[float, Field(ge=0, lt=1), BeforeValidator(real)]
-Steps = Annotated[int, Field(ge=1, le=128), BeforeValidator(whole)]
+Positive = Annotated[int, Field(ge=1), BeforeValidator(integral_to_int)]
+Natural = Annotated[int, Field(ge=0), BeforeValidator(integral_to_int)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(int_to_float)]
+Scale = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(int_to_float)]
+Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(int_to_float)]
+BelowOne = Annotated[float, Field(ge=0, lt=1), BeforeValidator(int_to_float)]
+Steps = Annotated[int, Field(ge=1, le=128), BeforeValidator(integral_to_int)]
 """Supervision steps."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Quantity = Annotated[str, Field(pattern=r"^\d+(\.\d+)?([KMGTPE]i?)?$")]

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from trm.config.base import Address, Natural, Positive, Quantity, Section, real
+from trm.config.base import Address, Natural, Positive, Quantity, Section, int_to_float
 
 
 class Toleration(Section):
@@ -85,5 +85,5 @@ class ClusterParams(Section):
     """Stage name -> resources of its pod."""
     train_job: TrainJobParams | None = None
     """Null: the pod of stage `train` trains in its own container."""
-    max_gpu_hours: Annotated[float | None, Field(ge=0, allow_inf_nan=False), BeforeValidator(real)] = None
+    max_gpu_hours: Annotated[float | None, Field(ge=0, allow_inf_nan=False), BeforeValidator(int_to_float)] = None
     """A retraining whose estimate exceeds this limit, or is unknown, requires approval. Null: no limit."""

@@ -1,37 +1,37 @@
-"""What a data set says of itself to the model and to the evaluation: canvas, vocabulary, identifiers."""
+"""Metadata of a dataset, for the model and the evaluation: grid size, vocabulary, identifiers."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class DatasetMeta(BaseModel):
-    """Travels as `meta.json` beside a data set and inside every checkpoint.
+    """Stored as `meta.json` in the dataset folder and in every checkpoint.
 
-    Token t stands for `vocabulary[t]`; token 0 is always padding.
+    Token t represents `vocabulary[t]`; token 0 is always padding.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    """The dataset: a folder of `trm.datasets`."""
+    """Name of the dataset, a folder of `trm.datasets`."""
     height: int
     width: int
     vocabulary: tuple[str, ...]
     num_identifiers: int
     edition: str = ""
-    """Which of several data sets of one kind: arc-agi-1 or arc-agi-2."""
+    """Edition of ARC: arc-agi-1 or arc-agi-2; empty for other datasets."""
     puzzles_digest: str = ""
-    """Where puzzles have identifiers of their own: the sha256 of their names in order, one a line."""
+    """SHA-256 of the puzzle names in order, one per line; empty if puzzles have no separate identifiers."""
     symmetries: tuple[str, ...] = ()
-    """Where the settings choose them: the symmetries under which a puzzle stays a puzzle."""
+    """Symmetries under which puzzles remain valid; empty if they are not a setting of the dataset."""
     fixed_symbols: tuple[str, ...] = ()
-    """Symbols that no permutation of symbols moves."""
+    """Symbols that permutations of symbols leave unchanged."""
 
     @property
     def seq_len(self) -> int:
-        """Grid tokens of an example (L)."""
+        """Number of grid tokens of an example (L)."""
         return self.height * self.width
 
     @property
     def vocab_size(self) -> int:
-        """Tokens there are (V)."""
+        """Number of tokens in the vocabulary (V)."""
         return len(self.vocabulary)

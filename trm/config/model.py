@@ -13,13 +13,13 @@ class LmaParams(Section):
     enable: bool
     """Use latent meta attention."""
     mode: Literal["clean", "unclean"]
-    """clean: each chunk of the sequence holds whole channels; unclean: chunks may straddle channels."""
+    """clean: each chunk of the sequence contains complete channels; unclean: chunks may cross channels."""
     length: Positive
     """Latent tokens (S_new). Must divide hidden_size (clean) or all tokens * hidden_size (unclean)."""
     dim: Positive | None
     """Width of a latent token (D_new); null: hidden_size / 2."""
     heads: Positive
-    """Attention heads of the blocks, in place of num_heads."""
+    """Attention heads of the blocks, instead of num_heads."""
 
 
 class ModelParams(Section):

@@ -15,7 +15,7 @@ from trm.config.inference import InferenceConfig
 from trm.data.protocol import Grid
 from trm.evaluation.eval_dataset import EvalDataset, EvalExample
 from trm.inference.engine import InferenceEngine, Outputs
-from trm.inference.voting import elect, grid_hash, same_grid
+from trm.inference.voting import grid_hash, same_grid, vote_winners
 from trm.models.act import TRM
 from trm.utils.errors import UserError
 
@@ -71,8 +71,8 @@ class Trajectories:
         at = last[..., None] - 1
         final, logit, verified = _take(answer, at), _take(self.halt_logit[part], at), _take(valid, at)
         best = np.lexsort((-logit, ~verified), axis=2)[..., :1]  # [N, V, 1], the rule of `best_samples`
-        elected = elect(_take(final, best), _take(logit, best), _take(verified, best), exists)
-        return elected, (last.sum(axis=2) * exists).sum(axis=1)
+        winners = vote_winners(_take(final, best), _take(logit, best), _take(verified, best), exists)
+        return winners, (last.sum(axis=2) * exists).sum(axis=1)
 
 
 def _take(values: npt.NDArray[Scalar], at: npt.NDArray[np.int64]) -> npt.NDArray[Scalar]:

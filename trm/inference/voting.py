@@ -15,7 +15,7 @@ import numpy.typing as npt
 Grid = np.ndarray
 """A grid of cells: uint8 [h, w]; h and w may be 0."""
 COMPARISONS = 4_000_000
-"""Pairs of votes compared at a time by `elect`."""
+"""Pairs of votes compared at a time by `vote_winners`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,27 +96,27 @@ def best_samples(
     return order[:, 0] + np.arange(shape[0]) * num_samples
 
 
-def elect(
+def vote_winners(
     answer: npt.NDArray[np.int32],
     halt_logit: npt.NDArray[np.float32],
     verified: npt.NDArray[np.bool_],
     exists: npt.NDArray[np.bool_],
 ) -> npt.NDArray[np.int32]:
-    """The first candidate of the vote for N puzzles at once, int32 [N]: the same as `VoteCounter.ranked`.
+    """The winning answer of each of N puzzles, int32 [N]: the first candidate of `VoteCounter.ranked`.
 
     All arguments are [N, V]: the number of the answer that each of V augmentations gave, its halt logit, whether it is
     verified, and whether the augmentation exists.
     """
     N, V = answer.shape
-    elected = np.zeros(N, np.int32)
+    winners = np.zeros(N, np.int32)
     for rows in np.array_split(np.arange(N), max(-(-N * V * V // COMPARISONS), 1)):
         same = (answer[rows][:, :, None] == answer[rows][:, None]) & exists[rows][:, None]
         votes = same.sum(axis=2)
         probability = 1 / (1 + np.exp(-halt_logit[rows].astype(np.float64)))
         mean = (same * probability[:, None]).sum(axis=2) / np.maximum(votes, 1)
         order = np.lexsort((-mean, -votes, ~verified[rows], ~exists[rows]), axis=1)
-        elected[rows] = np.take_along_axis(answer[rows], order[:, :1], axis=1)[:, 0]
-    return elected
+        winners[rows] = np.take_along_axis(answer[rows], order[:, :1], axis=1)[:, 0]
+    return winners
 
 
 def grid_hash(grid: Grid) -> bytes:

@@ -1,4 +1,4 @@
-"""The layers of the network: bias-free linear maps, SwiGLU, attention with rotary positions, post-norm blocks.
+"""Layers of the network: bias-free linear maps, SwiGLU, attention with rotary positions, post-norm blocks.
 
 Shape suffixes: B batch, S sequence (puzzle tokens, then grid tokens), D hidden size, H heads, K head size.
 Master weights are float32; each layer computes in the dtype of its input.
@@ -12,23 +12,24 @@ from torch import Tensor, nn
 
 from trm.config.model import ModelParams
 
-# Standard deviation of the standard normal distribution cut at -2 and 2: sqrt(1 - 2 * 2 * pdf(2) / (cdf(2) - cdf(-2))).
-_CUT_STD = 0.8796256610342398
+# Standard deviation of the standard normal distribution truncated at -2 and 2:
+# sqrt(1 - 2 * 2 * pdf(2) / (cdf(2) - cdf(-2))).
+_TRUNCATED_STD = 0.8796256610342398
 
 
 def truncated_normal_(weight: Tensor, std: float, generator: torch.Generator) -> Tensor:
-    """Fill `weight` from a normal cut at two standard deviations, so that `std` holds after the cut (section 2)."""
-    parent = std / _CUT_STD
+    """Fill `weight` from a normal distribution truncated at two standard deviations; `std` is that of the result."""
+    parent = std / _TRUNCATED_STD
     return nn.init.trunc_normal_(weight, std=parent, a=-2 * parent, b=2 * parent, generator=generator)
 
 
 def rms_norm(x: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) over the last dimension, computed in float32, returned in x's dtype; no weight."""
+    """x / sqrt(mean(x^2) + eps) over the last dimension, computed in float32 without a weight; shape and dtype of x."""
     return F.rms_norm(x.float(), x.shape[-1:], eps=eps).to(x.dtype)
 
 
 class Linear(nn.Module):
-    """y = W x (+ b), the float32 weight cast to the input's dtype."""
+    """y = W x (+ b), with float32 parameters that are cast to the dtype of the input."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool = False) -> None:
         super().__init__()
@@ -72,14 +73,14 @@ class Attention(nn.Module):
 
 
 def rope_table(positions: int, head_size: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the rotary positions, each float32 [positions, head_size / 2]."""
+    """Cosines and sines of the rotary position encoding, each float32 [positions, head_size / 2]."""
     frequency = theta ** -(torch.arange(0, head_size, 2, dtype=torch.float32) / head_size)
     angle = torch.outer(torch.arange(positions, dtype=torch.float32), frequency)
     return angle.cos(), angle.sin()
 
 
 def rotate(x_BHSK: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate the first half of each head against its second half, in float32."""
+    """Rotate the first half of each head against its second half, in float32; same shape and dtype as `x_BHSK`."""
     cos, sin = rope
     first, second = x_BHSK.float().chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x_BHSK.dtype)
@@ -88,7 +89,7 @@ def rotate(x_BHSK: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
 class Block(nn.Module):
     """x = rmsnorm(x + mix(x)); x = rmsnorm(x + swiglu(x)), where mix is attention or an MLP over the positions.
 
-    In the MLP variant the first line runs on the transposed sequence (D x S), its norm included (section 2).
+    The MLP variant computes the first equation, including its norm, on the transposed sequence [B, D, S].
     """
 
     def __init__(self, config: ModelParams, positions: int) -> None:
@@ -102,7 +103,7 @@ class Block(nn.Module):
 
     def forward(self, x_BSD: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
         if self.mlp_t:
-            x_BDS = x_BSD.transpose(1, 2).contiguous()  # as one large product, not B small ones
+            x_BDS = x_BSD.transpose(1, 2).contiguous()  # one large matrix product instead of B small ones
             x_BSD = rms_norm(x_BDS + self.mix(x_BDS), self.eps).transpose(1, 2)
         else:
             x_BSD = rms_norm(x_BSD + self.mix(x_BSD, rope), self.eps)

@@ -6,26 +6,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trm.data.batches import IGNORE_INDEX
 from trm.models.act import Carry, Output
 
-IGNORED = -100
 METRICS = ("count", "cell_accuracy", "exact_accuracy", "halt_accuracy", "steps")
 LOSSES = ("loss", "token_loss", "halt_loss", "q_continue_loss")
 
 
 def stablemax_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """-log(s(x_label) / sum s(x)), s(x) = x + 1 for x >= 0 and 1 / (1 - x) below; 0 where the label is ignored.
+    """-log(s(x_label) / sum s(x)), s(x) = x + 1 for x >= 0, else 1 / (1 - x); 0 for ignored labels.
 
     `logits` [B, L, V], `labels` int [B, L]; the loss is [B, L] in float64 (float32 on MPS, which has no float64).
     """
     x = logits.to(_loss_dtype(logits))
-    # The clamps keep each branch on its side of 0: no gradient is taken near the pole of 1 / (1 - x) at 1.
+    # The clamps restrict each branch to its domain, so no gradient is computed near the pole of 1 / (1 - x) at 1.
     s = torch.where(x < 0, 1 / (1 - x.clamp(max=0) + 1e-30), x.clamp(min=0) + 1)
     return _pick(-torch.log(s / s.sum(-1, keepdim=True)), labels)
 
 
 def softmax_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Softmax cross-entropy, float32 [B, L]; 0 where the label is ignored."""
+    """Softmax cross-entropy, float32 [B, L]; 0 for ignored labels."""
     return _pick(-torch.log_softmax(logits.float(), -1), labels)
 
 
@@ -37,7 +37,7 @@ def _loss_dtype(x: Tensor) -> torch.dtype:
 
 
 def _pick(negative_log_p: Tensor, labels: Tensor) -> Tensor:
-    labelled = labels != IGNORED
+    labelled = labels != IGNORE_INDEX
     index = torch.where(labelled, labels, 0).long().unsqueeze(-1)
     return torch.where(labelled, negative_log_p.gather(-1, index).squeeze(-1), 0)
 
@@ -57,7 +57,7 @@ def supervision_loss(carry: Carry, out: Output, token_loss: str, global_batch_si
 
     token_loss: a key of `TOKEN_LOSSES`.
     """
-    labelled = carry.labels != IGNORED
+    labelled = carry.labels != IGNORE_INDEX
     counts = labelled.sum(-1)
     real = counts > 0
     per_token = TOKEN_LOSSES[token_loss](out.logits, carry.labels)
@@ -75,7 +75,7 @@ def supervision_loss(carry: Carry, out: Output, token_loss: str, global_batch_si
 @torch.no_grad()
 def step_metrics(carry: Carry, out: Output) -> Tensor:
     """Sums over the slots that halted in this step and have labels, float32 [len(METRICS)]."""
-    labelled = carry.labels != IGNORED
+    labelled = carry.labels != IGNORE_INDEX
     counts = labelled.sum(-1)
     correct = ((out.logits.argmax(-1) == carry.labels) & labelled).sum(-1)
     exact = _exact(carry, out)
@@ -94,7 +94,7 @@ def step_metrics(carry: Carry, out: Output) -> Tensor:
 
 def _exact(carry: Carry, out: Output) -> Tensor:
     """Slots with all labelled tokens correct, bool [B]."""
-    return ((out.logits.argmax(-1) == carry.labels) | (carry.labels == IGNORED)).all(-1)
+    return ((out.logits.argmax(-1) == carry.labels) | (carry.labels == IGNORE_INDEX)).all(-1)
 
 
 def _binary(logit: Tensor, target: Tensor, real: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from trm.training.train_state import FILE, read_step
 from trm.utils.errors import InternalError, UserError
 from trm.utils.paths import cache_folder
 
-GRACE = 20.0
+SHUTDOWN_TIMEOUT = 20.0
 """Seconds that a stopped run waits for its last upload; Kubernetes kills after 30."""
 SNAPSHOT = "copy"
 
@@ -62,7 +62,7 @@ class RemoteCheckpoints:
 
     def finish(self) -> None:
         """Wait for the upload of the newest state, for a limited time."""
-        if not self._idle.wait(GRACE):
+        if not self._idle.wait(SHUTDOWN_TIMEOUT):
             print(f"{self.uri}: the last state is not uploaded; it is in {self.folder}", file=sys.stderr)
 
     def _work(self) -> None:

@@ -40,7 +40,10 @@ class Interrupts:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """A block that signals do not interrupt: an update of the weights, the writing of a state."""
+        """Defer signals during the block, such as a weight update or the saving of a state.
+
+        Raises `Interrupted` at its end if a signal arrived.
+        """
         self._holding = True
         try:
             yield

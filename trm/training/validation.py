@@ -4,11 +4,10 @@ from collections.abc import Mapping
 
 import torch
 
-from trm.data.batches import test_batches
+from trm.data.batches import IGNORE_INDEX, test_batches
 from trm.data.parquet import Split
 from trm.models.act import TRM
 from trm.training.distributed import SINGLE_PROCESS, World
-from trm.training.losses import IGNORED
 
 
 def to_tensors(batch: Mapping[str, object], device: torch.device) -> dict[str, torch.Tensor]:
@@ -25,7 +24,7 @@ def validate(model: TRM, split: Split, batch_size: int, steps: int, world: World
             continue
         tensors = to_tensors(batch, model.device)
         tokens, halt_logit, _ = model.answer(tensors, steps)
-        labelled = tensors["labels"] != IGNORED
+        labelled = tensors["labels"] != IGNORE_INDEX
         correct = (tokens == tensors["labels"]) & labelled
         cell = correct.sum(-1) / labelled.sum(-1).clamp(min=1)
         exact = correct.sum(-1) == labelled.sum(-1)

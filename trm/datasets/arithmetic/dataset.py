@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BeforeValidator, Field
 
-from trm.config.base import Natural, Positive, Section, whole
+from trm.config.base import Natural, Positive, Section, integral_to_int
 from trm.config.data import AugmentParams, DataSection
 from trm.config.dataset_meta import DatasetMeta
 from trm.data.csv_dataset import CsvDataset, Rows, prepare_csv
@@ -51,7 +51,7 @@ class GenerateSource(Section):
 class Settings(DataSection):
     """Section `data` for addition."""
 
-    digits: Annotated[int, Field(ge=1, le=9), BeforeValidator(whole)]
+    digits: Annotated[int, Field(ge=1, le=9), BeforeValidator(integral_to_int)]
     """Digits of each number (k), with leading zeros."""
     source: GenerateSource
     """Origin of the sums."""

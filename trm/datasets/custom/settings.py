@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from trm.config.base import Natural, Positive, Section, Sha256, whole
+from trm.config.base import Natural, Positive, Section, Sha256, integral_to_int
 from trm.config.data import DataSection
 from trm.data.sources import Url
 from trm.datasets.custom.files import MAX_SIDE, MAX_SYMBOLS, SUFFIXES
@@ -68,7 +68,7 @@ class UrlSource(Section):
     """Expected SHA-256; null: not verified."""
 
 
-Side = Annotated[int, Field(ge=1, le=MAX_SIDE), BeforeValidator(whole)]
+Side = Annotated[int, Field(ge=1, le=MAX_SIDE), BeforeValidator(integral_to_int)]
 Symbols = Annotated[tuple[str, ...], BeforeValidator(_symbols)]
 
 

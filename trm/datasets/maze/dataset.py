@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BeforeValidator, Field
 
-from trm.config.base import BelowOne, Natural, Positive, Section, whole
+from trm.config.base import BelowOne, Natural, Positive, Section, integral_to_int
 from trm.config.data import AugmentParams, DataSection
 from trm.config.dataset_meta import DatasetMeta
 from trm.data.csv_dataset import CsvDataset, Rows, fetch_csv, prepare_csv, write_csv
@@ -46,7 +46,7 @@ class GenerateSource(Section):
 class Settings(DataSection):
     """Section `data` for mazes."""
 
-    size: Annotated[int, Field(ge=4, le=64), BeforeValidator(whole)]
+    size: Annotated[int, Field(ge=4, le=64), BeforeValidator(integral_to_int)]
     """Rows and columns of the maze (n)."""
     source: Annotated[GenerateSource | PathSource | UrlSource | HuggingFaceSource, Field(discriminator="type")]
     """Origin of the mazes."""

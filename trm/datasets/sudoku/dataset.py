@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BeforeValidator, Field, model_validator
 
-from trm.config.base import Natural, Positive, Section, whole
+from trm.config.base import Natural, Positive, Section, integral_to_int
 from trm.config.data import AugmentParams, DataSection
 from trm.config.dataset_meta import DatasetMeta
 from trm.data.csv_dataset import CsvDataset, Rows, fetch_csv, prepare_csv, write_csv
@@ -48,7 +48,7 @@ class GenerateSource(Section):
 class Settings(DataSection):
     """Section `data` for Sudoku."""
 
-    size: Annotated[Literal[4, 6, 9], BeforeValidator(whole)]
+    size: Annotated[Literal[4, 6, 9], BeforeValidator(integral_to_int)]
     """Rows and columns of the grid (n)."""
     source: Annotated[GenerateSource | PathSource | UrlSource | HuggingFaceSource, Field(discriminator="type")]
     """Origin of the puzzles."""

@@ -17,7 +17,7 @@ from trm.datasets.registry import get_dataset
 from trm.reporting import statistics
 from trm.reporting.figures import charts
 from trm.reporting.figures.charts import Columns, Scale, inline_svg
-from trm.reporting.html.summary import NOTHING, percent, with_interval
+from trm.reporting.html.summary import DASH, percent, with_interval
 from trm.reporting.predictions import Mask, PredictionTable
 from trm.reporting.statistics import Bin
 from trm.reporting.training_log import read_log
@@ -99,7 +99,7 @@ def _curves(columns: Columns, names: Mapping[str, str], name: str, caption: str,
     text = percent if scale == "fraction" else "{:.4g}".format
     table = [
         [f"{columns['step'][row]:.0f}"]
-        + [text(value) if np.isfinite(value := float(columns[key][row])) else NOTHING for key in names]
+        + [text(value) if np.isfinite(value := float(columns[key][row])) else DASH for key in names]
         for row in rows.tolist()
     ]
     last = ", ".join(f"{words} {row}" for words, row in zip(names.values(), table[-1][1:], strict=True))

@@ -21,7 +21,7 @@ COUNTS = {
     "mean_forward_passes": "forward passes per puzzle, over all augmentations and samples",
     "mean_halt_step": "supervision steps until the first positive halting decision",
 }
-NOTHING = "\u2013"
+DASH = "\u2013"
 """Placeholder for a missing number."""
 NARROW = "\u00a0"
 """Non-breaking space between a number and its %."""
@@ -162,13 +162,13 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
 
 def percent(fraction: float | None) -> str:
     """A fraction as a percentage."""
-    return NOTHING if fraction is None else f"{_percent(fraction)}{NARROW}%"
+    return DASH if fraction is None else f"{_percent(fraction)}{NARROW}%"
 
 
 def with_interval(estimate: Mapping[str, Any]) -> str:
     """A score with its interval, as percentages."""
     if estimate["value"] is None:
-        return NOTHING
+        return DASH
     return f"{percent(estimate['value'])} [{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"
 
 
