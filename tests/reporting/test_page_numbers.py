@@ -99,6 +99,8 @@ def test_winner_may_have_fewer_votes(tmp_path: Path) -> None:
     ]
     table = read_predictions(write_predictions(tmp_path / "p.parquet", rows))
     assert (table.votes.tolist(), table.vote_correct.tolist()) == ([1], [True])
+    corrected = {(True, True): 0, (True, False): 0, (False, True): 1, (False, False): 0}
+    assert statistics.votes(table).table == corrected
 
 
 def test_vote_statistics(voted: PredictionTable) -> None:

@@ -5,17 +5,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
-from trm.storage.artifacts import staged, verified_manifest, write_manifest
+from trm.storage.artifacts import read_manifest, staged, verified_manifest, write_manifest
+from trm.utils.errors import DataError
 
 WRITER = """
 import sys, time
 from pathlib import Path
-from trm.storage.artifacts import staged, write_manifest
+from trm.storage.artifacts import read_manifest, staged, write_manifest
 with staged(Path(sys.argv[1])) as folder:
     (folder / "half").write_text("written")
     print("begun", flush=True)
@@ -71,3 +73,21 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
         (folder / "file").write_text("half")
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda file: file.write_text("onf"), "corrupt, its SHA-256 differs from the manifest"),
+        (lambda file: file.write_text("longer"), "corrupt, its SHA-256 differs from the manifest"),
+        (lambda file: file.unlink(), "is missing"),
+    ],
+    ids=["content", "size", "missing"],
+)
+def test_changed_files_are_reported(tmp_path: Path, change: Callable[[Path], object], problem: str) -> None:
+    out = tmp_path / "out"
+    _write(out, "one")
+    change(out / "file")
+    assert read_manifest(out)["key"] == "one"
+    with pytest.raises(DataError, match=f"{out / 'file'}: {problem}; delete {out} and run `dvc repro`"):
+        verified_manifest(out)

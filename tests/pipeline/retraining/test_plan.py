@@ -40,6 +40,21 @@ def test_expensive_or_unknown_plans_need_approval(
     assert plan(stages=stages, max_gpu_hours=limit).needs_approval is needs_approval
 
 
+def test_stages_that_run_locally_and_on_the_cluster() -> None:
+    stages = [
+        replace(STAGE, stage=name, local=local, cluster=cluster)
+        for name, local, cluster in (
+            ("fetch", "pull", "exists"),
+            ("augment", "run", "exists"),
+            ("train", "restore", "run"),
+            ("evaluate", "run", "run"),
+        )
+    ]
+    mixed = plan(stages=tuple(stages))
+    assert (mixed.local, mixed.cluster) == (["augment", "evaluate"], ["train", "evaluate"])
+    assert [stage.runs for stage in mixed.stages] == [False, True, True, True]
+
+
 def test_text_fits_80_columns_and_contains_reasons() -> None:
     many = tuple(Change("module", f"trm/training/a_module_of_this_project_{n}.py") for n in range(6))
     stages = tuple(replace(stage, reasons=(*STAGE.reasons, *many)) if stage.runs else stage for stage in plan().stages)
