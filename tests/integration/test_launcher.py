@@ -58,9 +58,7 @@ def test_user_error_of_a_worker_is_one_line(stage: Stage) -> None:
     lost.keys = {**lost.keys, "augment": "0" * 64}
     launcher = lost.start()
     assert launcher.end() == 2, launcher.err + launcher.out
-    assert launcher.err.splitlines()[-1].startswith(
-        f"launcher: {stage.root}/augment/{'0' * 64}: there is no such artifact"
-    )
+    assert launcher.err.splitlines()[-1].startswith(f"launcher: {stage.root}/augment/{'0' * 64}: no such artifact")
 
 
 def test_train_job_command_and_launcher_share_the_job(stage: Stage, operator: FakeTrainingOperator) -> None:
@@ -129,8 +127,10 @@ def test_evicted_worker_resumes(stage: Stage, operator: FakeTrainingOperator, wo
     assert operator.created.count(f"{longer.name}-{name}") == 2
     # Exit after SIGTERM, or killed if it takes too long.
     assert re.search(rf"{longer.name}-{name} exited with code (143|137)", launcher.err)
-    (progress,) = re.findall(r"train: resuming from step (\d+) of (\d+)", launcher.out)
-    assert 10 <= int(progress[0]) < int(progress[1])  # a state is saved every 10 steps
+    # On a busy machine the remaining worker may restart twice.
+    resumed = re.findall(r"train: resuming from step (\d+) of (\d+)", launcher.out)
+    assert resumed
+    assert all(10 <= int(step) < int(total) for step, total in resumed)  # a state is saved every 10 steps
     manifest = s3.read_manifest(longer.uri)
     assert manifest is not None
     assert manifest["facts"]["processes"] == 2
