@@ -111,7 +111,7 @@ def test_training_completes_without_s3(published: Path, tmp_path: Path, machine:
     storage.kill()
     out, _ = process.communicate(timeout=200)
     assert process.returncode == 0, out
-    assert "the last state is not copied yet; it lies in" in out
+    assert "the last state is not uploaded; it is in" in out
     assert (experiment.folder / "model/checkpoint.safetensors").exists()
 
 

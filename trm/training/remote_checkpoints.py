@@ -1,4 +1,4 @@
-"""RemoteCheckpoints of the training state in S3, from which another machine resumes if this one is lost.
+"""Copies of the training state in S3, from which another machine resumes if this one is lost.
 
 Enabled by `$TRM_STATE_DIR=s3://bucket/folder`: each copy is an artifact `<folder>/<content key>/<step>`, complete or
 absent. A thread uploads one copy at a time. If S3 is slow or unavailable, training continues and intermediate states
