@@ -125,6 +125,7 @@ def reasons(plan: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
     return {s["stage"]: [(c["kind"], c["name"]) for c in s["reasons"]] for s in plan["stages"] if s["runs"]}
 
 
+TRAINING = ("module", "trm/training")  # dvc.yaml lists folders
 MODEL_AND_SCORES = [("input", "model"), ("input", "evaluation")]
 # File, pattern, replacement; stages that run -> reasons.
 CHANGES = {
@@ -149,8 +150,9 @@ CHANGES = {
     "a module of train": (
         "trm/training/losses.py", r"\Z", "\n# a comment\n",
         {
-            "train": [("module", "trm/training/losses.py")], "evaluate": [("input", "model")],
-            "report": MODEL_AND_SCORES,
+            "train": [TRAINING],
+            "evaluate": [TRAINING, ("input", "model")],
+            "report": [TRAINING, *MODEL_AND_SCORES],
         },
     ),
     "section cluster": ("params.yaml", "image: .*", "image: other@sha256:1", {}),
