@@ -165,7 +165,7 @@ def _scores(predictions: "pa.Table | None") -> Scores:
         return {}
     import pyarrow.compute as pc
 
-    rows = predictions.filter((pc.field("version") == 0) & pc.field("exact").is_valid())
+    rows = predictions.filter((pc.field("augmentation") == 0) & pc.field("exact").is_valid())
     columns = (rows.column(name).to_pylist() for name in ("task", "pair", "exact"))
     return {(task, pair): exact for task, pair, exact in zip(*columns, strict=True)}
 

@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.runs import RunRecord, read_runs, write_runs
 from tests.seaweed import artifact
+from trm.evaluation.evaluate import SCHEMA
 from trm.stages.content_keys import digest_of
 from trm.storage import s3
 
@@ -22,11 +23,16 @@ VERSIONS = {"numpy": "2", "pyarrow": "26", "torch": "2.13.0"}
 def predictions_file(solved: Sequence[bool | None], pairs: int = 1) -> bytes:
     """Return a predictions file: `pairs` examples per task, each original and in one augmentation that is solved."""
     rows = [
-        {"task": str(n // pairs), "pair": n % pairs, "version": version, "exact": exact if version == 0 else True}
+        {
+            "task": str(n // pairs),
+            "pair": n % pairs,
+            "augmentation": augmentation,
+            "exact": True if augmentation else exact,
+        }
         for n, exact in enumerate(solved)
-        for version in (0, 1)
+        for augmentation in (0, 1)
     ]
-    schema = pa.schema({"task": pa.string(), "pair": pa.int32(), "version": pa.int32(), "exact": pa.bool_()})
+    schema = pa.schema([SCHEMA.field(name) for name in ("task", "pair", "augmentation", "exact")])
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema), buffer)
     return buffer.getvalue()
