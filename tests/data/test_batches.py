@@ -60,7 +60,7 @@ def test_puzzle_is_truncated_at_end_of_batch() -> None:
         StreamPosition(2, 0),
     ]
     assert all(len(set(split.groups[rows])) == 1 and len(set(rows)) == 4 for rows, _ in batches)
-    # Mean 5 examples, 2 epochs, 2 groups: a schedule of floor(20 / 4) = 5 steps, of which truncation leaves 4.
+    # Mean 5 examples, 2 epochs, 2 groups: a schedule of floor(20 / 4) = 5 steps; truncation leaves 4.
     assert total_steps(split, 2, 4) == 5
 
 

@@ -60,7 +60,7 @@ def test_interrupted_upload_resumes(model: Path, uri: str, requests: list[str], 
     client = seaweed.client()
     for name in (MANIFEST, f"{version(model)}/exact.bin"):
         client.delete_object(Bucket=BUCKET, Key=f"{key}/{name}")
-    # What a killed process leaves: parts that nobody completes.
+    # What a killed process leaves: incomplete multipart uploads.
     client.create_multipart_upload(Bucket=BUCKET, Key=f"{key}/{version(model)}/exact.bin")
     requests.clear()
     s3.publish(model, uri)

@@ -27,8 +27,9 @@ def solve_command(
     puzzle: Annotated[
         str, typer.Argument(help="The puzzle row by row, '.' for blanks; a text file; or '-' for stdin.")
     ],
-    config: InferenceConfig,
+    *,
     model: ModelLocation = MODEL,
+    config: InferenceConfig,
     seed: Seed = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -53,11 +54,12 @@ def solve_command(
 
 @with_inference_options
 def visualize_command(
-    config: InferenceConfig,
+    *,
     puzzle: Annotated[str | None, typer.Argument(help="A puzzle as in `trm solve`; default: a test puzzle.")] = None,
     index: Annotated[int, typer.Option(min=0, help="Index of the test puzzle, from 0.")] = 0,
     model: ModelLocation = MODEL,
     dataset: Annotated[str, typer.Option(help="The dataset of the test puzzle: a folder or s3:// URI.")] = DATASET,
+    config: InferenceConfig,
     seed: Seed = 0,
     save: Save = None,
 ) -> None:

@@ -14,7 +14,7 @@ from trm.config.inference import DEFAULT_INFERENCE, InferenceConfig
 
 
 def with_inference_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace the parameter `config: InferenceConfig` of a command by an option for each of its fields."""
+    """Replace the keyword-only parameter `config: InferenceConfig` of a command by an option for each of its fields."""
     signature = inspect.signature(command, eval_str=True)
     fields = InferenceConfig.model_fields
 
@@ -23,12 +23,10 @@ def with_inference_options(command: Callable[..., None]) -> Callable[..., None]:
         settings = {name: values.pop(name) for name in fields}
         command(**values, config=parse(InferenceConfig, settings, f"trm {command.__name__.removesuffix('_command')}"))
 
-    parameters = [parameter for name, parameter in signature.parameters.items() if name != "config"]
-    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
-    position = next(
-        (i for i, parameter in enumerate(parameters) if parameter.name in ("seed", "save")), len(parameters)
-    )
-    parameters[position:position] = [_option(name, field) for name, field in fields.items()]
+    parameters: list[inspect.Parameter] = []
+    options = [_option(name, field) for name, field in fields.items()]
+    for name, parameter in signature.parameters.items():
+        parameters += options if name == "config" else [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
     wrapped.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return wrapped

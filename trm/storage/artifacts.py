@@ -2,7 +2,7 @@
 
 `manifest.json` contains the stage, its content key, its settings, the keys of its inputs, facts of the run (device,
 precision, number of processes) and the digest of every file. It contains no times and hosts, so that equal requests
-give equal bytes; they are in `<folder>.timing.json` beside it.
+give equal bytes; they are in `<folder>.timing.json` next to it.
 """
 
 import json

@@ -20,7 +20,7 @@ def scores(solved: list[bool]) -> dict[tuple[str, int], bool]:
 
 
 def test_mcnemar_by_hand() -> None:
-    # 20 puzzles, of which 7 are solved by the candidate only and 1 by the champion only: the two-sided p-value of the
+    # 20 puzzles: 7 are solved by the candidate only, 1 by the champion only. The two-sided p-value of the
     # binomial test with 8 trials is 2 * (1 + 8) / 256.
     ours, theirs = [True] * 17 + [False] * 3, [True] * 10 + [False] * 7 + [True] + [False] * 2
     paired = compare_paired(scores(ours), scores(theirs))
