@@ -17,12 +17,6 @@ from trm.storage.artifacts import MANIFEST, verified_manifest
 from trm.utils.errors import DataError, InternalError, UserError
 
 
-def test_is_uri() -> None:
-    assert s3.is_uri("s3://trm/runs")
-    for other in ("outputs/raw", "/s3://trm", Path("s3://trm/runs"), "S3", "", None):
-        assert not s3.is_uri(other)
-
-
 def test_round_trip_and_layout(model: Path, uri: str, seaweed: SeaweedFS, tmp_path: Path) -> None:
     assert s3.read_manifest(uri) is None
     published = s3.publish(model, uri)
