@@ -21,6 +21,7 @@ help: ## list the targets
 install: $(READY) ## create .venv with the versions of constraints.txt
 
 repro: $(READY) .dvc/plots.html ## run the pipeline of params.yaml; stages without changes are skipped
+	@test -e .git || printf '[core]\n    no_scm = true\n' > .dvc/config.local  # an archive of the files, without Git
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 
 test: $(READY) .dvc/plots.html ## run all checks: style, types, tests
