@@ -169,7 +169,7 @@ def _bootstrapped() -> Path:
 
 @pytest.fixture(scope="session")
 def image(engine: Engine, base: str, tmp_path_factory: pytest.TempPathFactory) -> Image:
-    """The project's image for the CPU.
+    """The project's image for the CPU, with a compiler.
 
     The wheels are downloaded with this machine's pip configuration, and the image is built without a network. If pip
     finds no CPU build of torch, the build downloads from PyPI and PyTorch's index.
@@ -178,7 +178,7 @@ def image(engine: Engine, base: str, tmp_path_factory: pytest.TempPathFactory) -
     problem = _collect_wheels(
         wheels / "wheels", engine.run("run", "--rm", "--network", "none", base, "python3", "-c", ABI)
     )
-    args = {"BASE": base, "REVISION": "a-revision", "VERSION": "a-version"}
+    args = {"BASE": base, "COMPILER": "yes", "REVISION": "a-revision", "VERSION": "a-version"}
     if not problem:
         (wheels / "pip.conf").write_text("[global]\nno-index = true\nfind-links = /wheels\n")
         (wheels / "Dockerfile").write_text(f"FROM {base}\nCOPY pip.conf /etc/pip.conf\nCOPY wheels /wheels\n")
