@@ -99,7 +99,7 @@ def test_url(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None
         assert facts["test_sha256"] == digest(TEST)
         assert source_digest(data) == {"train_sha256": digest(TRAIN)}
         (tmp_path / "b.csv").write_bytes(b"<html>not a CSV</html>")
-        with pytest.raises(DataError, match=rf"^{base}/b.csv, line 1: column source is missing"):
+        with pytest.raises(DataError, match=rf"^{base}/b.csv: is an HTML or XML page, not UTF-8 text"):
             fetch(data, out, "key")
         server.shutdown()
         thread.join()

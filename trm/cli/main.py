@@ -13,9 +13,11 @@ from typing import Annotated, NoReturn
 import typer
 
 from trm.cli.inference import COMMANDS, OUTPUTS
+from trm.cli.options import PuzzleCommand
 from trm.stages.records import STAGES, Stage, producer
 from trm.stages.runner import run_stage
 from trm.utils.errors import DataError, InternalError, Interrupted, UserError, exit_code
+from trm.utils.file_formats import printable
 
 app = typer.Typer(
     help="Train, evaluate and run Tiny Recursive Models.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -58,7 +60,7 @@ def _raise_interrupted(number: int, _frame: FrameType | None) -> None:
 
 
 def _exit(code: int, message: str) -> NoReturn:
-    print(" ".join(message.split()), file=sys.stderr)
+    print(printable(" ".join(message.split())), file=sys.stderr)
     sys.exit(code)
 
 
@@ -127,7 +129,7 @@ def inspect_command(
 
 
 for _name, _command in COMMANDS.items():
-    app.command(_name)(_command)
+    app.command(_name, cls=PuzzleCommand if _name in ("solve", "visualize") else None)(_command)
 
 
 @app.command("model-summary")

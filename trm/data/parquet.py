@@ -30,6 +30,7 @@ from pydantic import ValidationError
 from trm.config.dataset_meta import DatasetMeta
 from trm.data.row_cache import CachedRows, DecodedBlocks, cached_rows
 from trm.utils.errors import DataError
+from trm.utils.file_formats import detect_format, read_head
 
 SCHEMA_VERSION = "1"
 EXAMPLES = "examples.parquet"
@@ -245,6 +246,9 @@ def _row_group_tokens(file: pq.ParquetFile, group: int) -> tuple[npt.NDArray[np.
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
+    found = detect_format(read_head(path)) if path.is_file() else None
+    if found is not None and found[0] != "a Parquet file":
+        return DataError(f"{path}: is {found[0]}, not a Parquet file; {found[1]}, or {_REMEDY}")
     reason = str(error).splitlines()[0]
     return DataError(f"{path}: not a valid Parquet file ({reason}); delete it and {_REMEDY}")
 

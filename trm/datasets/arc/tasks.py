@@ -17,6 +17,7 @@ import numpy as np
 
 from trm.data.protocol import Grid
 from trm.utils.errors import DataError
+from trm.utils.file_formats import decode_text
 
 MAX_SIDE = 30
 """Largest height and width of a grid."""
@@ -139,7 +140,7 @@ def _object(text: bytes, location: str) -> dict[str, Any]:
         return values
 
     try:
-        values = json.loads(text, object_pairs_hook=unique)
+        values = json.loads(decode_text(text, location), object_pairs_hook=unique)
     except DataError:  # a subclass of ValueError
         raise
     except (ValueError, RecursionError) as error:

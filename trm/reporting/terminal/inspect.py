@@ -11,6 +11,7 @@ from rich.text import Text
 
 from trm.reporting.terminal.dataset_summary import describe
 from trm.storage.artifacts import MANIFEST, verified_manifest
+from trm.utils.file_formats import printable
 
 DESCRIPTIONS = {
     "report": "an HTML report; open report.html in a browser",
@@ -78,5 +79,5 @@ def _facts(title: str, facts: Iterable[tuple[str, object]]) -> RenderableType:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts:
-        table.add_row(name, Text(value if isinstance(value, str) else json.dumps(value)))
-    return Group(Text(f"\n{title}", style="bold"), table)
+        table.add_row(name, Text(printable(value) if isinstance(value, str) else json.dumps(value)))
+    return Group(Text(f"\n{printable(title)}", style="bold"), table)
