@@ -309,9 +309,17 @@ def read_lineage(folder: str | Path) -> dict[str, Any]:
         raise DataError(f"{path}: not a valid Parquet file; delete it and {_REMEDY}") from None
 
 
-def write_meta(dataset: Path, meta: DatasetMeta, splits: Mapping[str, Mapping[str, int]]) -> None:
-    """Write meta.json: canvas, vocabulary, number of identifiers, and the counts of each split."""
+def write_meta(
+    dataset: Path,
+    meta: DatasetMeta,
+    splits: Mapping[str, Mapping[str, int]],
+    leaks: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+    """Write meta.json: canvas, vocabulary, number of identifiers, the counts of each split, and the leaked test groups
+    (see `trm.data.protocol.DatasetPlan`).
+    """
     values = {"schema_version": SCHEMA_VERSION, **meta.model_dump(mode="json"), "splits": splits}
+    values |= {"leaks": leaks} if leaks is not None else {}
     (dataset / "meta.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
@@ -332,6 +340,14 @@ def read_counts(dataset: str | Path) -> dict[str, dict[str, int]]:
     Raises `DataError` if meta.json is missing or invalid.
     """
     return _read_json(dataset)["splits"]
+
+
+def read_leaks(dataset: str | Path) -> dict[str, list[str]] | None:
+    """Name of each test group that is trained on under other names -> these names; None if leakage is an error.
+
+    Raises `DataError` if meta.json is missing or invalid.
+    """
+    return _read_json(dataset).get("leaks")
 
 
 def _read_json(dataset: str | Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from trm.data.protocol import Augmentations, DatasetPlan, Grid, SplitPlan
 from trm.data.symmetries import INVERSE, apply_symmetry
 from trm.datasets.arc.augmentation import PuzzleNames, TaskAugmentations, draw_augmentations, parse_puzzle_name
 from trm.datasets.arc.files import location_digest, read_subset
+from trm.datasets.arc.leaks import find_leaks
 from trm.datasets.arc.render import CANVAS_SIDE, crop_grids, render, transform_grids
 from trm.datasets.arc.settings import ArckitSource, PathFiles, Settings, UrlFiles
 from trm.datasets.arc.tasks import (
@@ -61,7 +62,7 @@ def source_digest(data: Settings) -> dict[str, str]:
 
 
 def fetch(data: Settings, out: Path) -> dict[str, object]:
-    """Write `out`/<subset>.json for each subset with `write_tasks`; return digests and counts.
+    """Write `out`/<subset>.json for each subset with `write_tasks`; return digests, counts and leaked test tasks.
 
     Raises `UserError` or `DataError` with the setting or file of the user, problem and remedy.
     """
@@ -81,7 +82,8 @@ def fetch(data: Settings, out: Path) -> dict[str, object]:
         facts[f"{subset}_tasks"] = len(tasks)
         facts[f"{subset}_pairs"] = sum(len(task.pairs) for task in tasks)
         facts[f"{subset}_test_pairs"] = sum(len(task.tests) for task in tasks)
-    return facts
+    leaks = find_leaks([task for tasks in parts.values() for task in tasks], subsets[1])
+    return {**facts, "leaked_tasks": len(leaks), "leaks": leaks}
 
 
 def _files(data: Settings) -> list[tuple[str, str, PathFiles]]:
@@ -154,7 +156,7 @@ def prepare(data: Settings, augment: AugmentParams, raw: Path) -> DatasetPlan:
     )
     splits = {"train": train, "validation": validation, "test": test}
     plans = {name: _plan(parts, subsets, name == "train") for name, parts in splits.items() if parts}
-    return DatasetPlan(meta, plans, names)
+    return DatasetPlan(meta, plans, names, find_leaks(tasks, subsets[1]))
 
 
 def _hold_out(tasks: Sequence[Task], test_subset: str, augment: AugmentParams) -> set[int]:

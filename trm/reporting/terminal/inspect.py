@@ -56,13 +56,19 @@ def _model(path: Path) -> RenderableType:
 
 def _evaluation(path: Path) -> RenderableType:
     metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
+    others = metrics.pop("without_leaks", None)
+    shown = _scores(metrics) + (_scores(others, " without leaks") if others else [])
+    return _facts(f"{path}: metrics (with 95 % intervals)", shown)
+
+
+def _scores(metrics: dict[str, Any], suffix: str = "") -> list[tuple[str, str]]:
     intervals = metrics.pop("interval_95")
     shown = []
     for name, value in metrics.items():
         low, high = intervals.get(name, (None, None))
         bounds = f"  ({low:.4f} to {high:.4f})" if low is not None else ""
-        shown.append((name, (f"{value:.4f}" if isinstance(value, float) else str(value)) + bounds))
-    return _facts(f"{path}: metrics (with 95 % intervals)", shown)
+        shown.append((name + suffix, (f"{value:.4f}" if isinstance(value, float) else str(value)) + bounds))
+    return shown
 
 
 def _lineage(manifest: dict[str, Any]) -> RenderableType:
