@@ -17,7 +17,6 @@ HEAD_BYTES = 512
 MAX_LINE = 64 << 20
 """Most characters of a line, so that a file without line ends does not fill the memory."""
 ZIP, TORCH, SAFETENSORS = "a ZIP archive", "a PyTorch checkpoint", "a safetensors file"
-
 _UNPACK = "unpack it first"
 _UTF_8 = "save it as UTF-8 (Excel: CSV UTF-8; PowerShell: -Encoding utf8)"
 _EXPORT = "export it as UTF-8 text (CSV)"
@@ -49,7 +48,7 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"\xff\xd8\xff", "a JPEG image", "give the puzzle as text"),
     (b"GIF8", "a GIF image", "give the puzzle as text"),
 )
-_WEIGHTS = "give the puzzles instead"
+_NO_WEIGHTS = "give the puzzles instead"
 _PATTERNS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
     (
         re.compile(rb"(\xef\xbb\xbf)?\s*(<!doctype|<html|<head|<\?xml|<svg)", re.IGNORECASE),
@@ -59,11 +58,11 @@ _PATTERNS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
     (
         re.compile(rb"PK\x03\x04.{26}[^\x00/]+/(data\.pkl|\.format_version|\.data/|version|byteorder)", re.S),
         TORCH,
-        _WEIGHTS,
+        _NO_WEIGHTS,
     ),
     (re.compile(rb"PK\x03\x04.{26}(\[Content_Types\]\.xml|xl/|_rels/|docProps/)", re.S), "an Excel workbook", _EXPORT),
-    (re.compile(rb"\x80[\x02-\x05][}c\x95\x8a]", re.S), TORCH, _WEIGHTS),
-    (re.compile(rb".{4}\0\0\0\0\{", re.S), SAFETENSORS, _WEIGHTS),  # an 8-byte length, then JSON
+    (re.compile(rb"\x80[\x02-\x05][}c\x95\x8a]", re.S), TORCH, _NO_WEIGHTS),
+    (re.compile(rb".{4}\0\0\0\0\{", re.S), SAFETENSORS, _NO_WEIGHTS),  # an 8-byte length, then JSON
 )
 _UNDECODABLE = re.compile("[\udc80-\udcff]")
 
