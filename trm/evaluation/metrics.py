@@ -10,6 +10,8 @@ import pyarrow.compute as pc
 from scipy import stats
 
 CONFIDENCE = 0.95
+SINGLE_ANSWER = ("exact_accuracy", "cell_accuracy", "halt_accuracy", "valid")
+"""Metrics of the puzzle itself (augmentation 0)."""
 
 
 class Estimate(TypedDict):
@@ -86,8 +88,9 @@ def leak_metrics(
     facts: dict[str, object] = {"leaked_tasks": len(tasks) - len(kept)}
     if not facts["leaked_tasks"]:
         return facts
-    rows = predictions.filter(pc.is_in(predictions["task"], value_set=pa.array(sorted(kept), pa.string())))
-    others: dict[str, object] = {"puzzles": 0, "tasks": len(kept), "interval_95": {}}
+    rows = predictions.filter(pc.field("task").isin(pa.array(sorted(kept), pa.string())))
+    names = (*SINGLE_ANSWER, "valid_voted", *(f"pass@{k}" for k in pass_at_k))
+    others: dict[str, object] = {**dict.fromkeys(names), "puzzles": 0, "tasks": len(kept), "interval_95": {}}
     if len(rows):
         metrics = compute_metrics(rows, kept, num_votes, pass_at_k, passes)
         others = {name: value for name, value in metrics.items() if not name.startswith(("mean_", "num_"))}

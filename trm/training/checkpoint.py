@@ -32,7 +32,7 @@ class Header:
     """Its origin: the step, for example."""
 
 
-def checkpoint_tensors(model: TRM, average: TRM) -> dict[str, Tensor]:
+def checkpoint_tensors(model: TRM, average: TRM) -> Mapping[str, Tensor]:
     """The tensors of a checkpoint: raw weights of `model`, EMA weights of `average`, and their shared buffers."""
     tensors = {f"raw.{name}": value for name, value in model.named_parameters()}
     tensors |= {f"ema.{name}": value for name, value in average.named_parameters()}
