@@ -46,6 +46,7 @@ def test_control_characters_are_escaped(run: Run, here: Path) -> None:
     (here / "evil\x1b[2J.csv").write_text("input,output\na,a\n")
     code, out, err = run("inspect", "evil\x1b[2J.csv")
     assert "\x1b" not in out + err
+    check_error(run("inspect", "none\x1b[2J.csv"), r"none\x1b[2J.csv")
     rows = f"source,question,answer,rating\n\x1b[31mred,\x1b]0;title\x07,{SOLUTION},1\n"
     (here / "a.csv").write_text(rows)
     code, out, err = run("inspect", "a.csv")

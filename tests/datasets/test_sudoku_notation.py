@@ -28,6 +28,7 @@ FORMS = {
     "slashes": "/".join(ROWS),
     "ss": SS,
     "sdk": SDK.format("\n".join(ROWS)),
+    "sdk with a note": "Saved by a program, level 3\n" + SDK.format("\n".join(ROWS)),
     "sdk without puzzle section": "#A Ruud\n" + "\n".join(ROWS) + "\n[State]\n" + "1" * 9,
     "sdk with state only": "[State]\n" + "\n".join(ROWS),
     "plus": with_rulers("---+---+---"),
