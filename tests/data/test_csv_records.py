@@ -33,6 +33,7 @@ def sudokus(folder: Path, text: str | bytes) -> int:
         (HEADER + ROW).replace(",", "\t"),
         (HEADER + ROW).replace(",", ", "),
         (HEADER + ROW).replace(",", " ,"),
+        'source, "question", answer, rating\n"a, b", "1...34...1.....1", 1234341221434321, 3\n',
         "\ufeff" + HEADER + ROW,
         '"source","question","answer","rating"\r\n"a ""b"", c\r\nd","1...34...1.....1","1234341221434321","3"\r\n',
         HEADER + ROW + "\n\n",
@@ -63,7 +64,14 @@ def test_read(tmp_path: Path, text: str) -> None:
             r"line 2: question contains .* \(U\+1F600, GRINNING FACE\) at cell 1;",
         ),
         (HEADER + ROW.replace("1...", "\x1b..."), r"line 2: question contains '\\x1b' \(U\+001B\) at cell 1;"),
-        (HEADER + ROW.replace("1...", "\uff11.."), r"line 2: question must have 16 characters .* Got 14;"),
+        (
+            HEADER + ROW.replace("1...", "\uff11.."),
+            r"line 2: question must have 16 characters .* Got 14, and cell 1 is '\uff11' .*;",
+        ),
+        (
+            HEADER + ROW.replace(".1,", ".1\xa0,"),
+            r"line 2: question must have 16 characters .* Got 17, and cell 17 is '\\xa0' \(U\+00A0, NO-BREAK SPACE\);",
+        ),
         (HEADER + '"a\nb"' + ROW[4:] + ROW.replace(".1,", ",") + ROW, "line 4: question must have 16 .* Got 14;"),
         (HEADER + '"a\r\nb\rc"' + ROW[4:] + "a,b\n" + ROW, "line 5: expected 4 columns. Got 2;"),
         (HEADER + '"a"b' + ROW[4:], r"line 2: invalid CSV \(.*\); check the quotes"),

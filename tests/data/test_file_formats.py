@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import lzma
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -27,6 +28,13 @@ def packed(name: str) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr(name, TEXT)
+    return buffer.getvalue()
+
+
+def packed_tar() -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("train.csv"))
     return buffer.getvalue()
 
 
@@ -59,6 +67,13 @@ FORMATS: dict[str, tuple[bytes, str, str]] = {
     "numpy": (written(lambda buffer: np.save(buffer, np.zeros(3))), "a NumPy array", "CSV"),
     "torch": (written(torch.save, {"a": torch.zeros(1)}), "a PyTorch checkpoint", "puzzles"),
     "safetensors": (save({"a": torch.zeros(1)}), "a safetensors file", "puzzles"),
+    "torch before 1.6": (
+        written(lambda buffer: torch.save({}, buffer, _use_new_zipfile_serialization=False)),
+        "a PyTorch checkpoint",
+        "puzzles",
+    ),
+    "pickle": (b"\x80\x04]\x94(K\x01K\x02e.", "a Python pickle", "CSV"),
+    "tar": (packed_tar(), "a tar archive", "unpack"),
     "binary": (b"\x01\x02\x00\x00\x07", "binary data", "text file"),
 }
 

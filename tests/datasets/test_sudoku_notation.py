@@ -37,6 +37,7 @@ FORMS = {
     "equals": with_rulers("==========="),
     "forum": ".-------.-------.-------.\n" + with_rulers(":-------+-------+-------:", "|", "|", " ") + "\n'-------'",
     "box drawing": with_rulers("───┼───┼───").replace("|", "│"),
+    "commas": "\n".join(",".join(row) for row in ROWS),
     "title": "Grid 01\n" + "\n".join(ROWS),
     "crlf": "\r\n".join(ROWS) + "\r\n",
     "colors": "\x1b[1m" + "\n".join(ROWS) + "\x1b[0m",

@@ -33,9 +33,10 @@ class CsvFile:
     """First line and fields of each record; an empty line has no fields."""
 
 
-def open_csv(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> CsvFile:
+def open_csv(path: Path, required: Sequence[str], optional: Sequence[str] = (), skip_spaces: bool = False) -> CsvFile:
     """Read the header of a CSV; its separator is the one that splits the header into the required columns.
 
+    skip_spaces: whether spaces after a separator are ignored, also before a quote.
     Raises `DataError` with file, line and remedy: a column that is missing or occurs twice, another separator, invalid
     quotes, and the errors of `open_lines`; `OSError` for an unreadable file. So does reading the records.
     """
@@ -44,9 +45,9 @@ def open_csv(path: Path, required: Sequence[str], optional: Sequence[str] = ()) 
     separator = next((each for each in SEPARATORS if _has_columns(header, each, required)), None)
     if separator is None:
         raise DataError(f"{path}, line {number}: {_header_problem(header, required, optional)}")
-    records = _records(path, separator)
+    records = _records(path, separator, skip_spaces)
     line, fields = next(records)
-    names = [field.strip(" ") for field in fields]
+    names = [field.strip(' "') for field in fields]
     for name in optional:
         if names.count(name) > 1:
             raise DataError(f"{path}, line {line}: column {name} occurs twice; remove one")
@@ -64,7 +65,7 @@ def _header(path: Path) -> tuple[int, str]:
 
 def _names(header: str, separator: str) -> list[str]:
     try:
-        return [name.strip(" ") for name in next(csv.reader([header], delimiter=separator))]
+        return [name.strip(" ") for name in next(csv.reader([header], delimiter=separator, skipinitialspace=True))]
     except csv.Error:
         return []
 
@@ -88,8 +89,8 @@ def _header_problem(header: str, required: Sequence[str], optional: Sequence[str
     return f"column {name} {'occurs twice' if name in names else 'is missing'}; {remedy}"
 
 
-def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(open_lines(path), delimiter=separator, strict=True)
+def _records(path: Path, separator: str, skip_spaces: bool) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(open_lines(path), delimiter=separator, skipinitialspace=skip_spaces, strict=True)
     started = False
     while True:
         line = reader.line_num + 1

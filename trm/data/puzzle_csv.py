@@ -134,7 +134,7 @@ class _Reader:
         return DataError(f"{where}: {problem}; {remedy}")
 
     def read(self) -> Iterator[Puzzles]:
-        file = open_csv(self.path, COLUMNS)
+        file = open_csv(self.path, COLUMNS, skip_spaces=self.strip)
         if file.spaced and not self.strip:
             raise self.error(1, "spaces around a column name", "remove them, and the spaces after the separators")
         order = [file.columns[name] for name in COLUMNS]
@@ -184,6 +184,9 @@ class _Reader:
             if not text:
                 raise self.error(line, f"the line is empty or has no {name}", "complete or remove the line")
             problem = f"{name} must have {length} characters ({self.layout.setting}). Got {len(text)}"
+            cell = next((cell for cell, character in enumerate(text) if character not in alphabet), None)
+            if cell is not None:
+                problem += f", and cell {cell + 1} is {describe_character(text[cell])}"
             raise self.error(line, problem, f"correct the row or {self.layout.setting.partition(' ')[0]}")
         # Code points, so that lengths count characters; alphabets are ASCII.
         characters = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32)

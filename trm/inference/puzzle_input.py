@@ -41,6 +41,8 @@ def read_puzzles(puzzle: str, meta: DatasetMeta) -> list[Grid]:
 def _text(puzzle: str) -> tuple[str, str | None]:
     """The text, and the file that contains it."""
     if puzzle == "-":
+        if sys.stdin is None:
+            raise DataError("stdin is closed; give the puzzle as text or a file")
         # The bytes, because stdin may have another encoding. A test or notebook may have only text.
         binary = getattr(sys.stdin, "buffer", None)
         return (decode_text(binary.read(), "stdin") if binary else sys.stdin.read()), "stdin"

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from trm.utils.errors import DataError
-from trm.utils.file_formats import SAFETENSORS, TORCH, decode_text, detect_format, read_head
+from trm.utils.file_formats import PICKLE, SAFETENSORS, TORCH, ZIP, decode_text, detect_format, read_head
 
 WRAPPERS = (
-    *("ema", "ema_state_dict", "ema_model", "model_ema", "shadow"),
+    *("ema", "ema_state_dict", "ema_model", "model_ema", "state_dict_ema", "params_ema", "shadow"),
     *("state_dict", "model_state_dict", "model", "module", "net"),
 )
 """Keys under which training programs save the weights, the preferred ones first: published weights are EMA weights."""
@@ -66,7 +66,7 @@ def read_published(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _load(path: Path) -> object:
     found = detect_format(read_head(path))
-    if found and found[0] not in (TORCH, SAFETENSORS, "a ZIP archive", "binary data"):
+    if found and found[0] not in (TORCH, SAFETENSORS, PICKLE, ZIP, "binary data"):
         raise DataError(f"{path}: is {found[0]}, not a PyTorch or safetensors file; {found[1]}")
     if found and found[0] == SAFETENSORS:
         try:

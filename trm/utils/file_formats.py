@@ -16,7 +16,7 @@ HEAD_BYTES = 512
 """Bytes that `detect_format` looks at."""
 MAX_LINE = 64 << 20
 """Most characters of a line, so that a file without line ends does not fill the memory."""
-ZIP, TORCH, SAFETENSORS = "a ZIP archive", "a PyTorch checkpoint", "a safetensors file"
+ZIP, TORCH, SAFETENSORS, PICKLE = "a ZIP archive", "a PyTorch checkpoint", "a safetensors file", "a Python pickle"
 _UNPACK = "unpack it first"
 _UTF_8 = "save it as UTF-8 (Excel: CSV UTF-8; PowerShell: -Encoding utf8)"
 _EXPORT = "export it as UTF-8 text (CSV)"
@@ -51,7 +51,7 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
 _NO_WEIGHTS = "give the puzzles instead"
 _PATTERNS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
     (
-        re.compile(rb"(\xef\xbb\xbf)?\s*(<!doctype|<html|<head|<\?xml|<svg)", re.IGNORECASE),
+        re.compile(rb"(\xef\xbb\xbf)?\s*(<!doctype|<!--|<html|<head|<body|<\?xml|<svg)", re.IGNORECASE),
         "an HTML or XML page",
         _LOGIN,
     ),
@@ -61,7 +61,9 @@ _PATTERNS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
         _NO_WEIGHTS,
     ),
     (re.compile(rb"PK\x03\x04.{26}(\[Content_Types\]\.xml|xl/|_rels/|docProps/)", re.S), "an Excel workbook", _EXPORT),
-    (re.compile(rb"\x80[\x02-\x05][}c\x95\x8a]", re.S), TORCH, _NO_WEIGHTS),
+    (re.compile(rb"\x80\x02\x8a\x0al\xfc\x9c"), TORCH, _NO_WEIGHTS),  # the magic number before PyTorch 1.6
+    (re.compile(rb"\x80[\x02-\x05][\]}(c\x95\x8a]", re.DOTALL), PICKLE, _EXPORT),
+    (re.compile(rb".{257}ustar", re.DOTALL), "a tar archive", _UNPACK),
     (re.compile(rb".{4}\0\0\0\0\{", re.S), SAFETENSORS, _NO_WEIGHTS),  # an 8-byte length, then JSON
 )
 _UNDECODABLE = re.compile("[\udc80-\udcff]")

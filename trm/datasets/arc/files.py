@@ -46,7 +46,7 @@ def read_subset(files: PathFiles, subset: str, key: str, scratch: Path) -> tuple
 
 
 def _task_files(location: str, setting: str) -> list[Path]:
-    files = sorted(Path(location).glob("*.json"), key=lambda file: file.name)
+    files = sorted(Path(location).glob("[!.]*.json"), key=lambda file: file.name)
     if not files:
         raise UserError(f"{setting}: the folder {location} contains no .json files; give a folder of task files")
     return [readable_file(str(file), setting) for file in files]

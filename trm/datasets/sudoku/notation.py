@@ -10,7 +10,7 @@ ONE_LINE = (16, 36, 81)
 
 _SECTION = re.compile(r"\s*\[(\w+)\]\s*")
 _TITLE = re.compile(r"\s*(grid|puzzle|sudoku)\b.*", re.IGNORECASE)
-_UPRIGHT = re.compile("[|!:\u00a6\u2502\u2503\u2551]")
+_UPRIGHT = re.compile("[|!:,\u00a6\u2502\u2503\u2551]")
 _RULER = re.compile("[-+=*.:,'`|\\s\u2500-\u257f]*")
 _CERTAIN_RULER = re.compile("[+='`\u2500\u2501\u2550\u250c-\u254b\u2552-\u256c]")
 _TO_DOT = str.maketrans(BLANKS, "." * len(BLANKS))
