@@ -41,6 +41,17 @@ def test_last_step_diverges(
     assert not list((tmp_path / "states").rglob(FILE))
 
 
+def test_learning_rate_beyond_float32(
+    dataset: Path, model_params: ModelParams, train_params: TrainParams, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    for lr, lr_min_ratio in ((1e39, 1.0), (1e39, 0.0), (3.4e38, 1.0), (1e300, 1.0)):
+        settings = train_params.model_copy(update={"lr": lr, "lr_min_ratio": lr_min_ratio})
+        with pytest.raises(InternalError, match=r"^step 2: the loss is nan; lower train.lr"):
+            train(model_params, settings, dataset, tmp_path / "out", f"{lr} {lr_min_ratio}")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_an_earlier_best_checkpoint_is_not_published(
     dataset: Path, model_params: ModelParams, train_params: TrainParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

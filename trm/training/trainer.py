@@ -152,8 +152,10 @@ def train_step(
     if not math.isfinite(loss):
         raise InternalError(f"step {step}: the loss is {loss.item()}; lower train.lr or raise train.lr_warmup_steps")
     with held():
+        rate = _learning_rate(settings, settings.lr, step, total)
         for group in state.optimizer.param_groups:
-            group["lr"] = _learning_rate(settings, settings.lr, step, total)
+            # torch cannot convert larger numbers; infinite weights are reported by the next loss or `check_finite`.
+            group["lr"] = rate if rate <= torch.finfo(torch.float32).max else math.inf
         state.optimizer.step()
         if rows:
             identifiers, gradients = (processes.all_gather(torch.cat(values)) for values in zip(*rows, strict=True))
