@@ -49,6 +49,7 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"GIF8", "a GIF image", "give the puzzle as text"),
 )
 _NO_WEIGHTS = "give the puzzles instead"
+_NO_PICKLE = "pickles are never loaded: export puzzles as text (CSV), weights as safetensors"
 _PATTERNS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
     (
         re.compile(rb"(\xef\xbb\xbf)?\s*(<!doctype|<!--|<html|<head|<body|<\?xml|<svg)", re.IGNORECASE),
@@ -62,7 +63,7 @@ _PATTERNS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
     ),
     (re.compile(rb"PK\x03\x04.{26}(\[Content_Types\]\.xml|xl/|_rels/|docProps/)", re.S), "an Excel workbook", _EXPORT),
     (re.compile(rb"\x80\x02\x8a\x0al\xfc\x9c"), TORCH, _NO_WEIGHTS),  # the magic number before PyTorch 1.6
-    (re.compile(rb"\x80[\x02-\x05][\]}(c\x95\x8a]", re.DOTALL), PICKLE, _EXPORT),
+    (re.compile(rb"\x80[\x02-\x05][\]}(c\x95\x8a]", re.DOTALL), PICKLE, _NO_PICKLE),
     (re.compile(rb".{257}ustar", re.DOTALL), "a tar archive", _UNPACK),
     (re.compile(rb".{4}\0\0\0\0\{", re.S), SAFETENSORS, _NO_WEIGHTS),  # an 8-byte length, then JSON
 )
