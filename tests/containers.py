@@ -208,7 +208,8 @@ def _collect_wheels(folder: Path, abi: str) -> str:
     command = [sys.executable, "-m", "pip", "download", "--dest", folder, "--constraint", ROOT / "constraints.txt"]
     command += ["--only-binary=:all:", f"--python-version={major}.{minor}"]
     command += [f"--platform={name}" for name in platforms]
-    wanted = project["project"]["dependencies"] + project["project"]["optional-dependencies"]["launcher"]
+    extras = project["project"]["optional-dependencies"]
+    wanted = project["project"]["dependencies"] + extras["launcher"] + extras["tracking"]
     command += [f"{torch[0]}+cpu", *wanted, *project["build-system"]["requires"]]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     return done.stderr[-2000:] if done.returncode else ""
