@@ -104,7 +104,8 @@ class Block(nn.Module):
     def forward(self, x_BSD: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
         if self.mlp_t:
             x_BDS = x_BSD.transpose(1, 2).contiguous()  # one large matrix product instead of B small ones
-            x_BSD = rms_norm(x_BDS + self.mix(x_BDS), self.eps).transpose(1, 2)
+            # A transposed view would make the next matrix product copy it with strides, in each half of a SwiGLU.
+            x_BSD = rms_norm(x_BDS + self.mix(x_BDS), self.eps).transpose(1, 2).contiguous()
         else:
             x_BSD = rms_norm(x_BSD + self.mix(x_BSD, rope), self.eps)
         return rms_norm(x_BSD + self.mlp(x_BSD), self.eps)
