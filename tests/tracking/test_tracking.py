@@ -225,7 +225,7 @@ def test_training_succeeds_when_the_tracking_process_is_killed(tmp_path: Path) -
         _wait_for(lambda: log.read_text().count("\n") > 3)
         command = ["ps", "-o", "pid=,args=", "--ppid", str(process.pid)]
         found = subprocess.run(command, check=True, capture_output=True, text=True)
-        (pid,) = [int(line.split()[0]) for line in found.stdout.splitlines() if "trm.tracking.wandb_process" in line]
+        (pid,) = [int(line.split()[0]) for line in found.stdout.splitlines() if "trm.tracking.process" in line]
         os.kill(pid, signal.SIGKILL)
         process.communicate(timeout=300)
     assert process.returncode == 0

@@ -1,4 +1,4 @@
-"""Section `tracking`: logging to Weights & Biases."""
+"""Section `tracking`: logging to Weights & Biases and TensorBoard."""
 
 from typing import Annotated, Literal
 
@@ -11,7 +11,7 @@ VARIABLE = "TRM_TRACKING"
 
 
 class TrackingParams(Section):
-    """Logging to Weights & Biases. No result depends on it: it has defaults and is not part of content keys."""
+    """Logging to Weights & Biases and TensorBoard. No result depends on it; it is not part of content keys."""
 
     mode: Literal["disabled", "offline", "online"] = "disabled"
     """offline: write to the folder `wandb` (or `$WANDB_DIR`) for a later `wandb sync`."""
@@ -23,3 +23,10 @@ class TrackingParams(Section):
     """W&B group of the run; null: the seeds of an experiment form a group."""
     tags: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Field(strict=False)] = ()
     """W&B tags of the run."""
+    tensorboard: Annotated[str | None, Field(min_length=1)] = None
+    """Folder of event files for TensorBoard, in a subfolder for each training; null: none. Independent of `mode`."""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is logged."""
+        return self.mode != "disabled" or self.tensorboard is not None

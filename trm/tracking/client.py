@@ -1,6 +1,6 @@
-"""Starts the process that logs a stage to Weights & Biases; its failures do not affect the stage.
+"""Starts the process that logs a stage to W&B and TensorBoard; its failures do not affect the stage.
 
-That process is `trm.tracking.wandb_process`. It reads JSON lines from stdin: first a description of the run and, after
+That process is `trm.tracking.process`. It reads JSON lines from stdin: first a description of the run and, after
 the stage has succeeded, the path of its output. Without the second line the run is marked as failed; when the stage is
 started again, the run continues under the same id.
 """
@@ -29,13 +29,13 @@ def tracked(
 
     manifests: those of the stage's inputs. request, key: those of the stage. Failures are printed in one line.
     """
-    if settings is None or settings.mode == "disabled" or stage not in ("train", "evaluate"):
+    if settings is None or not settings.enabled or stage not in ("train", "evaluate"):
         yield lambda **_: None
         return
     start = {"settings": settings.model_dump(mode="json"), "stage": stage, **_facts(stage, manifests, request, key)}
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "trm.tracking.wandb_process"],
+            [sys.executable, "-m", "trm.tracking.process"],
             stdin=subprocess.PIPE,
             text=True,
             start_new_session=True,  # Ctrl-C goes to the stage; this process ends after it

@@ -1,78 +1,57 @@
-"""The process that uploads the logs and results of a stage to Weights & Biases; `trm.tracking.client` starts it."""
+"""The run of a stage in Weights & Biases: its curves, its model and its predictions."""
 
-import csv
 import hashlib
-import importlib.util
-import io
 import json
 import os
-import queue
 import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from trm.config.tracking import TrackingParams
 from trm.tracking.client import wandb_folder
+from trm.tracking.logs import LOGS, LogReader
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from wandb import Run
 
-POLL = 2.0
-"""Seconds between two reads of the logs."""
 PICTURES = 64
 """Maximum number of puzzles in the table of predictions."""
-LOGS = ("train", "validation")
 INIT_TIMEOUT = 20.0
 """Seconds that the start of an online run may take; `WANDB_INIT_TIMEOUT` overrides it."""
 MAX_DELETED = 3
 """Maximum number of ids that are tried if runs with these ids were deleted: W&B never accepts an id again."""
 
 
-def main() -> None:
-    """Log the run described on stdin until the stage has ended."""
-    lines: queue.Queue[str] = queue.Queue()
-    threading.Thread(target=_read, args=(lines,), daemon=True).start()
-    start = json.loads(lines.get())
-    if importlib.util.find_spec("wandb") is None:
-        _log("wandb is not installed; run `pip install 'trm[tracking]'` or set tracking.mode to disabled")
-        return
-    run = _start_run(start)
-    uploader = _LogUploader(run)
-    logs = Path(start["logs"]) if "logs" in start else None
-    ended = None
-    while ended is None:
-        try:
-            ended = lines.get(timeout=POLL)
-        except queue.Empty:
-            if logs:
-                uploader.upload(logs)
-    if not ended:  # the stage was interrupted or failed
-        if logs:
-            uploader.upload(logs)
-        run.finish(exit_code=1)
-        return
-    folders = {name: Path(folder) for name, folder in json.loads(ended).items()}
-    if start["stage"] == "train":
-        uploader.upload(folders["out"])
-        _upload_model(run, folders["out"])
-    else:
-        _upload_evaluation(run, folders)
-    run.finish()
+class WandbRun:
+    """A run in Weights & Biases; a resumed training continues its curves after their last point."""
+
+    def __init__(self, settings: TrackingParams, start: dict[str, Any]) -> None:
+        """start: the description of the run; see `trm.tracking.client`."""
+        self.stage, self.run = start["stage"], _start_run(settings, start)
+        self.reader = LogReader({log: int(self.run.summary.get(f"{log}/step", -1)) for log in LOGS})
+
+    def update(self, logs: Path) -> None:
+        """Upload the new lines of the logs in the folder `logs`."""
+        for _, values in self.reader.new_rows(logs):
+            self.run.log(values)
+
+    def finish(self, folders: dict[str, Path] | None) -> None:
+        """Upload the results of the stage; without them the run is marked as failed."""
+        if folders is None:
+            self.run.finish(exit_code=1)
+            return
+        if self.stage == "train":
+            _upload_model(self.run, folders["out"])
+        else:
+            _upload_evaluation(self.run, folders)
+        self.run.finish()
 
 
-def _read(lines: "queue.Queue[str]") -> None:
-    while line := sys.stdin.readline():
-        lines.put(line)
-    lines.put("")
-
-
-def _start_run(start: dict[str, Any]) -> "Run":
+def _start_run(settings: TrackingParams, start: dict[str, Any]) -> "Run":
     """Start the run, online if requested and possible, else offline."""
     import wandb
 
-    settings = TrackingParams.model_validate_json(json.dumps(start["settings"]))
     group = settings.group or hashlib.sha256(json.dumps(start["siblings"], sort_keys=True).encode()).hexdigest()[:12]
 
     def init(mode: Literal["online", "offline"], id: str) -> "Run":
@@ -121,31 +100,6 @@ def _log(text: str) -> None:
     print(f"tracking: {text}", file=sys.stderr, flush=True)
 
 
-class _LogUploader:
-    """Uploads new lines of the logs; a resumed run continues its curves after their last point."""
-
-    def __init__(self, run: "Run") -> None:
-        self.run = run
-        self.last = {log: int(run.summary.get(f"{log}/step", -1)) for log in LOGS}
-
-    def upload(self, folder: Path) -> None:
-        """Upload the lines added since the last call."""
-        for log in LOGS:
-            for row in _rows(folder / f"{log}.tsv"):
-                if int(row["step"]) > self.last[log]:
-                    self.last[log] = int(row["step"])
-                    self.run.log({f"{log}/{name}": float(value) for name, value in row.items() if value})
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    """The complete lines of a log."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return []
-    return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]), delimiter="\t"))
-
-
 def _upload_model(run: "Run", folder: Path) -> None:
     import wandb
 
@@ -183,9 +137,3 @@ def _upload_evaluation(run: "Run", folders: dict[str, Path]) -> None:
         images = [None if image is None else wandb.Image(image) for image in pictures]
         table.add_data(*images, *(prediction.row[name] for name in names))
     run.log({"predictions": table})
-
-
-if __name__ == "__main__":
-    for _kind in ("DATA", "CACHE", "CONFIG"):  # the default is the home folder, which containers may lack
-        os.environ.setdefault(f"WANDB_{_kind}_DIR", str(wandb_folder() / "wandb" / _kind.lower()))
-    main()
