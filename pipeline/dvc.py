@@ -19,6 +19,7 @@ from typing import Any
 
 from ruamel.yaml import YAML, YAMLError
 
+from trm.config.base import differences
 from trm.utils.errors import InternalError, UserError
 
 DVC_YAML, LOCK = Path("dvc.yaml"), Path("dvc.lock")
@@ -97,15 +98,6 @@ def stage_status(params_file: Path) -> dict[str, StageStatus]:
     return statuses
 
 
-def diff(one: Any, other: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield the differences between two JSON values: dotted name, value in `one`, value in `other`."""
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        for key in dict.fromkeys((*one, *other)):
-            yield from diff(one.get(key), other.get(key), f"{name}.{key}" if name else key)
-    elif one != other:
-        yield name, one, other
-
-
 def _load_yaml(path: Path) -> dict[str, Any]:
     try:
         return dict(YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {})
@@ -124,7 +116,7 @@ def _request(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any], outs: Mapping[str, Any]) -> Iterator[Change]:
-    for name, before, after in diff(old["params"], new["params"]):
+    for name, before, after in differences(old["params"], new["params"]):
         yield Change("param", name, before, after)
     for path in dict.fromkeys((*new["deps"], *old["deps"])):
         if old["deps"].get(path) != new["deps"].get(path) or path not in new["deps"]:

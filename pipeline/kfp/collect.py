@@ -6,11 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 from components.container import key_parameter
-from pipeline.dvc import LOCK, check_workspace, diff, dvc
+from pipeline.dvc import LOCK, check_workspace, dvc
 from pipeline.git import head_commit
 from pipeline.kfp.client import Run
 from pipeline.results import EVALUATE, METRICS_FILE
 from pipeline.runs import OUTPUTS, Provenance, add_records, read_runs
+from trm.config.base import differences
 from trm.config.params import Params
 from trm.stages.content_keys import requests
 from trm.stages.records import STAGES, Stage
@@ -76,7 +77,7 @@ def _difference(stage: Stage, manifest: Mapping[str, Any] | None, run: Run | Non
     if not recorded and run:
         recorded = {"params": {section: run.arguments.get(section) for section in stage.sections}}
     for part in ("params", "source", "modules", "versions"):
-        for name, own, other in diff(workspace.get(part, {}), recorded.get(part, workspace.get(part, {}))):
+        for name, own, other in differences(workspace.get(part, {}), recorded.get(part, workspace.get(part, {}))):
             if part == "modules":
                 return f"{name} differs from the file that stage {stage.name} of the run used; check out its commit"
             remedy = "correct params.yaml" if part == "params" else "install the same version"

@@ -185,7 +185,7 @@ def _promote(params: Params, name: str | None, force: bool) -> None:
 
 
 def _exit(comparison: "Comparison") -> NoReturn:
-    from pipeline.retraining.compare import EXIT_CODES
+    from trm.evaluation.paired import EXIT_CODES
 
     raise SystemExit(EXIT_CODES[comparison.verdict])
 

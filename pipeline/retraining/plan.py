@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import dvc
-from pipeline.dvc import Change, StageStatus, diff
+from pipeline.dvc import Change, StageStatus
 from pipeline.runs import OUTPUTS, RunRecord, estimate, local_records, read_runs, stage_sections
+from trm.config.base import differences
 from trm.config.cluster import ClusterParams, Resources
 from trm.config.params import Params
 from trm.stages.content_keys import requests
@@ -168,7 +169,7 @@ def _reasons(
         # The content key covers library versions and downloaded files, which DVC does not track.
         for part, kind in (("versions", "version"), ("source", "file"), ("params", "param")):
             if part in manifest:
-                reasons += [Change(kind, *difference) for difference in diff(manifest[part], request[part])]
+                reasons += [Change(kind, *difference) for difference in differences(manifest[part], request[part])]
     reasons += [Change("input", name) for name in stage.inputs if name in changed]
     if not reasons and status.action == "run":
         reasons = [Change("unrecorded", stage.name, new="dvc.lock")]

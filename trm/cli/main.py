@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from trm.cli.compare import compare_command
 from trm.cli.inference import COMMANDS, OUTPUTS
 from trm.cli.options import LOCAL, PuzzleCommand
 from trm.stages.records import STAGES, Stage, producer
@@ -166,6 +167,9 @@ def inspect_command(
 
 for _name, _command in COMMANDS.items():
     app.command(_name, cls=PuzzleCommand if _name in ("solve", "visualize") else None)(_command)
+
+
+app.command("compare")(compare_command)
 
 
 @app.command("model-summary")

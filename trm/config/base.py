@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
@@ -146,6 +146,15 @@ def _all_keys(cls: type[BaseModel]) -> list[str]:
             if isinstance(inner, type) and issubclass(inner, BaseModel):
                 keys += _all_keys(inner)
     return keys
+
+
+def differences(one: Any, other: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:  # noqa: ANN401 - JSON values
+    """Yield the differences between two JSON values: dotted name, value in `one`, value in `other`."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for key in dict.fromkeys((*one, *other)):
+            yield from differences(one.get(key), other.get(key), f"{name}.{key}" if name else key)
+    elif one != other:
+        yield name, one, other
 
 
 def canonical_json(value: BaseModel | Mapping[str, Any]) -> str:
