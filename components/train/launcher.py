@@ -44,7 +44,7 @@ def main() -> NoReturn:
 
     def run_stage() -> None:
         kubeflow = json.loads(executor_input)
-        command = run.resolve_inputs(arguments, kubeflow["inputs"].get("artifacts", {}))
+        command = run.resolve_inputs(arguments)
         launch(json.loads(template), command)
         run.register_output(kubeflow["outputs"], Path(pointer), command)
 

@@ -56,7 +56,8 @@ def check_entry_point() -> None:
 
     uri = s3.artifact_uri("s3://bucket", "export", "k")
     s3.read_manifest = {uri: {"key": "k", "facts": {"bytes": 5}}}.get
-    outputs = {"artifacts": {"exported": {"artifacts": [{"name": "exported"}]}}, "outputFile": "executor.json"}
+    artifacts = {name: {"artifacts": [{"name": name}]} for name in ("executor-logs", "exported")}
+    outputs = {"artifacts": artifacts, "outputFile": "executor.json"}
     run.register_output(outputs, Path("pointer"), ["export", "--model", "s3://bucket/train/m", "--exported", uri])
     assert json.loads(Path("pointer").read_text())["uri"] == uri
     metadata = json.loads(Path("executor.json").read_text())["artifacts"]["exported"]["artifacts"][0]["metadata"]

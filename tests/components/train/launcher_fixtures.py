@@ -118,7 +118,8 @@ class Stage:
         pointer = self.folder / "dataset.pointer"
         pointer.write_text(json.dumps({"uri": f"{self.root}/augment/{self.keys['augment']}"}))
         command += ["--dataset", str(pointer), "--model", self.uri]
-        outputs = {"artifacts": {"model": {"artifacts": [{"name": "model"}]}}, "outputFile": str(self.output)}
+        artifacts = {name: {"artifacts": [{"name": name}]} for name in ("executor-logs", "model")}
+        outputs = {"artifacts": artifacts, "outputFile": str(self.output)}
         job = json.loads(json.dumps(job_template(self.cluster)), parse_int=float)
         executor_input = {"inputs": {"artifacts": {"dataset": {}}}, "outputs": outputs}
         return [json.dumps(executor_input), str(self.folder / "model.pointer"), json.dumps(job), *command]

@@ -227,7 +227,8 @@ def test_without_train_job_the_container_trains(monkeypatch: pytest.MonkeyPatch)
     assert seen == [["{{$}}", "pointer", "train", "--params", "{}"]]
 
 
-def test_without_train_job_kubernetes_is_not_imported() -> None:
+def test_without_train_job_kubernetes_is_not_imported(tmp_path: Path) -> None:
+    (tmp_path / "dataset").write_text('{"uri": "s3://a/d"}')
     program = "import sys; sys.modules.update(kfp=None, torch=None, kubernetes=None); "
     program += "from components.train.launcher import main; main()"
     words = [
@@ -237,6 +238,8 @@ def test_without_train_job_kubernetes_is_not_imported() -> None:
         "train",
         "--params",
         "no.yaml",
+        "--dataset",
+        str(tmp_path / "dataset"),
         "--model",
         "s3://a/b",
     ]
