@@ -20,8 +20,10 @@ from trm.stages.records import STAGES, Stage
 from trm.storage import s3
 from trm.storage.artifacts import MANIFEST
 from trm.utils.errors import InternalError, Interrupted, UserError, exit_code
+from trm.utils.output import output_may_close
 
 
+@output_may_close()
 def main() -> NoReturn:
     """Run the command and register its output with Kubeflow. Exits with the code of `trm`."""
     executor_input, pointer, *command = sys.argv[1:]

@@ -12,6 +12,7 @@ from typing import Any
 from trm.storage import s3
 from trm.storage.artifacts import TIMING
 from trm.utils.errors import InternalError, Interrupted, UserError, exit_code
+from trm.utils.output import output_may_close
 
 
 def summarize(status: Mapping[str, Any], artifact_root: str, keys: Mapping[str, str]) -> str:
@@ -47,6 +48,7 @@ def summarize(status: Mapping[str, Any], artifact_root: str, keys: Mapping[str, 
     return "\n".join(lines) + "\n"
 
 
+@output_may_close()
 def main(arguments: list[str]) -> None:
     """Print and write the summary. Exits with code 1 or 2 and a one-line message when S3 is not readable."""
     status, file, artifact_root, *pairs = arguments

@@ -10,9 +10,11 @@ the job succeeds and its model is in S3. The exit codes are those of `trm`.
 
 import json
 import os
+import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -23,6 +25,7 @@ from trm.cli.main import run_app
 from trm.storage import s3
 from trm.storage.artifact_cache import parse_artifact_uri
 from trm.utils.errors import InternalError, Interrupted, UserError
+from trm.utils.output import output_may_close
 
 if TYPE_CHECKING:
     from components.train.kubernetes_client import KubernetesClient
@@ -35,6 +38,7 @@ DRAIN_TIMEOUT = 30.0
 """Seconds to read the rest of the log of a finished job."""
 
 
+@output_may_close()
 def main() -> NoReturn:
     """Run the container's command."""
     executor_input, pointer, template, *arguments = sys.argv[1:]
@@ -51,6 +55,7 @@ def main() -> NoReturn:
     run_app(run_stage, "launcher")  # pyright: ignore[reportArgumentType] - accepts any callable
 
 
+@output_may_close()
 def launch(template: Mapping[str, Any], command: list[str]) -> None:
     """Run `trm <command>` as a PyTorchJob and return when its output is in S3. Does nothing if the output exists.
 
@@ -66,10 +71,12 @@ def launch(template: Mapping[str, Any], command: list[str]) -> None:
     from components.train.kubernetes_client import KubernetesClient
 
     kubernetes = KubernetesClient(job["metadata"].pop("namespace", None))
+    followed: dict[str, Any] | None = None
     try:
-        _follow(kubernetes, _get_or_create(kubernetes, job), uri)
+        followed = _get_or_create(kubernetes, job)
+        _follow(kubernetes, followed, uri)
     except (Interrupted, UserError):
-        _release(kubernetes, job)
+        _release(kubernetes, job, followed)
         raise
 
 
@@ -119,8 +126,8 @@ def _check_node_capacity(kubernetes: "KubernetesClient", job: Mapping[str, Any])
             )
 
 
-def _follow(kubernetes: "KubernetesClient", job: Mapping[str, Any], uri: str) -> None:
-    """Log the job's status and output until it has finished and its model is in S3."""
+def _follow(kubernetes: "KubernetesClient", job: dict[str, Any], uri: str) -> None:
+    """Log the job's status and output until it has finished and its model is in S3. Updates the status in `job`."""
     from components.train.job_status import StatusLogger, condition, failure, has_finished, permanent_error
     from components.train.kubernetes_client import worker_index
     from components.train.pod_logs import PodLogFollower
@@ -135,6 +142,7 @@ def _follow(kubernetes: "KubernetesClient", job: Mapping[str, Any], uri: str) ->
             raise InternalError(
                 f"job {name} was deleted by another client; run the stage again, it resumes from the last checkpoint"
             )
+        job["status"] = current.get("status")
         pods = kubernetes.pods(current)
         for pod in pods:
             if worker_index(pod) == 0:
@@ -160,21 +168,40 @@ def _follow(kubernetes: "KubernetesClient", job: Mapping[str, Any], uri: str) ->
         raise InternalError(f"job {name} succeeded, but {uri} has no manifest; run the stage again")
 
 
-def _release(kubernetes: "KubernetesClient", job: Mapping[str, Any]) -> None:
-    """Delete the job, unless it has finished, has another spec, or `keep_on_stop` is set."""
+def _release(kubernetes: "KubernetesClient", job: Mapping[str, Any], followed: Mapping[str, Any] | None) -> None:
+    """Delete the job, unless it has finished, has another spec, or `keep_on_stop` is set.
+
+    A stopped pipeline run kills this process about one second after SIGTERM, so that the deletion comes before anything
+    else. `followed` is the job in the cluster; None: unknown, because the launcher was interrupted while creating it.
+    """
     from components.train.job_status import has_finished
 
     metadata = job["metadata"]
-    existing = kubernetes.job(metadata["name"])
-    if existing is None or has_finished(existing) or _spec_hash(existing) != _spec_hash(job):
-        return
-    if json.loads(metadata["annotations"][KEEP_ON_STOP]):
+    kubernetes.set_retry_timeout(STOP_TIMEOUT)
+    with _signals_ignored():
+        existing = followed or kubernetes.job(metadata["name"])
+        if existing is None or has_finished(existing) or _spec_hash(existing) != _spec_hash(job):
+            return
+        keep = json.loads(metadata["annotations"][KEEP_ON_STOP])
+        if not keep:
+            kubernetes.delete(existing)
+    if keep:
         log(f"job {metadata['name']} continues (keep_on_stop)")
         return
     log(f"deleting job {metadata['name']}")
-    kubernetes.delete(existing)
     if not _wait_until_deleted(kubernetes, existing, STOP_TIMEOUT):
         log(f"the deletion of job {metadata['name']} is in progress")
+
+
+@contextmanager
+def _signals_ignored() -> Iterator[None]:
+    """Ignore further SIGTERM and SIGINT: Argo and the kubelet both send one."""
+    old = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 def _wait_until_deleted(kubernetes: "KubernetesClient", job: Mapping[str, Any], timeout: float | None) -> bool:

@@ -1,9 +1,13 @@
 """The PyTorchJob of an experiment without Kubeflow Pipelines: its manifest, and the launcher on this machine."""
 
-from components.train.launcher import launch
-from components.train.pytorch_job import fill, job_template, processes_per_worker
+import json
+
+from components.container import key_parameter
+from components.train.launcher import STOP_TIMEOUT, launch
+from components.train.pytorch_job import KEEP_ON_STOP, fill, job_name, job_template, processes_per_worker
+from pipeline.kfp.client import Run
 from trm.config.base import canonical_json
-from trm.config.cluster import Resources
+from trm.config.cluster import ClusterParams, Resources
 from trm.config.params import Params
 from trm.stages.content_keys import content_keys
 from trm.stages.records import STAGES, producer
@@ -34,6 +38,33 @@ def run_train_job(params: Params) -> str:
             raise UserError(f"{uri}: no {name} in S3; run `trm {stage} --{name} {root}`, or `python -m pipeline local`")
     launch(template, command)
     return s3.artifact_uri(root, TRAIN.name, keys[TRAIN.name])
+
+
+def stop_train_job(cluster: ClusterParams, run: Run) -> str:
+    """Delete the PyTorchJob of a run, unless it has finished or `keep_on_stop` is set; return one line about it.
+
+    The launcher in the run deletes its job, too, but it may be killed before, or may not have run at all. Raises
+    `UserError` if the cluster refuses, `InternalError` if it is unavailable.
+    """
+    from components.train.job_status import has_finished
+    from components.train.kubernetes_client import KubernetesClient, NoClusterError
+
+    name = job_name(str(run.arguments.get(key_parameter(TRAIN), "")))
+    # Single-user Kubeflow runs everything in its own namespace, which is seldom that of the kubeconfig.
+    for namespace in (cluster.namespace,) if cluster.namespace else (None, "kubeflow"):
+        try:
+            kubernetes = KubernetesClient(namespace)
+        except NoClusterError as error:
+            return f"job {name}: left to its launcher ({error})"
+        kubernetes.set_retry_timeout(STOP_TIMEOUT)
+        job = kubernetes.job(name)
+        if job is None or has_finished(job):
+            continue
+        if json.loads(job["metadata"].get("annotations", {}).get(KEEP_ON_STOP, "true")):
+            return f"job {name} in namespace {kubernetes.namespace} continues (keep_on_stop)"
+        kubernetes.delete(job)
+        return f"deleting job {name} in namespace {kubernetes.namespace}"
+    return f"no job {name} is running"
 
 
 def check_train_job(params: Params) -> None:

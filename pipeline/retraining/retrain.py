@@ -21,11 +21,13 @@ from trm.stages.records import STAGES
 from trm.storage import s3
 from trm.storage.artifacts import MANIFEST, read_manifest
 from trm.utils.errors import InternalError, UserError
+from trm.utils.output import output_may_close
 
 REPORT = OUTPUTS / "comparison"
 """Path of the comparison report, without suffix."""
 
 
+@output_may_close()
 def run_experiment(params: Params, params_file: Path, image: str | None) -> None:
     """Plan, run and collect the experiment. Raises `InternalError` if the run does not succeed.
 

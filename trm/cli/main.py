@@ -16,6 +16,7 @@ from trm.cli.inference import COMMANDS, OUTPUTS
 from trm.stages.records import STAGES, Stage, producer
 from trm.stages.runner import run_stage
 from trm.utils.errors import DataError, InternalError, Interrupted, UserError, exit_code
+from trm.utils.output import flush_output, output_may_close
 
 app = typer.Typer(
     help="Train, evaluate and run Tiny Recursive Models.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -46,10 +47,13 @@ def run_app(app: Callable[[], object], name: str) -> NoReturn:
         app()
     except (UserError, InternalError, Interrupted) as error:
         _exit(exit_code(error), f"{name}: {error}")
-    except BrokenPipeError:
-        # The reader has closed the pipe (`trm inspect … | head`); without stdout, the interpreter does not flush it.
-        sys.stdout = None
+    except BrokenPipeError:  # the reader has closed the pipe (`trm inspect … | head`)
         sys.exit(0)
+    except SystemExit as ended:
+        if not isinstance(ended.__context__, BrokenPipeError):  # typer and rich exit with 1 after this error
+            raise
+    finally:
+        flush_output()
     sys.exit(0)
 
 
@@ -58,7 +62,8 @@ def _raise_interrupted(number: int, _frame: FrameType | None) -> None:
 
 
 def _exit(code: int, message: str) -> NoReturn:
-    print(" ".join(message.split()), file=sys.stderr)
+    with output_may_close():
+        print(" ".join(message.split()), file=sys.stderr)
     sys.exit(code)
 
 

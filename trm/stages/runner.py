@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from trm.stages.content_keys import digest_of, key_request
 from trm.stages.records import Stage, producer
+from trm.utils.output import output_may_close
 
 if TYPE_CHECKING:
     from trm.config.tracking import TrackingParams
 
 
+@output_may_close()
 def run_stage(
     stage: Stage,
     sections: Mapping[str, Any],
