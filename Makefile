@@ -12,13 +12,17 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 
-.PHONY: help install repro test unit format docs image push dev-up dev-down pipeline-local retrain
+.PHONY: help install install-light repro test unit format docs image push dev-up dev-down pipeline-local retrain
 .DEFAULT_GOAL := help
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 install: $(READY) ## create .venv with the versions of constraints.txt
+
+install-light: ## create .venv for the workflow steps that only use the APIs of Kubeflow and GitHub: without torch
+	@test -e $(BIN)/python || "$(PYTHON)" -m venv .venv
+	@$(BIN)/python -m pip install -q -c constraints.txt -r .github/requirements.txt
 
 repro: $(READY) .dvc/plots.html ## run the pipeline of params.yaml; stages without changes are skipped
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro

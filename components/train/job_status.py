@@ -6,6 +6,7 @@ from typing import Any
 from components.train.kubernetes_client import KubernetesClient, worker_index
 from components.train.log import log
 from trm.utils.errors import InternalError, UserError
+from trm.utils.output import printable
 
 LOG_LINES = 100
 """Lines of a failed pod's log that are printed."""
@@ -88,7 +89,7 @@ def failure(kubernetes: KubernetesClient, job: Mapping[str, Any], pods: list[Any
         worker = f"worker {worker_index(pod)}"
         log(f"{worker}: {_pod_status(pod)}")
         for previous in (True, False):
-            text = kubernetes.log_tail(pod.metadata.name, previous, LOG_LINES)
+            text = printable(kubernetes.log_tail(pod.metadata.name, previous, LOG_LINES))
             if text:
                 print(f"--- last lines of {worker}{', previous container' if previous else ''}")
                 print(text, end="" if text.endswith("\n") else "\n", flush=True)

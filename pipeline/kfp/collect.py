@@ -1,14 +1,15 @@
 """Download of a run's outputs into the workspace, after which `dvc repro` has nothing to do."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from components.container import key_parameter
+from components.parameters import key_parameter
 from pipeline.dvc import LOCK, check_workspace, diff, dvc
 from pipeline.git import head_commit
-from pipeline.kfp.client import Run
+from pipeline.kfp.client import CONTENT_KEY, Run
 from pipeline.results import EVALUATE, METRICS_FILE
 from pipeline.runs import OUTPUTS, Provenance, add_records, read_runs
 from trm.config.params import Params
@@ -18,6 +19,8 @@ from trm.storage import s3
 from trm.storage.artifacts import MANIFEST, TIMING, read_manifest, timing_file, write_json
 from trm.utils.errors import UserError
 from trm.utils.paths import file_digest
+
+ROOT = re.compile(r"s3://[^/\s]+(/[^/\s]+)*")
 
 
 def collect(params: Params, run: Run | None, provenance: Provenance | None = None) -> dict[str, str]:
@@ -39,8 +42,10 @@ def collect(params: Params, run: Run | None, provenance: Provenance | None = Non
     """
     check_workspace()
     workspace = requests(params)
-    names = ["artifact_root", *map(key_parameter, STAGES)]
-    if run and not all(isinstance(run.arguments.get(name), str) for name in names):
+    if run and not (
+        ROOT.fullmatch(str(run.arguments.get("artifact_root")))
+        and all(re.fullmatch(CONTENT_KEY, str(run.arguments.get(key_parameter(stage)))) for stage in STAGES)
+    ):
         raise UserError(f"run {run.id} is not a run of this pipeline; pass an id that `submit` printed")
     root = str(run.arguments["artifact_root"]) if run else params.cluster.artifact_root
     uris: dict[str, str] = {}

@@ -7,7 +7,7 @@ from typing import Any
 from kfp import dsl, kubernetes
 from kfp.dsl.graph_component import GraphComponent
 
-from components.container import key_parameter
+from components.parameters import PIPELINE, key_parameter
 from components.run_summary.component import run_summary
 from components.train.pytorch_job import job_template
 from trm.config.cluster import ClusterParams, Resources
@@ -15,8 +15,6 @@ from trm.config.params import Params
 from trm.stages.records import STAGES, Stage
 from trm.utils.errors import ParamsError
 
-NAME = "trm"
-"""Name of the pipeline and of its experiment."""
 SECTIONS = tuple(name for name in Params.model_fields if any(name in stage.sections for stage in STAGES))
 CACHE = "/cache"
 """The only writable folder of the image (Dockerfile)."""
@@ -80,7 +78,7 @@ def build_pipeline(cluster: ClusterParams, caching: bool = True) -> GraphCompone
     pipeline.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
     pipeline.__annotations__ = types
     description = "Raw puzzles to evaluated model. Artifacts are stored in S3 under their content keys."
-    return dsl.pipeline(name=NAME, description=description)(pipeline)  # pyright: ignore[reportReturnType]
+    return dsl.pipeline(name=PIPELINE, description=description)(pipeline)  # pyright: ignore[reportReturnType]
 
 
 def component(stage: Stage) -> Any:

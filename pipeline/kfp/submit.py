@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel
 
+from components.parameters import PIPELINE
 from pipeline.git import head_commit
 from pipeline.kfp.client import KfpClient, Run
 from pipeline.kfp.compile import pipeline_spec
-from pipeline.kfp.definition import NAME, run_arguments
+from pipeline.kfp.definition import run_arguments
 from pipeline.kfp.train_job import check_train_job
 from trm.config.base import Section
 from trm.config.params import Params
@@ -41,8 +42,8 @@ def submit(params: Params, force: bool) -> tuple[Run, bool]:
 
     def submit_once(force: bool) -> tuple[Run, bool]:
         return client.submit(
-            experiment=NAME,
-            name=f"{NAME}-{keys[STAGES[-1].name][:12]}",
+            experiment=PIPELINE,
+            name=f"{PIPELINE}-{keys[STAGES[-1].name][:12]}",
             # Kubeflow's cache may refer to artifacts that were deleted from S3: forced runs check S3 instead.
             spec=pipeline_spec(cluster, caching=not force),
             arguments=run_arguments(params, keys, cluster.artifact_root),

@@ -2,7 +2,7 @@
 
 import json
 
-from components.container import key_parameter
+from components.parameters import key_parameter
 from components.train.launcher import STOP_TIMEOUT, launch
 from components.train.pytorch_job import KEEP_ON_STOP, fill, job_name, job_template, processes_per_worker
 from pipeline.kfp.client import Run

@@ -16,7 +16,7 @@ from trm.cli.inference import COMMANDS, OUTPUTS
 from trm.stages.records import STAGES, Stage, producer
 from trm.stages.runner import run_stage
 from trm.utils.errors import DataError, InternalError, Interrupted, UserError, exit_code
-from trm.utils.output import flush_output, output_may_close
+from trm.utils.output import flush_output, output_may_close, printable
 
 app = typer.Typer(
     help="Train, evaluate and run Tiny Recursive Models.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -63,7 +63,7 @@ def _raise_interrupted(number: int, _frame: FrameType | None) -> None:
 
 def _exit(code: int, message: str) -> NoReturn:
     with output_may_close():
-        print(" ".join(message.split()), file=sys.stderr)
+        print(" ".join(printable(message).split()), file=sys.stderr)
     sys.exit(code)
 
 

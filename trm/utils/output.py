@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
@@ -64,3 +65,16 @@ def _discard(stream: TextIO, error: OSError) -> None:
     with suppress(OSError, ValueError):
         os.dup2(null, stream.fileno())
     os.close(null)
+
+
+def printable(text: str) -> str:
+    """Return `text` without control characters other than tabs and line breaks.
+
+    For text of other programs, such as logs and error messages: terminals execute escape sequences.
+    """
+    return "".join(" " if _is_control(character) else character for character in text)
+
+
+def _is_control(character: str) -> bool:
+    """Whether this is a control character, or a format character, such as those that reverse the text after them."""
+    return character not in "\t\n" and unicodedata.category(character) in ("Cc", "Cf")

@@ -120,6 +120,20 @@ def test_watch_prints_changes_until_the_run_succeeds(run: Run, server: FakeKfpSe
     assert "run run-1 succeeded" in err
 
 
+def test_escape_sequences_are_not_printed(run: Run, server: FakeKfpServer) -> None:
+    """Names, logs and messages of a run can contain any text."""
+    run("submit")
+    server.runs["run-1"].display_name = "trm\x1b[2J"
+    server.script = [
+        {"state": "RUNNING", "tasks": {"fetch": "RUNNING"}, "logs": {"trm-fetch-impl": "one\x1b]0;title\x07\n\ttwo\n"}},
+        {"state": "FAILED", "tasks": {"fetch": "FAILED"}, "problem": "\x1b[31mred \u202eder"},
+    ]
+    code, out, err = run("watch", "run-1")
+    assert code == 1
+    assert out.splitlines()[:2] == ["fetch | one ]0;title ", "fetch | \ttwo"]
+    assert not set("\x1b\x07\u202e") & set(out + err)
+
+
 @pytest.mark.parametrize("state", ["FAILED", "CANCELED", "SKIPPED"])
 def test_watch_fails_unless_the_run_succeeded(run: Run, server: FakeKfpServer, state: str) -> None:
     run("submit")

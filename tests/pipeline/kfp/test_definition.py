@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from components.container import key_parameter
+from components.parameters import key_parameter
 from components.train.pytorch_job import job_template
 from pipeline.kfp.compile import compile_pipeline
 from pipeline.kfp.component_readme import readmes
