@@ -1,5 +1,6 @@
 """Status of a PyTorchJob: messages while it waits and trains, and the cause of a failure."""
 
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from trm.utils.output import printable
 
 LOG_LINES = 100
 """Lines of a failed pod's log that are printed."""
+EVENTS_INTERVAL = 10.0
+"""Seconds between two queries of the events of the job and of all pods that wait."""
 FINISHED = ("Succeeded", "Failed")
 PERMANENT_REASONS = ("CreateContainerConfigError", "InvalidImageName")
 """Reasons of a waiting container that time does not resolve: a missing secret, a malformed image name."""
@@ -38,6 +41,7 @@ class StatusLogger:
     def __init__(self, kubernetes: KubernetesClient) -> None:
         self._kubernetes = kubernetes
         self._logged: dict[str, str] = {}
+        self._next_events = 0.0
         self.oom_kills = 0
         """Exits of workers with code 137 in the last hour, the retention period of Kubernetes events."""
 
@@ -47,14 +51,17 @@ class StatusLogger:
         self._log(job["metadata"]["name"], f"{state.lower()}: {message}" if message else state.lower())
         for pod in pods:
             self._log(f"worker {worker_index(pod)}", _pod_status(pod))
+        if time.monotonic() >= self._next_events or has_finished(job):
+            self._next_events = time.monotonic() + EVENTS_INTERVAL
+            self._update_events(job["metadata"]["uid"], [pod for pod in pods if pod.status.phase != "Running"])
+
+    def _update_events(self, job_uid: str, waiting: list[Any]) -> None:
         self.oom_kills = 0
-        waiting = [pod.metadata.uid for pod in pods if pod.status.phase != "Running"]
-        for uid in (job["metadata"]["uid"], *waiting):
-            for event in self._kubernetes.events(uid):
-                if event.type == "Warning" or uid not in waiting:
-                    self._log(f"event {event.metadata.uid}", format_event(event), event.involved_object.name)
-                if event.reason == "ExitedWithCode" and event.message.endswith(" 137"):
-                    self.oom_kills += event.count or 1
+        for event in self._kubernetes.events({job_uid, *(pod.metadata.uid for pod in waiting)}):
+            if event.type == "Warning" or event.involved_object.uid == job_uid:
+                self._log(f"event {event.metadata.uid}", format_event(event), event.involved_object.name)
+            if event.reason == "ExitedWithCode" and event.message.endswith(" 137"):
+                self.oom_kills += event.count or 1
 
     def _log(self, key: str, text: str, name: str | None = None) -> None:
         if self._logged.get(key) != text:
@@ -81,9 +88,8 @@ def failure(kubernetes: KubernetesClient, job: Mapping[str, Any], pods: list[Any
     `UserError` if a worker exited with code 2 and printed an error message of `trm`, otherwise `InternalError`.
     """
     name, failed = job["metadata"]["name"], [pod for pod in pods if _has_failed(pod)]
-    for uid in (job["metadata"]["uid"], *(pod.metadata.uid for pod in failed)):
-        for event in kubernetes.events(uid):
-            log(f"event of {event.involved_object.name}: {format_event(event)}")
+    for event in kubernetes.events({job["metadata"]["uid"], *(pod.metadata.uid for pod in failed)}):
+        log(f"event of {event.involved_object.name}: {format_event(event)}")
     user_error = ""
     for pod in failed:
         worker = f"worker {worker_index(pod)}"

@@ -1,7 +1,8 @@
 """Client of the Kubernetes API for the launcher: retries transient errors, reports refusals in one line."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,8 +43,10 @@ class KubernetesClient:
 
     def __init__(self, namespace: str | None) -> None:
         # The client is generated code without types.
-        configuration: Any = client.Configuration()
-        default_namespace = _configure(configuration)
+        self._configuration: Any = client.Configuration()
+        self._authenticated = False
+        default_namespace = _configure(self._configuration)
+        configuration = self._configuration
         configuration.retries = False  # `retry` repeats requests, with pauses
         self.host: str = configuration.host
         self.namespace = namespace or default_namespace
@@ -55,6 +58,11 @@ class KubernetesClient:
     def set_retry_timeout(self, seconds: float) -> None:
         """Repeat further requests for at most this time, with short timeouts: the process is about to be killed."""
         self._retry_timeout, self._timeout = seconds, {"_request_timeout": SHORT_TIMEOUT}
+
+    def reload_credentials(self) -> None:
+        """Read the token anew: it rotates, and the server refuses the old one after a while."""
+        with suppress(UserError, OSError):
+            _configure(self._configuration)
 
     def job(self, name: str) -> dict[str, Any] | None:
         """Return the job's manifest with its status; None if it does not exist."""
@@ -96,13 +104,11 @@ class KubernetesClient:
         owned = [pod for pod in pods if any(owner.uid == uid for owner in pod.metadata.owner_references or ())]
         return sorted(owned, key=worker_index)
 
-    def events(self, uid: str) -> list[Any]:
-        """Return the events of the object with this uid, oldest first."""
-        selector = f"involvedObject.uid={uid}"
-        events = self._request(
-            lambda: self._core.list_namespaced_event(self.namespace, field_selector=selector, **self._timeout)
-        ).items
-        return sorted(events, key=lambda event: event.last_timestamp or event.metadata.creation_timestamp)
+    def events(self, uids: Container[str]) -> list[Any]:
+        """Return the events of the objects with these uids, oldest first, by one request."""
+        events = self._request(lambda: self._core.list_namespaced_event(self.namespace, **self._timeout)).items
+        own = [event for event in events if event.involved_object.uid in uids]
+        return sorted(own, key=lambda event: event.last_timestamp or event.metadata.creation_timestamp)
 
     def max_allocatable(self, resource: str, labels: Mapping[str, str]) -> int | None:
         """Return the largest allocatable amount of `resource` (GPUs) on one node with these labels.
@@ -163,8 +169,24 @@ class KubernetesClient:
         def log_retry() -> None:
             log(f"{self.host} is not available; retrying for up to {self._retry_timeout:.0f} s")
 
+        def with_current_credentials() -> ResultT:
+            try:
+                result = request()
+            except ApiException as error:
+                if error.status != 401:
+                    raise
+                self.reload_credentials()
+                result = request()
+            self._authenticated = True
+            return result
+
+        def is_transient(error: BaseException) -> bool:
+            # Credentials that were valid are being renewed by somebody.
+            renewed = self._authenticated and isinstance(error, ApiException) and error.status == 401
+            return renewed or _is_transient(error)
+
         try:
-            return retry(request, _is_transient, self._retry_timeout, log_retry)
+            return retry(with_current_credentials, is_transient, self._retry_timeout, log_retry)
         except ApiException as error:
             raise as_project_error(error, self.host) from None
         except urllib3.exceptions.HTTPError as error:

@@ -26,6 +26,7 @@ from trm.storage import s3
 from trm.storage.artifact_cache import parse_artifact_uri
 from trm.utils.errors import InternalError, Interrupted, UserError
 from trm.utils.output import output_may_close
+from trm.utils.stop_signals import handled_signals
 
 if TYPE_CHECKING:
     from components.train.kubernetes_client import KubernetesClient
@@ -46,13 +47,13 @@ def main() -> NoReturn:
         sys.argv = [sys.argv[0], executor_input, pointer, *arguments]
         run.main()
 
-    def run_stage() -> None:
+    def run_stage(**_options: object) -> None:
         kubeflow = json.loads(executor_input)
         command = run.resolve_inputs(arguments)
         launch(json.loads(template), command)
         run.register_output(kubeflow["outputs"], Path(pointer), command)
 
-    run_app(run_stage, "launcher")  # pyright: ignore[reportArgumentType] - accepts any callable
+    run_app(run_stage, "launcher")
 
 
 @output_may_close()
@@ -195,8 +196,8 @@ def _release(kubernetes: "KubernetesClient", job: Mapping[str, Any], followed: M
 
 @contextmanager
 def _signals_ignored() -> Iterator[None]:
-    """Ignore further SIGTERM and SIGINT: Argo and the kubelet both send one."""
-    old = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)}
+    """Ignore further signals: Argo and the kubelet both send one."""
+    old = {number: signal.signal(number, signal.SIG_IGN) for number in handled_signals()}
     try:
         yield
     finally:

@@ -83,7 +83,9 @@ class PodLogFollower:
                 for line in lines:
                     self._print(line, known)
         except ApiException as error:
-            if error.status in (401, 403):
+            if error.status == 401:
+                self._kubernetes.reload_credentials()
+            elif error.status == 403:
                 self.error = as_project_error(error, self._kubernetes.host)
             return error.status == 404  # the pod is deleted, and its log with it
         except (urllib3.exceptions.HTTPError, OSError):

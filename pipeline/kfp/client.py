@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,6 +30,8 @@ MOUNTED_TOKEN_VARIABLE, MOUNTED_TOKEN = "KF_PIPELINES_SA_TOKEN_PATH", "/var/run/
 """Variable and default of the path where Kubeflow mounts the token of a service account, as in kfp's SDK."""
 AUDIENCE = "pipelines.kubeflow.org"
 """Audience of the tokens that Kubeflow Pipelines accepts."""
+ID_TOKEN_LIFETIME = 240.0
+"""Seconds after which the identity token of a GitHub workflow is renewed. It is valid for five minutes."""
 FINISHED_STATES = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 FAILED_STATES = ("FAILED", "CANCELED", "CANCELING")
 
@@ -310,6 +313,14 @@ def _authorize(configuration: Any) -> None:
         configuration.refresh_api_key_hook = read_token  # before each request: the token rotates
     elif token := id_token(AUDIENCE):
         configuration.api_key["authorization"] = token
+        renewed = time.monotonic()
+
+        def renew_token(configuration: Any) -> None:
+            nonlocal renewed
+            if time.monotonic() - renewed > ID_TOKEN_LIFETIME and (token := id_token(AUDIENCE)):
+                configuration.api_key["authorization"], renewed = token, time.monotonic()
+
+        configuration.refresh_api_key_hook = renew_token
 
 
 def _is_transient(error: BaseException) -> bool:

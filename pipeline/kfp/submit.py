@@ -17,6 +17,7 @@ from trm.stages.content_keys import content_keys
 from trm.stages.records import STAGES
 from trm.storage import s3
 from trm.utils.errors import UserError
+from trm.utils.paths import is_s3_uri
 
 
 def submit(params: Params, force: bool) -> tuple[Run, bool]:
@@ -106,7 +107,7 @@ def check_data_reachable(data: BaseModel) -> None:
 
 def check_start_model_reachable(train: TrainParams) -> None:
     """Raise `UserError` if training starts from a local model."""
-    if train.init_from is not None and not s3.is_uri(train.init_from.model):
+    if train.init_from is not None and not is_s3_uri(train.init_from.model):
         raise UserError(
             f"train.init_from.model must be an s3:// URI on a cluster. Got {train.init_from.model}; pods cannot read it"
         )

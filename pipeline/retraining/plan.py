@@ -19,6 +19,7 @@ from trm.stages.records import STAGES, Stage
 from trm.storage import artifact_cache, s3
 from trm.storage.artifacts import MANIFEST, read_manifest
 from trm.utils.errors import UserError
+from trm.utils.paths import is_s3_uri
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def make_plan(params: Params, params_file: Path, online: bool = False) -> Plan:
     for stage in STAGES:
         request, status = stage_requests[stage.name], statuses[stage.name]
         locations = _locations(stage, request["key"], status, recorded, params.cluster.artifact_root, online)
-        in_s3 = any(s3.is_uri(location) for location in locations)
+        in_s3 = any(is_s3_uri(location) for location in locations)
         runs = status.action == "run" or not in_s3
         reasons = _reasons(stage, request, status, in_s3, changed) if runs else ()
         expected = estimate(stage, request["key"], sections, records) if runs else None

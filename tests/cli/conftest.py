@@ -13,12 +13,13 @@ from tests.conftest import ROOT
 from tests.params import TINY, params_text
 from trm.cli import main as cli
 from trm.stages.records import STAGES
+from trm.utils.stop_signals import handled_signals
 
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """A function that runs `trm` in this process: (exit code, stdout, stderr)."""
-    signals = {number: cli.signal.getsignal(number) for number in (cli.signal.SIGTERM, cli.signal.SIGINT)}
+    signals = {number: cli.signal.getsignal(number) for number in handled_signals()}
 
     def command(*args: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["trm", *map(str, args)])

@@ -250,7 +250,7 @@ def test_repeated_oom_kills_fail_the_stage(stage: Stage, operator: FakeTrainingO
     launcher = stage.start()
     assert launcher.end() == 2
     assert re.match(
-        r"launcher: workers were killed [4-9] times within an hour \(exit code 137", launcher.err.splitlines()[-1]
+        r"launcher: workers were killed \d+ times within an hour \(exit code 137", launcher.err.splitlines()[-1]
     )
     assert operator.jobs() == []
 

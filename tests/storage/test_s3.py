@@ -17,12 +17,6 @@ from trm.storage.artifacts import MANIFEST, verified_manifest
 from trm.utils.errors import DataError, InternalError, UserError
 
 
-def test_is_uri() -> None:
-    assert s3.is_uri("s3://trm/runs")
-    for other in ("outputs/raw", "/s3://trm", Path("s3://trm/runs"), "S3", "", None):
-        assert not s3.is_uri(other)
-
-
 def test_round_trip_and_layout(model: Path, uri: str, seaweed: SeaweedFS, tmp_path: Path) -> None:
     assert s3.read_manifest(uri) is None
     published = s3.publish(model, uri)
@@ -222,15 +216,10 @@ def test_wrong_keys(uri: str, seaweed: SeaweedFS, monkeypatch: pytest.MonkeyPatc
 
 
 def test_no_keys(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or correct the settings of boto3"
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
-    raises_user_error(lambda: s3.read_manifest(uri), f"{uri}: Unable to locate credentials; {remedy}")
-    monkeypatch.setenv("AWS_PROFILE", "absent")
-    raises_user_error(lambda: s3.read_manifest(uri), f"{uri}: The config profile (absent) could not be found; {remedy}")
-    monkeypatch.delenv("AWS_PROFILE")
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "nowhere")
-    raises_user_error(lambda: s3.read_manifest(uri), f"{uri}: Invalid endpoint: nowhere; {remedy}")
+    problem = "Unable to locate credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+    raises_user_error(lambda: s3.read_manifest(uri), f"{uri}: {problem}")
 
 
 def test_missing_bucket(model: Path, root: str, seaweed: SeaweedFS, tmp_path: Path) -> None:

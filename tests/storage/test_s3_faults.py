@@ -19,7 +19,7 @@ from botocore.awsrequest import AWSPreparedRequest
 from pipeline.local.s3_server import SeaweedFS
 from tests.seaweed import objects
 from tests.storage.helpers import FILES, address_of, digests, left, version
-from trm.storage import s3, s3_client
+from trm.storage import s3, s3_client, s3_errors
 from trm.storage.artifacts import MANIFEST
 from trm.utils.errors import UserError
 
@@ -157,7 +157,7 @@ def test_bytes_corrupted_in_transit(
     s3.publish(model, uri)
     assert damaged == {True, False}
     s3.download(uri, tmp_path / "copy")
-    monkeypatch.setattr(s3_client, "TRANSIENT_CODES", s3_client.TRANSIENT_CODES - {"BadDigest"})
+    monkeypatch.setattr(s3_errors, "TRANSIENT_CODES", s3_errors.TRANSIENT_CODES - {"BadDigest"})
     damaged.clear()
     with pytest.raises(UserError, match="BadDigest"):
         s3.publish(model, f"{uri}-new")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trm.cli.options import with_inference_options
+from trm.cli.options import LOCAL, with_inference_options
 from trm.config.inference import InferenceConfig
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ MODEL, DATASET = f"{OUTPUTS / 'model'}", f"{OUTPUTS / 'dataset'}"
 
 ModelLocation = Annotated[str, typer.Option("--model", help="A model folder, its s3:// URI, or a checkpoint file.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the augmentations and the noise.")]
-Save = Annotated[Path | None, typer.Option(help="Write an animated GIF with a frame for each step.")]
+Save = Annotated[Path | None, typer.Option(help="Write an animated GIF with a frame for each step.", **LOCAL)]
 
 
 @with_inference_options
@@ -107,7 +107,7 @@ def demo_command(
 def sweep_command(
     model: Annotated[str, typer.Argument(help="A model folder, its s3:// URI, or a checkpoint file.")] = MODEL,
     dataset: Annotated[str, typer.Option(help="The dataset of its training: a folder or s3:// URI.")] = DATASET,
-    out: Annotated[Path, typer.Option(help="The folder to write.")] = OUTPUTS / "sweep",
+    out: Annotated[Path, typer.Option(help="The folder to write.", **LOCAL)] = OUTPUTS / "sweep",
     max_steps: Annotated[str, typer.Option(help="Values of max_steps, separated by commas.")] = "1,2,4,8,16,32",
     num_votes: Annotated[str, typer.Option(help="Values of num_votes, separated by commas.")] = "1,4",
     num_samples: Annotated[str, typer.Option(help="Values of num_samples, separated by commas.")] = "1,4",

@@ -1,22 +1,26 @@
 """The command `trm`: the stages, built from their records, and further commands. It imports nothing heavy."""
 
 import inspect
+import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from trm.cli.inference import COMMANDS, OUTPUTS
+from trm.cli.options import LOCAL
 from trm.stages.records import STAGES, Stage, producer
 from trm.stages.runner import run_stage
 from trm.utils.errors import DataError, InternalError, Interrupted, UserError, exit_code
-from trm.utils.output import flush_output, output_may_close, printable
+from trm.utils.output import flush_output
+from trm.utils.stop_signals import handled_signals
 
 app = typer.Typer(
     help="Train, evaluate and run Tiny Recursive Models.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -36,15 +40,17 @@ def main() -> NoReturn:
     run_app(partial(app, prog_name="trm"), "trm")
 
 
-def run_app(app: Callable[[], object], name: str) -> NoReturn:
+def run_app(app: Callable[..., object], name: str) -> NoReturn:
     """Run a command line and exit: code 2 for user errors, 1 for internal errors, 128 + n after signal n.
 
     name: start of error messages.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in handled_signals():
         signal.signal(number, _raise_interrupted)
+    code = None
     try:
-        app()
+        code = app(standalone_mode=False)
+        sys.stdout.flush()  # here, where its errors are reported
     except (UserError, InternalError, Interrupted) as error:
         _exit(exit_code(error), f"{name}: {error}")
     except BrokenPipeError:  # the reader has closed the pipe (`trm inspect … | head`)
@@ -52,9 +58,38 @@ def run_app(app: Callable[[], object], name: str) -> NoReturn:
     except SystemExit as ended:
         if not isinstance(ended.__context__, BrokenPipeError):  # typer and rich exit with 1 after this error
             raise
+    except OSError as error:
+        from trm.utils.os_errors import explain
+
+        explained = explain(error)
+        _exit(exit_code(explained), f"{name}: {explained}")
+    except Exception as error:
+        if hasattr(error, "format_message"):  # typer does not export the class
+            _report_usage(error, name)
+        _report_fault(name, error)
     finally:
         flush_output()
-    sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _report_usage(error: Any, name: str) -> NoReturn:  # noqa: ANN401 - typer's class
+    """Report a wrong option, argument or command in one line; a command group without arguments prints its help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        sys.exit(2)
+    command = error.ctx.command_path if error.ctx else name
+    message = error.format_message().replace("Value error, ", "").rstrip(".")
+    _exit(2, f"{command}: {message}; see `{command} --help`")
+
+
+def _report_fault(name: str, error: Exception) -> NoReturn:
+    """Report an error that nothing else handles: a fault of the program, or of a library that it uses."""
+    if os.environ.get("TRM_TRACEBACK"):
+        raise error
+    kind = type(error).__name__
+    if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
+        _exit(1, f"{name}: the memory is not sufficient ({error}); lower the batch size or set train.micro_batch_size")
+    _exit(1, f"{name}: {kind}: {error}; this is a fault of the program: run it with TRM_TRACEBACK=1 and report it")
 
 
 def _raise_interrupted(number: int, _frame: FrameType | None) -> None:
@@ -62,8 +97,10 @@ def _raise_interrupted(number: int, _frame: FrameType | None) -> None:
 
 
 def _exit(code: int, message: str) -> NoReturn:
-    with output_may_close():
-        print(" ".join(printable(message).split()), file=sys.stderr)
+    # Text from files and servers is shown, not executed by the terminal.
+    line = " ".join(message.split())
+    with suppress(OSError):
+        print("".join(each if each.isprintable() else ascii(each)[1:-1] for each in line), file=sys.stderr, flush=True)
     sys.exit(code)
 
 
@@ -137,10 +174,11 @@ for _name, _command in COMMANDS.items():
 
 @app.command("model-summary")
 def model_summary_command(
-    params: Annotated[Path, typer.Option(help="The params file.")] = Path("params.yaml"),
+    params: Annotated[Path, typer.Option(help="The params file.", **LOCAL)] = Path("params.yaml"),
     overrides: Overrides = None,
     dataset: Annotated[
-        Path, typer.Option(help="Output of `trm augment`; if it does not exist, sizes are derived from the params.")
+        Path,
+        typer.Option(help="Output of `trm augment`; if it does not exist, sizes are derived from the params.", **LOCAL),
     ] = OUTPUTS / "dataset",
 ) -> None:
     """Print the network of the params: modules, parameters, passes, depth and floating-point operations."""
@@ -164,7 +202,7 @@ def study_command(
     name: Annotated[
         str, typer.Argument(help="A study that ships with the package, a study file, or `list` to list the studies.")
     ],
-    folder: Annotated[Path, typer.Option(help="The parent folder of the study's output folder.")] = Path("studies"),
+    folder: Annotated[Path, typer.Option(help="The parent of the study's output folder.", **LOCAL)] = Path("studies"),
     params: Annotated[
         str | None,
         typer.Option(help="A params file, of which only section `tracking` is used; default: params.yaml, if present."),
@@ -210,7 +248,7 @@ def recipe_show(name: RecipeName) -> None:
 @recipe_app.command("use")
 def recipe_use(
     name: RecipeName,
-    params: Annotated[Path, typer.Option(help="The file to write.")] = Path("params.yaml"),
+    params: Annotated[Path, typer.Option(help="The file to write.", **LOCAL)] = Path("params.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite a file with changes of your own.")] = False,
 ) -> None:
     """Write a recipe to params.yaml; its sections `tracking` and `cluster` are kept."""
@@ -222,11 +260,14 @@ def recipe_use(
 
 @checkpoint_app.command("import")
 def checkpoint_import(
-    file: Annotated[Path, typer.Argument(help="A published checkpoint, with all_config.yaml in the same folder.")],
+    file: Annotated[
+        Path, typer.Argument(help="A published checkpoint, with all_config.yaml in the same folder.", **LOCAL)
+    ],
     dataset: Annotated[
-        Path | None, typer.Option(help="The dataset it was trained on; required if all_config.yaml does not name it.")
+        Path | None,
+        typer.Option(help="The dataset it was trained on; required if all_config.yaml does not name it.", **LOCAL),
     ] = None,
-    model: Annotated[Path, typer.Option(help="The model folder to write.")] = OUTPUTS / "imported",
+    model: Annotated[Path, typer.Option(help="The model folder to write.", **LOCAL)] = OUTPUTS / "imported",
     reset_puzzle_emb: Annotated[
         bool, typer.Option("--reset-puzzle-emb", help="Initialize all rows of the puzzle embedding with the mean row.")
     ] = False,
@@ -247,9 +288,9 @@ class PublishedFormat(StrEnum):
 
 @checkpoint_app.command("export")
 def checkpoint_export(
-    model: Annotated[Path, typer.Argument(help="A model folder, or a checkpoint file.")] = OUTPUTS / "model",
+    model: Annotated[Path, typer.Argument(help="A model folder, or a checkpoint file.", **LOCAL)] = OUTPUTS / "model",
     format: Annotated[PublishedFormat, typer.Option(help="The format to write.")] = PublishedFormat.PUBLISHED,
-    out: Annotated[Path, typer.Option(help="The folder to write.")] = OUTPUTS / "published",
+    out: Annotated[Path, typer.Option(help="The folder to write.", **LOCAL)] = OUTPUTS / "published",
 ) -> None:
     """Export the EMA weights of a model in the published format, with all_config.yaml in the same folder."""
     from trm.training.import_export import export_checkpoint

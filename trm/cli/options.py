@@ -11,6 +11,10 @@ from pydantic.fields import FieldInfo
 
 from trm.config.base import parse
 from trm.config.inference import DEFAULT_INFERENCE, InferenceConfig
+from trm.utils.paths import local_path
+
+LOCAL: dict[str, Any] = {"parser": local_path, "metavar": "PATH"}
+"""Arguments of `typer.Option` for a local path: addresses of servers are refused."""
 
 
 def with_inference_options(command: Callable[..., None]) -> Callable[..., None]:

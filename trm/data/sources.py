@@ -9,7 +9,7 @@ from pydantic import Field
 
 from trm.config.base import Natural, Positive, Section, Sha256
 from trm.utils.errors import UserError
-from trm.utils.paths import file_digest
+from trm.utils.paths import file_digest, local_path
 
 Url = Annotated[str, Field(pattern=r"^https?://")]
 SplitName = Literal["train", "test"]
@@ -97,7 +97,10 @@ def download_file(url: str, target: Path, sha256: str | None) -> None:
 
 def readable_file(location: str, key: str) -> Path:
     """`location` as a path. Raises `UserError`, naming the setting `key`, if it is not a readable file."""
-    path = Path(location)
+    try:
+        path = local_path(location)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
     if not path.is_file() or not os.access(path, os.R_OK):
         raise UserError(f"{key}: {path} is not a readable file; correct the path")
     return path

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import re
 import sys
 import time
 from collections.abc import Mapping
@@ -14,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from trm.stages.content_keys import digest_of, key_request
 from trm.stages.records import Stage, producer
+from trm.utils.launch import ignored_variables, rank, world_size
 from trm.utils.output import output_may_close
+from trm.utils.paths import is_s3_uri
 
 if TYPE_CHECKING:
     from trm.config.tracking import TrackingParams
@@ -37,18 +38,19 @@ def run_stage(
     from trm.storage import artifact_cache, s3
     from trm.storage.artifacts import TIMING, read_manifest, timing_file
     from trm.tracking.client import run_name, tracked
-    from trm.utils.errors import UserError
 
-    is_main = os.environ.get("RANK", "0") == "0"
+    for location in (*inputs.values(), out):
+        is_s3_uri(location)
+    if ignored := ignored_variables():
+        print(f"{stage.name}: {' and '.join(ignored)} ignored: torchrun did not start this process", file=sys.stderr)
     manifests = {name: _manifest_at(inputs[name], producer(name).name) for name in stage.inputs}
     dataset_name = sections["data"].name if "data" in sections else manifests["dataset"]["params"]["data"]["name"]
     input_keys = {name: manifest["key"] for name, manifest in manifests.items()}
     request = key_request(stage, sections, dataset_name, input_keys)
     key = digest_of(request)
-    if not s3.is_uri(out) and re.match("s3:/", out, re.IGNORECASE):
-        raise UserError(f"{out}: neither a path nor an S3 URI; write it as s3://bucket/folder")
-    if not is_main:
-        # A worker started by torchrun: it takes part in the computation, the main process publishes.
+    if rank() != 0:
+        # It takes part in the computation; the main process publishes.
+        print(f"{stage.name}: worker process {rank()} of {world_size()}", file=sys.stderr, flush=True)
         with TemporaryDirectory() as scratch:
             _call(stage, sections, _input_folders(stage, inputs), Path(scratch), key)
         return
@@ -58,7 +60,7 @@ def run_stage(
             folders = _run_here(stage, sections, inputs, request, folder, run_name(tracking, stage.name, key))
             finish_tracking(**folders, out=folder)
 
-    if not s3.is_uri(out):
+    if not is_s3_uri(out):
         run_here(Path(out))
         return
     uri = artifact_cache.output_uri(out, stage.name, key)
@@ -91,7 +93,7 @@ def _manifest_at(location: str, stage: str) -> dict[str, Any]:
     from trm.storage.artifacts import read_manifest
     from trm.utils.errors import DataError
 
-    if not s3.is_uri(location):
+    if not is_s3_uri(location):
         return read_manifest(Path(location), stage)
     uri = artifact_cache.parse_artifact_uri(location)
     manifest = s3.read_manifest(uri)

@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from trm.utils.errors import UserError
-from trm.utils.paths import cache_folder
+from trm.utils.paths import cache_folder, is_s3_uri
 
 _ARTIFACT = re.compile(r"(?P<uri>s3://[^/]+/(?:.*/)?(?P<stage>[a-z]+)/(?P<key>[0-9a-f]{64}))/?")
 
@@ -55,7 +55,7 @@ def local_copy(location: str | Path) -> Path:
     from trm.storage import s3
     from trm.storage.artifacts import MANIFEST, read_manifest
 
-    if not s3.is_uri(location):
+    if not is_s3_uri(location):
         return Path(location)
     uri = parse_artifact_uri(str(location))
     folder = folder_of(uri)

@@ -42,11 +42,6 @@ MAX_UPLOAD_RESTARTS = 5
 """Maximum number of times that an upload starts again because the server lost parts of it."""
 
 
-def is_uri(location: object) -> bool:
-    """Whether `location` is an S3 URI and not a local path."""
-    return isinstance(location, str) and location.startswith("s3://")
-
-
 def artifact_uri(root: str, stage: str, key: str) -> str:
     """The URI of the artifact that `stage` publishes under the content key `key`.
 

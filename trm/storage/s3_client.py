@@ -10,15 +10,16 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, sleep_using_event, wait_random_exponential
 
+from trm.storage import s3_errors
 from trm.utils.errors import InternalError, UserError
 
 if TYPE_CHECKING:
@@ -35,23 +36,12 @@ CONNECTIONS = 16
 BLOCK = 256 << 10
 """Bytes read or written at a time. They fit into the cache of a processor."""
 
-TRANSIENT_CODES = {
-    "RequestTimeout",
-    "SlowDown",
-    "InternalError",
-    "BadDigest",
-    "ConditionalRequestConflict",
-    "OperationAborted",
-}
-"""Error codes besides 5xx and 429 that are transient."""
-REMEDIES = {
-    "InvalidAccessKeyId": "the server does not know this access key; correct AWS_ACCESS_KEY_ID or the profile",
-    "SignatureDoesNotMatch": "the secret key is wrong; correct AWS_SECRET_ACCESS_KEY or the profile",
-    "ExpiredToken": "the session token has expired; log in again",
-    "AccessDenied": "these credentials lack the permission; use others, or grant the permission",
-    "NoSuchBucket": "the bucket does not exist; create it or correct the address",
-    "NotImplemented": "use a server with conditional writes, such as AWS or SeaweedFS",
-}
+EXPECTED = {"put_object": "ETag", "create_multipart_upload": "UploadId", "list_objects_v2": "IsTruncated"}
+"""Operation -> a field that each response of an S3 server has."""
+CONDITION_TEST = "conditional-write-test"
+CONDITION_TEST_TEXT = b"trm wrote this object to test whether the server honours conditional writes.\n"
+_PROVEN: set[tuple[str, str, str, str]] = set()
+"""Endpoint, bucket, root and condition whose test has succeeded in this process."""
 Result = TypeVar("Result")
 
 
@@ -133,7 +123,7 @@ class Store:
         """Read a small object and its ETag, which `put_if_match` takes. Raises `NotFoundError`."""
 
         def request() -> tuple[bytes, str]:
-            answer = self.client.get_object(**self._location(name))
+            answer = _checked(self.client.get_object(**self._location(name)))
             with closing(answer["Body"]) as body:
                 return body.read(), answer["ETag"]
 
@@ -147,14 +137,47 @@ class Store:
 
     def put_if_absent(self, name: str, data: bytes) -> None:
         """Write a small object. Raises `ConflictError` if it exists."""
+        self._prove("IfNoneMatch")
         self.put(name, data, IfNoneMatch="*")
 
     def put_if_match(self, name: str, data: bytes, tag: str) -> None:
         """Replace the small object with this ETag. Raises `ConflictError` if it has changed."""
+        self._prove("IfMatch")
         try:
             self.put(name, data, IfMatch=tag)
         except NotFoundError:  # the response of AWS if the object was deleted
             raise ConflictError from None
+
+    def _prove(self, condition: Literal["IfNoneMatch", "IfMatch"]) -> None:
+        """Test once per process and root whether the server honours a condition: some accept and ignore it.
+
+        Without it, two writers overwrite each other unnoticed. The test object stays below the root, two levels above
+        the URI. Raises `UserError` if the condition is ignored.
+        """
+        root = "/".join(self.key.split("/")[:-2])
+        place = (self.client.meta.endpoint_url, self.bucket, root, condition)
+        if place in _PROVEN:
+            return
+        impossible = {"IfNoneMatch": {"IfNoneMatch": "*"}, "IfMatch": {"IfMatch": f'"{"0" * 32}"'}}[condition]
+        where = {"Bucket": self.bucket, "Key": f"{root}/{CONDITION_TEST}".lstrip("/")}
+
+        def put(options: Mapping[str, str]) -> None:
+            self._with_retries(
+                "test conditional writes", lambda: self.client.put_object(**where, Body=CONDITION_TEST_TEXT, **options)
+            )
+
+        with suppress(ConflictError):
+            put({"IfNoneMatch": "*"})
+        try:
+            put(impossible)
+        except ConflictError:
+            _PROVEN.add(place)
+            return
+        header = {"IfNoneMatch": "If-None-Match", "IfMatch": "If-Match"}[condition]
+        raise UserError(
+            f"{self.uri}: {self._server()} ignores the condition {header} of a write, so that two writers would "
+            "overwrite each other's results; use a server with conditional writes, such as AWS or SeaweedFS"
+        )
 
     def load(self, name: str, chunk: FileChunk, on_bytes: OnBytes) -> None:
         """Download a chunk of an object into an existing file. After a broken connection the download resumes.
@@ -167,7 +190,7 @@ class Store:
             start, arrived = chunk.start + done, 0
             place = {**self._location(name), "Range": f"bytes={start}-{chunk.start + chunk.size - 1}"}
             try:
-                with closing(self.client.get_object(**place)["Body"]) as body, chunk.path.open("r+b") as file:
+                with closing(_checked(self.client.get_object(**place))["Body"]) as body, chunk.path.open("r+b") as file:
                     file.seek(start)
                     while block := body.read(BLOCK):
                         if cancelled.is_set():
@@ -176,7 +199,7 @@ class Store:
                         on_bytes(len(block))
                         arrived += len(block)
             except Exception as error:
-                if not arrived or not _is_transient(error):
+                if not arrived or not s3_errors.is_transient(error):
                     raise
             return arrived
 
@@ -192,14 +215,14 @@ class Store:
 
         The server verifies the CRC32 and returns it; AWS and SeaweedFS reject other bytes. CRC32 is the cheapest
         checksum that S3 servers support. An ETag is not a digest if the bucket is encrypted with KMS. Raises
-        `NotFoundError` if the server no longer has the upload, `InternalError` if it does not verify checksums.
+        `NotFoundError` if the server no longer has the upload, `UserError` if it does not verify checksums.
         """
         cancelled, encoded = self._cancelled, _encoded_crc(crc)
-        operation = self.client.upload_part if part else self.client.put_object
 
         def request() -> dict[str, Any]:
             with chunk.path.open("rb", buffering=0) as file:
                 body = _Body(file, chunk, on_bytes, cancelled)
+                operation = self.client.upload_part if part else self.client.put_object
                 try:
                     return operation(**self._location(name), **part, Body=body, ChecksumCRC32=encoded)
                 except BaseException:
@@ -208,9 +231,7 @@ class Store:
 
         answer = self._with_retries(f"write {name}", request)
         if answer.get("ChecksumCRC32") != encoded:
-            raise InternalError(
-                f"{self.uri}: {self._server()} does not verify checksums (CRC32); use a server that does"
-            )
+            raise UserError(f"{self.uri}: {self._server()} does not verify checksums (CRC32); use a server that does")
         return {"PartNumber": part.get("PartNumber"), "ETag": answer["ETag"], "ChecksumCRC32": encoded}
 
     def complete(self, name: str, upload: str, parts: list[dict[str, Any]], size: int) -> None:
@@ -251,18 +272,29 @@ class Store:
 
     def _call(self, operation: str, action: str, name: str | None = None, **options: object) -> dict[str, Any]:
         place = {"Bucket": self.bucket} if name is None else self._location(name)
-        return self._with_retries(action, lambda: getattr(self.client, operation)(**place, **options))
+        expected = EXPECTED.get(operation)
+        return self._with_retries(
+            action, lambda: _checked(getattr(self.client, operation)(**place, **options), expected)
+        )
 
     def _with_retries(self, action: str, request: Callable[[], Result]) -> Result:
+        from botocore.exceptions import ClientError
+
         cancelled = self._cancelled
 
         def attempt() -> Result:
             if cancelled.is_set():
                 raise CancelledTransferError
-            return request()
+            try:
+                return request()
+            except ClientError as error:
+                if s3_errors.code_of(error) not in s3_errors.EXPIRED_CODES:
+                    raise
+                self.client = _client()  # reads the credentials again, which another program may have renewed
+                return request()
 
         retrying = Retrying(
-            retry=retry_if_exception(_is_transient),
+            retry=retry_if_exception(s3_errors.is_transient),
             wait=wait_random_exponential(multiplier=MIN_WAIT, max=MAX_WAIT),
             stop=_StopAfterRetrySeconds(),
             sleep=sleep_using_event(cancelled),
@@ -275,7 +307,7 @@ class Store:
         """Print once that requests are being retried, if it takes longer than `MAX_WAIT`."""
         if state.idle_for > MAX_WAIT and not self._wait_reported and state.outcome:
             self._wait_reported = True
-            problem = _summary(state.outcome.exception())
+            problem = s3_errors.summary(state.outcome.exception())
             print(f"{self.uri}: {self._server()}: {problem}; retrying", file=sys.stderr, flush=True)
 
     def _translate_errors(self, action: str, request: Callable[[], Result]) -> Result:
@@ -286,28 +318,29 @@ class Store:
             return request()
         except ClientError as error:
             raise self._refused(action, error) from None
+        except s3_errors.ForeignAnswerError:
+            where = f"{self.uri}: cannot {action} at {self._server()}"
+            raise UserError(f"{where}: the response is not that of an S3 server; {s3_errors.OTHER_SERVER}") from None
         except (BotoCoreError, ValueError) as error:
-            if _is_transient(error):
+            if s3_errors.is_transient(error):
                 waited = f"retried for {RETRY_SECONDS:.0f} seconds; check the network and AWS_ENDPOINT_URL_S3"
                 raise InternalError(
-                    f"{self.uri}: {self._server()} cannot be reached ({_summary(error)}); {waited}"
+                    f"{self.uri}: {self._server()} cannot be reached ({s3_errors.summary(error)}); {waited}"
                 ) from None
-            remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or correct the settings of boto3"
-            raise UserError(f"{self.uri}: {_summary(error)}; {remedy}") from None
+            raise UserError(f"{self.uri}: {s3_errors.remedy_for(error)}") from None
 
     def _refused(self, action: str, error: "ClientError") -> Exception:
-        code, status = _code(error), _status(error)
-        if status == 412:
+        if s3_errors.is_conflict(error):
             return ConflictError()
-        if code in ("NoSuchKey", "NoSuchUpload", "InvalidPart", "InvalidRange", "404"):
+        if s3_errors.is_missing(error):
             return NotFoundError()
         where = f"{self.uri}: cannot {action} at {self._server()}"
-        if _is_transient(error):
+        if s3_errors.is_transient(error):
             return InternalError(
-                f"{where}: {code}, retried for {RETRY_SECONDS:.0f} seconds; repair the server, then run it again"
+                f"{where}: {s3_errors.code_of(error)}, retried for {RETRY_SECONDS:.0f} seconds; "
+                "repair the server, then run it again"
             )
-        remedy = REMEDIES.get(code) or f"{error.response['Error'].get('Message') or status}; correct the settings of S3"
-        return UserError(f"{where}: {code}: {remedy}")
+        return UserError(f"{where}: {s3_errors.refusal(error, self.client.meta.endpoint_url)}")
 
     def _server(self) -> str:
         """Host and port of the server; the rest of the URL may contain secrets."""
@@ -341,7 +374,9 @@ def _client() -> "BaseClient":
     )
     session = Session()
     session.register_component("data_loader", _service_models())
-    return session.create_client("s3", config=config)
+    client = session.create_client("s3", config=config)
+    client.meta.events.register("before-parse.s3", s3_errors.reject_pages)
+    return client
 
 
 @cache
@@ -352,42 +387,14 @@ def _service_models() -> "Loader":
     return create_loader()
 
 
+def _checked(answer: dict[str, Any], expected: str | None = "ETag") -> dict[str, Any]:
+    """Raises `ForeignAnswerError` for a successful response without a field that each S3 server sends."""
+    if expected and expected not in answer:
+        s3_errors.close_body(answer.get("Body"))
+        raise s3_errors.ForeignAnswerError
+    return answer
+
+
 def _encoded_crc(crc: int) -> str:
     """A CRC32 in the encoding of S3 headers."""
     return base64.b64encode(crc.to_bytes(4, "big")).decode()
-
-
-def _is_transient(error: BaseException) -> bool:
-    from botocore.exceptions import ClientError, IncompleteReadError, ResponseStreamingError
-
-    if isinstance(error, ClientError):
-        return (
-            _code(error) in TRANSIENT_CODES
-            or _status(error) == 429
-            or (_status(error) >= 500 and _status(error) != 501)
-        )
-    broken = _is_network_error(error) or isinstance(error, (IncompleteReadError, ResponseStreamingError))
-    return broken and "CERTIFICATE_VERIFY_FAILED" not in str(error)
-
-
-def _is_network_error(error: BaseException | None) -> bool:
-    from botocore.exceptions import ConnectionError, HTTPClientError
-
-    return isinstance(error, (ConnectionError, HTTPClientError))
-
-
-def _code(error: "ClientError") -> str:
-    return str(error.response.get("Error", {}).get("Code"))
-
-
-def _status(error: "ClientError") -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-def _summary(error: BaseException | None) -> str:
-    """A short description of an error without URLs, which its text may contain."""
-    from botocore.exceptions import ClientError
-
-    if isinstance(error, ClientError):
-        return _code(error)
-    return type(error).__name__ if _is_network_error(error) else " ".join(str(error).split()).rstrip(".")

@@ -3,19 +3,27 @@
 With a single process every method returns its argument.
 """
 
-import os
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import Store
+from torch.distributed.rendezvous import rendezvous
 
-from trm.utils.errors import UserError
+from trm.utils.errors import InternalError, UserError
+from trm.utils.launch import rank, world_size
 
 CPU = torch.device("cpu")
+RENDEZVOUS_TIMEOUT = 600.0
+"""Seconds that a process waits at the start for the others."""
+POLL_INTERVAL = 0.1
 
 
 @dataclass(frozen=True)
@@ -90,21 +98,59 @@ class World:
 SINGLE_PROCESS = World()
 
 
-def rank() -> int:
-    """The rank that torchrun assigned to this process; 0 without torchrun."""
-    return int(os.environ.get("RANK", "0"))
-
-
 @contextmanager
 def world(device: torch.device) -> Iterator[World]:
-    """Connect the processes that torchrun started for the duration of the block."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    """Connect the processes that torchrun started for the duration of the block.
+
+    Raises `InternalError` if the others do not arrive within `RENDEZVOUS_TIMEOUT`. Signals end the wait.
+    """
+    size = world_size()
     if size == 1:
         yield World(device=device)
         return
     cuda = device.type == "cuda"
-    dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
+    dist.init_process_group(
+        "nccl" if cuda else "gloo",
+        store=_rendezvous(size),
+        rank=rank(),
+        world_size=size,
+        device_id=device if cuda else None,
+    )
     try:
         yield World(rank(), size, device if cuda else CPU)
     finally:
         dist.destroy_process_group()
+
+
+def _rendezvous(size: int) -> Store:
+    """The store that connects the processes, after all of them have arrived.
+
+    The calls of torch.distributed that wait for other processes run no signal handlers. So the connection is made in a
+    thread, and the arrivals are counted by calls that do not wait.
+    """
+    found: list[Store] = []
+    failed: list[Exception] = []
+
+    def connect() -> None:
+        try:
+            store, _, _ = next(iter(rendezvous("env://", timeout=timedelta(seconds=RENDEZVOUS_TIMEOUT))))
+            found.append(store)
+        except Exception as error:
+            failed.append(error)
+
+    deadline = time.monotonic() + RENDEZVOUS_TIMEOUT
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    while thread.is_alive() and time.monotonic() < deadline:
+        thread.join(POLL_INTERVAL)
+    arrived = found[0].add("arrived", 1) if found else 0
+    while found and arrived < size and time.monotonic() < deadline:
+        time.sleep(POLL_INTERVAL)
+        arrived = found[0].add("arrived", 0)
+    if arrived < size:
+        reason = f"{arrived} of {size} processes arrived" if found else " ".join(str(*failed).split())
+        raise InternalError(
+            f"the processes of torchrun did not meet within {RENDEZVOUS_TIMEOUT:.0f} seconds ({reason}); "
+            "check that all nodes run the same command and reach the first one"
+        )
+    return found[0]

@@ -11,7 +11,7 @@ from trm.models.act import TRM
 from trm.storage import s3
 from trm.training.checkpoint import checkpoint_file, load_checkpoint
 from trm.utils.errors import DataError, ParamsError, UserError
-from trm.utils.paths import file_digest
+from trm.utils.paths import file_digest, is_s3_uri
 
 
 def init_from(model: TRM, settings: InitFromParams) -> None:
@@ -22,7 +22,7 @@ def init_from(model: TRM, settings: InitFromParams) -> None:
     """
     with TemporaryDirectory() as scratch:
         folder = Path(settings.model)
-        if s3.is_uri(settings.model):
+        if is_s3_uri(settings.model):
             folder = Path(scratch) / "model"
             s3.download(settings.model.rstrip("/"), folder)
         file = checkpoint_file(folder)

@@ -16,7 +16,7 @@ from trm.storage import s3
 from trm.storage.artifacts import write_manifest
 from trm.training.train_state import FILE, read_step
 from trm.utils.errors import DataError, InternalError, UserError
-from trm.utils.paths import cache_folder
+from trm.utils.paths import cache_folder, is_s3_uri
 
 SHUTDOWN_TIMEOUT = 20.0
 """Seconds that a stopped run waits for its last upload; Kubernetes kills after 30."""
@@ -26,7 +26,7 @@ SNAPSHOT = "copy"
 def remote_checkpoints(folder: Path) -> "RemoteCheckpoints | None":
     """The remote copies of the run whose state is in `folder`; None if they are disabled."""
     root = os.environ.get("TRM_STATE_DIR", "")
-    return RemoteCheckpoints(f"{root.rstrip('/')}/{folder.name}", folder) if s3.is_uri(root) else None
+    return RemoteCheckpoints(f"{root.rstrip('/')}/{folder.name}", folder) if is_s3_uri(root) else None
 
 
 class RemoteCheckpoints:

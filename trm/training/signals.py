@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as an exception that is never raised during an update."""
+"""SIGTERM, SIGINT and SIGHUP as an exception that is never raised during an update."""
 
 import signal
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from types import FrameType
 from typing import NoReturn
 
 from trm.utils.errors import Interrupted
+from trm.utils.stop_signals import handled_signals
 
 
 class Interrupts:
@@ -56,9 +57,9 @@ class Interrupts:
 
 @contextmanager
 def interruptible() -> Iterator[Interrupts]:
-    """Raise `Interrupted` for SIGTERM and SIGINT inside the block; restores the handlers after it."""
+    """Raise `Interrupted` for the signals that stop a command inside the block; restores the handlers after it."""
     interrupts = Interrupts()
-    old = {number: signal.signal(number, interrupts.handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    old = {number: signal.signal(number, interrupts.handle) for number in handled_signals()}
     try:
         yield interrupts
     finally:

@@ -1,10 +1,9 @@
 """Resolution of `auto` to a device and a compute dtype."""
 
-import os
-
 import torch
 
 from trm.utils.errors import UserError
+from trm.utils.launch import local_rank
 
 
 def resolve_device(device: str) -> torch.device:
@@ -27,7 +26,7 @@ def resolve_device(device: str) -> torch.device:
     if device != "cuda":
         return torch.device(device)
     # torchrun starts one process per GPU and numbers them on each machine.
-    number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    number, count = local_rank(), torch.cuda.device_count()
     if number >= count:
         raise UserError(
             f"LOCAL_RANK must be below the {count} GPUs of this machine. Got {number}; "

@@ -21,7 +21,7 @@ class InternalError(RuntimeError):
 
 
 class Interrupted(BaseException):
-    """SIGTERM or SIGINT was received; the command line exits with code 128 + `signal`."""
+    """SIGTERM, SIGINT or SIGHUP was received; the command line exits with code 128 + `signal`."""
 
     def __init__(self, signal: int) -> None:
         super().__init__(f"stopped by signal {signal}")
