@@ -23,7 +23,7 @@ from kubernetes import client, config
 
 PROGRAMS = ("etcd", "kube-apiserver", "pytorchjobs-crd.yaml")
 START_TIMEOUT = 60.0
-USERS = ("admin", "launcher", "unprivileged")
+USERS = ("admin", "launcher", "rotating", "unprivileged")
 """`admin` has all permissions, the others have none until a role is bound."""
 
 

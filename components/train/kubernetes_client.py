@@ -44,7 +44,8 @@ class KubernetesClient:
     def __init__(self, namespace: str | None) -> None:
         # The client is generated code without types.
         self._configuration: Any = client.Configuration()
-        self._authenticated = False
+        self._allowed: set[str] = set()
+        """Actions that have succeeded. A later refusal (401, 403) passes: tokens rotate, servers start."""
         default_namespace = _configure(self._configuration)
         configuration = self._configuration
         configuration.retries = False  # `retry` repeats requests, with pauses
@@ -68,7 +69,7 @@ class KubernetesClient:
         """Return the job's manifest with its status; None if it does not exist."""
         try:
             job: Any = self._request(
-                lambda: self._custom.get_namespaced_custom_object(*self._jobs, name, **self._timeout)
+                "get jobs", lambda: self._custom.get_namespaced_custom_object(*self._jobs, name, **self._timeout)
             )
         except _NotFoundError:
             return None
@@ -77,7 +78,9 @@ class KubernetesClient:
     def create(self, job: Mapping[str, Any]) -> bool:
         """Create the job. Return False if a job of this name exists."""
         try:
-            self._request(lambda: self._custom.create_namespaced_custom_object(*self._jobs, job, **self._timeout))
+            self._request(
+                "create jobs", lambda: self._custom.create_namespaced_custom_object(*self._jobs, job, **self._timeout)
+            )
         except _ConflictError:
             return False
         return True
@@ -89,7 +92,8 @@ class KubernetesClient:
         name = job["metadata"]["name"]
         try:
             self._request(
-                lambda: self._custom.delete_namespaced_custom_object(*self._jobs, name, body=options, **self._timeout)
+                "delete jobs",
+                lambda: self._custom.delete_namespaced_custom_object(*self._jobs, name, body=options, **self._timeout),
             )
         except (_NotFoundError, _ConflictError):
             return
@@ -98,7 +102,8 @@ class KubernetesClient:
         """Return the pods that the job owns, ordered by worker index."""
         selector = f"training.kubeflow.org/job-name={job['metadata']['name']}"
         pods = self._request(
-            lambda: self._core.list_namespaced_pod(self.namespace, label_selector=selector, **self._timeout)
+            "list pods",
+            lambda: self._core.list_namespaced_pod(self.namespace, label_selector=selector, **self._timeout),
         ).items
         uid = job["metadata"]["uid"]
         owned = [pod for pod in pods if any(owner.uid == uid for owner in pod.metadata.owner_references or ())]
@@ -106,7 +111,9 @@ class KubernetesClient:
 
     def events(self, uids: Container[str]) -> list[Any]:
         """Return the events of the objects with these uids, oldest first, by one request."""
-        events = self._request(lambda: self._core.list_namespaced_event(self.namespace, **self._timeout)).items
+        events = self._request(
+            "list events", lambda: self._core.list_namespaced_event(self.namespace, **self._timeout)
+        ).items
         own = [event for event in events if event.involved_object.uid in uids]
         return sorted(own, key=lambda event: event.last_timestamp or event.metadata.creation_timestamp)
 
@@ -117,7 +124,9 @@ class KubernetesClient:
         """
         selector = ",".join(f"{name}={value}" for name, value in labels.items())
         try:
-            nodes = self._request(lambda: self._core.list_node(label_selector=selector, **self._timeout)).items
+            nodes = self._request(
+                "list nodes", lambda: self._core.list_node(label_selector=selector, **self._timeout)
+            ).items
         except UserError:
             return None
         return max((int((node.status.allocatable or {}).get(resource, 0)) for node in nodes), default=0) or None
@@ -165,7 +174,7 @@ class KubernetesClient:
         finally:
             response.close()
 
-    def _request(self, request: Callable[[], ResultT]) -> ResultT:
+    def _request(self, action: str, request: Callable[[], ResultT]) -> ResultT:
         def log_retry() -> None:
             log(f"{self.host} is not available; retrying for up to {self._retry_timeout:.0f} s")
 
@@ -177,13 +186,12 @@ class KubernetesClient:
                     raise
                 self.reload_credentials()
                 result = request()
-            self._authenticated = True
+            self._allowed.add(action)
             return result
 
         def is_transient(error: BaseException) -> bool:
-            # Credentials that were valid are being renewed by somebody.
-            renewed = self._authenticated and isinstance(error, ApiException) and error.status == 401
-            return renewed or _is_transient(error)
+            refused = isinstance(error, ApiException) and error.status in (401, 403)
+            return (refused and action in self._allowed) or _is_transient(error)
 
         try:
             return retry(with_current_credentials, is_transient, self._retry_timeout, log_retry)

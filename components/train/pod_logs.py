@@ -85,7 +85,7 @@ class PodLogFollower:
         except ApiException as error:
             if error.status == 401:
                 self._kubernetes.reload_credentials()
-            elif error.status == 403:
+            elif error.status == 403 and self._newest is None:  # later it passes, such as while the server starts
                 self.error = as_project_error(error, self._kubernetes.host)
             return error.status == 404  # the pod is deleted, and its log with it
         except (urllib3.exceptions.HTTPError, OSError):
