@@ -129,7 +129,7 @@ def _check_node_capacity(kubernetes: "KubernetesClient", job: Mapping[str, Any])
 
 def _follow(kubernetes: "KubernetesClient", job: dict[str, Any], uri: str) -> None:
     """Log the job's status and output until it has finished and its model is in S3. Updates the status in `job`."""
-    from components.train.job_status import StatusLogger, condition, failure, has_finished, permanent_error
+    from components.train.job_status import StatusLogger, condition, failure, has_finished
     from components.train.kubernetes_client import worker_index
     from components.train.pod_logs import PodLogFollower
 
@@ -153,7 +153,7 @@ def _follow(kubernetes: "KubernetesClient", job: dict[str, Any], uri: str) -> No
             raise follower.error
         if has_finished(current):
             break
-        if error := permanent_error(pods):
+        if error := status.start_failure(current, pods):
             raise UserError(error)
         if status.oom_kills > current["spec"]["elasticPolicy"]["maxRestarts"]:
             raise UserError(

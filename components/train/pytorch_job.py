@@ -16,8 +16,9 @@ from trm.config.cluster import ClusterParams, Resources, TrainJobParams
 GROUP, VERSION, PLURAL, KIND = "kubeflow.org", "v1", "pytorchjobs", "PyTorchJob"
 CONTAINER = "pytorch"
 """Container name that the operator requires."""
-SPEC_HASH, KEEP_ON_STOP = "trm/spec-hash", "trm/keep-on-stop"
-"""Annotations: SHA-256 of the spec, and whether the job continues after the run is stopped."""
+SPEC_HASH, KEEP_ON_STOP, START_TIMEOUT = "trm/spec-hash", "trm/keep-on-stop", "trm/start-timeout"
+"""Annotations: SHA-256 of the spec, whether the job continues after the run is stopped, and the time in seconds that a
+worker may fail to start."""
 KEY_LABEL = "trm/key"
 """Label with the first 63 digits of the content key."""
 NODE_ENV = {
@@ -58,7 +59,12 @@ def job_template(cluster: ClusterParams) -> dict[str, Any]:
         api_version=f"{GROUP}/{VERSION}",
         kind=KIND,
         metadata=client.V1ObjectMeta(
-            labels=_labels(), annotations={KEEP_ON_STOP: json.dumps(job.keep_on_stop)}, namespace=cluster.namespace
+            labels=_labels(),
+            annotations={
+                KEEP_ON_STOP: json.dumps(job.keep_on_stop),
+                START_TIMEOUT: json.dumps(job.start_timeout_seconds),
+            },
+            namespace=cluster.namespace,
         ),
         spec=models.KubeflowOrgV1PyTorchJobSpec(
             nproc_per_node=str(processes_per_worker(job, resources)),

@@ -273,16 +273,6 @@ def test_missing_node_type_is_awaited(stage: Stage, operator: FakeTrainingOperat
     assert launcher.process.poll() is None
 
 
-def test_missing_secret_is_reported(stage: Stage, operator: FakeTrainingOperator) -> None:
-    launcher = stage.replace(secret="trm-s4").start()
-    assert launcher.end() == 2
-    assert launcher.err.splitlines()[-1] == (
-        'launcher: worker 0 cannot start: CreateContainerConfigError: secrets "trm-s4" not found; create the '
-        "missing object, or correct section cluster"
-    )
-    assert operator.jobs() == []
-
-
 def test_launcher_without_permissions(stage: Stage, operator: FakeTrainingOperator) -> None:
     launcher = stage.start(user="unprivileged")
     assert launcher.end() == 2

@@ -41,6 +41,9 @@ class TrainJobParams(Section):
     """Null: one per GPU of a worker; one on a worker without GPUs."""
     max_restarts: Natural = 10
     """Restarts of a worker's processes after a failure, and out-of-memory kills of workers within an hour."""
+    start_timeout_seconds: Positive = 600
+    """Time that the container of a worker may fail to start because of its image, a secret or its settings. Such faults
+    may pass: a registry is busy, a secret is created later. Then the job ends if fewer than `min_workers` run."""
     shared_memory: Quantity = "1Gi"
     """Size of /dev/shm, which the processes of a worker share. It counts towards the memory limit."""
     ttl_seconds: Natural = 24 * 3600

@@ -10,7 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from components.train import launcher
-from components.train.pytorch_job import SPEC_HASH, fill, job_name, job_template, spec_hash
+from components.train.pytorch_job import SPEC_HASH, START_TIMEOUT, fill, job_name, job_template, spec_hash
 from pipeline.kfp.train_job import check_train_job, manifest
 from tests.conftest import ROOT
 from trm.config.cluster import ClusterParams, Resources, Toleration, TrainJobParams
@@ -139,6 +139,7 @@ def test_name_spec_hash_and_owner() -> None:
     assert job["metadata"]["ownerReferences"] == [
         {"apiVersion": "v1", "kind": "Pod", "name": "launcher", "uid": "1-2-3"}
     ]
+    assert job["metadata"]["annotations"][START_TIMEOUT] == "600"
     assert "ownerReferences" not in made()["metadata"]
     kept = CLUSTER.model_copy(update={"train_job": TrainJobParams(keep_on_stop=True)})
     assert "ownerReferences" not in made(kept, name="launcher", uid="1-2-3")["metadata"]
