@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from components import run
 from components.train.log import log
-from components.train.pytorch_job import KEEP_ON_STOP, SPEC_HASH, fill
+from components.train.pytorch_job import KEEP_ON_STOP, SPEC_HASH, STATE_DIR, default_state_root, fill
 from trm.cli.main import run_app
 from trm.storage import s3
 from trm.storage.artifact_cache import parse_artifact_uri
@@ -44,6 +44,9 @@ def main() -> NoReturn:
     """Run the container's command."""
     executor_input, pointer, template, *arguments = sys.argv[1:]
     if not json.loads(template):
+        # Another pod resumes if this one is lost.
+        root = arguments[arguments.index("--model") + 1].rsplit("/", 2)[0]
+        os.environ.setdefault(STATE_DIR, default_state_root(root))
         sys.argv = [sys.argv[0], executor_input, pointer, *arguments]
         run.main()
 

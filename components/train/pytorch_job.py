@@ -19,6 +19,8 @@ CONTAINER = "pytorch"
 SPEC_HASH, KEEP_ON_STOP, START_TIMEOUT = "trm/spec-hash", "trm/keep-on-stop", "trm/start-timeout"
 """Annotations: SHA-256 of the spec, whether the job continues after the run is stopped, and the time in seconds that a
 worker may fail to start."""
+STATE_DIR, LOCAL_STATES = "TRM_STATE_DIR", "/cache/states"
+"""Variable with the folder or URI of the training states, and the folder of states that are not copied to S3."""
 KEY_LABEL = "trm/key"
 """Label with the first 63 digits of the content key."""
 NODE_ENV = {
@@ -30,6 +32,18 @@ NODE_ENV = {
     # Use a new store for each process group: sharing torchrun's store blocked after a kill in 2 of 5 trials.
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
 }
+
+
+def state_environment(cluster: ClusterParams) -> dict[str, str]:
+    """Return the environment variable that moves the training states; {}: they are below the artifact root."""
+    if cluster.state_root is None:
+        return {}
+    return {STATE_DIR: LOCAL_STATES if cluster.state_root == "off" else cluster.state_root}
+
+
+def default_state_root(artifact_root: str) -> str:
+    """Return where training states are stored unless `cluster.state_root` is set."""
+    return f"{artifact_root}/states"
 
 
 def job_template(cluster: ClusterParams) -> dict[str, Any]:
@@ -106,7 +120,7 @@ def fill(
         template: Result of `job_template`, as Kubeflow Pipelines passes it (whole numbers as doubles).
         command: Arguments of `trm`.
         key: Content key of the training.
-        artifact_root: Root of the artifacts in S3. Checkpoints are stored below `<artifact_root>/states`.
+        artifact_root: Root of the artifacts in S3, and of the training states unless the template has another.
         owner: Name and uid of the launcher's pod. Kubernetes deletes the job with it, unless `keep_on_stop` is set.
     """
     job = _integral_to_int(template)
@@ -114,7 +128,8 @@ def fill(
     workers = spec["pytorchReplicaSpecs"]["Worker"]["template"]
     (container,) = workers["spec"]["containers"]
     container["args"] = [f"--nproc-per-node={spec['nprocPerNode']}", *command]
-    container["env"] = [*container["env"], {"name": "TRM_STATE_DIR", "value": f"{artifact_root}/states"}]
+    if not any(variable["name"] == STATE_DIR for variable in container["env"]):
+        container["env"] = [*container["env"], {"name": STATE_DIR, "value": default_state_root(artifact_root)}]
     workers["metadata"]["labels"][KEY_LABEL] = metadata["labels"][KEY_LABEL] = key[:63]  # maximum length of a label
     metadata["name"] = job_name(key)
     metadata["annotations"][SPEC_HASH] = spec_hash(spec)
@@ -206,7 +221,7 @@ def _pod(cluster: ClusterParams, job: TrainJobParams, resources: Resources) -> A
 def _environment(cluster: ClusterParams, job: TrainJobParams, resources: Resources) -> list[Any]:
     from kubernetes import client
 
-    values = dict(NODE_ENV)
+    values = NODE_ENV | state_environment(cluster)
     if resources.cpu:
         cores = float(resources.cpu.removesuffix("m")) / (1000 if resources.cpu.endswith("m") else 1)
         values["OMP_NUM_THREADS"] = str(max(int(cores / processes_per_worker(job, resources)), 1))

@@ -9,7 +9,7 @@ from kfp.dsl.graph_component import GraphComponent
 
 from components.parameters import PIPELINE, key_parameter
 from components.run_summary.component import run_summary
-from components.train.pytorch_job import job_template
+from components.train.pytorch_job import job_template, state_environment
 from trm.config.cluster import ClusterParams, Resources
 from trm.config.params import Params
 from trm.stages.records import STAGES, Stage
@@ -18,6 +18,9 @@ from trm.utils.errors import ParamsError
 SECTIONS = tuple(name for name in Params.model_fields if any(name in stage.sections for stage in STAGES))
 CACHE = "/cache"
 """The only writable folder of the image (Dockerfile)."""
+RETRY_PERIOD = 365 * 24 * 3600
+"""Seconds from the start of the first attempt during which a task runs and is retried. At its end Argo fails the
+running pod, too (github.com/kubeflow/pipelines/pull/13452): the default of one hour would end trainings."""
 TRAIN = "train"
 """The stage that a PyTorchJob can run."""
 LAUNCHER_RESOURCES = Resources(cpu="100m", memory="512Mi")
@@ -70,6 +73,8 @@ def build_pipeline(cluster: ClusterParams, caching: bool = True) -> GraphCompone
                         kubernetes.use_field_path_as_env(task, name, field)
                 else:
                     _configure_pod(task, cluster, cluster.resources.get(stage.name, Resources()))
+                    for name, value in state_environment(cluster).items() if stage.name == TRAIN else ():
+                        task.set_env_variable(name, value)
                 outputs[stage.output] = task.outputs[stage.output]
 
     # KFP reads the pipeline's parameters from the signature.
@@ -123,6 +128,9 @@ def _configure_pod(task: dsl.PipelineTask, cluster: ClusterParams, resources: Re
     if cluster.s3_secret:
         names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
         kubernetes.use_secret_as_env(task, cluster.s3_secret, {name: name for name in names})
+    if cluster.max_retries:
+        pause = f"{cluster.retry_backoff_seconds}s"
+        task.set_retry(cluster.max_retries, pause, backoff_factor=2, backoff_max_duration=f"{RETRY_PERIOD}s")
     if cluster.image_pull_secret:
         kubernetes.set_image_pull_secrets(task, [cluster.image_pull_secret])
     if cluster.cache_pvc:

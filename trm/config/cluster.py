@@ -74,6 +74,14 @@ class ClusterParams(Section):
     """Service account of the stages' pods. Null: the default of Kubeflow Pipelines."""
     artifact_root: Annotated[str, Field(pattern=r"^s3://[^/\s]+(/[^/\s]+)*$")] = "s3://trm/artifacts"
     """Artifacts are stored at `<artifact_root>/<stage>/<content key>/`."""
+    state_root: Annotated[str | None, Field(pattern=r"^(off|s3://[^/\s]+(/[^/\s]+)*)$")] = None
+    """Training states are copied to `<state_root>/<content key>/`, from which the training resumes in another pod.
+    Null: `<artifact_root>/states`. `off`: they stay in /cache, and are lost with the pod unless `cache_pvc` is set."""
+    max_retries: Natural = 3
+    """Retries of a stage whose pod was evicted or failed. Kubeflow cannot tell faults of a machine from mistakes of a
+    user (exit code 2): it retries both. A training resumes from its state."""
+    retry_backoff_seconds: Natural = 60
+    """Pause before the first retry. It doubles with each retry."""
     s3_endpoint: Address | None = None
     """URL of the S3 server as pods reach it. Null: AWS."""
     s3_region: str | None = None

@@ -1,6 +1,7 @@
 """Manifest of the PyTorchJob, and validation of its settings."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -222,10 +223,27 @@ def test_without_train_job_the_container_trains(monkeypatch: pytest.MonkeyPatch)
         sys.exit(0)
 
     monkeypatch.setattr(launcher.run, "main", run)
-    monkeypatch.setattr(sys, "argv", ["launcher", "{{$}}", "pointer", "{}", "train", "--params", "{}"])
+    monkeypatch.delenv("TRM_STATE_DIR")
+    command = ["train", "--params", "{}", "--model", f"s3://b/root/train/{KEY}"]
+    monkeypatch.setattr(sys, "argv", ["launcher", "{{$}}", "pointer", "{}", *command])
     with pytest.raises(SystemExit):
         launcher.main()
-    assert seen == [["{{$}}", "pointer", "train", "--params", "{}"]]
+    assert seen == [["{{$}}", "pointer", *command]]
+    assert os.environ["TRM_STATE_DIR"] == "s3://b/root/states"
+    monkeypatch.setenv("TRM_STATE_DIR", "/cache/states")  # cluster.state_root: off
+    monkeypatch.setattr(sys, "argv", ["launcher", "{{$}}", "pointer", "{}", *command])
+    with pytest.raises(SystemExit):
+        launcher.main()
+    assert os.environ["TRM_STATE_DIR"] == "/cache/states"
+
+
+@pytest.mark.parametrize(
+    ("state_root", "variable"),
+    [(None, "s3://b/root/states"), ("s3://c/elsewhere", "s3://c/elsewhere"), ("off", "/cache/states")],
+)
+def test_state_root(state_root: str | None, variable: str) -> None:
+    (container,) = pod(made(CLUSTER.model_copy(update={"state_root": state_root})))["containers"]
+    assert [each["value"] for each in container["env"] if each["name"] == "TRM_STATE_DIR"] == [variable]
 
 
 def test_without_train_job_kubernetes_is_not_imported(tmp_path: Path) -> None:

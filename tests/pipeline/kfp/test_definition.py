@@ -24,6 +24,7 @@ from trm.utils.errors import ParamsError
 
 SPEC, *PLATFORM = YAML(typ="safe", pure=True).load_all((ROOT / "pipeline/trm.yaml").read_text())
 STAGES_DAG = SPEC["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+CACHED_STATES = "/cache/states"
 each_stage = pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 
 
@@ -180,6 +181,28 @@ def test_default_pods_have_an_empty_dir_cache_and_no_secret(tmp_path: Path) -> N
     assert all(set(pod) == {"emptyDirMounts", "securityContext"} for pod in pods.values())
     assert all(pod["securityContext"] == {"runAsNonRoot": True} for pod in pods.values())
     assert all("env" not in executor["container"] for executor in spec["deploymentSpec"]["executors"].values())
+
+
+def test_tasks_are_retried_with_a_growing_pause(tmp_path: Path) -> None:
+    spec, _ = compiled(ClusterParams(max_retries=2, retry_backoff_seconds=30), tmp_path)
+    policy = {"maxRetryCount": 2, "backoffDuration": "30s", "backoffFactor": 2.0}
+    policy["backoffMaxDuration"] = "31536000s"  # Argo ends the running pod after it, too
+    tasks = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    tasks["run-summary"] = spec["root"]["dag"]["tasks"]["run-summary"]
+    assert {name: task.get("retryPolicy") for name, task in tasks.items()} == dict.fromkeys(tasks, policy)
+    spec, _ = compiled(ClusterParams(max_retries=0), tmp_path)
+    assert "retryPolicy" not in str(spec)
+    assert ClusterParams().max_retries > 0
+
+
+@pytest.mark.parametrize(("state_root", "folder"), [("s3://other/states", "s3://other/states"), ("off", CACHED_STATES)])
+def test_state_root_of_a_single_pod(tmp_path: Path, state_root: str, folder: str) -> None:
+    """By default the launcher derives it from the artifact root, a parameter of the pipeline."""
+    spec, _ = compiled(ClusterParams(state_root=state_root), tmp_path)
+    executors = spec["deploymentSpec"]["executors"]
+    env = {name: executor["container"].get("env") for name, executor in executors.items()}
+    assert env.pop("exec-train") == [{"name": "TRM_STATE_DIR", "value": folder}]
+    assert set(map(str, env.values())) == {"None"}
 
 
 def test_train_job_is_launched_by_the_container_of_the_stage(tmp_path: Path) -> None:
