@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from components import run
+from components.parameters import parameter_text
 from components.train.log import log
 from components.train.pytorch_job import KEEP_ON_STOP, SPEC_HASH, STATE_DIR, default_state_root, fill
 from trm.cli.main import run_app
@@ -223,12 +224,11 @@ def _wait_until_deleted(kubernetes: "KubernetesClient", job: Mapping[str, Any], 
 
 def _with_canonical_params(command: list[str]) -> list[str]:
     """Return the command with its params as canonical JSON: equal params must give equal spec hashes."""
-    from trm.config.base import canonical_json
     from trm.stages.params import load_sections
 
     index = command.index("--params") + 1
     sections = load_sections(command[index], ("model", "train"))
-    text = canonical_json({name: section.model_dump(mode="json") for name, section in sections.items()})
+    text = parameter_text({name: section.model_dump(mode="json") for name, section in sections.items()})
     return [*command[:index], text, *command[index + 1 :]]
 
 

@@ -8,9 +8,9 @@ job is elastic and has workers only: with a master, the operator adds an init co
 import hashlib
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
-from trm.config.base import integral_to_int
 from trm.config.cluster import ClusterParams, Resources, TrainJobParams
 
 GROUP, VERSION, PLURAL, KIND = "kubeflow.org", "v1", "pytorchjobs", "PyTorchJob"
@@ -117,13 +117,13 @@ def fill(
     """Return the manifest of one training.
 
     Args:
-        template: Result of `job_template`, as Kubeflow Pipelines passes it (whole numbers as doubles).
+        template: Result of `job_template`.
         command: Arguments of `trm`.
         key: Content key of the training.
         artifact_root: Root of the artifacts in S3, and of the training states unless the template has another.
         owner: Name and uid of the launcher's pod. Kubernetes deletes the job with it, unless `keep_on_stop` is set.
     """
-    job = _integral_to_int(template)
+    job = deepcopy(dict(template))
     metadata, spec = job["metadata"], job["spec"]
     workers = spec["pytorchReplicaSpecs"]["Worker"]["template"]
     (container,) = workers["spec"]["containers"]
@@ -146,12 +146,6 @@ def job_name(key: str) -> str:
 def spec_hash(spec: Mapping[str, Any]) -> str:
     """Return the SHA-256 of the canonical JSON of a job's spec, as hex digits."""
     return hashlib.sha256(json.dumps(spec, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _integral_to_int(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _integral_to_int(each) for name, each in value.items()}
-    return [_integral_to_int(each) for each in value] if isinstance(value, list) else integral_to_int(value)
 
 
 def _labels() -> dict[str, str]:

@@ -79,7 +79,7 @@ def _difference(stage: Stage, manifest: Mapping[str, Any] | None, run: Run | Non
     """Return one line about why the content key of a run's stage differs from that of the workspace."""
     recorded: Mapping[str, Any] = manifest or {}
     if not recorded and run:
-        recorded = {"params": {section: run.arguments.get(section) for section in stage.sections}}
+        recorded = {"params": {section: _parsed(run.arguments.get(section)) for section in stage.sections}}
     for part in ("params", "source", "modules", "versions"):
         for name, own, other in diff(workspace.get(part, {}), recorded.get(part, workspace.get(part, {}))):
             if part == "modules":
@@ -87,6 +87,13 @@ def _difference(stage: Stage, manifest: Mapping[str, Any] | None, run: Run | Non
             remedy = "correct params.yaml" if part == "params" else "install the same version"
             return f"{name} is {own!r} in the workspace and {other!r} in the run; {remedy}, or collect another run"
     return f"stage {stage.name} of the run has another content key: its code or libraries differ from the workspace"
+
+
+def _parsed(section: object) -> object:
+    try:
+        return json.loads(section) if isinstance(section, str) else None
+    except ValueError:
+        return None
 
 
 def _download(stage: Stage, uri: str) -> None:

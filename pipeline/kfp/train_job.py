@@ -2,11 +2,10 @@
 
 import json
 
-from components.parameters import key_parameter
+from components.parameters import key_parameter, parameter_text
 from components.train.launcher import STOP_TIMEOUT, launch
 from components.train.pytorch_job import KEEP_ON_STOP, fill, job_name, job_template, processes_per_worker
 from pipeline.kfp.client import Run
-from trm.config.base import canonical_json
 from trm.config.cluster import ClusterParams, Resources
 from trm.config.params import Params
 from trm.stages.content_keys import content_keys
@@ -93,7 +92,7 @@ def _job_request(params: Params) -> tuple[dict[str, object], list[str], dict[str
     check_train_job(params)
     keys, root = content_keys(params), params.cluster.artifact_root
     sections = {name: getattr(params, name).model_dump(mode="json") for name in TRAIN.sections}
-    command = [TRAIN.name, "--params", canonical_json(sections)]
+    command = [TRAIN.name, "--params", parameter_text(sections)]
     for name in TRAIN.inputs:
         stage = producer(name).name
         command += [f"--{name}", s3.artifact_uri(root, stage, keys[stage])]

@@ -72,9 +72,9 @@ class ClusterParams(Section):
     """Namespace of the runs in multi-user Kubeflow. Null: single-user Kubeflow."""
     service_account: str | None = None
     """Service account of the stages' pods. Null: the default of Kubeflow Pipelines."""
-    artifact_root: Annotated[str, Field(pattern=r"^s3://[^/\s]+(/[^/\s]+)*$")] = "s3://trm/artifacts"
+    artifact_root: Annotated[str, Field(pattern=r"^s3://[^/\s${}]+(/[^/\s${}]+)*$")] = "s3://trm/artifacts"
     """Artifacts are stored at `<artifact_root>/<stage>/<content key>/`."""
-    state_root: Annotated[str | None, Field(pattern=r"^(off|s3://[^/\s]+(/[^/\s]+)*)$")] = None
+    state_root: Annotated[str | None, Field(pattern=r"^(off|s3://[^/\s${}]+(/[^/\s${}]+)*)$")] = None
     """Training states are copied to `<state_root>/<content key>/`, from which the training resumes in another pod.
     Null: `<artifact_root>/states`. `off`: they stay in /cache, and are lost with the pod unless `cache_pvc` is set."""
     max_retries: Natural = 3

@@ -150,12 +150,6 @@ def test_name_spec_hash_and_owner() -> None:
     assert other["metadata"]["annotations"][SPEC_HASH] != job["metadata"]["annotations"][SPEC_HASH]
 
 
-def test_whole_numbers_survive_transport_as_doubles() -> None:
-    transported = json.loads(json.dumps(job_template(CLUSTER)), parse_int=float)
-    filled = fill(transported, ["train"], KEY, "s3://b/root")
-    assert json.dumps(filled) == json.dumps(fill(job_template(CLUSTER), ["train"], KEY, "s3://b/root"))
-
-
 def test_template_is_empty_without_train_job() -> None:
     assert job_template(ClusterParams()) == {}
 
