@@ -60,8 +60,15 @@ image: ## build the container image; TORCH=cuda BASE=... for GPUs, DOCKER=podman
 		--build-arg "VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" . && \
 	$(DOCKER) images --no-trunc "$(IMAGE):$$tag"
 
-push: ## push the latest image; IMAGE=registry.example.org/trm
-	$(DOCKER) push "$(IMAGE):latest"
+# Registries delete images without a tag: a tag that never moves keeps each image that runs and champions refer to.
+push: ## push the latest image, also under a permanent tag, and print its digest; IMAGE=registry.example.org/trm
+	@tag=$$($(DOCKER) image inspect --format \
+		'{{index .Config.Labels "org.opencontainers.image.revision"}} {{.Id}}' "$(IMAGE):latest" | \
+		sed -nE 's/^([0-9a-z]{1,12})[0-9a-z]* (sha256:)?([0-9a-f]{12}).*/\1-\3/p') && test -n "$$tag" && \
+	$(DOCKER) tag "$(IMAGE):latest" "$(IMAGE):$$tag" && \
+	$(DOCKER) push "$(IMAGE):$$tag" && \
+	$(DOCKER) push "$(IMAGE):latest" && \
+	$(DOCKER) image inspect --format '{{range .RepoDigests}}{{println .}}{{end}}' "$(IMAGE):$$tag" | grep -F "$(IMAGE)@"
 
 dev-up: $(READY) ## start a local S3 server, with its data in .dev
 	@$(BIN)/python -m pipeline.local.s3_server up

@@ -1,6 +1,7 @@
 """The PyTorchJob of an experiment without Kubeflow Pipelines: its manifest, and the launcher on this machine."""
 
 import json
+import math
 
 from components.parameters import key_parameter, parameter_text
 from components.train.launcher import STOP_TIMEOUT, launch
@@ -77,11 +78,15 @@ def check_train_job(params: Params) -> None:
             "cluster.train_job.processes_per_worker must be at most cluster.resources.train.gpus = "
             f"{resources.gpus}. Got {per_worker}"
         )
-    for workers in range(job.min_workers, job.max_workers + 1):
+    counts = range(job.min_workers, job.max_workers + 1)
+    for workers in counts:
         if batch % (workers * per_worker):
+            divisors = [count for count in counts if batch % (count * per_worker) == 0]
+            fixed = f"min_workers = max_workers = {divisors[-1]}, or " if divisors else ""
             raise UserError(
                 "train.global_batch_size must be a multiple of workers times processes_per_worker, for every number of "
-                f"workers from cluster.train_job.min_workers to max_workers. Got {batch} for {workers} x {per_worker}"
+                f"workers from cluster.train_job.min_workers to max_workers. Got {batch} for {workers} x {per_worker}; "
+                f"set {fixed}train.global_batch_size to a multiple of {math.lcm(*counts) * per_worker}"
             )
 
 

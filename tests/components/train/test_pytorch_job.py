@@ -176,8 +176,15 @@ def test_dry_run_prints_the_manifest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("params", "problem"),
     [
-        (experiment({"global_batch_size": 32}, max_workers=3), r"train\.global_batch_size .* Got 32 for 3 x 1"),
-        (experiment({"global_batch_size": 32}, gpus=3), r"train\.global_batch_size .* Got 32 for 1 x 3"),
+        (
+            experiment({"global_batch_size": 32}, max_workers=4),
+            r"train\.global_batch_size .* Got 32 for 3 x 1; set min_workers = max_workers = 4, or "
+            r"train\.global_batch_size to a multiple of 12",
+        ),
+        (
+            experiment({"global_batch_size": 32}, gpus=3),
+            r"train\.global_batch_size .* Got 32 for 1 x 3; set train\.global_batch_size to a multiple of 6",
+        ),
         (
             experiment(gpus=2, processes_per_worker=4),
             r"cluster\.train_job\.processes_per_worker must be at most cluster\.resources\.train\.gpus = 2\. Got 4",
@@ -195,6 +202,14 @@ def test_invalid_worker_counts_are_rejected(params: Params, problem: str) -> Non
 def test_valid_worker_counts_are_accepted() -> None:
     check_train_job(experiment({"global_batch_size": 32}, gpus=4, max_workers=2))
     check_train_job(experiment({"global_batch_size": 32}, min_workers=4, max_workers=4))
+
+
+def test_documented_cluster_section_fits_the_default_experiment() -> None:
+    text = (ROOT / "docs/kubeflow.md").read_text()
+    documented = text[text.index("```yaml\ncluster:") :].removeprefix("```yaml\n").partition("```")[0]
+    cluster = ClusterParams.model_validate(YAML(typ="safe", pure=True).load(documented)["cluster"])
+    assert cluster.train_job is not None
+    check_train_job(load_params(ROOT / "params.yaml").model_copy(update={"cluster": cluster}))
 
 
 def test_manifest_requires_train_job() -> None:
