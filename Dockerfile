@@ -37,14 +37,15 @@ COPY pyproject.toml .
 RUN /opt/pip/bin/python -c 'import pathlib, tomllib; \
         project = tomllib.loads(pathlib.Path("pyproject.toml").read_text()); \
         own = project["project"]; \
-        packages = own["dependencies"] + own["optional-dependencies"]["launcher"]; \
+        packages = own["dependencies"] + [name for extra in ("launcher", "tracking") for name in own["optional-dependencies"][extra]]; \
         pathlib.Path("packages.txt").write_text("\n".join(packages)); \
         pathlib.Path("builders.txt").write_text("\n".join(project["build-system"]["requires"]))' \
     && /opt/pip/bin/pip install -r builders.txt \
     && /opt/pip/bin/pip --python /opt/trm install -r packages.txt \
-    # Remove the packages' tests and headers. Importing torch requires torch_shm_manager.
-    && find /opt/trm/lib -type d \( -name tests -o -path '*/torch/test' -o -path '*/torch/include' \
-        -o -path '*/pyarrow/include' \) -prune -exec rm -r {} + \
+    # Remove the packages' tests and headers, except for torch's headers, which torch.compile includes. Importing torch
+    # requires torch_shm_manager.
+    && find /opt/trm/lib -type d \( -name tests -o -path '*/torch/test' -o -path '*/pyarrow/include' \) -prune \
+        -exec rm -r {} + \
     && find /opt/trm/lib -path '*/torch/bin/*' ! -name torch_shm_manager -type f -delete
 
 # Project code, a separate layer on top of the packages.
@@ -61,9 +62,15 @@ RUN /opt/pip/bin/pip wheel --no-build-isolation --no-deps --wheel-dir /build . \
 
 FROM ${BASE}
 
-RUN python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null \
-    || { apt-get update && apt-get install -y --no-install-recommends python3 \
-        && apt-get clean && rm -rf /var/lib/apt/lists/*; }
+# torch.compile needs a C++ compiler and the headers of Python. The packages are named only if they are missing, so that a
+# base that contains them needs no network.
+RUN packages= \
+    && if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then packages="python3 python3-dev"; \
+        elif ! test -e "$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h"; then \
+            packages=python3-dev; fi \
+    && if ! command -v g++ > /dev/null; then packages="${packages} g++"; fi \
+    && if [ -n "${packages}" ]; then apt-get update && apt-get install -y --no-install-recommends ${packages} \
+        && apt-get clean && rm -rf /var/lib/apt/lists/*; fi
 # The only writable folder. With a read-only root file system, mount a volume or tmpfs here.
 RUN mkdir -m 1777 /cache
 

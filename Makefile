@@ -25,6 +25,7 @@ install-light: ## create .venv for the workflow steps that only use the APIs of 
 	@$(BIN)/python -m pip install -q -c constraints.txt -r .github/requirements.txt
 
 repro: $(READY) .dvc/plots.html ## run the pipeline of params.yaml; stages without changes are skipped
+	@test -e .git || printf '[core]\n    no_scm = true\n' > .dvc/config.local  # an archive of the files, without Git
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 
 test: $(READY) .dvc/plots.html ## run all checks: style, types, tests

@@ -24,7 +24,8 @@ from tests.conftest import ROOT
 
 PULLED = "python:3.11.14-slim-bookworm"
 """Default base of the Dockerfile."""
-BOOTSTRAP = ("debootstrap", "--variant=minbase", "--include=python3,python3-venv,ca-certificates", "bookworm")
+PACKAGES = ("python3", "python3-dev", "python3-venv", "g++", "ca-certificates")
+BOOTSTRAP = ("debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", "bookworm")
 """Command that creates a similar base without a registry."""
 FRESH_DAYS = 30
 """Maximum age of a cached base, because of Debian's security updates."""

@@ -7,8 +7,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +176,48 @@ def test_training_succeeds_without_wandb(experiment: Experiment, environment: di
 
 
 @pytest.mark.slow
+def test_deleted_run_gets_another_id(experiment: Experiment) -> None:
+    """W&B refuses the id of a deleted run, also when it is synchronized later."""
+    deleted: set[str] = set()
+
+    class Server(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            request = json.loads(body) if self.path == "/graphql" else {}
+            if "UpsertBucket" not in request.get("query", ""):
+                self._send(200, {"data": {}})
+            elif not deleted or request["variables"]["name"] in deleted:
+                deleted.add(request["variables"]["name"])
+                self._send(409, _error("run trm/x was previously created and deleted; try a new run name"))
+            else:
+                self._send(401, _error("not logged in"))
+
+        def _send(self, status: int, answer: object) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(json.dumps(answer).encode())
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        address = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": f"http://127.0.0.1:{server.server_address[1]}"}
+        address |= {"TRM_TRACKING": '{"mode": "online"}', "WANDB_INIT_TIMEOUT": "3"}
+        messages = experiment.run("train", 0, **address)
+        server.shutdown()
+    (old,) = deleted
+    assert f"tracking: the run {old} was deleted in W&B; this one is {old}-2" in messages
+    (run,) = experiment.runs()
+    assert run.run.run_id == f"{old}-2"
+    assert run.curve("train", "loss") == experiment.log("loss")
+
+
+def _error(message: str) -> dict[str, object]:
+    return {"data": {"upsertBucket": None}, "errors": [{"message": message, "path": ["upsertBucket"]}]}
+
+
+@pytest.mark.slow
 def test_training_succeeds_when_the_tracking_process_is_killed(tmp_path: Path) -> None:
     experiment = Experiment(tmp_path, **{"train.epochs": 200, "train.log_interval": 5})
     with experiment.start("train", TRM_TRACKING=json.dumps(OFFLINE)) as process:
@@ -227,6 +271,25 @@ def _wait_for(condition: Any, seconds: float = 60) -> Any:  # noqa: ANN401 - any
         assert time.monotonic() < deadline
         time.sleep(0.02)
     return found
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("project", "a/b"),
+        ("project", "a#b"),
+        ("project", ""),
+        ("project", "x" * 129),
+        ("entity", "a/b"),
+        ("group", ""),
+        ("tags", [""]),
+        ("tags", ["x" * 65]),
+    ],
+)
+def test_names_that_wandb_refuses(monkeypatch: pytest.MonkeyPatch, setting: str, value: object) -> None:
+    monkeypatch.setenv("TRM_TRACKING", json.dumps({"mode": "online", setting: value}))
+    with pytest.raises(ParamsError, match=rf"^\$TRM_TRACKING: {setting}\S* must be|should"):
+        load_tracking("{}")
 
 
 def test_load_tracking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

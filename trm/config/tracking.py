@@ -15,11 +15,11 @@ class TrackingParams(Section):
 
     mode: Literal["disabled", "offline", "online"] = "disabled"
     """offline: write to the folder `wandb` (or `$WANDB_DIR`) for a later `wandb sync`."""
-    project: str = "trm"
-    """W&B project."""
-    entity: str | None = None
+    project: Annotated[str, Field(pattern=r"^[^/\\#?%:\x00-\x1f]{1,128}$")] = "trm"
+    """W&B project: at most 128 characters, none of them a slash, a backslash or one of `#?%:`."""
+    entity: Annotated[str | None, Field(pattern=r"^[^/\\#?%:\s]{1,128}$")] = None
     """W&B team or user; null: the default of the API key."""
-    group: str | None = None
+    group: Annotated[str | None, Field(pattern=r"^[^\x00-\x1f]{1,128}$")] = None
     """W&B group of the run; null: the seeds of an experiment form a group."""
-    tags: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    tags: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Field(strict=False)] = ()
     """W&B tags of the run."""

@@ -24,6 +24,10 @@ POLL = 2.0
 PICTURES = 64
 """Maximum number of puzzles in the table of predictions."""
 LOGS = ("train", "validation")
+INIT_TIMEOUT = 20.0
+"""Seconds that the start of an online run may take; `WANDB_INIT_TIMEOUT` overrides it."""
+MAX_DELETED = 3
+"""Maximum number of ids that are tried if runs with these ids were deleted: W&B never accepts an id again."""
 
 
 def main() -> None:
@@ -71,13 +75,13 @@ def _start_run(start: dict[str, Any]) -> "Run":
     settings = TrackingParams.model_validate_json(json.dumps(start["settings"]))
     group = settings.group or hashlib.sha256(json.dumps(start["siblings"], sort_keys=True).encode()).hexdigest()[:12]
 
-    def init(mode: Literal["online", "offline"]) -> "Run":
+    def init(mode: Literal["online", "offline"], id: str) -> "Run":
         return wandb.init(
             entity=settings.entity,
             project=settings.project,
             dir=str(wandb_folder()),
-            id=start["id"],
-            name=start["id"],
+            id=id,
+            name=id,
             group=group,
             tags=settings.tags,
             config=start["config"],
@@ -89,16 +93,23 @@ def _start_run(start: dict[str, Any]) -> "Run":
                 x_disable_stats=True,
                 disable_code=True,
                 save_code=False,
+                init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT") or INIT_TIMEOUT),
             ),
         )
 
-    try:
-        run = init("online" if settings.mode == "online" else "offline")
-    except Exception as error:  # no or wrong API key, no network, unknown entity
-        reason = " ".join(str(error).split())[:200]
-        _log(f"W&B is unavailable ({reason}); the run is stored offline, `wandb sync` uploads it later")
-        wandb.teardown()  # the failed attempt would block the next one
-        run = init("offline")
+    ids, run = [start["id"], *(f"{start['id']}-{number}" for number in range(2, MAX_DELETED + 1))], None
+    while run is None and settings.mode == "online":
+        try:
+            run = init("online", ids[0])
+        except Exception as error:  # no or wrong API key, no network, unknown entity, a deleted run
+            reason = " ".join(str(error).split())[:200]
+            wandb.teardown()  # the failed attempt would block the next one
+            if "previously created and deleted" in reason and len(ids) > 1:
+                _log(f"the run {ids.pop(0)} was deleted in W&B; this one is {ids[0]}")
+                continue
+            _log(f"W&B is unavailable ({reason}); the run is stored offline, `wandb sync` uploads it later")
+            break
+    run = run or init("offline", ids[0])
     _log(f"W&B run {Path(run.dir).parent if run.offline else run.url}")
     for log in LOGS:
         run.define_metric(f"{log}/step", hidden=True)

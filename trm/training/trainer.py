@@ -31,7 +31,7 @@ from trm.training.schedule import learning_rate
 from trm.training.signals import Interrupts, interruptible
 from trm.training.train_state import TrainState, TsvLog, load_state, replace_durably, run_folder, save_state
 from trm.training.validation import to_tensors, validate
-from trm.utils.device import resolve_device, resolve_precision
+from trm.utils.device import require_compiler, resolve_device, resolve_precision
 from trm.utils.errors import InternalError, Interrupted, UserError
 from trm.utils.progress import Progress, progress
 
@@ -103,6 +103,7 @@ def network_of(model: TRM, settings: TrainParams, processes: World) -> torch.nn.
     With several processes DistributedDataParallel sums gradients in buckets during the backward pass.
     """
     if settings.compile:
+        require_compiler()
         # With several latents only single passes: torch 2.13 computes wrong gradients of their sums on the CPU.
         name = "deep_recursion" if len(model.variant.latents) < 2 else "net"
         setattr(model, name, torch.compile(getattr(model, name)))  # as an attribute: parameter names stay the same

@@ -1,5 +1,8 @@
 """Resolution of `auto` to a device and a compute dtype."""
 
+import os
+import shutil
+
 import torch
 
 from trm.utils.errors import UserError
@@ -42,6 +45,16 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
         native = device.type == "cuda" or (device.type == "cpu" and _cpu_has_bfloat16())
         return torch.bfloat16 if native else torch.float32
     return torch.float32 if precision == "float32" else torch.bfloat16
+
+
+def require_compiler() -> None:
+    """Raise `UserError` if this machine has no compiler for the code that torch.compile generates."""
+    names = [os.environ.get("CXX", ""), os.environ.get("CC", ""), "g++", "clang++", "gcc", "clang"]
+    if not any(name and shutil.which(name) for name in names):
+        raise UserError(
+            "train.compile is true, but this machine has no C++ compiler; install g++ or clang, set CXX to one, or set "
+            "train.compile to false"
+        )
 
 
 def _cpu_has_bfloat16() -> bool:
