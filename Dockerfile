@@ -3,6 +3,8 @@
 # CPU:  make image
 # GPU:  make image TORCH=cuda BASE=nvidia/cuda:13.0.1-runtime-ubuntu24.04
 #       (torch 2.13.0 contains its own CUDA 13 libraries; this build is untested)
+# torch.compile (`train.compile: true`) needs a compiler, which the image has only with COMPILER=yes:
+#       make image COMPILER=yes
 # The base must be of the Debian family, with Python 3.11 or later installed or available from apt.
 
 ARG BASE=python:3.11.14-slim-bookworm
@@ -34,18 +36,21 @@ RUN if [ "${TORCH}" != cpu ]; then TORCH_INDEX=; fi \
 {torch.__version__}; set TORCH to cpu or cuda, or see TORCH_INDEX")' "${TORCH}"
 
 COPY pyproject.toml .
+ARG COMPILER=
 RUN /opt/pip/bin/python -c 'import pathlib, tomllib; \
         project = tomllib.loads(pathlib.Path("pyproject.toml").read_text()); \
         own = project["project"]; \
-        packages = own["dependencies"] + [name for extra in ("launcher", "tracking") for name in own["optional-dependencies"][extra]]; \
+        extras = own["optional-dependencies"]; \
+        packages = own["dependencies"] + extras["launcher"] + extras["tracking"]; \
         pathlib.Path("packages.txt").write_text("\n".join(packages)); \
         pathlib.Path("builders.txt").write_text("\n".join(project["build-system"]["requires"]))' \
     && /opt/pip/bin/pip install -r builders.txt \
     && /opt/pip/bin/pip --python /opt/trm install -r packages.txt \
-    # Remove the packages' tests and headers, except for torch's headers, which torch.compile includes. Importing torch
-    # requires torch_shm_manager.
+    # Remove the packages' tests and headers. torch.compile includes torch's headers; importing torch requires
+    # torch_shm_manager.
     && find /opt/trm/lib -type d \( -name tests -o -path '*/torch/test' -o -path '*/pyarrow/include' \) -prune \
         -exec rm -r {} + \
+    && if [ -z "${COMPILER}" ]; then rm -r /opt/trm/lib/python3*/site-packages/torch/include; fi \
     && find /opt/trm/lib -path '*/torch/bin/*' ! -name torch_shm_manager -type f -delete
 
 # Project code, a separate layer on top of the packages.
@@ -62,14 +67,14 @@ RUN /opt/pip/bin/pip wheel --no-build-isolation --no-deps --wheel-dir /build . \
 
 FROM ${BASE}
 
-# torch.compile needs a C++ compiler and the headers of Python. The packages are named only if they are missing, so that a
-# base that contains them needs no network.
-RUN packages= \
-    && if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then packages="python3 python3-dev"; \
-        elif ! test -e "$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h"; then \
-            packages=python3-dev; fi \
-    && if ! command -v g++ > /dev/null; then packages="${packages} g++"; fi \
-    && if [ -n "${packages}" ]; then apt-get update && apt-get install -y --no-install-recommends ${packages} \
+RUN python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null \
+    || { apt-get update && apt-get install -y --no-install-recommends python3 \
+        && apt-get clean && rm -rf /var/lib/apt/lists/*; }
+# A compiler and the headers of Python, unless the base contains them.
+ARG COMPILER=
+RUN if [ -n "${COMPILER}" ] && ! { command -v g++ > /dev/null && test -e \
+        "$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h"; }; then \
+        apt-get update && apt-get install -y --no-install-recommends g++ python3-dev \
         && apt-get clean && rm -rf /var/lib/apt/lists/*; fi
 # The only writable folder. With a read-only root file system, mount a volume or tmpfs here.
 RUN mkdir -m 1777 /cache

@@ -28,14 +28,16 @@ repro: $(READY) .dvc/plots.html ## run the pipeline of params.yaml; stages witho
 	@test -e .git || printf '[core]\n    no_scm = true\n' > .dvc/config.local  # an archive of the files, without Git
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 
+# Processes that run tests. Each one has a single thread for torch.
+WORKERS := 2
 test: $(READY) .dvc/plots.html ## run all checks: style, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(WORKERS)
 
 unit: $(READY) ## run the fast tests
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest --numprocesses $(WORKERS) -m "not slow"
 
 format: $(READY) ## format the code and fix lint errors
 	$(BIN)/ruff check --fix .
@@ -52,11 +54,12 @@ BASE :=
 BUILD_BASE :=
 TORCH :=
 TORCH_INDEX :=
-image: ## build the container image; TORCH=cuda BASE=... for GPUs, DOCKER=podman
+COMPILER :=
+image: ## build the container image; TORCH=cuda BASE=... for GPUs, COMPILER=yes for torch.compile, DOCKER=podman
 	@revision=$$(git rev-parse HEAD 2>/dev/null) && test -z "$$(git status --porcelain)" || revision=dev; \
 	tag=$$(printf %.7s "$$revision"); \
 	$(DOCKER) build --tag "$(IMAGE):$$tag" --tag "$(IMAGE):latest" \
-		$(foreach name,BASE BUILD_BASE TORCH TORCH_INDEX,$(if $($(name)),--build-arg '$(name)=$($(name))')) \
+		$(foreach name,BASE BUILD_BASE TORCH TORCH_INDEX COMPILER,$(if $($(name)),--build-arg '$(name)=$($(name))')) \
 		--build-arg "REVISION=$$revision" \
 		--build-arg "VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" . && \
 	$(DOCKER) images --no-trunc "$(IMAGE):$$tag"

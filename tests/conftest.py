@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.seaweed import own_seaweed, root, seaweed  # noqa: F401 - fixtures
 from tests.sudokus import of_digits, sudoku, write
@@ -17,11 +18,22 @@ from trm.config.training import AdamAtan2Params, OptimizerParams, SignSgdParams,
 from trm.data.numba_utils import MACHINE_CODE_FOLDER
 from trm.datasets.augment import augment
 from trm.datasets.sudoku.augmentation import draw_transforms
+from trm.utils.stop_signals import handled_signals
 
 # Tests have separate cache folders, but share compiled functions.
 os.environ["NUMBA_CACHE_DIR"] = MACHINE_CODE_FOLDER
+if "PYTEST_XDIST_WORKER" in os.environ:  # the tests run in several processes
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests of a file in one process, and all tests with the container engine, which builds one image."""
+    for item in items:
+        group = "containers" if "engine" in getattr(item, "fixturenames", ()) else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
@@ -130,7 +142,7 @@ def dataset(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _own_signals() -> Iterator[None]:
     """Restore the signal handlers, which commands in the test process do not restore."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.getsignal(number) for number in handled_signals()}
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)

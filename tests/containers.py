@@ -169,7 +169,7 @@ def _bootstrapped() -> Path:
 
 @pytest.fixture(scope="session")
 def image(engine: Engine, base: str, tmp_path_factory: pytest.TempPathFactory) -> Image:
-    """The project's image for the CPU.
+    """The project's image for the CPU, with a compiler.
 
     The wheels are downloaded with this machine's pip configuration, and the image is built without a network. If pip
     finds no CPU build of torch, the build downloads from PyPI and PyTorch's index.
@@ -178,7 +178,7 @@ def image(engine: Engine, base: str, tmp_path_factory: pytest.TempPathFactory) -
     problem = _collect_wheels(
         wheels / "wheels", engine.run("run", "--rm", "--network", "none", base, "python3", "-c", ABI)
     )
-    args = {"BASE": base, "REVISION": "a-revision", "VERSION": "a-version"}
+    args = {"BASE": base, "COMPILER": "yes", "REVISION": "a-revision", "VERSION": "a-version"}
     if not problem:
         (wheels / "pip.conf").write_text("[global]\nno-index = true\nfind-links = /wheels\n")
         (wheels / "Dockerfile").write_text(f"FROM {base}\nCOPY pip.conf /etc/pip.conf\nCOPY wheels /wheels\n")
@@ -208,7 +208,8 @@ def _collect_wheels(folder: Path, abi: str) -> str:
     command = [sys.executable, "-m", "pip", "download", "--dest", folder, "--constraint", ROOT / "constraints.txt"]
     command += ["--only-binary=:all:", f"--python-version={major}.{minor}"]
     command += [f"--platform={name}" for name in platforms]
-    wanted = project["project"]["dependencies"] + project["project"]["optional-dependencies"]["launcher"]
+    extras = project["project"]["optional-dependencies"]
+    wanted = project["project"]["dependencies"] + extras["launcher"] + extras["tracking"]
     command += [f"{torch[0]}+cpu", *wanted, *project["build-system"]["requires"]]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     return done.stderr[-2000:] if done.returncode else ""

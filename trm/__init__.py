@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from trm.training.checkpoint import load_checkpoint
     from trm.utils.errors import DataError, ParamsError, UserError
 
+    __version__: str
+
 _MODULES = {
     "Answer": "trm.inference.solve",
     "DataError": "trm.utils.errors",
@@ -32,6 +34,7 @@ __all__ = [
     "DataError",
     "ParamsError",
     "UserError",
+    "__version__",
     "build_model",
     "export_published",
     "import_published",
@@ -41,7 +44,15 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("trm")
     if name not in _MODULES:
         raise AttributeError(f"module 'trm' has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULES[name]), name)

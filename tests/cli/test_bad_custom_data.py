@@ -26,7 +26,10 @@ here = test_bad_data.here
         ("input,output\nab,b\n", ("mine.csv, line 2: input has shape 1 x 2, but output has 1 x 1", "pad")),
         ("input,output\n,\n", ("mine.csv, line 2: input is empty", "complete or remove")),
         ("input,output\nab\n", ("mine.csv, line 2: expected 2 columns. Got 1", "complete or remove the row")),
-        ("input,answer\nab,ba\n", ("mine.csv, line 1: column output is missing", "the header must be")),
+        (
+            "input,answer\nab,ba\n",
+            ("mine.csv, line 1: column output is missing", "the header must contain input,output"),
+        ),
         ("input,output\n", ("mine.csv: the file contains no puzzles", "add a line for each puzzle")),
         ("", ("mine.csv: the file is empty", "add a line for each puzzle")),
         (f"input,output\n{'a' * 65},{'b' * 65}\n", ("mine.csv, line 2: input has a width of 65", "split the puzzle")),

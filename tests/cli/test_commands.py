@@ -21,7 +21,7 @@ from trm.models.conversion import arch_of
 
 def test_inspect_of_a_file_in_another_encoding(run: Run, here: Path) -> None:
     (here / "mine.csv").write_bytes("input,output\né,b\n".encode("latin-1"))
-    check_error(run("inspect", "mine.csv"), "mine.csv: not valid UTF-8; save the file as UTF-8")
+    check_error(run("inspect", "mine.csv"), "mine.csv, line 2: not valid UTF-8 (byte 0xe9); save the file as UTF-8")
 
 
 def test_version(run: Run) -> None:

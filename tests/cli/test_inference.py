@@ -126,7 +126,7 @@ def test_sweep(run: Run, finished: Path, tmp_path: Path) -> None:
     }  # halt_max_steps is 8
     code, out, err = run("inspect", tmp_path / "sweep")
     assert (code, err) == (0, "")
-    assert "a test-time-compute sweep" in out
+    assert "a test-time-compute sweep" in " ".join(out.split())
     assert "written by `trm sweep`" in out
 
 

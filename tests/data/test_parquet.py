@@ -115,3 +115,9 @@ def test_meta(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(DataError, match=r"is not a dataset; .* `trm augment`"):
         read_meta(tmp_path)
+
+
+def test_a_pointer_is_named(tmp_path: Path) -> None:
+    (tmp_path / "examples.parquet").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 1\n")
+    with pytest.raises(DataError, match="is a Git LFS pointer, not a Parquet file; fetch its content .git lfs pull."):
+        read_split(tmp_path)

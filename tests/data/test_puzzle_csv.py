@@ -80,7 +80,7 @@ def test_error_messages(tmp_path: Path, text: str, problem: str) -> None:
 def test_invalid_utf8(tmp_path: Path) -> None:
     path = tmp_path / "bad.csv"
     path.write_bytes((HEADER + GOOD).encode() + b"\xff" + GOOD.encode())
-    with pytest.raises(DataError, match=r"line 3: source is not valid UTF-8"):
+    with pytest.raises(DataError, match=r"line 3: not valid UTF-8 \(byte 0xff\)"):
         load(path, 4)
     path.write_bytes(bytes(range(256)) * 20)
     with pytest.raises(DataError, match=re.escape(str(path))):
@@ -92,7 +92,7 @@ def test_invalid_utf8(tmp_path: Path) -> None:
 
 
 def test_line_numbers_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(puzzle_csv, "BATCH_BYTES", 300)
+    monkeypatch.setattr(puzzle_csv, "BATCH_CHARACTERS", 300)
     path = tmp_path / "bad.csv"
     path.write_text(HEADER + GOOD * 50 + GOOD.replace(",3", ",x") + GOOD * 20)
     with pytest.raises(DataError, match=r"line 52: rating"):

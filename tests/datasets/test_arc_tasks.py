@@ -114,7 +114,8 @@ def test_error_messages(tasks: object, solutions: object, problem: str) -> None:
     [
         (b"{", r"f: invalid JSON \(.*\); correct the file"),
         (b"", r"f: invalid JSON "),
-        (b"\xff\xfe{", r"f: invalid JSON "),
+        (b"\xff\xfe{", r"f: is UTF-16 text, not UTF-8 text; save it as UTF-8"),
+        (b"{\xff}", r"f, line 1: not valid UTF-8 \(byte 0xff\); save the file as UTF-8"),
         (b"[" * 100_000, r"f: invalid JSON "),
         (b'{"a": 1, "b": 2, "a": 3}', r"f: 'a' occurs twice; remove one"),
     ],

@@ -89,7 +89,7 @@ def test_bytes_are_independent_of_workers_and_blocks(
     monkeypatch.undo()  # the default block size
     augment(sudoku(9), params(12, 2), raw, new(tmp_path / "whole"), "k")
     assert content(tmp_path / "1") == content(tmp_path / "whole")
-    monkeypatch.setattr(puzzle_csv, "BATCH_BYTES", 1000)  # about five puzzles per part
+    monkeypatch.setattr(puzzle_csv, "BATCH_CHARACTERS", 1000)  # about five puzzles per part
     assert len(list(puzzle_csv.read_puzzles(raw / "train.csv", layout(9)))) > 3
     augment(sudoku(9), params(12, 2), raw, new(tmp_path / "parts"), "k")
     assert content(tmp_path / "1") == content(tmp_path / "parts")

@@ -46,6 +46,21 @@ def test_csv_with_line_breaks_in_grids(tmp_path: Path) -> None:
     assert puzzles.lines.tolist() == [2, 7]  # as an editor counts them
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_separators_and_line_ends(tmp_path: Path, separator: str, line_end: str) -> None:
+    puzzles = read(tmp_path, CSV.replace(",", separator).replace("\n", line_end))
+    expected = read(tmp_path, CSV)
+    assert np.array_equal(puzzles.inputs, expected.inputs)
+    assert np.array_equal(puzzles.labels, expected.labels)
+    assert (puzzles.group_names, puzzles.lines.tolist()) == (expected.group_names, [2, 3, 4])
+
+
+def test_jsonl_line_ends(tmp_path: Path) -> None:
+    row = '{"input": ["1\u2028"], "output": ["21"]}'
+    assert read(tmp_path, f"\ufeff{row}\r{row}\r\n{row}\n", ".jsonl").lines.tolist() == [1, 2, 3]
+
+
 def test_spaces_are_symbols(tmp_path: Path) -> None:
     puzzles = read(tmp_path, "input,output\n x/  ,xx/ x\n")
     assert puzzles.alphabet == (" ", "x")
@@ -90,12 +105,15 @@ def test_largest_alphabet_and_grid(tmp_path: Path) -> None:
     assert "".join(puzzles.alphabet) == symbols
 
 
-BROKEN_CSV = {
+BROKEN_CSV: dict[str | bytes, str] = {
+    "input, output\n1, 2\n": "puzzles.csv, line 1: spaces around a column name; remove them, and the spaces after",
+    "input|output\n1|2\n": "puzzles.csv, line 1: the separator is '.'; save the file with commas",
+    "input,output\n1,2\n1\u00a0,2\n": "line 3: input has shape 1 x 2, but output has 1 x 1",
     "": "puzzles.csv: the file is empty; add",
     "\n \n": "puzzles.csv: the file is empty; add",
     "input,output\n": "puzzles.csv: the file contains no puzzles; add",
-    b"input,output\n1,\xff\n": "puzzles.csv, line 2: not valid UTF-8; save",
-    "input,group\n1,2\n": "puzzles.csv, line 1: column output is missing; the header must be",
+    b"input,output\n1,\xff\n": "puzzles.csv, line 2: not valid UTF-8 .byte 0xff.; save",
+    "input,group\n1,2\n": "puzzles.csv, line 1: column output is missing; the header must contain",
     "input,output,input\n1,2,1\n": "puzzles.csv, line 1: column input occurs twice; the header must",
     "input,output\n1,2\n1\n": "puzzles.csv, line 3: expected 2 columns. Got 1; complete",
     "input,output\n1,2\n1,2,3\n": "puzzles.csv, line 3: expected 2 columns. Got 3; complete",

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from tests.sudokus import digits, grid_classes, load, sudoku
+from trm.config.data import AugmentParams
 from trm.datasets.fetch import fetch
-from trm.datasets.sudoku.dataset import Settings, source_digest
+from trm.datasets.sudoku.dataset import Settings, prepare, source_digest
 from trm.utils.errors import DataError, UserError
 
 CSV = "source,question,answer,rating\nmade,{},1234341221434321,3\n"
@@ -99,7 +100,20 @@ def test_url(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None
         assert facts["test_sha256"] == digest(TEST)
         assert source_digest(data) == {"train_sha256": digest(TRAIN)}
         (tmp_path / "b.csv").write_bytes(b"<html>not a CSV</html>")
-        with pytest.raises(DataError, match=rf"^{base}/b.csv, line 1: column source is missing"):
+        with pytest.raises(DataError, match=rf"^{base}/b.csv: is an HTML or XML page, not UTF-8 text"):
             fetch(data, out, "key")
         server.shutdown()
         thread.join()
+
+
+def test_leakage_names_the_lines_of_an_editor(tmp_path: Path) -> None:
+    """Sources with line breaks: a row is not on the line that its number suggests."""
+    header, blanks, solution = "source,question,answer,rating\n", "." * 12, "1234341221434321"
+    train = f'"a\nb",1234{blanks},{solution},0\nc,12.4{blanks},{solution},0\n'
+    # The second puzzle is that of line 4 with digit 5 - d for d.
+    test = f'"a\r\nb\nc",1...{blanks},{solution},0\nd,43.1{blanks},4321214334121234,0\n'
+    (tmp_path / "train.csv").write_text(header + train)
+    (tmp_path / "test.csv").write_text(header + test)
+    message = r"test.csv, line 5: the puzzle is equivalent to the training puzzle in .*train.csv, line 4; remove"
+    with pytest.raises(DataError, match=message):
+        prepare(sudoku(4, allow_leakage=False), AugmentParams(num_aug=0, validation_groups=0, seed=0), tmp_path)

@@ -224,3 +224,20 @@ def test_validation_tasks_are_evaluated(
         "augmentation": [0],
         "exact": [False],
     }
+
+
+def test_score_without_leaked_tasks(
+    dataset: Path, model_params: ModelParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_of(dataset, tmp_path / "model", model_params)
+    answers = {v: [SOLUTIONS[0], SOLUTIONS[1]] for v in range(AUGMENTATIONS)}
+    meta = json.loads((dataset / "meta.json").read_text())
+    assert set(meta["leaks"]) == {"two", "gap"}  # their demonstrations are equal up to colors
+    metrics = run(dataset, model, tmp_path / "all", monkeypatch, answers)[0]
+    assert (metrics["pass@1"], metrics["leaked_tasks"], metrics["without_leaks"]["tasks"]) == (0.5, 2, 0)
+    (dataset / "meta.json").write_text(json.dumps(meta | {"leaks": {"two": ["other"]}}))
+    metrics, submitted, _ = run(dataset, model, tmp_path / "out", monkeypatch, answers)
+    assert (metrics["pass@1"], metrics["tasks"], metrics["leaked_tasks"]) == (0.5, 2, 1)
+    others = metrics["without_leaks"]
+    assert (others["pass@1"], others["tasks"], others["puzzles"]) == (0, 1, 1)
+    assert set(submitted) == {"two", "gap"}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trm.evaluation.metrics import Estimate, compute_metrics, mean_interval, proportion
+from trm.evaluation.metrics import Estimate, compute_metrics, leak_metrics, mean_interval, proportion
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -173,3 +173,28 @@ def test_no_scores_without_solutions() -> None:
     found = compute_metrics(table, {"a": 1}, num_votes=2, pass_at_k=[1], passes=10)
     assert all(found[name] is None for name in ("exact_accuracy", "cell_accuracy", "halt_accuracy", "pass@1"))
     assert found["mean_steps"] == 16
+
+
+def test_scores_without_leaked_tasks() -> None:
+    """Task a, which is leaked, is solved; task b fails one pair of two; task c has no prediction."""
+    table = rows(
+        task=["a", "b", "b"],
+        pair=[0, 0, 1],
+        augmentation=[0, 0, 0],
+        exact=[True, True, False],
+        rank=[1, 1, 1],
+    )
+    tasks = {"a": 1, "b": 2, "c": 1}
+    found = leak_metrics(table, tasks, {"a", "elsewhere"}, num_votes=1, pass_at_k=[1], passes=10)
+    assert found["leaked_tasks"] == 1
+    others = found["without_leaks"]
+    assert isinstance(others, dict)
+    assert others["exact_accuracy"] == pytest.approx(1 / 2)
+    assert others["pass@1"] == pytest.approx((0.5 + 0) / 2)
+    assert (others["puzzles"], others["tasks"]) == (2, 2)
+    assert others["interval_95"]["exact_accuracy"] == pytest.approx(wilson(1, 2))
+    assert json.dumps(found, allow_nan=False)
+    assert leak_metrics(table, tasks, {"elsewhere"}, 1, [1], 10) == {"leaked_tasks": 0}
+    everything = leak_metrics(table, tasks, {"a", "b", "c"}, 1, [1], 10)
+    counts = {"puzzles": 0, "tasks": 0, "interval_95": {}}
+    assert everything == {"leaked_tasks": 3, "without_leaks": {**dict.fromkeys(others), **counts}}

@@ -8,7 +8,7 @@ from trm.config.model import ModelParams
 from trm.datasets.arithmetic.dataset import arithmetic_meta
 from trm.datasets.maze.dataset import maze_meta
 from trm.datasets.sudoku.dataset import sudoku_meta
-from trm.inference.puzzle_input import parse_puzzle
+from trm.inference.puzzle_input import parse_puzzles
 from trm.inference.solve import solve
 from trm.models.act import build_model
 from trm.utils.errors import DataError, ParamsError, UserError
@@ -16,6 +16,11 @@ from trm.utils.errors import DataError, ParamsError, UserError
 
 def custom_meta(symbols: str, height: int = 2, width: int = 3) -> DatasetMeta:
     return DatasetMeta(name="custom", height=height, width=width, vocabulary=("pad", *symbols), num_identifiers=1)
+
+
+def parse_puzzle(text: str, meta: DatasetMeta) -> np.ndarray:
+    (grid,) = parse_puzzles(text, meta)
+    return grid
 
 
 def error_of(text: str, meta: DatasetMeta) -> str:
@@ -51,7 +56,7 @@ def test_rows_of_a_puzzle_that_fills_its_canvas() -> None:
         message = f"the puzzle must have 36 cells (6 x 6). Got {36 // width} rows of {width}"
         assert error_of("/".join(rows), maze) == message
     assert error_of(cells[1:], maze) == "the puzzle must have 36 cells (6 x 6). Got 35"
-    assert error_of("", maze) == "the puzzle must have 36 cells (6 x 6). Got 0"
+    assert error_of("", maze) == "the puzzle is empty; give 36 cells (6 x 6), row by row"
     assert "must have one length" in error_of("S /  G", maze)
 
 

@@ -36,7 +36,7 @@ def test_all_stages_with_a_read_only_root(image: Image) -> None:
 
 
 def test_compiled_training(image: Image) -> None:
-    """The image has what torch.compile needs. Its code is executed from /cache."""
+    """The image with COMPILER=yes has what torch.compile needs. The compiled code is executed from /cache."""
     stages = "cat > params.yaml && trm fetch && trm augment && trm train --set train.compile=true"
     options = ("--read-only", "--tmpfs", "/cache:exec", "--user", "1234:1234", "--network", "none")
     script = f"cd /cache && {{ {stages}; }} >&2 && cat outputs/model/manifest.json"
@@ -133,7 +133,7 @@ def test_wrong_torch_build_fails_the_image_build(image: Image) -> None:
 
 def test_make_image(image: Image, capsys: pytest.CaptureFixture[str]) -> None:
     """The last line contains the image, its id and its size. The build uses cached layers."""
-    given = [arg for arg in image.build_args if arg.startswith(("BASE=", "BUILD_BASE="))]
+    given = [arg for arg in image.build_args if arg.startswith(("BASE=", "BUILD_BASE=", "COMPILER="))]
     done = subprocess.run(
         ["make", "--no-print-directory", "image", "IMAGE=trm-test", *given],
         check=False,

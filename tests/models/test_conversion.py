@@ -15,7 +15,8 @@ from trm.config.model import ModelParams
 from trm.datasets.arc import dataset as arc
 from trm.datasets.maze import dataset as maze
 from trm.models.act import TRM, build_model
-from trm.models.conversion import _published_names, read_published, settings_from_arch
+from trm.models.conversion import _published_names, settings_from_arch
+from trm.models.published_files import read_published
 from trm.training.losses import LOSSES, METRICS, step_metrics, supervision_loss
 
 Golden = Any

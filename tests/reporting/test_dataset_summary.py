@@ -80,11 +80,12 @@ HEADER = "source,question,answer,rating\n"
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "input,output\né,b\n".encode("latin-1"), "not valid UTF-8; save the file as UTF-8"),
-        ("a.csv", f"{HEADER}é,1,2,3\n".encode("latin-1"), "not valid UTF-8; save the file as UTF-8"),
-        ("a.csv", f"input,output\n{'a' * 200_000},b\n".encode(), "not a valid CSV .*; download or write"),
-        ("a.json", '{"é": 1}'.encode("latin-1"), "not valid UTF-8; save the file as UTF-8"),
-        ("a.jsonl", '{"é": 1}\n'.encode("latin-1"), "not valid UTF-8; save the file as UTF-8"),
+        ("a.csv", "input,output\né,b\n".encode("latin-1"), r"not valid UTF-8 \(byte 0xe9\); save the file as UTF-8"),
+        ("a.csv", f"{HEADER}é,1,2,3\n".encode("latin-1"), r"not valid UTF-8 \(byte 0xe9\); save the file as UTF-8"),
+        ("a.csv", b'input,output\n"a"b,b\n', r"invalid CSV .*; check the quotes"),
+        ("a.csv", b"\x1f\x8b" + b"\0" * 20, "is gzip-compressed, not UTF-8 text; decompress it"),
+        ("a.json", '{"é": 1}'.encode("latin-1"), r"not valid UTF-8 \(byte 0xe9\); save the file as UTF-8"),
+        ("a.jsonl", '{"é": 1}\n'.encode("latin-1"), r"not valid UTF-8 \(byte 0xe9\); save the file as UTF-8"),
         ("a.json", b"[1, 2", "invalid JSON; download or write"),
         ("a.json", b"3", "invalid JSON; download or write"),
         ("a.json", b"[" * 200_000, "invalid JSON; download or write"),
@@ -93,7 +94,7 @@ HEADER = "source,question,answer,rating\n"
 def test_unreadable_files(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     for path in (tmp_path, tmp_path / name):
-        with pytest.raises(DataError, match=f"{name}: {message}") as caught:
+        with pytest.raises(DataError, match=rf"{name}(, line \d)?: {message}") as caught:
             describe(path)
         assert "\n" not in str(caught.value)
 
@@ -105,6 +106,7 @@ def test_unreadable_files(tmp_path: Path, name: str, content: bytes, message: st
         ("a.csv", "", ["a.csv", "0"]),
         ("a.csv", "input,output\n", ["a.csv", "0"]),
         ("a.csv", 'input,output\n"a\nb",c\n\nd,e\n', ["a.csv", "2"]),
+        ("a.csv", f"input,output\n{'a' * 200_000},b\n", ["a.csv", "1"]),
         ("a.csv", f"{HEADER}me,01.,012,hard\nme,1,2,3\n", ["a.csv", "2", "not", "all", "numbers"]),
         ("a.csv", f"{HEADER}me,01.,012,\n", ["a.csv", "1", "not", "all", "numbers"]),
         ("a.csv", f"{HEADER}me,01.,012,2\nme,1,2,5\n", ["a.csv", "2", "2..5,", "mean", "3.5"]),
@@ -131,10 +133,9 @@ def test_large_files_are_read_in_parts(tmp_path: Path) -> None:
     text = printed(tmp_path, 2)
     assert ["a.csv", "100,000", "-0.5..99998.0,", "mean", "49998.5"] in [line.split()[:5] for line in text.splitlines()]
     assert text.count("source me, rating") == 2
-    code = (
-        "import sys, pyarrow; from pathlib import Path; from trm.reporting.terminal.dataset_summary import describe\n"
-    )
-    code += "describe(Path(sys.argv[1])); print(pyarrow.default_memory_pool().max_memory())"
+    code = "import sys, tracemalloc; from pathlib import Path\n"
+    code += "from trm.reporting.terminal.dataset_summary import describe\n"
+    code += "tracemalloc.start(); describe(Path(sys.argv[1])); print(tracemalloc.get_traced_memory()[1])"
     command = [sys.executable, "-c", code, str(tmp_path)]
     most = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     assert 0 < int(most) < 8 << 20

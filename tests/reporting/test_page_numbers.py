@@ -294,3 +294,17 @@ def test_published_scores() -> None:
     assert (rows["exact_accuracy"].n, rows["exact_accuracy"].published) == (1200, 0.874)
     assert (rows["pass@1"].n, rows["pass@1"].low, rows["pass@1"].published) == (1000, 0.7, None)
     assert (rows["pass@1000"].value, rows["pass@1000"].n, rows["pass@1000"].published) == (None, None, 0.4)
+
+
+def test_leaked_tasks() -> None:
+    others = {"tasks": 998, "puzzles": 1198, "exact_accuracy": 0.25, "pass@2": 0.125, "valid": None}
+    others["interval_95"] = {"exact_accuracy": [0.2, 0.3], "pass@2": [0.1, 0.2], "valid": [None, None]}
+    metrics = METRICS | {"leaked_tasks": 2, "without_leaks": others}
+    text = summary.headline(ARC, metrics, {"pass@2": 0.4}).replace("\u00a0", " ")
+    assert text.endswith("; 12.5 % without the 2 leaked tasks; published: 40.0 %.")
+    assert summary.headline(ARC, METRICS | {"leaked_tasks": 0}, {}) == summary.headline(ARC, METRICS, {})
+    rows = {row.name: row for row in summary.scores(metrics, {}) if "leaks" in row.name}
+    assert list(rows) == ["exact_accuracy without leaks", "pass@2 without leaks"]
+    assert (rows["exact_accuracy without leaks"].value, rows["exact_accuracy without leaks"].n) == (0.25, 1198)
+    assert (rows["pass@2 without leaks"].low, rows["pass@2 without leaks"].n) == (0.1, 998)
+    assert "2 tasks that are trained on under another name" in rows["pass@2 without leaks"].definition

@@ -23,6 +23,8 @@ class Answer:
     content_type: str = "text/html"
     methods: tuple[str, ...] = ("GET", "PUT", "POST", "DELETE")
     headers: dict[str, str] = field(default_factory=dict)
+    times: int | None = None
+    """Only the first requests get this response; None: all of them."""
 
 
 def refused(code: str, status: int, message: str, *methods: str) -> Answer:
@@ -54,7 +56,7 @@ def serve(
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             requests.append(f"{self.command} {self.path}")
             for answer in answers or ():
-                if self.command in answer.methods:
+                if self.command in answer.methods and (answer.times is None or len(requests) <= answer.times):
                     self._send(answer)
                     return
             with lock:

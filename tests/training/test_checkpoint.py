@@ -8,7 +8,7 @@ from tests.models.test_conversion import ARCH
 from trm import export_published, load_checkpoint
 from trm.config.dataset_meta import DatasetMeta
 from trm.config.model import ModelParams
-from trm.inference.puzzle_input import parse_puzzle
+from trm.inference.puzzle_input import parse_puzzles
 from trm.inference.solve import solve
 from trm.models.act import build_model
 from trm.storage.artifacts import MANIFEST
@@ -100,13 +100,13 @@ def test_solving_with_imported_models(
     model, meta = load_checkpoint(tmp_path / "imported")
     assert meta.name == kind
     if kind == "maze":
-        question = parse_puzzle("S" + "." * 34 + "G", meta)
+        (question,) = parse_puzzles("S" + "." * 34 + "G", meta)
         assert solve(model, meta, [question], max_steps=1)[0].grid.shape == (6, 6)
         return
     message = {
         "arc": "ARC tasks cannot be solved outside the dataset",
         "tokens": "the dataset of this model is unknown .*--dataset",
     }[kind]
-    for call in (lambda: parse_puzzle("000", meta), lambda: solve(model, meta, [[[77]]], max_steps=1)):
+    for call in (lambda: parse_puzzles("000", meta), lambda: solve(model, meta, [[[77]]], max_steps=1)):
         with pytest.raises(UserError, match=f"^{message}"):
             call()

@@ -8,6 +8,7 @@ import typer
 
 from trm.cli.options import LOCAL, with_inference_options
 from trm.config.inference import InferenceConfig
+from trm.utils.errors import UserError
 
 if TYPE_CHECKING:
     from trm.config.dataset_meta import DatasetMeta
@@ -25,7 +26,7 @@ Save = Annotated[Path | None, typer.Option(help="Write an animated GIF with a fr
 @with_inference_options
 def solve_command(
     puzzle: Annotated[
-        str, typer.Argument(help="The puzzle row by row, '.' for blanks; a text file; or '-' for stdin.")
+        str, typer.Argument(help="The puzzle row by row, '.' for blanks; a text file of puzzles; or '-' for stdin.")
     ],
     *,
     model: ModelLocation = MODEL,
@@ -33,30 +34,32 @@ def solve_command(
     seed: Seed = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Solve a puzzle with a trained model."""
-    from trm.inference.puzzle_input import read_puzzle
+    """Solve puzzles with a trained model. With --json, each answer is a line."""
+    from trm.inference.puzzle_input import read_puzzles
     from trm.inference.solve import solve
     from trm.training.checkpoint import load_checkpoint
 
     net, meta = load_checkpoint(model)
-    question = read_puzzle(puzzle, meta)
-    (answer,) = solve(net, meta, [question], config, seed=seed)
-    if json:
+    questions = read_puzzles(puzzle, meta)
+    for question, answer in zip(questions, solve(net, meta, questions, config, seed=seed), strict=True):
+        if not json:
+            _print_answer(answer, meta, config.num_votes)
+            continue
         import json as json_module
 
         result = {"question": question.tolist(), "answer": answer.grid.tolist(), "valid": answer.valid}
         result |= {"halt_probability": round(answer.halt_probability, 6)}
         result |= {"votes": answer.votes, "num_votes": config.num_votes}
         print(json_module.dumps(result))
-        return
-    _print_answer(answer, meta, config.num_votes)
 
 
 @with_inference_options
 def visualize_command(
     *,
     puzzle: Annotated[str | None, typer.Argument(help="A puzzle as in `trm solve`; default: a test puzzle.")] = None,
-    index: Annotated[int, typer.Option(min=0, help="Index of the test puzzle, from 0.")] = 0,
+    index: Annotated[
+        int, typer.Option(min=0, help="Index of the test puzzle, or of the puzzle in the file, from 0.")
+    ] = 0,
     model: ModelLocation = MODEL,
     dataset: Annotated[str, typer.Option(help="The dataset of the test puzzle: a folder or s3:// URI.")] = DATASET,
     config: InferenceConfig,
@@ -69,7 +72,7 @@ def visualize_command(
     """
     from rich.console import Console
 
-    from trm.inference.puzzle_input import read_puzzle
+    from trm.inference.puzzle_input import read_puzzles
     from trm.reporting.terminal.animation import check_gif_path
     from trm.reporting.terminal.visualize import dataset_puzzle, input_puzzle, visualize
     from trm.storage.artifact_cache import local_copy
@@ -81,7 +84,10 @@ def visualize_command(
     if puzzle is None:
         shown = dataset_puzzle(model, meta, local_copy(dataset), index, config.num_votes, seed)
     else:
-        shown = input_puzzle(meta, read_puzzle(puzzle, meta), config.num_votes, seed)
+        puzzles = read_puzzles(puzzle, meta)
+        if index >= len(puzzles):
+            raise UserError(f"--index must be below {len(puzzles)}, the number of puzzles in {puzzle}. Got {index}")
+        shown = input_puzzle(meta, puzzles[index], config.num_votes, seed)
     visualize(net, meta, shown, config, save, Console(highlight=False))
 
 

@@ -15,10 +15,11 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from trm.cli.inference import COMMANDS, OUTPUTS
-from trm.cli.options import LOCAL
+from trm.cli.options import LOCAL, PuzzleCommand
 from trm.stages.records import STAGES, Stage, producer
 from trm.stages.runner import run_stage
 from trm.utils.errors import DataError, InternalError, Interrupted, UserError, exit_code
+from trm.utils.file_formats import printable
 from trm.utils.output import flush_output
 from trm.utils.stop_signals import handled_signals
 
@@ -98,9 +99,8 @@ def _raise_interrupted(number: int, _frame: FrameType | None) -> None:
 
 def _exit(code: int, message: str) -> NoReturn:
     # Text from files and servers is shown, not executed by the terminal.
-    line = " ".join(message.split())
     with suppress(OSError):
-        print("".join(each if each.isprintable() else ascii(each)[1:-1] for each in line), file=sys.stderr, flush=True)
+        print(printable(" ".join(message.split())), file=sys.stderr, flush=True)
     sys.exit(code)
 
 
@@ -169,7 +169,7 @@ def inspect_command(
 
 
 for _name, _command in COMMANDS.items():
-    app.command(_name)(_command)
+    app.command(_name, cls=PuzzleCommand if _name in ("solve", "visualize") else None)(_command)
 
 
 @app.command("model-summary")

@@ -2,11 +2,13 @@
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import annotated_types
 import typer
+import typer.core
 from pydantic.fields import FieldInfo
 
 from trm.config.base import parse
@@ -15,6 +17,33 @@ from trm.utils.paths import local_path
 
 LOCAL: dict[str, Any] = {"parser": local_path, "metavar": "PATH"}
 """Arguments of `typer.Option` for a local path: addresses of servers are refused."""
+
+_LONG_OPTION = re.compile(r"--[a-z][a-z-]*(=.*)?")
+
+
+class PuzzleCommand(typer.core.TyperCommand):
+    """A command whose argument is a puzzle, which may start with a dash: `trm solve -6--2…`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer has its own copy of click
+        """Move puzzles that start with a dash behind `--`, so that they are not options."""
+        takes_value = {
+            name: not getattr(option, "is_flag", False)
+            for option in self.get_params(ctx)
+            for name in (*option.opts, *option.secondary_opts)
+            if name.startswith("-")
+        }
+        rest, puzzles, is_value = list[str](), list[str](), False
+        for number, arg in enumerate(args):
+            if arg == "--":
+                rest += args[number:]
+                break
+            is_option = arg.partition("=")[0] in takes_value or _LONG_OPTION.fullmatch(arg) is not None
+            is_puzzle = not is_value and not is_option and arg.startswith("-") and len(arg) > 2
+            (puzzles if is_puzzle else rest).append(arg)
+            is_value = not is_value and takes_value.get(arg, False)
+        if puzzles:
+            rest += puzzles if "--" in rest else ["--", *puzzles]
+        return super().parse_args(ctx, rest)
 
 
 def with_inference_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -9,7 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 from pydantic_core import ErrorDetails
 
-from trm.utils.errors import ParamsError
+from trm.utils.errors import DataError, ParamsError
+from trm.utils.file_formats import decode_text
 
 
 def integral_to_int(value: object) -> object:
@@ -71,10 +72,12 @@ def read_yaml(path: str | Path, remedy: str) -> object:
     from ruamel.yaml import YAML, YAMLError  # YAML 1.2: 1e-4 is a number, `no` is a word
 
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = decode_text(Path(path).read_bytes(), path)
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file; {remedy}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except DataError as error:
+        raise ParamsError(str(error)) from None
+    except OSError as error:
         raise ParamsError(f"{path}: cannot be read ({error})") from None
     try:
         return YAML(typ="safe", pure=True).load(text)

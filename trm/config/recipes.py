@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trm.utils.errors import UserError
+from trm.utils.file_formats import decode_text
 
 if TYPE_CHECKING:
     from ruamel.yaml import YAML
@@ -157,7 +158,7 @@ def use_recipe(name: str, params: Path, force: bool) -> None:
     """
     text, kept = recipe_text(name), ""
     if params.exists():
-        own, kept = split_sections(params.read_text(encoding="utf-8"), KEPT_SECTIONS)
+        own, kept = split_sections(decode_text(params.read_bytes(), params), KEPT_SECTIONS)
         if not force and not any(own == recipe_text(known) for known in recipes() | ablations()):
             raise UserError(f"{params}: has changes of your own; save it elsewhere, or overwrite it with --force")
     params.write_text(text + kept, encoding="utf-8")

@@ -16,7 +16,7 @@ from trm.config.dataset_meta import DatasetMeta
 from trm.data.deduplication import Equivalence, equivalence_classes, find_duplicates
 from trm.data.parquet import Split
 from trm.data.protocol import DatasetPlan, SplitPlan
-from trm.data.puzzle_csv import Layout, Puzzles, Tokens, read_puzzles, write_puzzles
+from trm.data.puzzle_csv import Layout, Puzzles, Tokens, line_of_row, read_puzzles, write_puzzles
 from trm.data.sources import SPLITS, CsvSource, FileSource, copy_source
 from trm.utils.errors import DataError, UserError
 from trm.utils.paths import file_digest
@@ -146,11 +146,11 @@ def _check_leakage(dataset: CsvDataset, equivalence: Equivalence, train: Path, t
         equivalence, partial(_questions, train, dataset.layout), partial(_questions, test, dataset.layout)
     )
     if leaks:
-        in_test, in_train = leaks[0]
+        in_test, in_train = (line_of_row(path, row) for path, row in zip((test, train), leaks[0], strict=True))
         more = f" (and {len(leaks) - 1} more test puzzles)" if len(leaks) > 1 else ""
         raise DataError(
-            f"{test}, line {in_test + 2}: the puzzle is equivalent to the training puzzle in {train}, line "
-            f"{in_train + 2}{more}; remove them from one of the two files, or set data.allow_leakage: true"
+            f"{test}, line {in_test}: the puzzle is equivalent to the training puzzle in {train}, line "
+            f"{in_train}{more}; remove them from one of the two files, or set data.allow_leakage: true"
         )
 
 

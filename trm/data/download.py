@@ -23,6 +23,7 @@ from filelock import FileLock
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
 
 from trm.utils.errors import DataError, UserError
+from trm.utils.file_formats import printable
 from trm.utils.paths import cache_folder, file_digest, is_disk_full
 from trm.utils.progress import progress
 
@@ -156,7 +157,7 @@ class _Transfer:
             self._write(response, total, offset if resumes else 0)
 
     def _write(self, response: httpx.Response, total: int | None, offset: int) -> None:
-        name = Path(httpx.URL(self.url).path).name or self.url
+        name = printable(Path(httpx.URL(self.url).path).name or self.url)
         with (
             self.partial.open("ab" if offset else "wb") as file,
             progress(f"download {name}", total, done=offset, unit="bytes") as bar,

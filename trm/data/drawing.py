@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from trm.config.dataset_meta import DatasetMeta
+from trm.utils.file_formats import printable
 
 PAPER, INVALID = "#ffffff", "#8e44ad"
 """Background of cells without a color, and the color of values outside the alphabet."""
@@ -48,7 +49,7 @@ class Drawing:
     def terminal_symbol(self, cell: int) -> str:
         """Symbol of a cell value in the terminal."""
         symbols = self.terminal_symbols or self.symbols
-        return (symbols[cell] or ".") if cell < len(symbols) else UNKNOWN
+        return (printable(symbols[cell]) or ".") if cell < len(symbols) else UNKNOWN
 
     def color(self, cell: int) -> str:
         """Color of a cell value."""

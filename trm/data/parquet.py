@@ -30,6 +30,7 @@ from pydantic import ValidationError
 from trm.config.dataset_meta import DatasetMeta
 from trm.data.row_cache import CachedRows, DecodedBlocks, cached_rows
 from trm.utils.errors import DataError
+from trm.utils.file_formats import detect_format, read_head
 
 SCHEMA_VERSION = "1"
 EXAMPLES = "examples.parquet"
@@ -245,6 +246,9 @@ def _row_group_tokens(file: pq.ParquetFile, group: int) -> tuple[npt.NDArray[np.
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
+    found = detect_format(read_head(path)) if path.is_file() else None
+    if found is not None and found[0] != "a Parquet file":
+        return DataError(f"{path}: is {found[0]}, not a Parquet file; {found[1]}, or {_REMEDY}")
     reason = str(error).splitlines()[0]
     return DataError(f"{path}: not a valid Parquet file ({reason}); delete it and {_REMEDY}")
 
@@ -305,9 +309,17 @@ def read_lineage(folder: str | Path) -> dict[str, Any]:
         raise DataError(f"{path}: not a valid Parquet file; delete it and {_REMEDY}") from None
 
 
-def write_meta(dataset: Path, meta: DatasetMeta, splits: Mapping[str, Mapping[str, int]]) -> None:
-    """Write meta.json: canvas, vocabulary, number of identifiers, and the counts of each split."""
+def write_meta(
+    dataset: Path,
+    meta: DatasetMeta,
+    splits: Mapping[str, Mapping[str, int]],
+    leaks: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+    """Write meta.json: canvas, vocabulary, number of identifiers, the counts of each split, and the leaked test groups
+    (see `trm.data.protocol.DatasetPlan`).
+    """
     values = {"schema_version": SCHEMA_VERSION, **meta.model_dump(mode="json"), "splits": splits}
+    values |= {"leaks": leaks} if leaks is not None else {}
     (dataset / "meta.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
@@ -328,6 +340,14 @@ def read_counts(dataset: str | Path) -> dict[str, dict[str, int]]:
     Raises `DataError` if meta.json is missing or invalid.
     """
     return _read_json(dataset)["splits"]
+
+
+def read_leaks(dataset: str | Path) -> dict[str, list[str]] | None:
+    """Name of each test group that is trained on under other names -> these names; None if leakage is an error.
+
+    Raises `DataError` if meta.json is missing or invalid.
+    """
+    return _read_json(dataset).get("leaks")
 
 
 def _read_json(dataset: str | Path) -> dict[str, Any]:

@@ -39,6 +39,8 @@ class DatasetPlan:
     """train, validation (only if groups are held out) and test, in this order."""
     names: Iterable[Sequence[str]] | None = None
     """The names of identifiers 1, 2, … in chunks, if puzzles have identifiers of their own."""
+    leaks: Mapping[str, Sequence[str]] | None = None
+    """Name of each test group that is trained on under other names -> these names; None: leakage is an error."""
 
 
 @dataclass(frozen=True)

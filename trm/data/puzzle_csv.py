@@ -4,23 +4,21 @@ import csv
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
 
+from trm.data.csv_records import open_csv
 from trm.utils.errors import DataError
+from trm.utils.file_formats import describe_character
 
 COLUMNS = ("source", "question", "answer", "rating")
 _REMEDY = "download or write the file again"
-_COLUMNS_ERROR = re.compile(r"Row #(\d+): Expected (\d+) columns, got (\d+)")
-"""Error message of pyarrow for a row with a wrong number of columns."""
-BATCH_BYTES = 4 << 20
-"""Bytes read at a time."""
+_INTEGER = re.compile(r"-?[0-9]{1,10}")
+BATCH_CHARACTERS = 4 << 20
+"""Characters of a part, about."""
 Tokens = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 
@@ -81,22 +79,17 @@ def concatenate(parts: Iterable[Puzzles]) -> Puzzles:
 
 
 def read_puzzles(path: str | Path, layout: Layout) -> Iterator[Puzzles]:
-    """Yield the puzzles of a CSV in parts, with every row checked; further columns are ignored.
+    """Yield the puzzles of a CSV in parts, with every row checked; further columns and empty lines at the end are
+    ignored.
 
-    Raises `DataError` with file, line and remedy: missing file or column, wrong number of columns, invalid UTF-8, wrong
-    length or character, violated rule, a rating that is not a 32-bit integer.
+    Raises `DataError` with file, line and remedy: missing file or column, another format, wrong number of columns,
+    invalid UTF-8, wrong length or character, violated rule, a rating that is not a 32-bit integer.
     """
     path = Path(path)
-    reader = _Reader(path, layout)
     try:
-        with path.open("rb") as file:
-            reader.check_header(file.readline(1 << 20))
-        with pa.OSFile(str(path)) as file:  # a path would be decompressed if it ends in .gz
-            yield from reader.read(file)
+        yield from _Reader(path, layout).read()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; check the path, or fetch the puzzles first") from None
-    except pa.ArrowInvalid as error:
-        raise reader.explain(error) from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}); {_REMEDY}") from None
 
@@ -127,112 +120,99 @@ def _text(characters: Tokens) -> list[str]:
 
 
 class _Reader:
-    """Reads a file in parts and maps rows to line numbers."""
+    """Reads a file in parts; each row keeps its line number."""
 
     def __init__(self, path: Path, layout: Layout) -> None:
         self.path, self.layout = path, layout
-        self.rows_read = 0
+        self.strip = " " not in layout.question
+        """Whether spaces around fields are ignored: only if a space is not a cell."""
+        self.lines: list[int] = []
+        """Line number of each row of the part."""
 
     def error(self, line: int | None, problem: str, remedy: str) -> DataError:
         where = f"{self.path}, line {line}" if line is not None else str(self.path)
         return DataError(f"{where}: {problem}; {remedy}")
 
-    def check_header(self, header: bytes) -> None:
-        if not header:
-            raise self.error(None, "the file is empty", _REMEDY)
-        try:
-            names = next(csv.reader([header.decode("utf-8-sig").rstrip("\r\n")]))
-        except (UnicodeDecodeError, csv.Error, StopIteration):
-            raise self.error(1, "the header is not valid UTF-8", _REMEDY) from None
-        for name in COLUMNS:
-            if names.count(name) != 1:
-                problem = f"column {name} {'occurs twice' if name in names else 'is missing'}"
-                raise self.error(1, problem, f"the header must contain {','.join(COLUMNS)}")
-
-    def read(self, file: pa.NativeFile) -> Iterator[Puzzles]:
-        # No handler for invalid rows: pyarrow would hold a Python object, and aborts the process if one of its threads
-        # releases the object while the interpreter exits.
-        table = pa_csv.open_csv(
-            file,
-            # pyarrow reports the number of an invalid row only if it reads with one thread.
-            read_options=pa_csv.ReadOptions(use_threads=False, block_size=BATCH_BYTES),
-            parse_options=pa_csv.ParseOptions(ignore_empty_lines=False),
-            convert_options=pa_csv.ConvertOptions(
-                column_types=dict.fromkeys(COLUMNS, pa.binary()),
-                include_columns=list(COLUMNS),
-                strings_can_be_null=False,
-            ),
-        )
-        for batch in table:
-            part = self.check(batch)
-            self.rows_read += batch.num_rows
-            if len(part):
-                yield part
-        if not self.rows_read:
+    def read(self) -> Iterator[Puzzles]:
+        file = open_csv(self.path, COLUMNS, skip_spaces=self.strip)
+        if file.spaced and not self.strip:
+            raise self.error(1, "spaces around a column name", "remove them, and the spaces after the separators")
+        order = [file.columns[name] for name in COLUMNS]
+        rows: list[list[str]] = []
+        size, blank, any_rows = 0, None, False
+        for line, record in file.records:
+            if len(record) < 2 and not "".join(record).strip():
+                blank = blank or line  # allowed only at the end of the file
+                continue
+            if blank:
+                raise self.error(blank, "the line is empty or has no question", "complete or remove the line")
+            if len(record) != file.width:
+                problem = f"expected {file.width} columns. Got {len(record)}"
+                raise self.error(line, problem, f"the row may be cut off: {_REMEDY}")
+            rows.append([record[index] for index in order])
+            self.lines.append(line)
+            any_rows = True
+            size += sum(map(len, record))
+            if size >= BATCH_CHARACTERS:
+                yield self.check(rows)
+                rows, size, self.lines = [], 0, []
+        if rows:
+            yield self.check(rows)
+        if not any_rows:
             raise self.error(None, "the file contains no puzzles", _REMEDY)
 
-    def explain(self, error: pa.ArrowInvalid) -> DataError:
-        bad_row = _COLUMNS_ERROR.search(str(error))
-        if bad_row is None:
-            return self.error(None, f"not a valid CSV ({str(error).splitlines()[0]})", _REMEDY)
-        number, expected, actual = bad_row.groups()
-        problem = f"expected {expected} columns. Got {actual}"
-        return self.error(int(number), problem, f"the row may be cut off: {_REMEDY}")
-
-    def check(self, batch: pa.RecordBatch) -> Puzzles:
+    def check(self, rows: list[list[str]]) -> Puzzles:
         layout = self.layout
-        sources = self.sources(batch.column("source"))
-        questions = self.tokens(batch.column("question"), "question", layout.question, layout.allowed[0])
-        answers = self.tokens(batch.column("answer"), "answer", layout.answer, layout.allowed[1])
+        columns = ([row[index].strip(" ") if self.strip else row[index] for row in rows] for index in range(4))
+        sources, question_texts, answer_texts, rating_texts = columns
+        questions = self.tokens(question_texts, "question", layout.question, layout.allowed[0])
+        answers = self.tokens(answer_texts, "answer", layout.answer, layout.allowed[1])
         for invalid, problem, remedy in layout.check(questions, answers):
             self.raise_if_any(invalid, problem, remedy)
-        ratings = layout.rate(questions, answers) if layout.rate else self.ratings(batch.column("rating"))
+        ratings = layout.rate(questions, answers) if layout.rate else self.ratings(rating_texts)
         return Puzzles(questions, answers, sources, ratings)
 
     def raise_if_any(self, invalid: Mask, problem: str, remedy: str = "correct or remove the row") -> None:
         if invalid.any():
-            raise self.error(self.line(int(invalid.argmax())), problem, remedy)
+            raise self.error(self.lines[int(invalid.argmax())], problem, remedy)
 
-    def line(self, row: int) -> int:
-        return self.rows_read + row + 2  # line 1 is the header
-
-    def tokens(self, column: pa.Array, name: str, alphabet: Mapping[str, int], allowed: str) -> Tokens:
+    def tokens(self, texts: list[str], name: str, alphabet: Mapping[str, int], allowed: str) -> Tokens:
         length = self.layout.length
-        lengths = np.asarray(pc.call_function("binary_length", [column]))
-        invalid = lengths != length
-        if invalid.any():
-            row = int(invalid.argmax())
-            if lengths[row] == 0:
-                raise self.error(self.line(row), f"the line is empty or has no {name}", "complete or remove the line")
-            problem = f"{name} must have {length} characters ({self.layout.setting}). Got {lengths[row]}"
-            raise self.error(self.line(row), problem, f"correct the row or {self.layout.setting.partition(' ')[0]}")
-        start = np.frombuffer(column.buffers()[1], dtype=np.int32)[column.offset]
-        text = np.frombuffer(column.buffers()[2], dtype=np.uint8, count=len(column) * length, offset=start)
+        for line, text in zip(self.lines, texts, strict=True):
+            if len(text) == length:
+                continue
+            if not text:
+                raise self.error(line, f"the line is empty or has no {name}", "complete or remove the line")
+            problem = f"{name} must have {length} characters ({self.layout.setting}). Got {len(text)}"
+            cell = next((cell for cell, character in enumerate(text) if character not in alphabet), None)
+            if cell is not None:
+                problem += f", and cell {cell + 1} is {describe_character(text[cell])}"
+            raise self.error(line, problem, f"correct the row or {self.layout.setting.partition(' ')[0]}")
+        # Code points, so that lengths count characters; alphabets are ASCII.
+        characters = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32)
         table = np.full(256, 255, np.uint8)
         table[[ord(character) for character in alphabet]] = list(alphabet.values())
-        tokens = table[text]
+        tokens = table[np.minimum(characters, 255)]
         invalid = tokens == 255
         if invalid.any():
-            position = int(invalid.argmax())
-            problem = f"{name} contains {chr(text[position])!r} at cell {position % length + 1}; allowed: {allowed}"
-            raise self.error(self.line(position // length), problem, "correct the row")
+            row, cell = divmod(int(invalid.argmax()), length)
+            character = describe_character(texts[row][cell])
+            problem = f"{name} contains {character} at cell {cell + 1}; allowed: {allowed}"
+            raise self.error(self.lines[row], problem, "correct the row")
         return tokens.reshape(-1, length)
 
-    def sources(self, column: pa.Array) -> list[str]:
-        encoded = column.dictionary_encode()
-        names = []
-        for code, name in enumerate(encoded.dictionary.to_pylist()):
-            try:
-                names.append(name.decode("utf-8"))
-            except UnicodeDecodeError:
-                self.raise_if_any(np.asarray(encoded.indices) == code, "source is not valid UTF-8")
-        return [names[code] for code in encoded.indices.to_pylist()]
-
-    def ratings(self, column: pa.Array) -> npt.NDArray[np.int32]:
-        options = pc.MatchSubstringOptions("^-?[0-9]{1,10}$")
-        integer = pc.call_function("match_substring_regex", [column], options)
-        texts = pc.call_function("if_else", [integer, column, pa.scalar(b"0")])
-        values = np.asarray(texts.cast(pa.string()).cast(pa.int64()))
+    def ratings(self, texts: list[str]) -> npt.NDArray[np.int32]:
+        values = np.zeros(len(texts), np.int64)
+        invalid = np.zeros(len(texts), np.bool_)
+        for index, text in enumerate(texts):
+            invalid[index] = _INTEGER.fullmatch(text) is None
+            values[index] = 0 if invalid[index] else int(text)
         outside = (values < -(2**31)) | (values >= 2**31)
-        self.raise_if_any(~np.asarray(integer) | outside, "rating is not a 32-bit integer")
+        self.raise_if_any(invalid | outside, "rating is not a 32-bit integer")
         return values.astype(np.int32)
+
+
+def line_of_row(path: Path, row: int) -> int:
+    """The line on which row `row` of a valid file starts; rows are counted from 0, without the header."""
+    records = (line for line, record in open_csv(path, COLUMNS).records if len(record) > 1)
+    return next(islice(records, row, None))

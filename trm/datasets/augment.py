@@ -39,7 +39,9 @@ def augment(data: DataSection, augment: AugmentParams, raw: Path, out: Path, key
         "libraries": {"numpy": np.__version__, "pyarrow": pa.__version__},
     }
     workers = _num_workers()
-    return {"splits": write_dataset(get_dataset(data.name).prepare(data, augment, raw), out, lineage, workers)}
+    plan = get_dataset(data.name).prepare(data, augment, raw)
+    counts = write_dataset(plan, out, lineage, workers)
+    return {"splits": counts} if plan.leaks is None else {"splits": counts, "leaks": plan.leaks}
 
 
 def write_dataset(
@@ -53,7 +55,7 @@ def write_dataset(
             counts[split] = write_split(out / split, blocks, plan.meta.seq_len, lineage)
     if plan.names is not None:
         write_names(out, plan.names)
-    write_meta(out, plan.meta, counts)
+    write_meta(out, plan.meta, counts, plan.leaks)
     return counts
 
 

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trm.config.evaluation import EvaluateParams
-from trm.data.parquet import read_meta
+from trm.data.parquet import read_leaks, read_meta
 from trm.data.protocol import Grid
 from trm.evaluation.eval_dataset import EvalDataset, EvalExample, check_same_dataset
-from trm.evaluation.metrics import compute_metrics
+from trm.evaluation.metrics import compute_metrics, leak_metrics
 from trm.evaluation.submission import submission
 from trm.inference.engine import Verifier, predict
 from trm.inference.voting import VoteCounter, grid_hash, same_grid
@@ -80,6 +80,9 @@ def evaluate(evaluate: EvaluateParams, dataset: Path, model: Path, out: Path, ke
     predictions = pq.read_table(file)
     tasks = {tests.name(task): tests.num_pairs(task) for task in tests.sample()}
     metrics = compute_metrics(predictions, tasks, settings.num_votes, settings.pass_at_k, net.passes)
+    leaks = read_leaks(dataset)
+    if leaks is not None:
+        metrics |= leak_metrics(predictions, tasks, leaks, settings.num_votes, settings.pass_at_k, net.passes)
     _write_json(out / "metrics.json", metrics, indent=2)
     if tests.names is not None:
         all_tasks = {tests.name(task): tests.num_pairs(task) for task in range(len(tests.split.group_starts) - 1)}

@@ -1,14 +1,17 @@
 """The metrics of `metrics.json` with 95 % confidence intervals; null if a metric is not defined."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from scipy import stats
 
 CONFIDENCE = 0.95
+SINGLE_ANSWER = ("exact_accuracy", "cell_accuracy", "halt_accuracy", "valid")
+"""Metrics of the puzzle itself (augmentation 0)."""
 
 
 class Estimate(TypedDict):
@@ -66,6 +69,32 @@ def paired_difference(ours: np.ndarray, theirs: np.ndarray) -> Estimate:
     deviation = math.sqrt(more + less - (more - less) ** 2 / (n + 2)) / (n + 2)
     reach = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * deviation
     return Estimate(value=(more - less) / n, low=max(middle - reach, -1.0), high=min(middle + reach, 1.0), n=n)
+
+
+def leak_metrics(
+    predictions: pa.Table,
+    tasks: Mapping[str, int],
+    leaked: Collection[str],
+    num_votes: int,
+    pass_at_k: Sequence[int],
+    passes: int,
+) -> dict[str, object]:
+    """The number of evaluated tasks that are trained on under another name and, if there are any, the metrics of the
+    others, without the means.
+
+    leaked: names of the leaked tasks. Other arguments as in `compute_metrics`.
+    """
+    kept = {name: pairs for name, pairs in tasks.items() if name not in leaked}
+    facts: dict[str, object] = {"leaked_tasks": len(tasks) - len(kept)}
+    if not facts["leaked_tasks"]:
+        return facts
+    rows = predictions.filter(pc.field("task").isin(pa.array(sorted(kept), pa.string())))
+    names = (*SINGLE_ANSWER, "valid_voted", *(f"pass@{k}" for k in pass_at_k))
+    others: dict[str, object] = {**dict.fromkeys(names), "puzzles": 0, "tasks": len(kept), "interval_95": {}}
+    if len(rows):
+        metrics = compute_metrics(rows, kept, num_votes, pass_at_k, passes)
+        others = {name: value for name, value in metrics.items() if not name.startswith(("mean_", "num_"))}
+    return {**facts, "without_leaks": others}
 
 
 def compute_metrics(

@@ -1,75 +1,127 @@
-"""Reads a puzzle from the command line: as text, from a file, or from stdin."""
+"""Reads puzzles from the command line: as text, from a file, or from stdin."""
 
-import errno
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from trm.config.dataset_meta import DatasetMeta
-from trm.data.protocol import Grid
+from trm.data.protocol import Dataset, Grid
 from trm.inference.puzzle import get_solvable_dataset
 from trm.utils.errors import DataError
+from trm.utils.file_formats import decode_text, describe_character
+
+LENGTHS = 4
+"""Most row lengths named in a message."""
+_COLORS = re.compile(r"\x1b\[[0-9;]*m")
+_RESULT = re.compile(r"^.*; halt probability .*$", re.MULTILINE)
+"""The last line that `trm solve` prints."""
 
 
-def read_puzzle(puzzle: str, meta: DatasetMeta) -> Grid:
-    """The cells of a puzzle, uint8 [height, width]. `puzzle` is its text, the path of a text file, or `-` for stdin.
+def read_puzzles(puzzle: str, meta: DatasetMeta) -> list[Grid]:
+    """The cells of one or more puzzles, uint8 [height, width] each, in order.
 
-    Raises `DataError` and `UserError` as `parse_puzzle`, and `DataError` for an unreadable file.
+    puzzle: its text, the path of a text file, or `-` for stdin. Raises `DataError` and `UserError` as `parse_puzzles`,
+    and `DataError` for an empty text, a folder, an unreadable file or another format.
     """
     get_solvable_dataset(meta)  # raises before stdin is read
-    text = _text(puzzle)
+    text, location = _text(puzzle)
     try:
-        return parse_puzzle(text, meta)
+        return parse_puzzles(text, meta)
     except DataError as error:
-        if text == puzzle and Path(puzzle).suffix and len(puzzle) < 256:
+        if location is not None:
+            raise DataError(f"{location}: {error}") from None
+        if Path(puzzle).suffix and len(puzzle) < 256:
             raise DataError(f"{puzzle}: no such file, and not a puzzle ({error}); - reads stdin") from None
         raise
 
 
-def _text(puzzle: str) -> str:
+def _text(puzzle: str) -> tuple[str, str | None]:
+    """The text, and the file that contains it."""
     if puzzle == "-":
-        return sys.stdin.read()
+        if sys.stdin is None:
+            raise DataError("stdin is closed; give the puzzle as text or a file")
+        # The bytes, because stdin may have another encoding. A test or notebook may have only text.
+        binary = getattr(sys.stdin, "buffer", None)
+        return (decode_text(binary.read(), "stdin") if binary else sys.stdin.read()), "stdin"
     path = Path(puzzle)
     try:
-        if path.is_file():
-            return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        if getattr(error, "errno", None) != errno.ENAMETOOLONG:  # too long for a path: it is the puzzle itself
-            raise DataError(f"{puzzle}: cannot be read as a puzzle ({error})") from None
-    return puzzle
+        is_folder, is_file = bool(puzzle) and path.is_dir(), path.is_file()
+    except (OSError, ValueError):  # too long for a path, or with a null character: it is the puzzle itself
+        is_folder = is_file = False
+    if is_folder:
+        raise DataError(f"{puzzle}: is a folder, not a puzzle; give the text of a puzzle or a text file")
+    if not is_file:
+        return puzzle, None
+    try:
+        return decode_text(path.read_bytes(), puzzle), puzzle
+    except OSError as error:
+        raise DataError(f"{puzzle}: cannot be read ({error.strerror or error}); check the permissions") from None
 
 
-def parse_puzzle(text: str, meta: DatasetMeta) -> Grid:
-    """Parse a puzzle given as characters, row by row, to cells uint8 [height, width].
+def parse_puzzles(text: str, meta: DatasetMeta) -> list[Grid]:
+    """Parse puzzles given as characters, row by row, to cells uint8 [height, width].
 
     White space is ignored, except line breaks, and spaces if they are symbols of the puzzle (mazes). Symbols of several
     characters (numbers) are separated by spaces. Line breaks or `/` separate rows; they are required if the puzzle is
-    smaller than the canvas and has several rows. Each dataset accepts further notations (`normalize_text`). Raises
-    `DataError` for another length, shape or symbol, `UserError` for a dataset that cannot be solved from outside.
+    smaller than the canvas and has several rows. Several puzzles follow one another: one a line or, if all fill the
+    canvas, one after the other. Each dataset accepts further notations (`normalize_text`), and what `trm solve`
+    prints is accepted. Raises `DataError` for another length, shape or symbol, `UserError` for a dataset that cannot be
+    solved from outside.
     """
     dataset, symbols = get_solvable_dataset(meta), meta.vocabulary[1:]
     values = {symbol: cell for cell, symbol in enumerate(symbols)}
+    text = dataset.normalize_text(_RESULT.sub("", _COLORS.sub("", text)))
     if "/" not in values:
         text = text.replace("/", "\n")
-    text = dataset.normalize_text(text)
-    lines = [line for line in (_symbols(line, values) for line in text.strip("\r\n").splitlines()) if line]
-    cells = [symbol for line in lines for symbol in line]
-    widths = {len(line) for line in lines}
-    if len(lines) > 1 and len(widths) > 1:
-        raise DataError(f"the rows of the puzzle must have one length. Got {', '.join(map(str, sorted(widths)))} cells")
-    canvas, shape = (meta.height, meta.width), (len(lines), max(widths, default=0))
-    if len(lines) == 1 and len(cells) == meta.seq_len:
-        shape = canvas
-    if not cells or shape[0] > canvas[0] or shape[1] > canvas[1] or (dataset.FILLS_CANVAS and shape != canvas):
+    rows = [row for row in (_symbols(line, values) for line in text.strip("\r\n").splitlines()) if row]
+    if not rows:
+        raise DataError(f"the puzzle is empty; give {meta.seq_len} cells ({meta.height} x {meta.width}), row by row")
+    puzzles = _split(rows, meta, dataset)
+    names = [f"puzzle {number}" for number in range(1, len(puzzles) + 1)] if len(puzzles) > 1 else ["the puzzle"]
+    return [_parse(each, meta, dataset, values, name) for each, name in zip(puzzles, names, strict=True)]
+
+
+def _split(rows: list[list[str]], meta: DatasetMeta, dataset: Dataset) -> list[list[list[str]]]:
+    """The puzzles: rows of symbols."""
+    height, width = meta.height, meta.width
+    if all(len(row) == meta.seq_len for row in rows):  # one puzzle a line
+        return [[row[start : start + width] for start in range(0, len(row), width)] for row in rows]
+    if height == 1:
+        return [[row] for row in rows]
+    if dataset.FILLS_CANVAS and len(rows) % height == 0 and all(len(row) == width for row in rows):
+        return [rows[start : start + height] for start in range(0, len(rows), height)]
+    return [rows]
+
+
+def _parse(rows: Sequence[list[str]], meta: DatasetMeta, dataset: Dataset, values: Mapping[str, int], of: str) -> Grid:
+    """The cells of one puzzle; `of` names it in messages."""
+    widths = sorted({len(row) for row in rows})
+    cells = [symbol for row in rows for symbol in row]
+    foreign = next((i for i, cell in enumerate(cells) if cell not in values and not cell.isascii()), None)
+    if foreign is not None:
+        raise _symbol_error(foreign, cells[foreign], values, of)
+    if len(widths) > 1:
+        more = ", …" if len(widths) > LENGTHS else ""
+        lengths = ", ".join(map(str, widths[:LENGTHS])) + more
+        raise DataError(f"the rows of {of} must have one length. Got {lengths} cells")
+    canvas, shape = (meta.height, meta.width), (len(rows), widths[0])
+    if shape[0] > canvas[0] or shape[1] > canvas[1] or (dataset.FILLS_CANVAS and shape != canvas):
         most = "" if dataset.FILLS_CANVAS else "at most "
-        got = f"{shape[0]} rows of {shape[1]}" if len(lines) > 1 else str(len(cells))
-        raise DataError(f"the puzzle must have {most}{meta.seq_len} cells ({meta.height} x {meta.width}). Got {got}")
-    for number, symbol in enumerate(cells, 1):
+        got = f"{shape[0]} rows of {shape[1]}" if len(rows) > 1 else str(len(cells))
+        size = f"{most}{meta.seq_len} cells ({meta.height} x {meta.width})"
+        raise DataError(f"{of} must have {size}. Got {got}")
+    for index, symbol in enumerate(cells):
         if symbol not in values:
-            raise DataError(f"cell {number} of the puzzle must be one of {' '.join(symbols)}. Got {symbol!r}")
+            raise _symbol_error(index, symbol, values, of)
     return np.array([values[symbol] for symbol in cells], dtype=np.uint8).reshape(shape)
+
+
+def _symbol_error(index: int, symbol: str, values: Mapping[str, int], of: str) -> DataError:
+    seen = describe_character(symbol) if len(symbol) == 1 else repr(symbol)
+    return DataError(f"cell {index + 1} of {of} must be one of {' '.join(values)}. Got {seen}")
 
 
 def _symbols(line: str, values: Mapping[str, int]) -> list[str]:

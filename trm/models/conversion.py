@@ -1,9 +1,7 @@
 """Conversion of published checkpoints: their state dicts and architecture settings, in and out."""
 
 import math
-import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +11,7 @@ from trm.config.base import parse
 from trm.config.dataset_meta import DatasetMeta
 from trm.config.model import ModelParams
 from trm.models.act import TRM, build_model
+from trm.models.published_files import without_prefixes
 from trm.models.variants import VARIANTS
 from trm.utils.errors import DataError, ParamsError, UserError
 
@@ -22,8 +21,6 @@ _MAZE = ("pad", *"# SGo")
 _ARC = ("pad", "end", *"0123456789")
 _CLASSES = {"hrm": "HierarchicalReasoningModel_ACTV1", "transformers_baseline": "Model_ACTV2"}
 _TRM_CLASS = "TinyRecursiveReasoningModel_ACTV1"
-
-_PREFIX = re.compile(r"^((_orig_mod|model|module)\.)+")
 
 # Our tensor name -> the published one. Names of block tensors are prefixed with the block.
 _NAMES = {
@@ -55,7 +52,7 @@ def import_published(
     `DataError` for a missing or unknown tensor or one of another shape.
     """
     config, meta = settings_from_arch(arch, meta, reset_puzzle_emb)
-    theirs = {_PREFIX.sub("", key): value for key, value in state_dict.items()}
+    theirs = without_prefixes(state_dict)
     model = build_model(config, meta, dtype=_dtype(arch))
     names, tensors = _published_names(model), _tensors(model)
     advice = "is the architecture in all_config.yaml the right one?"
@@ -80,6 +77,9 @@ def import_published(
                     f"{remedy}"
                 )
             tensor.copy_(value)
+            if not tensor.isfinite().all():
+                problem = "has values that are not finite (NaN or infinity)"
+                raise DataError(f"checkpoint: tensor {names[name]} {problem}; download it again, or give another one")
     return model.eval()
 
 
@@ -116,35 +116,6 @@ def arch_of(model: TRM) -> dict[str, Any]:
         "vocab_size": meta.vocab_size,
         "num_puzzle_identifiers": meta.num_identifiers,
     }
-
-
-def read_published(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a published checkpoint file and the section `arch` of the `all_config.yaml` in its folder.
-
-    Raises `DataError` for a missing file or another format.
-    """
-    from ruamel.yaml import YAML, YAMLError
-
-    config_path = path.parent / "all_config.yaml"
-    for file in (path, config_path):
-        if not file.is_file():
-            raise DataError(f"{file}: no such file; a published checkpoint and its all_config.yaml are in one folder")
-    try:
-        # weights_only: never unpickle code from a downloaded file.
-        state_dict = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0][:120]
-        raise DataError(f"{path}: not a PyTorch state dict ({reason}); download it again") from None
-    if not isinstance(state_dict, dict) or not all(isinstance(value, Tensor) for value in state_dict.values()):
-        raise DataError(f"{path}: not a state dict of tensors; give the file that contains only the weights")
-    try:
-        settings = YAML(typ="safe", pure=True).load(config_path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError):
-        raise DataError(f"{config_path}: not valid YAML; download it again") from None
-    arch = settings.get("arch") if isinstance(settings, dict) else None
-    if not isinstance(arch, dict):
-        raise DataError(f"{config_path}: has no section `arch`; give the file that was published with the checkpoint")
-    return state_dict, arch
 
 
 _SAME_NAMES = (

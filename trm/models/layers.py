@@ -39,6 +39,11 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
+    def extra_repr(self) -> str:
+        """The shapes, for `print(model)`."""
+        out_features, in_features = self.weight.shape
+        return f"{in_features} -> {out_features}" + (", bias" if self.bias is not None else "")
+
 
 class SwiGLU(nn.Module):
     """W_down(silu(gate) * up) with [gate, up] = W_in x, over the last dimension of width `width`."""
@@ -70,6 +75,10 @@ class Attention(nn.Module):
             q_BHSK, k_BHSK = rotate(q_BHSK, rope), rotate(k_BHSK, rope)
         mixed_BHSK = F.scaled_dot_product_attention(q_BHSK, k_BHSK, v_BHSK)
         return self.out(mixed_BHSK.transpose(1, 2).reshape(B, S, D))
+
+    def extra_repr(self) -> str:
+        """The number of heads, for `print(model)`."""
+        return f"{self.num_heads} heads"
 
 
 def rope_table(positions: int, head_size: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -104,7 +113,12 @@ class Block(nn.Module):
     def forward(self, x_BSD: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
         if self.mlp_t:
             x_BDS = x_BSD.transpose(1, 2).contiguous()  # one large matrix product instead of B small ones
-            x_BSD = rms_norm(x_BDS + self.mix(x_BDS), self.eps).transpose(1, 2)
+            # A transposed view would make the next matrix product copy it with strides, in each half of a SwiGLU.
+            x_BSD = rms_norm(x_BDS + self.mix(x_BDS), self.eps).transpose(1, 2).contiguous()
         else:
             x_BSD = rms_norm(x_BSD + self.mix(x_BSD, rope), self.eps)
         return rms_norm(x_BSD + self.mlp(x_BSD), self.eps)
+
+    def extra_repr(self) -> str:
+        """What mixes the positions, for `print(model)`."""
+        return "MLP over positions" if self.mlp_t else "attention over positions"

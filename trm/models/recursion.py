@@ -78,6 +78,17 @@ class RecursiveNetwork(nn.Module):
         for name in self.variant.states:
             truncated_normal_(self.get_buffer(f"{name}_init"), 1, generator)
 
+    def extra_repr(self) -> str:
+        """Variant, sizes and recursion, for `print(model)`: the tensors that are not in a submodule."""
+        config, meta = self.config, self.meta
+        tables = {"token_embedding": self.token_embedding, "puzzle_table": self.puzzle_table}
+        if self.position_embedding is not None:
+            tables["position_embedding"] = self.position_embedding
+        shapes = [f"{name}: {' x '.join(map(str, table.shape))}" for name, table in tables.items()]
+        sizes = f"{config.puzzle_emb_len} puzzle tokens + {meta.height} x {meta.width} grid tokens, width"
+        lines = [f"{config.arch}, {meta.name}: {sizes} {config.hidden_size}", ", ".join(shapes)]
+        return "\n".join([*lines, f"{self.passes} passes per supervision step, at most {config.halt_max_steps} steps"])
+
     @property
     def passes(self) -> int:
         """Forward passes of a supervision step."""

@@ -86,6 +86,7 @@ def publish(folder: Path, uri: str) -> dict[str, Any]:
     store = Store(uri)
     published = _published(store)
     if published is None:
+        store.require_condition("IfNoneMatch")  # before the upload, which may take long
         _upload(store, folder, _parsed(own, str(folder))["files"], _version(own))
         published = _publish_manifest(store, own)
     _delete_stale(store, _version(published))

@@ -137,18 +137,18 @@ class Store:
 
     def put_if_absent(self, name: str, data: bytes) -> None:
         """Write a small object. Raises `ConflictError` if it exists."""
-        self._prove("IfNoneMatch")
+        self.require_condition("IfNoneMatch")
         self.put(name, data, IfNoneMatch="*")
 
     def put_if_match(self, name: str, data: bytes, tag: str) -> None:
         """Replace the small object with this ETag. Raises `ConflictError` if it has changed."""
-        self._prove("IfMatch")
+        self.require_condition("IfMatch")
         try:
             self.put(name, data, IfMatch=tag)
         except NotFoundError:  # the response of AWS if the object was deleted
             raise ConflictError from None
 
-    def _prove(self, condition: Literal["IfNoneMatch", "IfMatch"]) -> None:
+    def require_condition(self, condition: Literal["IfNoneMatch", "IfMatch"]) -> None:
         """Test once per process and root whether the server honours a condition: some accept and ignore it.
 
         Without it, two writers overwrite each other unnoticed. The test object stays below the root, two levels above

@@ -61,7 +61,7 @@ REMEDIES = {
     "407": "the proxy requires a password; add it to HTTPS_PROXY or HTTP_PROXY, or name the server in NO_PROXY",
 }
 REMEDIES |= dict.fromkeys(EXPIRED_CODES, "the session token has expired; log in again, or renew AWS_SESSION_TOKEN")
-REMEDIES |= dict.fromkeys(REGION_CODES, "the region is wrong; set AWS_REGION to that of the bucket")
+REMEDIES |= dict.fromkeys(REGION_CODES, "set AWS_REGION to the region of the bucket")
 REMEDIES |= dict.fromkeys(QUOTA_CODES, "the server's storage or quota is full; delete objects or raise the quota")
 OTHER_SERVER = "correct AWS_ENDPOINT_URL_S3, or HTTPS_PROXY and NO_PROXY if there is a proxy"
 SPEAKS_TLS = "the server expects TLS; write https:// in AWS_ENDPOINT_URL_S3"
@@ -147,7 +147,7 @@ def refusal(error: "ClientError", endpoint: str) -> str:
         text = f"{code}: {message}; {REMEDIES[code]}" if code in REGION_CODES else f"{code}: {REMEDIES[code]}"
     elif code == "400" and _expects_tls(endpoint):
         text = SPEAKS_TLS
-    elif not code or code.isdigit():
+    elif code.isdigit():
         text = f"the response is not that of an S3 server (HTTP status {_status(error)}); {OTHER_SERVER}"
     elif "checksum" in message.lower():
         text = f"{code}: the server does not support checksums (CRC32); use a server that does"
@@ -213,7 +213,7 @@ def _expects_tls(url: str) -> bool:
 
 def code_of(error: "ClientError") -> str:
     """The code of the error; the HTTP status if the response has none, as of a proxy."""
-    return str(error.response.get("Error", {}).get("Code") or "")
+    return str(error.response.get("Error", {}).get("Code") or _status(error))
 
 
 def _status(error: "ClientError") -> int:

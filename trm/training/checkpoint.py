@@ -17,6 +17,7 @@ from trm.config.model import ModelParams
 from trm.models.act import TRM, build_model
 from trm.storage.artifact_cache import local_copy
 from trm.utils.errors import DataError, ParamsError
+from trm.utils.file_formats import SAFETENSORS, TORCH, detect_format, read_head
 
 FILE = "checkpoint.safetensors"
 
@@ -31,11 +32,16 @@ class Header:
     """Its origin: the step, for example."""
 
 
-def save_checkpoint(path: Path, model: TRM, average: TRM, facts: Mapping[str, Any]) -> None:
-    """Write the raw weights of `model`, the EMA weights of `average`, and their shared buffers."""
+def checkpoint_tensors(model: TRM, average: TRM) -> Mapping[str, Tensor]:
+    """The tensors of a checkpoint: raw weights of `model`, EMA weights of `average`, and their shared buffers."""
     tensors = {f"raw.{name}": value for name, value in model.named_parameters()}
     tensors |= {f"ema.{name}": value for name, value in average.named_parameters()}
-    tensors |= {name: value for name, value in model.state_dict().items() if f"raw.{name}" not in tensors}
+    return tensors | {name: value for name, value in model.state_dict().items() if f"raw.{name}" not in tensors}
+
+
+def save_checkpoint(path: Path, model: TRM, average: TRM, facts: Mapping[str, Any]) -> None:
+    """Write the raw weights of `model`, the EMA weights of `average`, and their shared buffers."""
+    tensors = checkpoint_tensors(model, average)
     header = {"model": model.config.model_dump(mode="json"), "meta": model.meta.model_dump(mode="json"), "facts": facts}
     write_tensors(path, tensors, header)
 
@@ -53,9 +59,24 @@ def read_header(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             return json.loads(file.metadata()["trm"])
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; train a model first (`dvc repro`) or give another") from None
+        remedy = "train a model first (`dvc repro`) or give another"
+        if (path.parent / "all_config.yaml").is_file():
+            remedy = f"{path.parent} holds a published checkpoint: convert it with `trm checkpoint import`"
+        raise DataError(f"{path}: no such file; {remedy}") from None
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: not a checkpoint of this project, or damaged ({error}); create it again") from None
+        raise _not_a_checkpoint(path, error) from None
+
+
+def _not_a_checkpoint(path: Path, error: Exception) -> DataError:
+    name, remedy = (path.is_file() and detect_format(read_head(path))) or (None, "")
+    if name == TORCH or (name == SAFETENSORS and isinstance(error, KeyError | TypeError)):  # no metadata of ours
+        return DataError(
+            f"{path}: is {name} of another program; convert it with `trm checkpoint import {path}`, and give "
+            "the folder that this writes"
+        )
+    if name not in (None, SAFETENSORS, "binary data"):
+        return DataError(f"{path}: is {name}, not a checkpoint; {remedy}")
+    return DataError(f"{path}: not a checkpoint of this project, or damaged ({error}); create it again")
 
 
 def checkpoint_file(path: Path) -> Path:
@@ -80,7 +101,7 @@ def load_checkpoint(
     """Load a model, in eval mode on the CPU, computing in `dtype`, and the `DatasetMeta` of its training data.
 
     `location` is a checkpoint file, a model folder or its `s3://` URI. Raises `DataError` for a file that is missing,
-    damaged or does not match its settings, and `UserError` if S3 denies access.
+    damaged, does not match its settings or has values that are not finite, and `UserError` if S3 denies access.
     """
     file = checkpoint_file(local_copy(location))
     header = read_settings(file)
@@ -92,6 +113,11 @@ def load_checkpoint(
                 value = tensors.get_tensor(f"{weights}.{name}" if name in parameters else name)
                 if value.shape != tensor.shape:
                     raise DataError(f"{file}: {name} should have shape {tuple(tensor.shape)}. Got {tuple(value.shape)}")
+                if not value.isfinite().all():
+                    raise DataError(
+                        f"{file}: tensor {name} has values that are not finite (NaN or infinity); give another "
+                        "checkpoint, or train it again with a lower train.lr"
+                    )
                 tensor.copy_(value)
     except (SafetensorError, OSError) as error:
         raise DataError(f"{file}: damaged checkpoint ({error}); create it again") from None

@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 
 from trm.data.parquet import read_meta
-from trm.models.conversion import arch_of, export_published, import_published, read_published
+from trm.models.conversion import arch_of, export_published, import_published
+from trm.models.published_files import read_published
 from trm.storage.artifacts import staged, write_manifest
 from trm.training.checkpoint import FILE, checkpoint_file, load_checkpoint, read_settings, save_checkpoint
 from trm.training.ema import ema_copy

@@ -20,7 +20,7 @@ from trm.config.training import TrainParams
 from trm.data.batches import START, StreamPosition, collate, total_steps, training_batches
 from trm.data.parquet import Split, read_meta, read_split
 from trm.models.act import TRM, Batch, Carry, build_model, draw_min_steps
-from trm.training.checkpoint import FILE, save_checkpoint
+from trm.training.checkpoint import FILE, checkpoint_tensors, save_checkpoint
 from trm.training.distributed import SINGLE_PROCESS, World, world
 from trm.training.ema import ema_copy, update_ema
 from trm.training.init_from import init_from
@@ -43,7 +43,7 @@ def train(model: ModelParams, train: TrainParams, dataset: Path, out: Path, key:
 
     Under torchrun all processes train together and the main process writes. The state is saved in the state folder of
     the content `key`. Raises `UserError` for settings that do not match the dataset, `InternalError` at the first
-    non-finite loss, and `Interrupted` after SIGTERM or SIGINT, with the state saved.
+    non-finite loss or for non-finite weights, and `Interrupted` after SIGTERM or SIGINT, with the state saved.
     """
     with world(resolve_device(train.device)) as processes, interruptible() as interrupts:
         run = _Run(model, train, dataset, processes)
@@ -153,8 +153,10 @@ def train_step(
     if not math.isfinite(loss):
         raise InternalError(f"step {step}: the loss is {loss.item()}; lower train.lr or raise train.lr_warmup_steps")
     with held():
+        rate = _learning_rate(settings, settings.lr, step, total)
         for group in state.optimizer.param_groups:
-            group["lr"] = _learning_rate(settings, settings.lr, step, total)
+            # torch cannot convert larger numbers; infinite weights are reported by the next loss or `check_finite`.
+            group["lr"] = rate if rate <= torch.finfo(torch.float32).max else math.inf
         state.optimizer.step()
         if rows:
             identifiers, gradients = (processes.all_gather(torch.cat(values)) for values in zip(*rows, strict=True))
@@ -305,11 +307,25 @@ class _Run:
         """Write the last line of the log; without validation groups the last weights are the result."""
         if self.state.metric_steps:
             self.write_log()
+        self.check_finite()
         if self.validation is None:
             self.keep({"step": self.state.step})
         self.save()
 
+    def check_finite(self) -> None:
+        """Raise `InternalError`, in every process, if a weight is NaN or infinite.
+
+        A finite loss shows only that the weights before the last step are finite.
+        """
+        for name, tensor in checkpoint_tensors(self.state.model, self.state.average).items():
+            if not tensor.isfinite().all():
+                raise InternalError(
+                    f"step {self.state.step}: tensor {name} has values that are not finite (NaN or infinity), nothing "
+                    "was published; lower train.lr or raise train.lr_warmup_steps"
+                )
+
     def keep(self, facts: dict[str, object]) -> None:
+        self.check_finite()
         if not self.processes.is_main:
             return
         new = self.folder / f"{FILE}.new"

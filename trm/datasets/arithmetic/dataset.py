@@ -245,8 +245,8 @@ def _without_augmentation(puzzles: Puzzles, groups: Rows, num_aug: int, seed: in
 
 
 def normalize_text(text: str) -> str:
-    """Remove the optional dots in place of the sum."""
-    return text.rstrip().rstrip(".")
+    """Remove the optional dots in place of each sum."""
+    return "\n".join(line.rstrip().rstrip(".") for line in text.splitlines())
 
 
 def unique_solution(grid: Grid) -> None:

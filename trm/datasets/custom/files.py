@@ -5,8 +5,6 @@ one character per cell. JSONL has one object per line with the same keys. A grid
 or a list of integers or characters. Spaces are symbols.
 """
 
-import csv
-import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +15,9 @@ from typing import NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from trm.data.csv_records import open_csv
 from trm.utils.errors import DataError
+from trm.utils.file_formats import describe_character, open_lines
 
 SUFFIXES = (".csv", ".jsonl")
 MAX_SIDE = 64
@@ -63,13 +63,11 @@ def read_custom_file(
     Raises `DataError` with file, line and remedy: missing file, invalid UTF-8, CSV or JSON, missing column or key,
     ragged, empty or too large grid, unknown symbol, different shapes of input and output, no puzzles.
     """
-    text = _text(path)
-    rows = _json_rows(path, text) if path.suffix == ".jsonl" else _csv_rows(path, text)
     codes = {symbol: code for code, symbol in enumerate(alphabet or ())}
     pairs: list[list[npt.NDArray[np.uint8]]] = []
     groups: dict[str, int] = {}
     names, lines = [], []
-    for line, fields, group in rows:
+    for line, fields, group in _rows(path):
         pair = []
         for name in ("input", "output"):
             _check_shape(path, line, name, fields[name], height, width)
@@ -105,66 +103,47 @@ def raise_data_error(path: Path, line: int | None, problem: str, remedy: str) ->
     raise DataError(f"{where}: {problem}; {remedy}")
 
 
-def _text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; check the path, or fetch the puzzles first") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error}); check the path") from None
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise_data_error(path, data[: error.start].count(b"\n") + 1, "not valid UTF-8", "save the file as UTF-8")
-    if not text.strip():
-        raise_data_error(path, None, "the file is empty", "add a line for each puzzle")
-    return text
-
-
 _Row = tuple[int, Mapping[str, Rows], str | None]
 """Line, grids `input` and `output`, and the group if there are groups."""
 
 
-def _csv_rows(path: Path, text: str) -> Iterator[_Row]:
-    records = _csv_records(path, text)
-    line, header = next(records)
-    columns = {name: index for index, name in enumerate(header) if name in KEYS}
-    for name in KEYS:
-        times = header.count(name)
-        if times > 1 or (times == 0 and name != "group"):
-            problem = f"column {name} {'occurs twice' if times else 'is missing'}"
-            raise_data_error(path, line, problem, "the header must be input,output or input,output,group")
-    for line, record in records:
-        if len(record) != len(header):
+def _rows(path: Path) -> Iterator[_Row]:
+    try:
+        yield from _json_rows(path) if path.suffix == ".jsonl" else _csv_rows(path)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; check the path, or fetch the puzzles first") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}); check the path") from None
+
+
+def _csv_rows(path: Path) -> Iterator[_Row]:
+    file = open_csv(path, ("input", "output"), ("group",))
+    if file.spaced:
+        raise_data_error(
+            path,
+            1,
+            "spaces around a column name",
+            "remove them, and the spaces after the separators: spaces are symbols",
+        )
+    columns = file.columns
+    for line, record in file.records:
+        if not record:
+            continue
+        if len(record) != file.width:
             raise_data_error(
-                path, line, f"expected {len(header)} columns. Got {len(record)}", "complete or remove the row"
+                path, line, f"expected {file.width} columns. Got {len(record)}", "complete or remove the row"
             )
         # Line breaks before the first and after the last row of a grid are ignored.
         grids = {
-            name: record[columns[name]].replace("\r\n", "\n").strip("\n").replace("/", "\n").split("\n")
+            name: re.sub(r"\r\n?", "\n", record[columns[name]]).strip("\n").replace("/", "\n").split("\n")
             for name in ("input", "output")
         }
         yield line, grids, _group(path, line, record[columns["group"]] if "group" in columns else None)
 
 
-def _csv_records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """Line number and fields of each record, without empty lines."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    while True:
-        line = reader.line_num + 1
-        try:
-            record = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise_data_error(path, line, f"invalid CSV ({error})", "check the quotes of the row")
-        if record:
-            yield line, record
-
-
-def _json_rows(path: Path, text: str) -> Iterator[_Row]:
+def _json_rows(path: Path) -> Iterator[_Row]:
     grouped: bool | None = None
-    for line, record in enumerate(text.split("\n"), start=1):
+    for line, record in enumerate(open_lines(path), start=1):
         if not record.strip():
             continue
         try:
@@ -238,10 +217,14 @@ def _encode(
             if symbol in codes:
                 continue
             if not infer_alphabet:
-                problem = f"{name} contains {symbol!r} in row {number}, which is not in data.alphabet"
+                problem = f"{name} contains {_symbol_text(symbol)} in row {number}, which is not in data.alphabet"
                 raise_data_error(path, line, problem, "correct the puzzle, or add the symbol to data.alphabet")
             if len(codes) == MAX_SYMBOLS:
-                problem = f"{symbol!r} is symbol number {MAX_SYMBOLS + 1}; the maximum is {MAX_SYMBOLS}"
+                problem = f"{_symbol_text(symbol)} is symbol number {MAX_SYMBOLS + 1}; the maximum is {MAX_SYMBOLS}"
                 raise_data_error(path, line, problem, "use fewer symbols")
             codes[symbol] = len(codes)
     return np.array([[codes[symbol] for symbol in row] for row in grid], np.uint8)
+
+
+def _symbol_text(symbol: str) -> str:
+    return describe_character(symbol) if len(symbol) == 1 else repr(symbol)

@@ -27,6 +27,7 @@ from trm.datasets.sudoku.augmentation import (
     violates_rules,
 )
 from trm.datasets.sudoku.equivalence import are_equivalent, fingerprints
+from trm.datasets.sudoku.notation import normalize
 from trm.datasets.sudoku.rules import BOX_SHAPES, sudoku_valid
 
 
@@ -164,8 +165,8 @@ def _draw_name(transforms: Transforms, index: int) -> str:
 
 
 def normalize_text(text: str) -> str:
-    """Replace the blanks `_` and `0` by `.`."""
-    return text.translate(str.maketrans("_0", ".."))
+    """The rows of the puzzles in any public notation, with `.` for a blank; see `trm.datasets.sudoku.notation`."""
+    return normalize(text)
 
 
 def unique_solution(grid: Grid) -> Grid | None:

@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from trm.config.evaluation import ReportParams
-from trm.data.parquet import read_counts, read_meta, read_split
+from trm.data.parquet import read_counts, read_leaks, read_meta, read_split
 from trm.datasets.drawings import get_drawing
 from trm.evaluation.sweep import run_sweep
 from trm.reporting.html import gallery, sections, summary
@@ -56,7 +56,12 @@ def report(
         "arch": net.config.arch,
         "headline": summary.headline(meta, metrics, settings.published),
         "experiment": summary.experiment(
-            meta, net, header.facts.get("step"), metrics, read_counts(dataset)["test"]["groups"]
+            meta,
+            net,
+            header.facts.get("step"),
+            metrics,
+            read_counts(dataset)["test"]["groups"],
+            read_leaks(dataset),
         ),
         "keys": {name: manifest["key"] for name, manifest in manifests.items()} | {"report": key},
         "scores": summary.scores(metrics, settings.published),

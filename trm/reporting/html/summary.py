@@ -1,7 +1,7 @@
 """The texts of the report: experiment, headline, metrics with their definitions, settings and lineage."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ COUNTS = {
     "mean_forward_passes": "forward passes per puzzle, over all augmentations and samples",
     "mean_halt_step": "supervision steps until the first positive halting decision",
 }
+LEAKS = 10
+"""Most leaked tasks that are listed."""
 DASH = "\u2013"
 """Placeholder for a missing number."""
 NARROW = "\u00a0"
@@ -72,6 +74,9 @@ def headline(meta: DatasetMeta, metrics: Mapping[str, Any], published: Mapping[s
     text = f"{percent(metrics[name])} of {n:,} {unit} solved{way}{bounds}"
     if name == "exact_accuracy" and metrics["num_votes"] > 1 and metrics.get("pass@1") is not None:
         text += f"; {percent(metrics['pass@1'])} by the vote of {metrics['num_votes']} augmentations"
+    without_leaks = metrics.get("without_leaks", {}).get(name)
+    if without_leaks is not None:
+        text += f"; {percent(without_leaks)} without the {metrics['leaked_tasks']} leaked tasks"
     if name in published:
         text += f"; published: {percent(published[name])}"
     return f"{text}."
@@ -88,6 +93,17 @@ def scores(metrics: Mapping[str, Any], published: Mapping[str, float]) -> list[S
         of_vote = name.startswith("pass@") or name == "valid_voted"
         n = metrics["tasks" if of_vote else "puzzles"] if value is not None else None
         rows.append(Score(name, _definition(name, metrics["num_votes"]), value, low, high, n, published.get(name)))
+    return rows + _scores_without_leaks(metrics)
+
+
+def _scores_without_leaks(metrics: Mapping[str, Any]) -> list[Score]:
+    """The scores of the tasks that are not trained on under another name, if others are."""
+    others, rows = metrics.get("without_leaks", {}), []
+    definition = f"the same without the {metrics.get('leaked_tasks')} tasks that are trained on under another name"
+    for name, (low, high) in others.get("interval_95", {}).items():
+        if others[name] is not None:
+            n = others["tasks" if name.startswith("pass@") or name == "valid_voted" else "puzzles"]
+            rows.append(Score(f"{name} without leaks", definition, others[name], low, high, n, None))
     return rows
 
 
@@ -111,9 +127,14 @@ def _definition(name: str, num_votes: int) -> str:
 
 
 def experiment(
-    meta: DatasetMeta, model: TRM, step: object, metrics: Mapping[str, Any], tests: int
+    meta: DatasetMeta,
+    model: TRM,
+    step: object,
+    metrics: Mapping[str, Any],
+    tests: int,
+    leaks: Mapping[str, Sequence[str]] | None = None,
 ) -> list[tuple[str, str]]:
-    """The facts at the top of the page."""
+    """The facts at the top of the page. leaks: test tasks that are trained on under other names."""
     config, table = model.config, model.puzzle_table
     evaluated, groups = f"{metrics['puzzles']:,}", "tasks" if get_drawing(meta).has_tasks else "groups"
     if metrics["tasks"] < tests:
@@ -127,9 +148,16 @@ def experiment(
         "Puzzle embedding": f"{table.shape[0]:,} x {table.shape[1]}" if table.numel() else "",
         "Weights": f"EMA, step {step:,}" if isinstance(step, int) else "EMA",
         "Test puzzles": evaluated,
+        "Leaked test tasks": _leaks_text(leaks) if leaks else "",
         "Augmentations that vote": str(metrics["num_votes"]) if metrics["num_votes"] > 1 else "",
     }
     return [(name, value) for name, value in facts.items() if value]
+
+
+def _leaks_text(leaks: Mapping[str, Sequence[str]]) -> str:
+    shown = ", ".join(f"{name} = {', '.join(others)}" for name, others in list(leaks.items())[:LEAKS])
+    more = f" and {len(leaks) - LEAKS} more" if len(leaks) > LEAKS else ""
+    return f"{len(leaks)}, trained on under another name: {shown}{more}"
 
 
 def origins(manifests: Mapping[str, Mapping[str, Any]], model_params: Mapping[str, Any]) -> list[Origin]:

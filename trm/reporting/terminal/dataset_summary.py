@@ -1,6 +1,5 @@
 """`trm inspect` of datasets and raw files: counts, shapes, vocabulary, lineage and a few puzzles."""
 
-import csv
 import json
 import math
 from dataclasses import dataclass, field
@@ -9,9 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.csv as pa_csv
-from pyarrow import ArrowException
 from rich.columns import Columns
 from rich.console import Group, RenderableType
 from rich.style import Style
@@ -19,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trm.config.dataset_meta import DatasetMeta
+from trm.data.csv_records import open_csv
 from trm.data.drawing import UNKNOWN
 from trm.data.parquet import (
     EXAMPLES,
@@ -35,6 +32,7 @@ from trm.data.puzzle_csv import COLUMNS
 from trm.datasets.drawings import get_drawing
 from trm.datasets.registry import get_dataset
 from trm.utils.errors import DataError
+from trm.utils.file_formats import decode_text, open_lines, printable
 
 SOURCES = 6
 """Sources listed per split."""
@@ -75,7 +73,7 @@ def grid_text(meta: DatasetMeta, cells: npt.NDArray[np.uint8]) -> Text:
                 text.append("  ", Style(bgcolor=drawing.color(cell)))
             text.append("\n")
         return text
-    symbols = dict(enumerate(meta.vocabulary[1:]))
+    symbols = {cell: printable(symbol) for cell, symbol in enumerate(meta.vocabulary[1:])}
     rows = [[symbols.get(cell, UNKNOWN) for cell in row] for row in cells.tolist()]
     if drawing.boxes:
         return Text(_boxed(rows, drawing.boxes))
@@ -126,20 +124,20 @@ def _dataset(path: Path, names: list[str], puzzles: int) -> RenderableType:
 
 
 def _raw(files: list[Path], puzzles: int) -> RenderableType:
-    table = _table(f"{files[0].parent}: raw files", ("file", "puzzles", "rating", "on disk"))
+    table = _table(printable(f"{files[0].parent}: raw files"), ("file", "puzzles", "rating", "on disk"))
     shown: list[RenderableType] = [table]
     for file in files:
         size = _size(file.stat().st_size)
         if file.suffix != ".csv":
-            table.add_row(file.name, _count_json_records(file), "", size)
+            table.add_row(printable(file.name), _count_json_records(file), "", size)
             continue
         rows = _rows(file, puzzles)
         if rows is None:
-            table.add_row(file.name, _count_csv_records(file), "", size)
+            table.add_row(printable(file.name), _count_csv_records(file), "", size)
             continue
-        table.add_row(file.name, f"{rows.count:,}", rows.ratings(), size)
+        table.add_row(printable(file.name), f"{rows.count:,}", rows.ratings(), size)
         for source, question, answer, rating in rows.first:
-            title = f"{file.name}: source {source}, rating {rating}"
+            title = printable(f"{file.name}: source {source}, rating {rating}")
             pair = [Text(_grid_lines(question)), Text(_grid_lines(answer))]
             shown += [Text(f"\n{title}", style="bold"), Columns(pair, padding=(0, 4))]
     return Group(*shown)
@@ -155,81 +153,72 @@ class _Rows:
     low: float = math.inf
     high: float = -math.inf
     total: float = 0
+    """Sum of the ratings; an int if all of them are integers."""
     numbers: bool = True
     """Whether all ratings are numbers."""
 
-    def add(self, batch: pa.RecordBatch, limit: int) -> None:
-        """Add a part; rows among the first `limit` of the file are kept."""
-        head = batch.slice(0, max(limit - self.count, 0))
-        self.first += zip(*(head.column(name).to_pylist() for name in COLUMNS), strict=True)
-        self.count += batch.num_rows
-        ratings = _numbers(batch.column("rating"))
-        self.numbers = self.numbers and ratings is not None
-        if ratings is not None and len(ratings):
-            self.low, self.high = min(self.low, ratings.min()), max(self.high, ratings.max())
-            self.total += float(ratings.sum(dtype=np.float64))
+    def add(self, row: tuple[str, ...], limit: int) -> None:
+        """Add a row, which is kept if it is one of the first `limit`."""
+        if self.count < limit:
+            self.first.append(row)
+        self.count += 1
+        try:
+            rating = int(row[3]) if row[3].strip(" -").isdecimal() else float(row[3])
+        except ValueError:
+            self.numbers = False
+            return
+        self.low, self.high, self.total = min(self.low, rating), max(self.high, rating), self.total + rating
 
     def ratings(self) -> str:
         if not self.numbers:
             return "not all numbers"
-        return _range(self.low, self.high, self.total / self.count) if self.count else ""
+        # A sum of integers is an integer.
+        low, high = (self.low, self.high) if isinstance(self.total, int) else (float(self.low), float(self.high))
+        return _range(low, high, self.total / self.count) if self.count else ""
 
 
 def _rows(file: Path, limit: int) -> _Rows | None:
     """Read a CSV of puzzles with its first `limit` rows; None if the file has other columns or is invalid."""
     rows = _Rows()
-    texts = dict.fromkeys(COLUMNS, pa.string())  # keeps leading zeros: 0012
     try:
-        batches = pa_csv.open_csv(
-            file,
-            # pyarrow reads dozens of blocks ahead, so blocks are small.
-            read_options=pa_csv.ReadOptions(use_threads=False, block_size=1 << 16),
-            convert_options=pa_csv.ConvertOptions(column_types=texts, include_columns=list(COLUMNS)),
-        )
-        for batch in batches:
-            rows.add(batch, limit)
-    except (ArrowException, KeyError):
+        table = open_csv(file, COLUMNS)
+        for _, record in table.records:
+            if len(record) == table.width:
+                rows.add(tuple(record[table.columns[name]] for name in COLUMNS), limit)
+            elif record:
+                return None
+    except DataError:
         return None
     except OSError as error:
         raise _unreadable(file, error) from None
     return rows
 
 
-def _numbers(texts: pa.Array) -> np.ndarray | None:
-    """Texts as integers or, if some are not integers, as floats; None if some are not numbers."""
-    for number_type in (pa.int64(), pa.float64()):
-        try:
-            return texts.cast(number_type).to_numpy(zero_copy_only=False)
-        except ArrowException:
-            continue
-    return None
-
-
 def _count_csv_records(file: Path) -> str:
     """Number of records of a CSV without ratings."""
+    if not file.stat().st_size:
+        return "0"
     try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            return f"{max(sum(bool(record) for record in csv.reader(lines)) - 1, 0):,}"
-    except csv.Error as error:
-        raise DataError(f"{file}: not a valid CSV ({error}); download or write the file again") from None
-    except (OSError, UnicodeDecodeError) as error:
+        return f"{sum(bool(record) for _, record in open_csv(file, ()).records):,}"
+    except OSError as error:
         raise _unreadable(file, error) from None
 
 
 def _count_json_records(file: Path) -> str:
     """Number of entries of a JSON file, or of lines of a JSONL file."""
     try:
-        with file.open(encoding="utf-8-sig") as text:
-            return f"{sum(bool(line.strip()) for line in text) if file.suffix == '.jsonl' else len(json.load(text)):,}"
-    except (OSError, UnicodeDecodeError) as error:
+        if file.suffix == ".jsonl":
+            return f"{sum(bool(line.strip()) for line in open_lines(file)):,}"
+        return f"{len(json.loads(decode_text(file.read_bytes(), file))):,}"
+    except OSError as error:
         raise _unreadable(file, error) from None
+    except DataError:  # a subclass of ValueError
+        raise
     except (ValueError, TypeError, RecursionError):
         raise DataError(f"{file}: invalid JSON; download or write the file again") from None
 
 
-def _unreadable(file: Path, error: OSError | UnicodeDecodeError) -> DataError:
-    if isinstance(error, UnicodeDecodeError):
-        return DataError(f"{file}: not valid UTF-8; save the file as UTF-8")
+def _unreadable(file: Path, error: OSError) -> DataError:
     return DataError(f"{file}: cannot be read ({error.strerror or error}); check the path")
 
 
@@ -237,7 +226,7 @@ def _grid_lines(cells: str) -> str:
     """A field of a raw file, with line breaks if it is a square of single characters."""
     side, digits = math.isqrt(len(cells)), set(cells) <= set("0123456789.")
     if side * side != len(cells) or not (digits or set(cells) <= set("# SGo")):
-        return cells
+        return printable(cells)
     rows = [list(cells[start : start + side]) for start in range(0, len(cells), side)]
     return "\n".join((" " if digits else "").join(row) for row in rows)
 
@@ -249,7 +238,8 @@ def _puzzles_text(name: str, meta: DatasetMeta, split: Split, dataset: Path, cou
     for puzzle in split.group_starts[:-1][:count].tolist():
         first, end = split.puzzle_starts[puzzle : puzzle + 2].tolist()
         suffix = f", {names[int(split.identifiers[first]) - 1]}" if names is not None else ""
-        title = f"{name}{suffix}: source {split.source_names[split.source_codes[first]]}, rating {split.ratings[first]}"
+        source = split.source_names[split.source_codes[first]]
+        title = printable(f"{name}{suffix}: source {source}, rating {split.ratings[first]}")
         shown.append(Text(f"\n{title}", style="bold"))
         for pair in zip(*read_rows(dataset / name, range(first, min(end, first + PAIRS))), strict=True):
             shown.append(Columns([_tokens_text(meta, tokens) for tokens in pair], padding=(0, 4)))
@@ -268,7 +258,7 @@ def _facts(title: str, facts: dict[str, str]) -> RenderableType:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts.items():
-        table.add_row(Text(f"  {name}"), Text(value))
+        table.add_row(Text(f"  {name}"), Text(printable(value)))
     return Group(Text(f"\n{title}", style="bold"), table)
 
 

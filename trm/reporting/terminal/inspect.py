@@ -11,6 +11,7 @@ from rich.text import Text
 
 from trm.reporting.terminal.dataset_summary import describe
 from trm.storage.artifacts import MANIFEST, verified_manifest
+from trm.utils.file_formats import printable
 
 DESCRIPTIONS = {
     "report": "an HTML report; open report.html in a browser",
@@ -55,13 +56,19 @@ def _model(path: Path) -> RenderableType:
 
 def _evaluation(path: Path) -> RenderableType:
     metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
+    others = metrics.pop("without_leaks", None)
+    shown = _scores(metrics) + (_scores(others, " without leaks") if others else [])
+    return _facts(f"{path}: metrics (with 95 % intervals)", shown)
+
+
+def _scores(metrics: dict[str, Any], suffix: str = "") -> list[tuple[str, str]]:
     intervals = metrics.pop("interval_95")
     shown = []
     for name, value in metrics.items():
         low, high = intervals.get(name, (None, None))
         bounds = f"  ({low:.4f} to {high:.4f})" if low is not None else ""
-        shown.append((name, (f"{value:.4f}" if isinstance(value, float) else str(value)) + bounds))
-    return _facts(f"{path}: metrics (with 95 % intervals)", shown)
+        shown.append((name + suffix, (f"{value:.4f}" if isinstance(value, float) else str(value)) + bounds))
+    return shown
 
 
 def _lineage(manifest: dict[str, Any]) -> RenderableType:
@@ -78,5 +85,5 @@ def _facts(title: str, facts: Iterable[tuple[str, object]]) -> RenderableType:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts:
-        table.add_row(name, Text(value if isinstance(value, str) else json.dumps(value)))
-    return Group(Text(f"\n{title}", style="bold"), table)
+        table.add_row(name, Text(printable(value) if isinstance(value, str) else json.dumps(value)))
+    return Group(Text(f"\n{printable(title)}", style="bold"), table)
