@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from components.parameters import parameter_text
 from pipeline.local.s3_server import SeaweedFS
 from tests.clones import Clone, make_clone
 from tests.params import edit_params
@@ -166,7 +167,8 @@ def test_unfinished_stage_is_reported(clone: Clone, server: FakeKfpServer, run: 
             "print(load_params('params.yaml').model_dump_json())\""
         )
     )
-    parameters |= {"model": params["model"], "train": {**params["train"], "lr": 0.25}}
+    train = {**params["train"], "lr": 0.25}
+    parameters |= {"model": parameter_text(params["model"]), "train": parameter_text(train)}
     _assert_rejected(
         clone, f"python -m pipeline collect {run}", "train.lr is 0.002 in the workspace and 0.25 in the run"
     )
