@@ -12,13 +12,17 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 
-.PHONY: help install repro test unit format docs image push dev-up dev-down pipeline-local retrain
+.PHONY: help install install-light repro test unit format docs image push dev-up dev-down pipeline-local retrain
 .DEFAULT_GOAL := help
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 install: $(READY) ## create .venv with the versions of constraints.txt
+
+install-light: ## create .venv for the workflow steps that only use the APIs of Kubeflow and GitHub: without torch
+	@test -e $(BIN)/python || "$(PYTHON)" -m venv .venv
+	@$(BIN)/python -m pip install -q -c constraints.txt -r .github/requirements.txt
 
 repro: $(READY) .dvc/plots.html ## run the pipeline of params.yaml; stages without changes are skipped
 	@test -e .git || printf '[core]\n    no_scm = true\n' > .dvc/config.local  # an archive of the files, without Git
@@ -60,8 +64,15 @@ image: ## build the container image; TORCH=cuda BASE=... for GPUs, COMPILER=yes 
 		--build-arg "VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" . && \
 	$(DOCKER) images --no-trunc "$(IMAGE):$$tag"
 
-push: ## push the latest image; IMAGE=registry.example.org/trm
-	$(DOCKER) push "$(IMAGE):latest"
+# Registries delete images without a tag: a tag that never moves keeps each image that runs and champions refer to.
+push: ## push the latest image, also under a permanent tag, and print its digest; IMAGE=registry.example.org/trm
+	@tag=$$($(DOCKER) image inspect --format \
+		'{{index .Config.Labels "org.opencontainers.image.revision"}} {{.Id}}' "$(IMAGE):latest" | \
+		sed -nE 's/^([0-9a-z]{1,12})[0-9a-z]* (sha256:)?([0-9a-f]{12}).*/\1-\3/p') && test -n "$$tag" && \
+	$(DOCKER) tag "$(IMAGE):latest" "$(IMAGE):$$tag" && \
+	$(DOCKER) push "$(IMAGE):$$tag" && \
+	$(DOCKER) push "$(IMAGE):latest" && \
+	$(DOCKER) image inspect --format '{{range .RepoDigests}}{{println .}}{{end}}' "$(IMAGE):$$tag" | grep -F "$(IMAGE)@"
 
 dev-up: $(READY) ## start a local S3 server, with its data in .dev
 	@$(BIN)/python -m pipeline.local.s3_server up

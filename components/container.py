@@ -5,16 +5,11 @@ from typing import Any
 
 from kfp import dsl
 
-from trm.stages.records import STAGES, Stage
+from trm.stages.records import STAGES
 from trm.storage.s3 import artifact_uri
 
 IMAGE = "trm:latest"
 """Placeholder: the pipeline sets the image of its cluster on every task."""
-
-
-def key_parameter(stage: Stage) -> str:
-    """Return the name of the pipeline parameter that holds the content key of `stage`."""
-    return f"{stage.name}_key"
 
 
 def container_spec(

@@ -16,17 +16,20 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from trm.cli import main as cli
+from trm.stages.records import STAGES, Stage
 from trm.storage import s3
 from trm.storage.artifacts import MANIFEST
 from trm.utils.errors import InternalError, Interrupted, UserError, exit_code
+from trm.utils.output import output_may_close
 
 
+@output_may_close()
 def main() -> NoReturn:
     """Run the command and register its output with Kubeflow. Exits with the code of `trm`."""
     executor_input, pointer, *command = sys.argv[1:]
     kubeflow = json.loads(executor_input)
     try:
-        command = resolve_inputs(command, kubeflow["inputs"].get("artifacts", {}))
+        command = resolve_inputs(command)
         sys.argv = ["trm", *command]
         try:
             cli.main()
@@ -40,13 +43,13 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def resolve_inputs(command: list[str], inputs: Mapping[str, Any]) -> list[str]:
-    """Return `command` with the pointer file of each of its `inputs` replaced by the URI that the file holds.
+def resolve_inputs(command: list[str]) -> list[str]:
+    """Return `command` with the pointer file of each input of its stage replaced by the URI that the file holds.
 
     Raises `InternalError` for a file that is not a pointer.
     """
     command = list(command)
-    for name in inputs:
+    for name in _stage(command).inputs:
         index = command.index(f"--{name}") + 1
         try:
             command[index] = json.loads(Path(command[index]).read_text(encoding="utf-8"))["uri"]
@@ -62,8 +65,7 @@ def register_output(outputs: Mapping[str, Any], pointer: Path, command: list[str
 
     Raises `InternalError` when the output has no manifest in S3, whatever the exit code of the command was.
     """
-    # The component declares one output; `outputs.artifacts` may hold the driver's own artifact `executor-logs` too.
-    name = next(name for name in outputs["artifacts"] if f"--{name}" in command)
+    name = _stage(command).output  # Kubeflow's driver adds outputs of its own, such as `executor-logs`
     uri = command[command.index(f"--{name}") + 1]
     manifest = s3.read_manifest(uri)
     if manifest is None:
@@ -73,6 +75,10 @@ def register_output(outputs: Mapping[str, Any], pointer: Path, command: list[str
     artifact = outputs["artifacts"][name]["artifacts"][0] | {"metadata": metadata}
     _write_json(pointer, identity)
     _write_json(Path(outputs["outputFile"]), {"artifacts": {name: {"artifacts": [artifact]}}})
+
+
+def _stage(command: list[str]) -> Stage:
+    return next(stage for stage in STAGES if stage.name == command[0])
 
 
 def manifest_digest(manifest: Mapping[str, Any]) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from trm.utils.errors import UserError
 
+REMOTE = "origin"
+MAIN = f"{REMOTE}/main"
 RESULT_FILES = ("dvc.lock", "metrics.json", "runs.tsv")
 """Tracked files that a collected result changes, and that its pull request contains."""
 
@@ -29,6 +31,11 @@ def git(*arguments: str, stdin: str | None = None, env: Mapping[str, str] | None
     return done.stdout.rstrip("\n")
 
 
+def branch_name(key: str) -> str:
+    """Return the branch of the result with this content key."""
+    return f"retrain/{key[:12]}"
+
+
 def head_commit() -> str:
     """Return the commit that is checked out; "" without a commit.
 
@@ -39,6 +46,15 @@ def head_commit() -> str:
         return f"{commit}-dirty" if _has_changes(ignored=RESULT_FILES) else commit
     except UserError:
         return ""
+
+
+def is_ancestor(commit: str, of: str) -> bool:
+    """Return True if `commit` (40 hex digits) is part of the history of the revision `of`."""
+    try:
+        git("merge-base", "--is-ancestor", commit, of)
+    except UserError:
+        return False
+    return True
 
 
 def _has_changes(ignored: Iterable[str]) -> bool:

@@ -69,7 +69,9 @@ def write_summary(markdown: str) -> None:
 
 def set_outputs(**values: str) -> None:
     """Set outputs of the workflow step. Does nothing outside of a workflow."""
-    assert all("\n" not in value for value in values.values())
+    for name, value in values.items():
+        if not value.isprintable():  # a line break would set further outputs
+            raise InternalError(f"the output {name} contains control characters; it is not set")
     _append("GITHUB_OUTPUT", "".join(f"{name}={value}\n" for name, value in values.items()))
 
 

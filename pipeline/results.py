@@ -116,35 +116,42 @@ def resolve_key(params: Params, name: str | None) -> str:
             return matches[0]
         problem = f"ambiguous: {len(matches)} results; pass more digits" if matches else "no such result"
         raise UserError(f"{name}: {problem} (in {folder})")
-    from components.container import key_parameter
+    from components.parameters import key_parameter
     from pipeline.kfp.client import KfpClient
 
     key = KfpClient(params.cluster).get(name).arguments.get(key_parameter(EVALUATE))
-    if not isinstance(key, str):
+    if not re.fullmatch("[0-9a-f]{64}", str(key)):
         raise UserError(f"run {name} is not a run of this pipeline; pass an id that `submit` printed, or a content key")
-    return key
+    return str(key)
 
 
-def read_collected() -> tuple[str, dict[str, float | None]]:
+def read_collected(file: Path = METRICS_FILE) -> tuple[str, dict[str, float | None]]:
     """Return content key and metrics of the result that was collected last.
 
     Raises `UserError` if none was collected, `DataError` for a file that is not readable.
     """
     try:
-        values = json.loads(METRICS_FILE.read_text(encoding="utf-8"))
-        return str(values["keys"][EVALUATE.name]), dict(values["metrics"])
+        values = json.loads(file.read_text(encoding="utf-8"))
+        key, metrics = str(values["keys"][EVALUATE.name]), dict(values["metrics"])
+        accuracy = metrics.get("exact_accuracy")
+        if not re.fullmatch("[0-9a-f]{64}", key) or not isinstance(accuracy, int | float | None):
+            raise ValueError
+        return key, metrics
     except FileNotFoundError:
-        raise UserError(
-            f"{METRICS_FILE}: no such file; pass a result, or run `python -m pipeline collect` first"
-        ) from None
+        raise UserError(f"{file}: no such file; pass a result, or run `python -m pipeline collect` first") from None
     except (OSError, ValueError, KeyError, TypeError):
-        raise DataError(f"{METRICS_FILE}: not written by `collect`; restore it from git, or collect again") from None
+        raise DataError(f"{file}: not written by `collect`; restore it from git, or collect again") from None
 
 
 def dataset_name(manifest: Mapping[str, Any]) -> str:
     """Return the name of the raw data in a manifest of the first stage: data kind and a digest of the files."""
     digests = {name: facts["sha256"] for name, facts in manifest["files"].items()}
     return f"{manifest['params']['data']['name']}-{digest_of(digests)[:12]}"
+
+
+def format_percent(fraction: float | None) -> str:
+    """Return a fraction as percent with one digit; "none" for None."""
+    return "none" if fraction is None else f"{100 * fraction:.1f} %"
 
 
 def _read_metrics(uri: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from kubernetes import client, config
 
 PROGRAMS = ("etcd", "kube-apiserver", "pytorchjobs-crd.yaml")
 START_TIMEOUT = 60.0
-USERS = ("admin", "launcher", "unprivileged")
+USERS = ("admin", "launcher", "rotating", "unprivileged")
 """`admin` has all permissions, the others have none until a role is bound."""
 
 
@@ -42,9 +42,6 @@ class ApiServer:
 
     def start(self) -> None:
         """Start etcd and the API server, and wait until it is ready."""
-        groups = {"admin": "system:masters"}
-        lines = [f'{self._tokens[name]},{name},{name},"{groups.get(name, "users")}"\n' for name in USERS]
-        (self.folder / "tokens.csv").write_text("".join(lines))
         service_accounts = self.folder / "sa.key"
         if not service_accounts.exists():
             subprocess.run(["openssl", "genrsa", "-out", service_accounts, "2048"], check=True, capture_output=True)
@@ -56,6 +53,9 @@ class ApiServer:
 
     def start_api(self) -> None:
         """Start the API server, without etcd."""
+        groups = {"admin": "system:masters"}
+        lines = [f'{self._tokens[name]},{name},{name},"{groups.get(name, "users")}"\n' for name in USERS]
+        (self.folder / "tokens.csv").write_text("".join(lines))
         options = {
             "etcd-servers": f"http://127.0.0.1:{self._ports['etcd']}",
             "cert-dir": self.folder / "certs",
@@ -85,6 +85,10 @@ class ApiServer:
         self.away = True
         self._processes["kube-apiserver"].kill()
         self._processes["kube-apiserver"].wait()
+
+    def renew_token(self, user: str) -> None:
+        """Give `user` another token. The server refuses the old one after its next start."""
+        self._tokens[user] = secrets.token_hex(16)
 
     def stop(self) -> None:
         """Kill all processes."""

@@ -7,8 +7,8 @@ from components.container import container_spec
 
 @dsl.container_component
 def augment(
-    data_params: dict,
-    augment_params: dict,
+    data_params: str,
+    augment_params: str,
     artifact_root: str,
     key: str,
     raw: dsl.Input[dsl.Dataset],

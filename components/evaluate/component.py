@@ -7,7 +7,7 @@ from components.container import container_spec
 
 @dsl.container_component
 def evaluate(
-    evaluate_params: dict,
+    evaluate_params: str,
     artifact_root: str,
     key: str,
     dataset: dsl.Input[dsl.Dataset],

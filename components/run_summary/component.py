@@ -5,7 +5,8 @@ from typing import Any
 
 from kfp import dsl
 
-from components.container import IMAGE, key_parameter
+from components.container import IMAGE
+from components.parameters import key_parameter
 from trm.stages.records import STAGES
 
 

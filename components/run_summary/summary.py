@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components.markdown import escape_markdown
 from trm.storage import s3
 from trm.storage.artifacts import TIMING
 from trm.utils.errors import InternalError, Interrupted, UserError, exit_code
+from trm.utils.output import output_may_close
 
 
 def summarize(status: Mapping[str, Any], artifact_root: str, keys: Mapping[str, str]) -> str:
@@ -31,7 +33,7 @@ def summarize(status: Mapping[str, Any], artifact_root: str, keys: Mapping[str, 
     lines = [f"# Run failed: stage {missing[0]} has no artifact" if missing else "# Run succeeded", ""]
     message = (status.get("error") or {}).get("message")
     reported = [status.get("state"), " ".join(str(message).split()) if message else None]
-    lines += [f"State reported by Kubeflow: {', '.join(str(part) for part in reported if part)}", ""]
+    lines += [f"State reported by Kubeflow: {escape_markdown(', '.join(str(part) for part in reported if part))}", ""]
     lines += ["| stage | artifact | seconds |", "|---|---|---|"]
     metrics: dict[str, Any] = {}
     for stage, manifest in manifests.items():
@@ -39,14 +41,15 @@ def summarize(status: Mapping[str, Any], artifact_root: str, keys: Mapping[str, 
             lines.append(f"| {stage} | missing | |")
             continue
         seconds = (s3.get_json(f"{uris[stage]}/{TIMING}") or {}).get("seconds", "")
-        lines.append(f"| {stage} | `{uris[stage]}` | {seconds} |")
+        lines.append(f"| {stage} | `{uris[stage]}` | {escape_markdown(str(seconds))} |")
         metrics |= manifest["facts"].get("metrics", {})
     if metrics:
         lines += ["", "| metric | value |", "|---|---|"]
-        lines += [f"| {name} | {value} |" for name, value in metrics.items()]
+        lines += [f"| {escape_markdown(name)} | {escape_markdown(str(value))} |" for name, value in metrics.items()]
     return "\n".join(lines) + "\n"
 
 
+@output_may_close()
 def main(arguments: list[str]) -> None:
     """Print and write the summary. Exits with code 1 or 2 and a one-line message when S3 is not readable."""
     status, file, artifact_root, *pairs = arguments

@@ -7,9 +7,9 @@ from components.container import container_spec
 
 @dsl.container_component
 def train(
-    model_params: dict,
-    train_params: dict,
-    train_job: dict,
+    model_params: str,
+    train_params: str,
+    train_job: str,
     artifact_root: str,
     key: str,
     dataset: dsl.Input[dsl.Dataset],
@@ -18,7 +18,7 @@ def train(
     """Train the model. Interrupted runs resume.
 
     Args:
-        train_job: Template of the PyTorchJob that trains. Empty: the container trains.
+        train_job: Template of the PyTorchJob that trains, as JSON. `{}`: the container trains.
     """
     params = {"model": model_params, "train": train_params}
     artifacts = {"dataset": dataset, "model": model}

@@ -1,17 +1,22 @@
 """Status of a PyTorchJob: messages while it waits and trains, and the cause of a failure."""
 
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from components.train.kubernetes_client import KubernetesClient, worker_index
 from components.train.log import log
+from components.train.pytorch_job import START_TIMEOUT
 from trm.utils.errors import InternalError, UserError
+from trm.utils.output import printable
 
 LOG_LINES = 100
 """Lines of a failed pod's log that are printed."""
+EVENTS_INTERVAL = 10.0
+"""Seconds between two queries of the events of the job and of all pods that wait."""
 FINISHED = ("Succeeded", "Failed")
-PERMANENT_REASONS = ("CreateContainerConfigError", "InvalidImageName")
-"""Reasons of a waiting container that time does not resolve: a missing secret, a malformed image name."""
+NORMAL_REASONS = ("ContainerCreating", "PodInitializing")
+"""Reasons of a waiting container that is about to start. The others are faults, but most of them may pass."""
 
 
 def condition(job: Mapping[str, Any]) -> tuple[str, str]:
@@ -37,6 +42,9 @@ class StatusLogger:
     def __init__(self, kubernetes: KubernetesClient) -> None:
         self._kubernetes = kubernetes
         self._logged: dict[str, str] = {}
+        self._next_events = 0.0
+        self._failing_since: dict[str, float] = {}
+        """Uid of a pod that fails to start -> time when this was seen first."""
         self.oom_kills = 0
         """Exits of workers with code 137 in the last hour, the retention period of Kubernetes events."""
 
@@ -46,32 +54,43 @@ class StatusLogger:
         self._log(job["metadata"]["name"], f"{state.lower()}: {message}" if message else state.lower())
         for pod in pods:
             self._log(f"worker {worker_index(pod)}", _pod_status(pod))
+        if time.monotonic() >= self._next_events or has_finished(job):
+            self._next_events = time.monotonic() + EVENTS_INTERVAL
+            self._update_events(job["metadata"]["uid"], [pod for pod in pods if pod.status.phase != "Running"])
+
+    def start_failure(self, job: Mapping[str, Any], pods: list[Any]) -> str:
+        """Return why the job cannot run: a worker has failed to start for the job's `start_timeout_seconds`.
+
+        "" if no worker is in this state, or if enough others run. kubelet reports faults that pass in the same way as
+        others, and alternates between reasons (ErrImagePull, ImagePullBackOff): only their duration counts.
+        """
+        now = time.monotonic()
+        faults = {pod.metadata.uid: (pod, fault) for pod in pods if (fault := _start_fault(pod))}
+        self._failing_since = {uid: self._failing_since.get(uid, now) for uid in faults}
+        running = sum(pod.status.phase == "Running" for pod in pods)
+        if not faults or running >= job["spec"]["elasticPolicy"]["minReplicas"]:
+            return ""
+        uid = min(self._failing_since, key=self._failing_since.__getitem__)
+        (pod, fault), seconds = faults[uid], now - self._failing_since[uid]
+        if seconds < float(job["metadata"]["annotations"][START_TIMEOUT]):
+            return ""
+        return (
+            f"worker {worker_index(pod)} (pod {pod.metadata.name}) has failed to start for {seconds:.0f} s: {fault}; "
+            "create the missing object, correct section cluster, or raise cluster.train_job.start_timeout_seconds"
+        )
+
+    def _update_events(self, job_uid: str, waiting: list[Any]) -> None:
         self.oom_kills = 0
-        waiting = [pod.metadata.uid for pod in pods if pod.status.phase != "Running"]
-        for uid in (job["metadata"]["uid"], *waiting):
-            for event in self._kubernetes.events(uid):
-                if event.type == "Warning" or uid not in waiting:
-                    self._log(f"event {event.metadata.uid}", format_event(event), event.involved_object.name)
-                if event.reason == "ExitedWithCode" and event.message.endswith(" 137"):
-                    self.oom_kills += event.count or 1
+        for event in self._kubernetes.events({job_uid, *(pod.metadata.uid for pod in waiting)}):
+            if event.type == "Warning" or event.involved_object.uid == job_uid:
+                self._log(f"event {event.metadata.uid}", format_event(event), event.involved_object.name)
+            if event.reason == "ExitedWithCode" and event.message.endswith(" 137"):
+                self.oom_kills += event.count or 1
 
     def _log(self, key: str, text: str, name: str | None = None) -> None:
         if self._logged.get(key) != text:
             self._logged[key] = text
             log(f"{name or key}: {text}")
-
-
-def permanent_error(pods: list[Any]) -> str:
-    """Return why a worker cannot start and retries do not help; "" if no worker is in such a state."""
-    for pod in pods:
-        for container in pod.status.container_statuses or ():
-            waiting = container.state.waiting
-            if waiting is not None and waiting.reason in PERMANENT_REASONS:
-                return (
-                    f"worker {worker_index(pod)} cannot start: {waiting.reason}: {waiting.message}; create the missing "
-                    "object, or correct section cluster"
-                )
-    return ""
 
 
 def failure(kubernetes: KubernetesClient, job: Mapping[str, Any], pods: list[Any]) -> Exception:
@@ -80,15 +99,14 @@ def failure(kubernetes: KubernetesClient, job: Mapping[str, Any], pods: list[Any
     `UserError` if a worker exited with code 2 and printed an error message of `trm`, otherwise `InternalError`.
     """
     name, failed = job["metadata"]["name"], [pod for pod in pods if _has_failed(pod)]
-    for uid in (job["metadata"]["uid"], *(pod.metadata.uid for pod in failed)):
-        for event in kubernetes.events(uid):
-            log(f"event of {event.involved_object.name}: {format_event(event)}")
+    for event in kubernetes.events({job["metadata"]["uid"], *(pod.metadata.uid for pod in failed)}):
+        log(f"event of {event.involved_object.name}: {format_event(event)}")
     user_error = ""
     for pod in failed:
         worker = f"worker {worker_index(pod)}"
         log(f"{worker}: {_pod_status(pod)}")
         for previous in (True, False):
-            text = kubernetes.log_tail(pod.metadata.name, previous, LOG_LINES)
+            text = printable(kubernetes.log_tail(pod.metadata.name, previous, LOG_LINES))
             if text:
                 print(f"--- last lines of {worker}{', previous container' if previous else ''}")
                 print(text, end="" if text.endswith("\n") else "\n", flush=True)
@@ -106,6 +124,17 @@ def format_event(event: Any) -> str:
     """Return an event as one line."""
     count = f" ({event.count} times)" if (event.count or 1) > 1 else ""
     return f"{event.reason}: {' '.join((event.message or '').split())}{count}"
+
+
+def _start_fault(pod: Any) -> str:
+    """Return reason and message of a container that cannot start; "" if there is none."""
+    if pod.status.phase != "Pending":
+        return ""
+    for container in pod.status.container_statuses or ():
+        waiting = container.state.waiting
+        if waiting is not None and waiting.reason and waiting.reason not in NORMAL_REASONS:
+            return ": ".join(" ".join(part.split()) for part in (waiting.reason, waiting.message) if part)
+    return ""
 
 
 def _has_failed(pod: Any) -> bool:

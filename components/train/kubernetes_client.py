@@ -1,7 +1,8 @@
 """Client of the Kubernetes API for the launcher: retries transient errors, reports refusals in one line."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,9 +20,15 @@ RETRY_TIMEOUT = 1800.0
 """Seconds for which requests to an unavailable server are repeated. The job continues meanwhile."""
 TIMEOUT = (5.0, 30.0)
 """Seconds to connect, and between two bytes of a response."""
+SHORT_TIMEOUT = (2.0, 5.0)
+"""`TIMEOUT` of a process that is being stopped."""
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 ResultT = TypeVar("ResultT")
+
+
+class NoClusterError(UserError):
+    """The process runs neither in a pod nor with a kubeconfig."""
 
 
 class KubernetesClient:
@@ -36,19 +43,34 @@ class KubernetesClient:
 
     def __init__(self, namespace: str | None) -> None:
         # The client is generated code without types.
-        configuration: Any = client.Configuration()
-        default_namespace = _configure(configuration)
+        self._configuration: Any = client.Configuration()
+        self._allowed: set[str] = set()
+        """Actions that have succeeded. A later refusal (401, 403) passes: tokens rotate, servers start."""
+        default_namespace = _configure(self._configuration)
+        configuration = self._configuration
         configuration.retries = False  # `retry` repeats requests, with pauses
         self.host: str = configuration.host
         self.namespace = namespace or default_namespace
         self._client: Any = client.ApiClient(configuration)
         self._custom, self._core = client.CustomObjectsApi(self._client), client.CoreV1Api(self._client)
         self._jobs = (GROUP, VERSION, self.namespace, PLURAL)
+        self._retry_timeout, self._timeout = RETRY_TIMEOUT, {"_request_timeout": TIMEOUT}
+
+    def set_retry_timeout(self, seconds: float) -> None:
+        """Repeat further requests for at most this time, with short timeouts: the process is about to be killed."""
+        self._retry_timeout, self._timeout = seconds, {"_request_timeout": SHORT_TIMEOUT}
+
+    def reload_credentials(self) -> None:
+        """Read the token anew: it rotates, and the server refuses the old one after a while."""
+        with suppress(UserError, OSError):
+            _configure(self._configuration)
 
     def job(self, name: str) -> dict[str, Any] | None:
         """Return the job's manifest with its status; None if it does not exist."""
         try:
-            job: Any = self._request(lambda: self._custom.get_namespaced_custom_object(*self._jobs, name, **_TIMEOUT))
+            job: Any = self._request(
+                "get jobs", lambda: self._custom.get_namespaced_custom_object(*self._jobs, name, **self._timeout)
+            )
         except _NotFoundError:
             return None
         return job
@@ -56,7 +78,9 @@ class KubernetesClient:
     def create(self, job: Mapping[str, Any]) -> bool:
         """Create the job. Return False if a job of this name exists."""
         try:
-            self._request(lambda: self._custom.create_namespaced_custom_object(*self._jobs, job, **_TIMEOUT))
+            self._request(
+                "create jobs", lambda: self._custom.create_namespaced_custom_object(*self._jobs, job, **self._timeout)
+            )
         except _ConflictError:
             return False
         return True
@@ -68,7 +92,8 @@ class KubernetesClient:
         name = job["metadata"]["name"]
         try:
             self._request(
-                lambda: self._custom.delete_namespaced_custom_object(*self._jobs, name, body=options, **_TIMEOUT)
+                "delete jobs",
+                lambda: self._custom.delete_namespaced_custom_object(*self._jobs, name, body=options, **self._timeout),
             )
         except (_NotFoundError, _ConflictError):
             return
@@ -77,19 +102,20 @@ class KubernetesClient:
         """Return the pods that the job owns, ordered by worker index."""
         selector = f"training.kubeflow.org/job-name={job['metadata']['name']}"
         pods = self._request(
-            lambda: self._core.list_namespaced_pod(self.namespace, label_selector=selector, **_TIMEOUT)
+            "list pods",
+            lambda: self._core.list_namespaced_pod(self.namespace, label_selector=selector, **self._timeout),
         ).items
         uid = job["metadata"]["uid"]
         owned = [pod for pod in pods if any(owner.uid == uid for owner in pod.metadata.owner_references or ())]
         return sorted(owned, key=worker_index)
 
-    def events(self, uid: str) -> list[Any]:
-        """Return the events of the object with this uid, oldest first."""
-        selector = f"involvedObject.uid={uid}"
+    def events(self, uids: Container[str]) -> list[Any]:
+        """Return the events of the objects with these uids, oldest first, by one request."""
         events = self._request(
-            lambda: self._core.list_namespaced_event(self.namespace, field_selector=selector, **_TIMEOUT)
+            "list events", lambda: self._core.list_namespaced_event(self.namespace, **self._timeout)
         ).items
-        return sorted(events, key=lambda event: event.last_timestamp or event.metadata.creation_timestamp)
+        own = [event for event in events if event.involved_object.uid in uids]
+        return sorted(own, key=lambda event: event.last_timestamp or event.metadata.creation_timestamp)
 
     def max_allocatable(self, resource: str, labels: Mapping[str, str]) -> int | None:
         """Return the largest allocatable amount of `resource` (GPUs) on one node with these labels.
@@ -98,7 +124,9 @@ class KubernetesClient:
         """
         selector = ",".join(f"{name}={value}" for name, value in labels.items())
         try:
-            nodes = self._request(lambda: self._core.list_node(label_selector=selector, **_TIMEOUT)).items
+            nodes = self._request(
+                "list nodes", lambda: self._core.list_node(label_selector=selector, **self._timeout)
+            ).items
         except UserError:
             return None
         return max((int((node.status.allocatable or {}).get(resource, 0)) for node in nodes), default=0) or None
@@ -113,7 +141,7 @@ class KubernetesClient:
         """
         try:
             return self._core.read_namespaced_pod_log(
-                pod, self.namespace, previous=previous, tail_lines=lines, **_TIMEOUT
+                pod, self.namespace, previous=previous, tail_lines=lines, **self._timeout
             )
         except (ApiException, urllib3.exceptions.HTTPError):
             return ""
@@ -146,18 +174,33 @@ class KubernetesClient:
         finally:
             response.close()
 
-    def _request(self, request: Callable[[], ResultT]) -> ResultT:
+    def _request(self, action: str, request: Callable[[], ResultT]) -> ResultT:
         def log_retry() -> None:
-            log(f"{self.host} is not available; retrying for up to {RETRY_TIMEOUT:.0f} s")
+            log(f"{self.host} is not available; retrying for up to {self._retry_timeout:.0f} s")
+
+        def with_current_credentials() -> ResultT:
+            try:
+                result = request()
+            except ApiException as error:
+                if error.status != 401:
+                    raise
+                self.reload_credentials()
+                result = request()
+            self._allowed.add(action)
+            return result
+
+        def is_transient(error: BaseException) -> bool:
+            refused = isinstance(error, ApiException) and error.status in (401, 403)
+            return (refused and action in self._allowed) or _is_transient(error)
 
         try:
-            return retry(request, _is_transient, RETRY_TIMEOUT, log_retry)
+            return retry(with_current_credentials, is_transient, self._retry_timeout, log_retry)
         except ApiException as error:
             raise as_project_error(error, self.host) from None
         except urllib3.exceptions.HTTPError as error:
             reason = " ".join(str(error).split())[:200]
             raise InternalError(
-                f"{self.host}: cannot connect to Kubernetes ({reason}), after {RETRY_TIMEOUT:.0f} s; the job may "
+                f"{self.host}: cannot connect to Kubernetes ({reason}), after {self._retry_timeout:.0f} s; the job may "
                 "continue: restart the launcher to follow it"
             ) from None
 
@@ -175,9 +218,6 @@ class _ConflictError(Exception):
     """Another object has this name, or the object has another uid."""
 
 
-_TIMEOUT = {"_request_timeout": TIMEOUT}
-
-
 def _configure(configuration: Any) -> str:
     """Set the cluster's address and credentials; return the default namespace."""
     try:
@@ -190,7 +230,7 @@ def _configure(configuration: Any) -> str:
         _, active = config.list_kube_config_contexts()
         return active["context"].get("namespace") or "default"
     except config.ConfigException as error:
-        raise UserError(f"no Kubernetes cluster: {error}; set $KUBECONFIG to a kubeconfig file") from None
+        raise NoClusterError(f"no Kubernetes cluster: {error}; set $KUBECONFIG to a kubeconfig file") from None
 
 
 def _is_transient(error: BaseException) -> bool:

@@ -10,19 +10,24 @@ the job succeeds and its model is in S3. The exit codes are those of `trm`.
 
 import json
 import os
+import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from components import run
+from components.parameters import parameter_text
 from components.train.log import log
-from components.train.pytorch_job import KEEP_ON_STOP, SPEC_HASH, fill
+from components.train.pytorch_job import KEEP_ON_STOP, SPEC_HASH, STATE_DIR, default_state_root, fill
 from trm.cli.main import run_app
 from trm.storage import s3
 from trm.storage.artifact_cache import parse_artifact_uri
 from trm.utils.errors import InternalError, Interrupted, UserError
+from trm.utils.output import output_may_close
+from trm.utils.stop_signals import handled_signals
 
 if TYPE_CHECKING:
     from components.train.kubernetes_client import KubernetesClient
@@ -35,22 +40,27 @@ DRAIN_TIMEOUT = 30.0
 """Seconds to read the rest of the log of a finished job."""
 
 
+@output_may_close()
 def main() -> NoReturn:
     """Run the container's command."""
     executor_input, pointer, template, *arguments = sys.argv[1:]
     if not json.loads(template):
+        # Another pod resumes if this one is lost.
+        root = arguments[arguments.index("--model") + 1].rsplit("/", 2)[0]
+        os.environ.setdefault(STATE_DIR, default_state_root(root))
         sys.argv = [sys.argv[0], executor_input, pointer, *arguments]
         run.main()
 
-    def run_stage() -> None:
+    def run_stage(**_options: object) -> None:
         kubeflow = json.loads(executor_input)
-        command = run.resolve_inputs(arguments, kubeflow["inputs"].get("artifacts", {}))
+        command = run.resolve_inputs(arguments)
         launch(json.loads(template), command)
         run.register_output(kubeflow["outputs"], Path(pointer), command)
 
-    run_app(run_stage, "launcher")  # pyright: ignore[reportArgumentType] - accepts any callable
+    run_app(run_stage, "launcher")
 
 
+@output_may_close()
 def launch(template: Mapping[str, Any], command: list[str]) -> None:
     """Run `trm <command>` as a PyTorchJob and return when its output is in S3. Does nothing if the output exists.
 
@@ -66,10 +76,12 @@ def launch(template: Mapping[str, Any], command: list[str]) -> None:
     from components.train.kubernetes_client import KubernetesClient
 
     kubernetes = KubernetesClient(job["metadata"].pop("namespace", None))
+    followed: dict[str, Any] | None = None
     try:
-        _follow(kubernetes, _get_or_create(kubernetes, job), uri)
+        followed = _get_or_create(kubernetes, job)
+        _follow(kubernetes, followed, uri)
     except (Interrupted, UserError):
-        _release(kubernetes, job)
+        _release(kubernetes, job, followed)
         raise
 
 
@@ -119,9 +131,9 @@ def _check_node_capacity(kubernetes: "KubernetesClient", job: Mapping[str, Any])
             )
 
 
-def _follow(kubernetes: "KubernetesClient", job: Mapping[str, Any], uri: str) -> None:
-    """Log the job's status and output until it has finished and its model is in S3."""
-    from components.train.job_status import StatusLogger, condition, failure, has_finished, permanent_error
+def _follow(kubernetes: "KubernetesClient", job: dict[str, Any], uri: str) -> None:
+    """Log the job's status and output until it has finished and its model is in S3. Updates the status in `job`."""
+    from components.train.job_status import StatusLogger, condition, failure, has_finished
     from components.train.kubernetes_client import worker_index
     from components.train.pod_logs import PodLogFollower
 
@@ -135,6 +147,7 @@ def _follow(kubernetes: "KubernetesClient", job: Mapping[str, Any], uri: str) ->
             raise InternalError(
                 f"job {name} was deleted by another client; run the stage again, it resumes from the last checkpoint"
             )
+        job["status"] = current.get("status")
         pods = kubernetes.pods(current)
         for pod in pods:
             if worker_index(pod) == 0:
@@ -144,7 +157,7 @@ def _follow(kubernetes: "KubernetesClient", job: Mapping[str, Any], uri: str) ->
             raise follower.error
         if has_finished(current):
             break
-        if error := permanent_error(pods):
+        if error := status.start_failure(current, pods):
             raise UserError(error)
         if status.oom_kills > current["spec"]["elasticPolicy"]["maxRestarts"]:
             raise UserError(
@@ -160,21 +173,40 @@ def _follow(kubernetes: "KubernetesClient", job: Mapping[str, Any], uri: str) ->
         raise InternalError(f"job {name} succeeded, but {uri} has no manifest; run the stage again")
 
 
-def _release(kubernetes: "KubernetesClient", job: Mapping[str, Any]) -> None:
-    """Delete the job, unless it has finished, has another spec, or `keep_on_stop` is set."""
+def _release(kubernetes: "KubernetesClient", job: Mapping[str, Any], followed: Mapping[str, Any] | None) -> None:
+    """Delete the job, unless it has finished, has another spec, or `keep_on_stop` is set.
+
+    A stopped pipeline run kills this process about one second after SIGTERM, so that the deletion comes before anything
+    else. `followed` is the job in the cluster; None: unknown, because the launcher was interrupted while creating it.
+    """
     from components.train.job_status import has_finished
 
     metadata = job["metadata"]
-    existing = kubernetes.job(metadata["name"])
-    if existing is None or has_finished(existing) or _spec_hash(existing) != _spec_hash(job):
-        return
-    if json.loads(metadata["annotations"][KEEP_ON_STOP]):
+    kubernetes.set_retry_timeout(STOP_TIMEOUT)
+    with _signals_ignored():
+        existing = followed or kubernetes.job(metadata["name"])
+        if existing is None or has_finished(existing) or _spec_hash(existing) != _spec_hash(job):
+            return
+        keep = json.loads(metadata["annotations"][KEEP_ON_STOP])
+        if not keep:
+            kubernetes.delete(existing)
+    if keep:
         log(f"job {metadata['name']} continues (keep_on_stop)")
         return
     log(f"deleting job {metadata['name']}")
-    kubernetes.delete(existing)
     if not _wait_until_deleted(kubernetes, existing, STOP_TIMEOUT):
         log(f"the deletion of job {metadata['name']} is in progress")
+
+
+@contextmanager
+def _signals_ignored() -> Iterator[None]:
+    """Ignore further signals: Argo and the kubelet both send one."""
+    old = {number: signal.signal(number, signal.SIG_IGN) for number in handled_signals()}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 def _wait_until_deleted(kubernetes: "KubernetesClient", job: Mapping[str, Any], timeout: float | None) -> bool:
@@ -192,12 +224,11 @@ def _wait_until_deleted(kubernetes: "KubernetesClient", job: Mapping[str, Any], 
 
 def _with_canonical_params(command: list[str]) -> list[str]:
     """Return the command with its params as canonical JSON: equal params must give equal spec hashes."""
-    from trm.config.base import canonical_json
     from trm.stages.params import load_sections
 
     index = command.index("--params") + 1
     sections = load_sections(command[index], ("model", "train"))
-    text = canonical_json({name: section.model_dump(mode="json") for name, section in sections.items()})
+    text = parameter_text({name: section.model_dump(mode="json") for name, section in sections.items()})
     return [*command[:index], text, *command[index + 1 :]]
 
 

@@ -2,7 +2,9 @@
 
 import sys
 
+from trm.utils.output import printable
+
 
 def log(text: str) -> None:
     """Print one line with the prefix `launcher:`."""
-    print(f"launcher: {text}", file=sys.stderr, flush=True)
+    print(f"launcher: {printable(text)}", file=sys.stderr, flush=True)

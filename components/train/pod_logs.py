@@ -11,6 +11,7 @@ import urllib3
 from kubernetes.client import ApiException
 
 from components.train.kubernetes_client import KubernetesClient, as_project_error
+from trm.utils.output import printable
 
 READ_TIMEOUT = 60.0
 """Seconds without a byte after which a connection counts as broken and is opened again."""
@@ -82,7 +83,9 @@ class PodLogFollower:
                 for line in lines:
                     self._print(line, known)
         except ApiException as error:
-            if error.status in (401, 403):
+            if error.status == 401:
+                self._kubernetes.reload_credentials()
+            elif error.status == 403 and self._newest is None:  # later it passes, such as while the server starts
                 self.error = as_project_error(error, self._kubernetes.host)
             return error.status == 404  # the pod is deleted, and its log with it
         except (urllib3.exceptions.HTTPError, OSError):
@@ -102,7 +105,7 @@ class PodLogFollower:
                 self._newest = when
                 self._forget(when - OVERLAP)
         self._printed[line] += 1
-        print(line[timestamp.end() if timestamp else 0 :].decode(errors="replace"), flush=True)
+        print(printable(line[timestamp.end() if timestamp else 0 :].decode(errors="replace")), flush=True)
 
     def _forget(self, before: datetime) -> None:
         oldest = before.strftime("%Y-%m-%dT%H:%M:%S").encode()

@@ -8,16 +8,19 @@ job is elastic and has workers only: with a master, the operator adds an init co
 import hashlib
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
-from trm.config.base import integral_to_int
 from trm.config.cluster import ClusterParams, Resources, TrainJobParams
 
 GROUP, VERSION, PLURAL, KIND = "kubeflow.org", "v1", "pytorchjobs", "PyTorchJob"
 CONTAINER = "pytorch"
 """Container name that the operator requires."""
-SPEC_HASH, KEEP_ON_STOP = "trm/spec-hash", "trm/keep-on-stop"
-"""Annotations: SHA-256 of the spec, and whether the job continues after the run is stopped."""
+SPEC_HASH, KEEP_ON_STOP, START_TIMEOUT = "trm/spec-hash", "trm/keep-on-stop", "trm/start-timeout"
+"""Annotations: SHA-256 of the spec, whether the job continues after the run is stopped, and the time in seconds that a
+worker may fail to start."""
+STATE_DIR, LOCAL_STATES = "TRM_STATE_DIR", "/cache/states"
+"""Variable with the folder or URI of the training states, and the folder of states that are not copied to S3."""
 KEY_LABEL = "trm/key"
 """Label with the first 63 digits of the content key."""
 NODE_ENV = {
@@ -29,6 +32,18 @@ NODE_ENV = {
     # Use a new store for each process group: sharing torchrun's store blocked after a kill in 2 of 5 trials.
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
 }
+
+
+def state_environment(cluster: ClusterParams) -> dict[str, str]:
+    """Return the environment variable that moves the training states; {}: they are below the artifact root."""
+    if cluster.state_root is None:
+        return {}
+    return {STATE_DIR: LOCAL_STATES if cluster.state_root == "off" else cluster.state_root}
+
+
+def default_state_root(artifact_root: str) -> str:
+    """Return where training states are stored unless `cluster.state_root` is set."""
+    return f"{artifact_root}/states"
 
 
 def job_template(cluster: ClusterParams) -> dict[str, Any]:
@@ -58,7 +73,12 @@ def job_template(cluster: ClusterParams) -> dict[str, Any]:
         api_version=f"{GROUP}/{VERSION}",
         kind=KIND,
         metadata=client.V1ObjectMeta(
-            labels=_labels(), annotations={KEEP_ON_STOP: json.dumps(job.keep_on_stop)}, namespace=cluster.namespace
+            labels=_labels(),
+            annotations={
+                KEEP_ON_STOP: json.dumps(job.keep_on_stop),
+                START_TIMEOUT: json.dumps(job.start_timeout_seconds),
+            },
+            namespace=cluster.namespace,
         ),
         spec=models.KubeflowOrgV1PyTorchJobSpec(
             nproc_per_node=str(processes_per_worker(job, resources)),
@@ -97,18 +117,19 @@ def fill(
     """Return the manifest of one training.
 
     Args:
-        template: Result of `job_template`, as Kubeflow Pipelines passes it (whole numbers as doubles).
+        template: Result of `job_template`.
         command: Arguments of `trm`.
         key: Content key of the training.
-        artifact_root: Root of the artifacts in S3. Checkpoints are stored below `<artifact_root>/states`.
+        artifact_root: Root of the artifacts in S3, and of the training states unless the template has another.
         owner: Name and uid of the launcher's pod. Kubernetes deletes the job with it, unless `keep_on_stop` is set.
     """
-    job = _integral_to_int(template)
+    job = deepcopy(dict(template))
     metadata, spec = job["metadata"], job["spec"]
     workers = spec["pytorchReplicaSpecs"]["Worker"]["template"]
     (container,) = workers["spec"]["containers"]
     container["args"] = [f"--nproc-per-node={spec['nprocPerNode']}", *command]
-    container["env"] = [*container["env"], {"name": "TRM_STATE_DIR", "value": f"{artifact_root}/states"}]
+    if not any(variable["name"] == STATE_DIR for variable in container["env"]):
+        container["env"] = [*container["env"], {"name": STATE_DIR, "value": default_state_root(artifact_root)}]
     workers["metadata"]["labels"][KEY_LABEL] = metadata["labels"][KEY_LABEL] = key[:63]  # maximum length of a label
     metadata["name"] = job_name(key)
     metadata["annotations"][SPEC_HASH] = spec_hash(spec)
@@ -125,12 +146,6 @@ def job_name(key: str) -> str:
 def spec_hash(spec: Mapping[str, Any]) -> str:
     """Return the SHA-256 of the canonical JSON of a job's spec, as hex digits."""
     return hashlib.sha256(json.dumps(spec, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _integral_to_int(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _integral_to_int(each) for name, each in value.items()}
-    return [_integral_to_int(each) for each in value] if isinstance(value, list) else integral_to_int(value)
 
 
 def _labels() -> dict[str, str]:
@@ -200,7 +215,7 @@ def _pod(cluster: ClusterParams, job: TrainJobParams, resources: Resources) -> A
 def _environment(cluster: ClusterParams, job: TrainJobParams, resources: Resources) -> list[Any]:
     from kubernetes import client
 
-    values = dict(NODE_ENV)
+    values = NODE_ENV | state_environment(cluster)
     if resources.cpu:
         cores = float(resources.cpu.removesuffix("m")) / (1000 if resources.cpu.endswith("m") else 1)
         values["OMP_NUM_THREADS"] = str(max(int(cores / processes_per_worker(job, resources)), 1))

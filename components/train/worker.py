@@ -11,10 +11,13 @@ rendezvous is retried: the job's deadline limits the wait.
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
+from trm.utils.output import output_may_close
+
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 
+@output_may_close()
 def main() -> NoReturn:
     """Run the `trm` command in all processes of this worker and exit with its code."""
     from torch.distributed.elastic.multiprocessing.api import SignalException

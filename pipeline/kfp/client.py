@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,16 +19,27 @@ from components.retry import is_transient_status, retry
 from pipeline.github import id_token
 from trm.config.cluster import ClusterParams
 from trm.utils.errors import InternalError, UserError
+from trm.utils.output import printable
 
 RETRY_TIMEOUT = 180.0
 """Seconds for which requests to an unavailable or overloaded server are repeated."""
 TIMEOUT = (5.0, 60.0)
 """Seconds to connect, and between two bytes of a response."""
 TOKEN_VARIABLE = "KFP_TOKEN"
+MOUNTED_TOKEN_VARIABLE, MOUNTED_TOKEN = "KF_PIPELINES_SA_TOKEN_PATH", "/var/run/secrets/kubeflow/pipelines/token"
+"""Variable and default of the path where Kubeflow mounts the token of a service account, as in kfp's SDK."""
 AUDIENCE = "pipelines.kubeflow.org"
 """Audience of the tokens that Kubeflow Pipelines accepts."""
+ID_TOKEN_LIFETIME = 240.0
+"""Seconds after which the identity token of a GitHub workflow is renewed. It is valid for five minutes."""
 FINISHED_STATES = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 FAILED_STATES = ("FAILED", "CANCELED", "CANCELING")
+
+RUN_ID = "[0-9A-Za-z][0-9A-Za-z-]{0,62}"
+CONTENT_KEY = "[0-9a-f]{64}"
+COMMIT = "[0-9a-f]{40}"
+"""Patterns of the texts in a run that reach commands, paths and branch names. Everybody who may submit runs can set
+them."""
 
 ResultT = TypeVar("ResultT")
 
@@ -61,13 +73,13 @@ class Run:
 
     @property
     def commit(self) -> str:
-        """Commit that was submitted; "" if unknown."""
-        return _described("commit", self.description)
+        """Commit that was submitted, with the suffix `-dirty` if files differed from it; "" if unknown."""
+        return _described(rf"commit ({COMMIT}(?:-dirty)?)", self.description)
 
     @property
     def image(self) -> str:
         """Image of the containers; "" if unknown."""
-        return _described("image", self.description)
+        return _described(r"image ([\w./:@-]+)", self.description)
 
 
 class KfpClient:
@@ -184,7 +196,7 @@ class KfpClient:
             )
         except (ApiException, urllib3.exceptions.HTTPError):
             return ""
-        return response.data.decode(errors="replace")
+        return printable(response.data.decode(errors="replace"))
 
     def _list_named(self, name: str) -> list[Run]:
         """Return the newest runs of this name, at most 100."""
@@ -242,18 +254,18 @@ def _parse_run(response: Any) -> Run:
     tasks = (details.task_details if details else None) or ()
     return Run(
         id=response.run_id,
-        name=response.display_name,
+        name=printable(response.display_name),
         state=response.state or "PENDING",
         arguments=(config.parameters if config else None) or {},
         created=response.created_at,
         error=_error_message(response),
         tasks=tuple(_parse_task(task, tasks) for task in tasks),
-        description=response.description or "",
+        description=printable(response.description or ""),
     )
 
 
-def _described(name: str, description: str) -> str:
-    match = re.search(rf"\b{name} (\S+?)(?:,|$)", description)
+def _described(pattern: str, description: str) -> str:
+    match = re.search(rf"\b{pattern}(?:,|$)", description)
     return match[1] if match else ""
 
 
@@ -275,7 +287,7 @@ def _parse_task(detail: Any, tasks: Any) -> Task:
 
 
 def _error_message(response: Any) -> str:
-    return " ".join(str(response.error.message or "").split()) if response.error else ""
+    return " ".join(printable(str(response.error.message or "")).split()) if response.error else ""
 
 
 def _name_filter(name: str) -> str:
@@ -288,18 +300,27 @@ def _same_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def _authorize(configuration: Any) -> None:
-    from kfp.client import KF_PIPELINES_SA_TOKEN_ENV, KF_PIPELINES_SA_TOKEN_PATH, ServiceAccountTokenVolumeCredentials
-
-    mounted = os.environ.get(KF_PIPELINES_SA_TOKEN_ENV, KF_PIPELINES_SA_TOKEN_PATH)
+    mounted = Path(os.environ.get(MOUNTED_TOKEN_VARIABLE, MOUNTED_TOKEN))
     configuration.api_key_prefix["authorization"] = "Bearer"
     if os.environ.get(TOKEN_VARIABLE):
         configuration.api_key["authorization"] = os.environ[TOKEN_VARIABLE]
-    elif Path(mounted).exists():
-        # The token rotates while a run is watched: the hook reads it before each request.
-        configuration.api_key["authorization"] = "set by the hook"
-        configuration.refresh_api_key_hook = ServiceAccountTokenVolumeCredentials(mounted).refresh_api_key_hook
+    elif mounted.exists():
+
+        def read_token(configuration: Any) -> None:
+            configuration.api_key["authorization"] = mounted.read_text(encoding="utf-8").strip()
+
+        read_token(configuration)
+        configuration.refresh_api_key_hook = read_token  # before each request: the token rotates
     elif token := id_token(AUDIENCE):
         configuration.api_key["authorization"] = token
+        renewed = time.monotonic()
+
+        def renew_token(configuration: Any) -> None:
+            nonlocal renewed
+            if time.monotonic() - renewed > ID_TOKEN_LIFETIME and (token := id_token(AUDIENCE)):
+                configuration.api_key["authorization"], renewed = token, time.monotonic()
+
+        configuration.refresh_api_key_hook = renew_token
 
 
 def _is_transient(error: BaseException) -> bool:

@@ -1,14 +1,15 @@
 """Download of a run's outputs into the workspace, after which `dvc repro` has nothing to do."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from components.container import key_parameter
+from components.parameters import key_parameter
 from pipeline.dvc import LOCK, check_workspace, dvc
 from pipeline.git import head_commit
-from pipeline.kfp.client import Run
+from pipeline.kfp.client import CONTENT_KEY, Run
 from pipeline.results import EVALUATE, METRICS_FILE
 from pipeline.runs import OUTPUTS, Provenance, add_records, read_runs
 from trm.config.base import differences
@@ -19,6 +20,8 @@ from trm.storage import s3
 from trm.storage.artifacts import MANIFEST, TIMING, read_manifest, timing_file, write_json
 from trm.utils.errors import UserError
 from trm.utils.paths import file_digest
+
+ROOT = re.compile(r"s3://[^/\s]+(/[^/\s]+)*")
 
 
 def collect(params: Params, run: Run | None, provenance: Provenance | None = None) -> dict[str, str]:
@@ -40,8 +43,10 @@ def collect(params: Params, run: Run | None, provenance: Provenance | None = Non
     """
     check_workspace()
     workspace = requests(params)
-    names = ["artifact_root", *map(key_parameter, STAGES)]
-    if run and not all(isinstance(run.arguments.get(name), str) for name in names):
+    if run and not (
+        ROOT.fullmatch(str(run.arguments.get("artifact_root")))
+        and all(re.fullmatch(CONTENT_KEY, str(run.arguments.get(key_parameter(stage)))) for stage in STAGES)
+    ):
         raise UserError(f"run {run.id} is not a run of this pipeline; pass an id that `submit` printed")
     root = str(run.arguments["artifact_root"]) if run else params.cluster.artifact_root
     uris: dict[str, str] = {}
@@ -75,7 +80,7 @@ def _difference(stage: Stage, manifest: Mapping[str, Any] | None, run: Run | Non
     """Return one line about why the content key of a run's stage differs from that of the workspace."""
     recorded: Mapping[str, Any] = manifest or {}
     if not recorded and run:
-        recorded = {"params": {section: run.arguments.get(section) for section in stage.sections}}
+        recorded = {"params": {section: _parsed(run.arguments.get(section)) for section in stage.sections}}
     for part in ("params", "source", "modules", "versions"):
         for name, own, other in differences(workspace.get(part, {}), recorded.get(part, workspace.get(part, {}))):
             if part == "modules":
@@ -83,6 +88,13 @@ def _difference(stage: Stage, manifest: Mapping[str, Any] | None, run: Run | Non
             remedy = "correct params.yaml" if part == "params" else "install the same version"
             return f"{name} is {own!r} in the workspace and {other!r} in the run; {remedy}, or collect another run"
     return f"stage {stage.name} of the run has another content key: its code or libraries differ from the workspace"
+
+
+def _parsed(section: object) -> object:
+    try:
+        return json.loads(section) if isinstance(section, str) else None
+    except ValueError:
+        return None
 
 
 def _download(stage: Stage, uri: str) -> None:

@@ -70,16 +70,20 @@ def watch(run: RunId, params: ParamsFile = PARAMS) -> None:
 
 
 def stop(run: RunId, params: ParamsFile = PARAMS) -> None:
-    """Stop a run. Artifacts of finished stages are kept."""
+    """Stop a run and delete its training job. Artifacts of finished stages are kept."""
     from pipeline.kfp.client import FINISHED_STATES, KfpClient
+    from pipeline.kfp.train_job import stop_train_job
 
-    client = KfpClient(load_params(params).cluster)
-    state = client.get(run).state
-    if state in FINISHED_STATES:
-        print(f"run {run} has already finished: {state.lower()}", file=sys.stderr)
-        return
-    client.stop(run)
-    print(f"stopping run {run}; `python -m pipeline watch {run}` waits for it", file=sys.stderr)
+    cluster = load_params(params).cluster
+    client = KfpClient(cluster)
+    found = client.get(run)
+    if found.state in FINISHED_STATES:
+        print(f"run {run} has already finished: {found.state.lower()}", file=sys.stderr)
+    else:
+        client.stop(run)
+        print(f"stopping run {run}; `python -m pipeline watch {run}` waits for it", file=sys.stderr)
+    if cluster.train_job is not None and found.state != "SUCCEEDED":
+        print(stop_train_job(cluster, found), file=sys.stderr)
 
 
 def collect(

@@ -1,5 +1,6 @@
 """Compilation of the pipeline to YAML."""
 
+from collections.abc import Container
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,15 +12,15 @@ from pipeline.kfp.definition import build_pipeline
 from trm.config.cluster import ClusterParams
 
 
-def compile_pipeline(path: Path, cluster: ClusterParams, caching: bool = True) -> None:
+def compile_pipeline(path: Path, cluster: ClusterParams, uncached: Container[str] = ()) -> None:
     """Write the compiled pipeline to `path`. Equal arguments give equal bytes."""
-    compiler.Compiler().compile(build_pipeline(cluster, caching), str(path))
+    compiler.Compiler().compile(build_pipeline(cluster, uncached), str(path))
 
 
-def pipeline_spec(cluster: ClusterParams, caching: bool) -> dict[str, Any]:
+def pipeline_spec(cluster: ClusterParams, uncached: Container[str] = ()) -> dict[str, Any]:
     """Return the compiled pipeline as the run API accepts it: `pipeline_spec` and `platform_spec`."""
     with TemporaryDirectory() as folder:
         file = Path(folder) / "pipeline.yaml"
-        compile_pipeline(file, cluster, caching)
+        compile_pipeline(file, cluster, uncached)
         pipeline, *platform = YAML(typ="safe", pure=True).load_all(file)
     return {"pipeline_spec": pipeline, "platform_spec": platform[0]} if platform else pipeline

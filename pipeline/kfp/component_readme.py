@@ -6,7 +6,7 @@ python -m pipeline.kfp.component_readme    write components/<name>/README.md; a 
 from pathlib import Path
 from typing import Any
 
-from components.container import key_parameter
+from components.parameters import key_parameter
 from components.run_summary.component import run_summary
 from pipeline.kfp.definition import component
 from trm.stages.records import STAGES, producer

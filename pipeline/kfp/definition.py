@@ -2,24 +2,29 @@
 
 import importlib
 import inspect
+from collections.abc import Container
 from typing import Any
 
 from kfp import dsl, kubernetes
 from kfp.dsl.graph_component import GraphComponent
 
-from components.container import key_parameter
+from components.parameters import PIPELINE, key_parameter, parameter_text
 from components.run_summary.component import run_summary
-from components.train.pytorch_job import job_template
+from components.train.pytorch_job import job_template, state_environment
 from trm.config.cluster import ClusterParams, Resources
 from trm.config.params import Params
 from trm.stages.records import STAGES, Stage
 from trm.utils.errors import ParamsError
 
-NAME = "trm"
-"""Name of the pipeline and of its experiment."""
 SECTIONS = tuple(name for name in Params.model_fields if any(name in stage.sections for stage in STAGES))
 CACHE = "/cache"
 """The only writable folder of the image (Dockerfile)."""
+RETRY_PERIOD = 365 * 24 * 3600
+"""Seconds from the start of the first attempt during which a task runs and is retried. At its end Argo fails the
+running pod, too (github.com/kubeflow/pipelines/pull/13452): the default of one hour would end trainings."""
+MAX_PARAMS_BYTES = 48 << 10
+"""Maximum size of all sections as JSON. A container gets them twice in its arguments, once as a string within JSON.
+Linux limits an argument to 128 KiB, and Argo a workflow to 1 MiB."""
 TRAIN = "train"
 """The stage that a PyTorchJob can run."""
 LAUNCHER_RESOURCES = Resources(cpu="100m", memory="512Mi")
@@ -28,7 +33,7 @@ POD_FIELDS = {"POD_NAME": "metadata.name", "POD_UID": "metadata.uid"}
 """Environment variables of the launcher's pod, which owns the job."""
 
 
-def build_pipeline(cluster: ClusterParams, caching: bool = True) -> GraphComponent:
+def build_pipeline(cluster: ClusterParams, uncached: Container[str] = ()) -> GraphComponent:
     """Return the pipeline for a cluster.
 
     Its parameters are the sections of `params.yaml`, the content keys of the stages and the artifact root.
@@ -37,15 +42,14 @@ def build_pipeline(cluster: ClusterParams, caching: bool = True) -> GraphCompone
 
     Args:
         cluster: Section `cluster`: image, resources and placement of the pods.
-        caching: Let Kubeflow skip stages whose parameters, including the content key, are unchanged. If False, every
-            container starts and looks for its result in S3.
+        uncached: Stages that start although Kubeflow knows a result of their parameters, which include the content key.
+            Their containers look for the result in S3.
     """
     unknown = set(cluster.resources) - {stage.name for stage in STAGES}
     if unknown:
         known = ", ".join(stage.name for stage in STAGES)
         raise ParamsError(f"cluster.resources.{min(unknown)} is not a stage; the stages are {known}")
-    types: dict[str, type] = dict.fromkeys(SECTIONS, dict)
-    types |= dict.fromkeys((*map(key_parameter, STAGES), "artifact_root"), str)
+    types: dict[str, type] = dict.fromkeys((*SECTIONS, *map(key_parameter, STAGES), "artifact_root"), str)
     names = tuple(types)
 
     def pipeline(*channels: Any) -> None:
@@ -57,7 +61,7 @@ def build_pipeline(cluster: ClusterParams, caching: bool = True) -> GraphCompone
         outputs: dict[str, Any] = {}
         with dsl.ExitHandler(exit_task):
             for stage in STAGES:
-                train_job = {"train_job": job_template(cluster)} if stage.name == TRAIN else {}
+                train_job = {"train_job": parameter_text(job_template(cluster))} if stage.name == TRAIN else {}
                 task = component(stage)(
                     **{f"{section}_params": arguments[section] for section in stage.sections},
                     **{name: outputs[name] for name in stage.inputs},
@@ -65,13 +69,15 @@ def build_pipeline(cluster: ClusterParams, caching: bool = True) -> GraphCompone
                     key=arguments[key_parameter(stage)],
                     **train_job,
                 )
-                task.set_caching_options(caching)
-                if train_job.get("train_job"):
+                task.set_caching_options(stage.name not in uncached)
+                if train_job and cluster.train_job is not None:
                     _configure_pod(task, cluster, LAUNCHER_RESOURCES)
                     for name, field in POD_FIELDS.items():
                         kubernetes.use_field_path_as_env(task, name, field)
                 else:
                     _configure_pod(task, cluster, cluster.resources.get(stage.name, Resources()))
+                    for name, value in state_environment(cluster).items() if stage.name == TRAIN else ():
+                        task.set_env_variable(name, value)
                 outputs[stage.output] = task.outputs[stage.output]
 
     # KFP reads the pipeline's parameters from the signature.
@@ -80,7 +86,7 @@ def build_pipeline(cluster: ClusterParams, caching: bool = True) -> GraphCompone
     pipeline.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
     pipeline.__annotations__ = types
     description = "Raw puzzles to evaluated model. Artifacts are stored in S3 under their content keys."
-    return dsl.pipeline(name=NAME, description=description)(pipeline)  # pyright: ignore[reportReturnType]
+    return dsl.pipeline(name=PIPELINE, description=description)(pipeline)  # pyright: ignore[reportReturnType]
 
 
 def component(stage: Stage) -> Any:
@@ -88,15 +94,28 @@ def component(stage: Stage) -> Any:
     return getattr(importlib.import_module(f"components.{stage.name}.component"), stage.name)
 
 
-def run_arguments(params: Params, keys: dict[str, str], artifact_root: str) -> dict[str, Any]:
-    """Return the arguments of a run. Null values are left out, because Kubeflow's structs drop them.
+def run_arguments(params: Params, keys: dict[str, str], artifact_root: str) -> dict[str, str]:
+    """Return the arguments of a run: the sections as JSON, the content keys and the artifact root.
+
+    Raises `ParamsError` for sections that do not arrive in the containers.
 
     Args:
         params: The experiment.
         keys: Stage name -> content key.
         artifact_root: Root of the artifacts in S3.
     """
-    sections = {name: getattr(params, name).model_dump(mode="json", exclude_none=True) for name in SECTIONS}
+    sections: dict[str, str] = {}
+    for name in SECTIONS:
+        try:
+            sections[name] = parameter_text(getattr(params, name).model_dump(mode="json"))
+        except ValueError:
+            raise ParamsError(f"{name}: contains a number that is not finite; Kubeflow does not transport it") from None
+    if sum(map(len, sections.values())) > MAX_PARAMS_BYTES:
+        largest = max(sections, key=lambda name: len(sections[name]))
+        raise ParamsError(
+            f"{largest}: has {len(sections[largest])} bytes as JSON; Kubeflow transports all sections together in at "
+            f"most {MAX_PARAMS_BYTES} bytes: shorten its lists and texts"
+        )
     return {**sections, **{key_parameter(stage): keys[stage.name] for stage in STAGES}, "artifact_root": artifact_root}
 
 
@@ -125,6 +144,9 @@ def _configure_pod(task: dsl.PipelineTask, cluster: ClusterParams, resources: Re
     if cluster.s3_secret:
         names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
         kubernetes.use_secret_as_env(task, cluster.s3_secret, {name: name for name in names})
+    if cluster.max_retries:
+        pause = f"{cluster.retry_backoff_seconds}s"
+        task.set_retry(cluster.max_retries, pause, backoff_factor=2, backoff_max_duration=f"{RETRY_PERIOD}s")
     if cluster.image_pull_secret:
         kubernetes.set_image_pull_secrets(task, [cluster.image_pull_secret])
     if cluster.cache_pvc:

@@ -1,13 +1,16 @@
 """Submission of the experiment of `params.yaml` as a run of the pipeline."""
 
+import sys
+import threading
 from collections.abc import Iterator
 
 from pydantic import BaseModel
 
+from components.parameters import PIPELINE
 from pipeline.git import head_commit
 from pipeline.kfp.client import KfpClient, Run
 from pipeline.kfp.compile import pipeline_spec
-from pipeline.kfp.definition import NAME, run_arguments
+from pipeline.kfp.definition import run_arguments
 from pipeline.kfp.train_job import check_train_job
 from trm.config.base import Section
 from trm.config.params import Params
@@ -15,8 +18,11 @@ from trm.config.training import TrainParams
 from trm.stages.content_keys import content_keys
 from trm.stages.records import STAGES
 from trm.storage import s3
-from trm.utils.errors import UserError
+from trm.utils.errors import InternalError, UserError
 from trm.utils.paths import is_s3_uri
+
+S3_TIMEOUT = 20.0
+"""Seconds to look for the artifacts in S3, which may be reachable from the cluster only."""
 
 
 def submit(params: Params, force: bool) -> tuple[Run, bool]:
@@ -39,21 +45,23 @@ def submit(params: Params, force: bool) -> tuple[Run, bool]:
     check_start_model_reachable(params.train)
     check_train_job(params)
     keys, client, commit = content_keys(params), KfpClient(cluster), head_commit()
+    arguments, missing = run_arguments(params, keys, cluster.artifact_root), _missing(cluster.artifact_root, keys)
+    # Kubeflow's cache may refer to artifacts that were deleted from S3. Containers look there.
+    uncached = set(keys) if force or missing is None else missing
 
     def submit_once(force: bool) -> tuple[Run, bool]:
         return client.submit(
-            experiment=NAME,
-            name=f"{NAME}-{keys[STAGES[-1].name][:12]}",
-            # Kubeflow's cache may refer to artifacts that were deleted from S3: forced runs check S3 instead.
-            spec=pipeline_spec(cluster, caching=not force),
-            arguments=run_arguments(params, keys, cluster.artifact_root),
+            experiment=PIPELINE,
+            name=f"{PIPELINE}-{keys[STAGES[-1].name][:12]}",
+            spec=pipeline_spec(cluster, uncached),
+            arguments=arguments,
             service_account=cluster.service_account,
             force=force,
             description=f"commit {commit}, image {cluster.image}" if commit else f"image {cluster.image}",
         )
 
     run, new = submit_once(force)
-    if not new and run.state == "SUCCEEDED" and not _artifacts_exist(cluster.artifact_root, keys):
+    if not new and run.state == "SUCCEEDED" and missing:
         return submit_once(force=True)
     return run, new
 
@@ -84,9 +92,26 @@ def image_digest(image: str) -> str:
     )
 
 
-def _artifacts_exist(artifact_root: str, keys: dict[str, str]) -> bool:
-    uris = [s3.artifact_uri(artifact_root, stage, key) for stage, key in keys.items()]
-    return all(s3.read_manifest(uri) is not None for uri in uris)
+def _missing(artifact_root: str, keys: dict[str, str]) -> set[str] | None:
+    """Return the stages without an artifact in S3; None, with a message, if S3 is not readable from here."""
+    found: set[str] = set()
+    error = f"no response within {S3_TIMEOUT:.0f} s"
+
+    def look() -> None:
+        nonlocal error
+        try:
+            found.update(stage for stage, key in keys.items() if s3.read_manifest(f"{artifact_root}/{stage}/{key}"))
+            error = ""
+        except (UserError, InternalError) as problem:
+            error = str(problem)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    thread.join(S3_TIMEOUT)
+    if error:
+        print(f"{artifact_root} is not readable from here ({error}); every stage looks there itself", file=sys.stderr)
+        return None
+    return set(keys) - found
 
 
 def check_data_reachable(data: BaseModel) -> None:

@@ -1,9 +1,13 @@
 """The PyTorchJob of an experiment without Kubeflow Pipelines: its manifest, and the launcher on this machine."""
 
-from components.train.launcher import launch
-from components.train.pytorch_job import fill, job_template, processes_per_worker
-from trm.config.base import canonical_json
-from trm.config.cluster import Resources
+import json
+import math
+
+from components.parameters import key_parameter, parameter_text
+from components.train.launcher import STOP_TIMEOUT, launch
+from components.train.pytorch_job import KEEP_ON_STOP, fill, job_name, job_template, processes_per_worker
+from pipeline.kfp.client import Run
+from trm.config.cluster import ClusterParams, Resources
 from trm.config.params import Params
 from trm.stages.content_keys import content_keys
 from trm.stages.records import STAGES, producer
@@ -36,6 +40,33 @@ def run_train_job(params: Params) -> str:
     return s3.artifact_uri(root, TRAIN.name, keys[TRAIN.name])
 
 
+def stop_train_job(cluster: ClusterParams, run: Run) -> str:
+    """Delete the PyTorchJob of a run, unless it has finished or `keep_on_stop` is set; return one line about it.
+
+    The launcher in the run deletes its job, too, but it may be killed before, or may not have run at all. Raises
+    `UserError` if the cluster refuses, `InternalError` if it is unavailable.
+    """
+    from components.train.job_status import has_finished
+    from components.train.kubernetes_client import KubernetesClient, NoClusterError
+
+    name = job_name(str(run.arguments.get(key_parameter(TRAIN), "")))
+    # Single-user Kubeflow runs everything in its own namespace, which is seldom that of the kubeconfig.
+    for namespace in (cluster.namespace,) if cluster.namespace else (None, "kubeflow"):
+        try:
+            kubernetes = KubernetesClient(namespace)
+        except NoClusterError as error:
+            return f"job {name}: left to its launcher ({error})"
+        kubernetes.set_retry_timeout(STOP_TIMEOUT)
+        job = kubernetes.job(name)
+        if job is None or has_finished(job):
+            continue
+        if json.loads(job["metadata"].get("annotations", {}).get(KEEP_ON_STOP, "true")):
+            return f"job {name} in namespace {kubernetes.namespace} continues (keep_on_stop)"
+        kubernetes.delete(job)
+        return f"deleting job {name} in namespace {kubernetes.namespace}"
+    return f"no job {name} is running"
+
+
 def check_train_job(params: Params) -> None:
     """Raise `UserError` if the job's processes cannot divide the batch or the GPUs."""
     job, resources = params.cluster.train_job, params.cluster.resources.get(TRAIN.name, Resources())
@@ -47,11 +78,15 @@ def check_train_job(params: Params) -> None:
             "cluster.train_job.processes_per_worker must be at most cluster.resources.train.gpus = "
             f"{resources.gpus}. Got {per_worker}"
         )
-    for workers in range(job.min_workers, job.max_workers + 1):
+    counts = range(job.min_workers, job.max_workers + 1)
+    for workers in counts:
         if batch % (workers * per_worker):
+            divisors = [count for count in counts if batch % (count * per_worker) == 0]
+            fixed = f"min_workers = max_workers = {divisors[-1]}, or " if divisors else ""
             raise UserError(
                 "train.global_batch_size must be a multiple of workers times processes_per_worker, for every number of "
-                f"workers from cluster.train_job.min_workers to max_workers. Got {batch} for {workers} x {per_worker}"
+                f"workers from cluster.train_job.min_workers to max_workers. Got {batch} for {workers} x {per_worker}; "
+                f"set {fixed}train.global_batch_size to a multiple of {math.lcm(*counts) * per_worker}"
             )
 
 
@@ -62,7 +97,7 @@ def _job_request(params: Params) -> tuple[dict[str, object], list[str], dict[str
     check_train_job(params)
     keys, root = content_keys(params), params.cluster.artifact_root
     sections = {name: getattr(params, name).model_dump(mode="json") for name in TRAIN.sections}
-    command = [TRAIN.name, "--params", canonical_json(sections)]
+    command = [TRAIN.name, "--params", parameter_text(sections)]
     for name in TRAIN.inputs:
         stage = producer(name).name
         command += [f"--{name}", s3.artifact_uri(root, stage, keys[stage])]

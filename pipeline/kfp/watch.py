@@ -8,11 +8,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from components.container import key_parameter
+from components.parameters import key_parameter
 from pipeline.kfp.client import FINISHED_STATES, KfpClient, Run, Task
 from trm.stages.records import STAGES
 from trm.storage import s3
 from trm.utils.errors import InternalError, UserError
+from trm.utils.output import printable
 
 POLL_INTERVAL = 5.0
 """Seconds between two queries."""
@@ -80,7 +81,7 @@ class _RunView:
     def table(self, run: Run) -> Group:
         """Return a table of the stages, followed by the last log lines of the running stage."""
         tasks = stage_tasks(run)
-        table = Table(title=f"{run.name}: {run.state.lower()}", title_justify="left", box=None)
+        table = Table(title=Text(f"{run.name}: {run.state.lower()}"), title_justify="left", box=None)
         for title in ("stage", "state", "metrics"):
             table.add_column(title)
         log: list[str] = []
@@ -88,7 +89,7 @@ class _RunView:
             task = tasks.get(stage.name)
             state = task.state if task else "PENDING"
             metrics = self._format_metrics(run, task) if task else ""
-            table.add_row(stage.name, Text(state.lower(), STYLES.get(state, "dim")), metrics)
+            table.add_row(stage.name, Text(state.lower(), STYLES.get(state, "dim")), Text(metrics))
             if task and state == "RUNNING":
                 log = self._log(run, task)[-LOG_LINES:]
         return Group(table, Text("\n".join(log), "dim"))
@@ -111,8 +112,9 @@ class _RunView:
             except (UserError, InternalError) as error:
                 manifest = {"facts": {"metrics": {"not readable": str(error)}}}
             metrics = manifest.get("facts", {}).get("metrics", {})
-            self._metrics[task.name] = ", ".join(
+            text = ", ".join(
                 f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
                 for name, value in metrics.items()
             )
+            self._metrics[task.name] = printable(text)
         return self._metrics[task.name]

@@ -9,8 +9,9 @@ import typer
 
 from pipeline.options import PARAMS, AsJson, DatasetName, GitHubOutputs, ImageName, ParamsFile, ResultName
 from trm.config.params import Params
-from trm.stages.params import load_params
+from trm.stages.params import load_cluster, load_params
 from trm.utils.errors import UserError
+from trm.utils.output import printable
 
 if TYPE_CHECKING:
     from pipeline.retraining.compare import Comparison
@@ -119,31 +120,36 @@ def champion(params: ParamsFile = PARAMS, dataset: DatasetName = None, as_json: 
     if as_json:
         print(current.model_dump_json(indent=2))
         return
-    print(_describe(current))
+    print(printable(_describe(current)))
     for name in ("commit", "run", "image", "dvc_lock", "wandb", "keys"):
         value = getattr(current, name)
         text = ", ".join(f"{stage} {key[:12]}" for stage, key in value.items()) if name == "keys" else value
-        print(f"  {name:9}{text or 'unknown'}")
+        print(printable(f"  {name:9}{text or 'unknown'}"))
     for earlier in reversed(registry.history()):
         if earlier.version != current.version:
-            print(f"previous: {_describe(earlier)}")
+            print(printable(f"previous: {_describe(earlier)}"))
 
 
 def publish(
     base: Annotated[str, typer.Option(help="Target branch of the pull request.")] = "main",
     report: Annotated[Path | None, typer.Option(help="Body of the pull request: a report of `compare`.")] = None,
+    files: Annotated[
+        Path | None, typer.Option(help="Folder with result files of another job, which has run `dvc push`.")
+    ] = None,
+    key: Annotated[str, typer.Option(help="With --files: content key of stage evaluate.")] = "",
+    commit: Annotated[str, typer.Option(help="With --files: commit of the run.")] = "",
 ) -> None:
     """Publish the result collected last: `dvc push`, and a pull request with dvc.lock, metrics.json and runs.tsv."""
-    from pipeline.retraining.publish import publish
+    from pipeline.retraining.publish import publish, publish_handover
 
-    print(publish(base, report))
+    print(publish(base, report) if files is None else publish_handover(base, files, key, commit))
 
 
 def list_uncollected(params: ParamsFile = PARAMS, github: GitHubOutputs = False) -> None:
     """List succeeded runs whose results were not collected, as JSON."""
-    from pipeline.retraining.retrain import list_uncollected
+    from pipeline.retraining.uncollected import list_uncollected
 
-    runs = json.dumps(list_uncollected(load_params(params)))
+    runs = json.dumps(list_uncollected(load_cluster(params)))
     print(runs)
     if github:
         from pipeline.github import set_outputs
@@ -191,7 +197,7 @@ def _exit(comparison: "Comparison") -> NoReturn:
 
 
 def _describe(champion: "Champion") -> str:
-    from pipeline.retraining.report import format_percent
+    from pipeline.results import format_percent
 
     restored = f", restored from version {champion.restored_version}" if champion.restored_version else ""
     accuracy = format_percent(champion.metrics.get("exact_accuracy"))

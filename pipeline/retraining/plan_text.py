@@ -7,9 +7,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from components.markdown import escape_markdown
 from pipeline.dvc import Change
 from pipeline.retraining.plan import Plan, StagePlan
 from trm.stages.records import STAGES
+from trm.utils.output import printable
 
 LOCAL = {"unchanged": "unchanged", "restore": "from cache", "pull": "after dvc pull", "run": "runs"}
 CLUSTER = {"exists": "in S3", "run": "runs"}
@@ -50,8 +52,8 @@ def markdown(plan: Plan) -> str:
     ]
     for stage in plan.stages:
         cells = (stage.stage, LOCAL[stage.local], CLUSTER[stage.cluster], format_reasons(stage), _estimate(stage))
-        lines.append(f"| {' | '.join(_escape(cell) for cell in cells)} |")
-    lines += ["", _total(plan), "", *(f"<sub>{_escape(note)}</sub>  " for note in _notes(plan))]
+        lines.append(f"| {' | '.join(escape_markdown(cell) for cell in cells)} |")
+    lines += ["", _total(plan), "", *(f"<sub>{escape_markdown(note)}</sub>  " for note in _notes(plan))]
     locations = [(stage.stage, stage.locations) for stage in plan.stages if stage.locations]
     if locations:
         lines += ["", "<details><summary>Existing results</summary>", ""]
@@ -103,7 +105,7 @@ def _format_change(change: Change) -> str:
 
 
 def _format_value(value: object) -> str:
-    return "absent" if value is None else str(value)
+    return "absent" if value is None else printable(str(value))
 
 
 def _durations(plan: Plan) -> Table:
@@ -152,10 +154,3 @@ def _notes(plan: Plan) -> list[str]:
     else:
         notes.append("Artifacts in S3: as recorded in runs.tsv; --online queries S3.")
     return notes
-
-
-def _escape(text: str) -> str:
-    """Escape text for a cell of a Markdown table."""
-    for character in "\\|<>*_`":
-        text = text.replace(character, f"\\{character}")
-    return text.replace("\n", " ")

@@ -5,8 +5,10 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pipeline.results import Result
+from components.markdown import escape_markdown
+from pipeline.results import Result, format_percent
 from pipeline.retraining.compare import Comparison
+from trm.utils.output import printable
 
 CURVES = (("train.tsv", "loss", "Training loss"), ("validation.tsv", "exact_accuracy", "Exact accuracy, validation"))
 
@@ -62,11 +64,6 @@ def headline(comparison: Comparison) -> str:
     )
 
 
-def format_percent(fraction: float | None) -> str:
-    """Return a fraction as percent with one digit; "none" for None."""
-    return "none" if fraction is None else f"{100 * fraction:.1f} %"
-
-
 def format_points(difference: float) -> str:
     """Return a difference of fractions as signed percentage points with one digit."""
     return f"{100 * difference:+.1f}"
@@ -86,6 +83,7 @@ def _environment(escape: bool) -> Environment:
         "points": format_points,
         "number": _format_number,
         "cell": _format_cell,
+        "text": escape_markdown,
     }
     return environment
 
@@ -114,7 +112,7 @@ def _format_number(value: object) -> str:
 
 def _format_cell(value: object) -> str:
     """Return a value as code in a cell of a Markdown table."""
-    text = _format_number(value).replace("`", "'").replace("|", "\\|").replace("\n", " ")
+    text = printable(_format_number(value)).replace("`", "'").replace("|", "\\|").replace("\n", " ")
     return f"`{text}`"
 
 

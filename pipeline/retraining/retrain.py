@@ -1,31 +1,30 @@
-"""Retraining: plan, run, collect and promote; and the list of runs that were not collected."""
+"""Retraining: plan, run, collect and promote."""
 
-import sys
 from pathlib import Path
 
 from rich.console import Console
 
-from pipeline.git import git
 from pipeline.kfp.collect import collect
-from pipeline.results import EVALUATE, dataset_name, load_result, resolve_key
+from pipeline.results import dataset_name, load_result, resolve_key
 from pipeline.retraining.compare import Comparison
 from pipeline.retraining.plan import make_plan
 from pipeline.retraining.plan_text import show
-from pipeline.retraining.publish import REMOTE, branch_name
 from pipeline.retraining.registry import Champion, Registry
 from pipeline.retraining.report import write_report
-from pipeline.runs import OUTPUTS, Provenance, read_runs
+from pipeline.runs import OUTPUTS, Provenance
 from trm.config.params import Params
 from trm.stages.content_keys import content_keys
 from trm.stages.records import STAGES
 from trm.storage import s3
 from trm.storage.artifacts import MANIFEST, read_manifest
 from trm.utils.errors import InternalError, UserError
+from trm.utils.output import output_may_close
 
 REPORT = OUTPUTS / "comparison"
 """Path of the comparison report, without suffix."""
 
 
+@output_may_close()
 def run_experiment(params: Params, params_file: Path, image: str | None) -> None:
     """Plan, run and collect the experiment. Raises `InternalError` if the run does not succeed.
 
@@ -75,31 +74,3 @@ def dataset_registry(params: Params, dataset: str | None) -> Registry:
             raise UserError(f"{uri}: no raw data for params.yaml, so there is no champion; run `dvc repro` first")
         dataset = dataset_name(manifest)
     return Registry(params.cluster.artifact_root, dataset)
-
-
-def list_uncollected(params: Params) -> list[dict[str, str]]:
-    """Return run id, content key and commit of each succeeded run whose result was not collected.
-
-    Prints a line for each failed or stopped run without a later attempt, and for each run of uncommitted changes.
-    """
-    from components.container import key_parameter
-    from pipeline.kfp.client import FAILED_STATES, KfpClient
-    from pipeline.kfp.definition import NAME
-
-    collected = {record.key for record in read_runs() if record.stage == EVALUATE.name}
-    branches = git("ls-remote", "--heads", REMOTE, branch_name("*"))
-    uncollected: list[dict[str, str]] = []
-    seen: set[str] = set()
-    for run in KfpClient(params.cluster).list_runs(NAME):
-        key = run.arguments.get(key_parameter(EVALUATE))
-        if not isinstance(key, str) or key in seen or key in collected or branch_name(key) in branches:
-            continue
-        seen.add(key)
-        if run.state in FAILED_STATES:
-            remedy = "not collected, the champion is unchanged; `python -m pipeline submit` starts a new run"
-            print(f"run {run.id} {run.state.lower()}: {remedy}", file=sys.stderr)
-        elif run.state == "SUCCEEDED" and not run.commit.endswith("-dirty") and run.commit:
-            uncollected.append({"run": run.id, "key": key, "commit": run.commit})
-        elif run.state == "SUCCEEDED":
-            print(f"run {run.id}: submitted with uncommitted changes; collect it manually", file=sys.stderr)
-    return uncollected

@@ -28,7 +28,7 @@ def add_stage() -> None:
     from components.container import container_spec
 
     def component(
-        report_params: dict, artifact_root: str, key: str, model: dsl.Input[dsl.Model], exported: dsl.Output[dsl.Model]
+        report_params: str, artifact_root: str, key: str, model: dsl.Input[dsl.Model], exported: dsl.Output[dsl.Model]
     ) -> dsl.ContainerSpec:
         artifacts = {"model": model, "exported": exported}
         return container_spec("export", {"report": report_params}, artifacts, artifact_root, key)
@@ -43,7 +43,7 @@ def check_pipeline() -> None:
     from pipeline.kfp.compile import pipeline_spec
     from trm.config.cluster import ClusterParams
 
-    spec = pipeline_spec(ClusterParams(), caching=True)["pipeline_spec"]
+    spec = pipeline_spec(ClusterParams())["pipeline_spec"]
     assert "export" in spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
     assert "export_key" in spec["root"]["inputDefinitions"]["parameters"]
     summary = spec["deploymentSpec"]["executors"]["exec-run-summary"]["container"]["args"]
@@ -56,7 +56,8 @@ def check_entry_point() -> None:
 
     uri = s3.artifact_uri("s3://bucket", "export", "k")
     s3.read_manifest = {uri: {"key": "k", "facts": {"bytes": 5}}}.get
-    outputs = {"artifacts": {"exported": {"artifacts": [{"name": "exported"}]}}, "outputFile": "executor.json"}
+    artifacts = {name: {"artifacts": [{"name": name}]} for name in ("executor-logs", "exported")}
+    outputs = {"artifacts": artifacts, "outputFile": "executor.json"}
     run.register_output(outputs, Path("pointer"), ["export", "--model", "s3://bucket/train/m", "--exported", uri])
     assert json.loads(Path("pointer").read_text())["uri"] == uri
     metadata = json.loads(Path("executor.json").read_text())["artifacts"]["exported"]["artifacts"][0]["metadata"]

@@ -23,7 +23,16 @@ COMMAND = ("train", "--params", "{}", "--dataset", DATASET, "--model", URI)
 FACTS = {"device": "cpu", "steps": 7, "metrics": {"exact": 0.5, "fair": True, "by_size": {"6": 1}}, "curve": [1, 2]}
 MANIFEST = {"stage": "train", "key": "abc", "inputs": {"dataset": "def"}, "facts": FACTS, "files": {}}
 MODEL = {"name": "model", "type": {"schemaTitle": "system.Model"}, "uri": "s3://bucket/run/model", "metadata": {}}
+LOGS = {"name": "executor-logs", "type": {"schemaTitle": "system.Artifact"}, "uri": "s3://bucket/run/executor-logs"}
 Container = Callable[..., tuple[int, Any]]
+
+
+def output_artifacts(*own: dict[str, Any]) -> dict[str, Any]:
+    """Return the outputs of an executor input of Kubeflow 2.17, whose driver adds `executor-logs` to every container.
+
+    Its place among the others is not defined, as JSON objects have no order.
+    """
+    return {artifact["name"]: {"artifacts": [artifact]} for artifact in (LOGS, *own)}
 
 
 @pytest.fixture
@@ -32,7 +41,7 @@ def container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Container:
 
     def component(code: int = 0, manifest: dict[str, Any] | BaseException | None = None) -> tuple[int, Any]:
         output, pointer = tmp_path / "not/yet/there/executor_output.json", tmp_path / "nor/this/model"
-        outputs = {"artifacts": {"model": {"artifacts": [MODEL]}}, "outputFile": str(output)}
+        outputs = {"artifacts": output_artifacts(MODEL), "outputFile": str(output)}
         inputs = {"parameterValues": {"key": "abc"}, "artifacts": {"dataset": {"artifacts": [{"name": "dataset"}]}}}
         executor_input = {"inputs": inputs, "outputs": outputs}
         given = [str(tmp_path / "dataset") if word == DATASET else word for word in COMMAND]
@@ -70,11 +79,11 @@ def test_pointer_and_metadata_of_a_successful_command(container: Container, tmp_
     assert json.loads((tmp_path / "nor/this/model").read_text()) == pointer
 
 
-def test_other_output_artifacts_are_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kubeflow's driver adds the artifact `executor-logs` to the outputs of every container."""
+@pytest.mark.parametrize("extra", ["dataset", "executor-logs", "model-2"])
+def test_output_is_that_of_the_stage_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extra: str) -> None:
+    """Also if another output has the name of an option of the command."""
     monkeypatch.setattr(s3, "read_manifest", lambda uri: MANIFEST if uri == URI else None)
-    logs = {"artifacts": [{"name": "executor-logs"}]}
-    outputs = {"artifacts": {"executor-logs": logs, "model": {"artifacts": [MODEL]}}, "outputFile": tmp_path / "out"}
+    outputs = {"artifacts": output_artifacts({"name": extra}, MODEL), "outputFile": tmp_path / "out"}
     run.register_output(outputs, tmp_path / "pointer", list(COMMAND))
     assert list(json.loads((tmp_path / "out").read_text())["artifacts"]) == ["model"]
 
@@ -85,7 +94,7 @@ def test_invalid_input_pointer_is_reported(tmp_path: Path, text: str | None) -> 
     if text is not None:
         file.write_text(text)
     with pytest.raises(InternalError, match="not a pointer to the artifact dataset; run the preceding stage again"):
-        run.resolve_inputs(["train", "--dataset", str(file)], {"dataset": {}})
+        run.resolve_inputs(["train", "--dataset", str(file)])
 
 
 @pytest.mark.parametrize("code", [1, 2, 137, 143])
@@ -112,7 +121,7 @@ def test_missing_manifest_fails_the_component(
 def test_user_error_of_a_real_command(tmp_path: Path) -> None:
     """One line and exit code 2, without importing kfp or torch."""
     output = tmp_path / "executor_output.json"
-    outputs = {"artifacts": {"raw": {"artifacts": [{"name": "raw"}]}}, "outputFile": str(output)}
+    outputs = {"artifacts": output_artifacts({"name": "raw"}), "outputFile": str(output)}
     program = "import sys; sys.modules.update(kfp=None, torch=None); from components import run; run.main()"
     argv = [
         json.dumps({"inputs": {}, "outputs": outputs}),

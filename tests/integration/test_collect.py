@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from components.parameters import parameter_text
 from pipeline.local.s3_server import SeaweedFS
 from tests.clones import Clone, make_clone
 from tests.params import edit_params
@@ -166,7 +167,8 @@ def test_unfinished_stage_is_reported(clone: Clone, server: FakeKfpServer, run: 
             "print(load_params('params.yaml').model_dump_json())\""
         )
     )
-    parameters |= {"model": params["model"], "train": {**params["train"], "lr": 0.25}}
+    train = {**params["train"], "lr": 0.25}
+    parameters |= {"model": parameter_text(params["model"]), "train": parameter_text(train)}
     _assert_rejected(
         clone, f"python -m pipeline collect {run}", "train.lr is 0.002 in the workspace and 0.25 in the run"
     )
@@ -191,21 +193,24 @@ def test_list_uncollected(
 ) -> None:
     """Kubeflow stores the runs; git and runs.tsv show which ones were collected."""
     clone.run(f"git init -q --bare {tmp_path}/remote && git remote add origin {tmp_path}/remote")
+    clone.run("git push -q origin HEAD:main && git fetch -q origin")
+    commit = clone.run("git rev-parse HEAD").strip()
+    server.runs[run].description = f"commit {commit}, image x"
     key = computed["evaluate"].rpartition("/")[2]
 
-    def add(number: int, state: str, description: str = "commit abc, image x") -> str:
+    def add(number: int, state: str, description: str = f"commit {commit}, image x") -> str:
         config = _config({"parameters": {"evaluate_key": str(number) * 64}})
         return server.add_run("trm-y", state, runtime_config=config, description=description).run_id
 
     stopped, failed = add(1, "CANCELED"), add(2, "FAILED")
     add(3, "RUNNING")
-    dirty = add(4, "SUCCEEDED", "commit abc-dirty, image x")
+    dirty = add(4, "SUCCEEDED", f"commit {commit}-dirty, image x")
     add(5, "FAILED")
     tried_again = add(5, "SUCCEEDED")
 
     done = clone.start("python -m pipeline list-uncollected")
     assert done.returncode == 0, done.stderr
-    waiting = [{"run": run, "key": key, "commit": "abc"}, {"run": tried_again, "key": "5" * 64, "commit": "abc"}]
+    waiting = [{"run": run, "key": key, "commit": commit}, {"run": tried_again, "key": "5" * 64, "commit": commit}]
     assert sorted(json.loads(done.stdout), key=lambda one: one["key"] != key) == waiting
     lines = done.stderr.splitlines()
     assert len(lines) == 3

@@ -250,7 +250,7 @@ def test_repeated_oom_kills_fail_the_stage(stage: Stage, operator: FakeTrainingO
     launcher = stage.start()
     assert launcher.end() == 2
     assert re.match(
-        r"launcher: workers were killed [4-9] times within an hour \(exit code 137", launcher.err.splitlines()[-1]
+        r"launcher: workers were killed \d+ times within an hour \(exit code 137", launcher.err.splitlines()[-1]
     )
     assert operator.jobs() == []
 
@@ -271,16 +271,6 @@ def test_missing_node_type_is_awaited(stage: Stage, operator: FakeTrainingOperat
     launcher = stage.replace(resources=kind).start()
     wait_for(operator.jobs)
     assert launcher.process.poll() is None
-
-
-def test_missing_secret_is_reported(stage: Stage, operator: FakeTrainingOperator) -> None:
-    launcher = stage.replace(secret="trm-s4").start()
-    assert launcher.end() == 2
-    assert launcher.err.splitlines()[-1] == (
-        'launcher: worker 0 cannot start: CreateContainerConfigError: secrets "trm-s4" not found; create the '
-        "missing object, or correct section cluster"
-    )
-    assert operator.jobs() == []
 
 
 def test_launcher_without_permissions(stage: Stage, operator: FakeTrainingOperator) -> None:

@@ -21,6 +21,7 @@ from trm.stages.records import STAGES, Stage, producer
 from trm.stages.runner import run_stage
 from trm.utils.errors import DataError, InternalError, Interrupted, UserError, exit_code
 from trm.utils.file_formats import printable
+from trm.utils.output import flush_output
 from trm.utils.stop_signals import handled_signals
 
 app = typer.Typer(
@@ -54,10 +55,11 @@ def run_app(app: Callable[..., object], name: str) -> NoReturn:
         sys.stdout.flush()  # here, where its errors are reported
     except (UserError, InternalError, Interrupted) as error:
         _exit(exit_code(error), f"{name}: {error}")
-    except BrokenPipeError:
-        # The reader has closed the pipe (`trm inspect … | head`); without stdout, the interpreter does not flush it.
-        sys.stdout = None
+    except BrokenPipeError:  # the reader has closed the pipe (`trm inspect … | head`)
         sys.exit(0)
+    except SystemExit as ended:
+        if not isinstance(ended.__context__, BrokenPipeError):  # typer and rich exit with 1 after this error
+            raise
     except OSError as error:
         from trm.utils.os_errors import explain
 
@@ -67,6 +69,8 @@ def run_app(app: Callable[..., object], name: str) -> NoReturn:
         if hasattr(error, "format_message"):  # typer does not export the class
             _report_usage(error, name)
         _report_fault(name, error)
+    finally:
+        flush_output()
     sys.exit(code if isinstance(code, int) else 0)
 
 

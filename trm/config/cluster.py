@@ -41,6 +41,9 @@ class TrainJobParams(Section):
     """Null: one per GPU of a worker; one on a worker without GPUs."""
     max_restarts: Natural = 10
     """Restarts of a worker's processes after a failure, and out-of-memory kills of workers within an hour."""
+    start_timeout_seconds: Positive = 600
+    """Time that the container of a worker may fail to start because of its image, a secret or its settings. Such faults
+    may pass: a registry is busy, a secret is created later. Then the job ends if fewer than `min_workers` run."""
     shared_memory: Quantity = "1Gi"
     """Size of /dev/shm, which the processes of a worker share. It counts towards the memory limit."""
     ttl_seconds: Natural = 24 * 3600
@@ -69,8 +72,16 @@ class ClusterParams(Section):
     """Namespace of the runs in multi-user Kubeflow. Null: single-user Kubeflow."""
     service_account: str | None = None
     """Service account of the stages' pods. Null: the default of Kubeflow Pipelines."""
-    artifact_root: Annotated[str, Field(pattern=r"^s3://[^/\s]+(/[^/\s]+)*$")] = "s3://trm/artifacts"
+    artifact_root: Annotated[str, Field(pattern=r"^s3://[^/\s${}]+(/[^/\s${}]+)*$")] = "s3://trm/artifacts"
     """Artifacts are stored at `<artifact_root>/<stage>/<content key>/`."""
+    state_root: Annotated[str | None, Field(pattern=r"^(off|s3://[^/\s${}]+(/[^/\s${}]+)*)$")] = None
+    """Training states are copied to `<state_root>/<content key>/`, from which the training resumes in another pod.
+    Null: `<artifact_root>/states`. `off`: they stay in /cache, and are lost with the pod unless `cache_pvc` is set."""
+    max_retries: Natural = 3
+    """Retries of a stage whose pod was evicted or failed. Kubeflow cannot tell faults of a machine from mistakes of a
+    user (exit code 2): it retries both. A training resumes from its state."""
+    retry_backoff_seconds: Natural = 60
+    """Pause before the first retry. It doubles with each retry."""
     s3_endpoint: Address | None = None
     """URL of the S3 server as pods reach it. Null: AWS."""
     s3_region: str | None = None

@@ -12,11 +12,11 @@ from typing import Any
 from pydantic import create_model
 
 from trm.config.base import ABSENT_IS_NULL, Section, SectionT, parse, read_yaml
+from trm.config.cluster import ClusterParams
 from trm.config.overrides import OPTION, apply_overrides
 from trm.config.params import Params
 from trm.config.recipes import changed, recipe_text
 from trm.config.tracking import VARIABLE, TrackingParams
-from trm.datasets.registry import dataset_module
 from trm.utils.errors import ParamsError
 
 NO_OVERRIDES: Mapping[str, Any] = {}
@@ -29,6 +29,13 @@ def load_params(path: str | Path, overrides: Mapping[str, Any] = NO_OVERRIDES) -
         remedy = f"write the complete file with `trm recipe use {Path(path).stem} --params FILE`"
         raise ParamsError(f"{path}: is a recipe that changes another one, not a complete params file; {remedy}")
     return check_params(apply_overrides(values, overrides), _where(path, overrides))
+
+
+def load_cluster(path: str | Path) -> ClusterParams:
+    """Load section `cluster` of a params file alone, without the libraries of its dataset. Raises `ParamsError`."""
+    values = read_yaml(path, "`trm recipe use sudoku-6x6` writes one")
+    section = values.get("cluster") if isinstance(values, Mapping) else None
+    return parse(ClusterParams, {} if section is None else section, f"{path}: cluster")
 
 
 def load_recipe(name: str, changes: Mapping[str, Any] = NO_OVERRIDES) -> Params:
@@ -102,6 +109,8 @@ def _with_dataset(cls: type[SectionT], values: object, where: str) -> type[Secti
     data = values.get("data") if isinstance(values, Mapping) else None
     if not isinstance(data, Mapping) or "name" not in data or "data" not in cls.model_fields:
         return cls
+    from trm.datasets.registry import dataset_module  # imports numpy
+
     try:
         settings = dataset_module(data["name"]).Settings
     except ParamsError as error:

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 from trm.stages.content_keys import digest_of, key_request
 from trm.stages.records import Stage, producer
 from trm.utils.launch import ignored_variables, rank, world_size
+from trm.utils.output import output_may_close
 from trm.utils.paths import is_s3_uri
 
 if TYPE_CHECKING:
     from trm.config.tracking import TrackingParams
 
 
+@output_may_close()
 def run_stage(
     stage: Stage,
     sections: Mapping[str, Any],

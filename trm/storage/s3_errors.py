@@ -86,9 +86,12 @@ class ForeignAnswerError(Exception):
 def reject_pages(response_dict: dict[str, Any], **_: object) -> None:
     """Raise `ForeignAnswerError` for a web page as the response of a successful request.
 
-    A handler of botocore's event `before-parse.s3`.
+    A handler of botocore's event `before-parse.s3`. Servers send the page of a report with the same type, but with the
+    header of an S3 response.
     """
-    if response_dict["status_code"] < 300 and "html" in response_dict["headers"].get("content-type", ""):
+    headers = response_dict["headers"]
+    page = "html" in headers.get("content-type", "") and "x-amz-request-id" not in headers
+    if response_dict["status_code"] < 300 and page:
         close_body(response_dict["body"])
         raise ForeignAnswerError
 

@@ -23,6 +23,7 @@ from trm.stages.params import check_params
 from trm.stages.records import STAGES, Stage
 from trm.stages.runner import is_complete, run_stage
 from trm.utils.errors import InternalError
+from trm.utils.output import output_may_close
 
 BASELINE = "baseline"
 """Name of the unchanged recipe."""
@@ -128,6 +129,7 @@ def runs_of(study: Study, folder: Path, tracking: TrackingParams | None = None) 
     return runs
 
 
+@output_may_close()
 def run_study(study: Study, folder: Path, title: str, tracking: TrackingParams | None = None) -> None:
     """Finish all runs and write the report to `folder`.
 

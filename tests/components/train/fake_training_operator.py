@@ -53,6 +53,8 @@ class FakeTrainingOperator:
     """Maps the command of a container and the pod name to the command that is run."""
     capacity: int = 2
     """Number of pods that fit on the node."""
+    unpullable: str = ""
+    """End of the names of pods whose image cannot be pulled."""
     shortage: str = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
     pods: dict[str, Running] = field(default_factory=dict)
     """Pod uid -> processes."""
@@ -205,6 +207,9 @@ class FakeTrainingOperator:
         if not pod.spec.node_name:
             target = {"target": {"apiVersion": "v1", "kind": "Node", "name": NODE}, "metadata": {"name": name}}
             self.core.create_namespaced_pod_binding(name, "default", target, _preload_content=False)
+        if self.unpullable and name.endswith(self.unpullable):
+            self._fail_to_pull(pod)
+            return
         waiting = {"name": "pytorch", "ready": False, "restartCount": 0, "image": "", "imageID": ""}
         try:
             self._start(job, pod)
@@ -216,6 +221,14 @@ class FakeTrainingOperator:
         self._pod_status(
             name, phase="Running", conditions=[], containerStatuses=[{**waiting, "ready": True, "state": started}]
         )
+
+    def _fail_to_pull(self, pod: Any) -> None:
+        """Alternate between the two reasons, as kubelet does."""
+        seen = pod.status.container_statuses and pod.status.container_statuses[0].state.waiting.reason
+        reason = "ImagePullBackOff" if seen == "ErrImagePull" else "ErrImagePull"
+        state = {"waiting": {"reason": reason, "message": "registry.example is busy"}}
+        status = {"name": "pytorch", "ready": False, "restartCount": 0, "image": "", "imageID": "", "state": state}
+        self._pod_status(pod.metadata.name, containerStatuses=[status])
 
     def _start(self, job: Mapping[str, Any], pod: Any) -> None:
         name, (container,) = pod.metadata.name, pod.spec.containers

