@@ -13,6 +13,7 @@ without payload signatures, checksums or digests; its settings are the fastest o
 - upload_share, download_share: throughput of `trm.storage` in percent of plain boto3's in the same round.
 """
 
+import argparse
 import itertools
 import json
 import os
@@ -83,6 +84,7 @@ class Plain:
 
 def main() -> None:
     """Measure and print the results."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         server = SeaweedFS(Path(folder) / "server")
         server.start()
