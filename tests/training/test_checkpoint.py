@@ -43,6 +43,17 @@ def test_same_contents_same_bytes(model_params: ModelParams, meta: DatasetMeta, 
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+def test_errors_of_the_operating_system_name_the_file(
+    model_params: ModelParams, meta: DatasetMeta, tmp_path: Path
+) -> None:
+    """safetensors reports them with an exception and a message of its own."""
+    model = build_model(model_params, meta)
+    path = tmp_path / "missing" / "checkpoint.safetensors"
+    with pytest.raises(FileNotFoundError) as error:
+        save_checkpoint(path, model, ema_copy(model), {})
+    assert error.value.filename == str(path)
+
+
 def test_mismatched_tensors_and_settings(model_params: ModelParams, meta: DatasetMeta, tmp_path: Path) -> None:
     model = build_model(model_params, meta)
     header = {"model": model_params.model_dump(mode="json"), "meta": meta.model_dump(mode="json"), "facts": {}}

@@ -1,6 +1,8 @@
 """Checkpoints: a safetensors file with raw and EMA weights, and the settings in its header."""
 
 import json
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,10 +49,15 @@ def save_checkpoint(path: Path, model: TRM, average: TRM, facts: Mapping[str, An
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write a safetensors file with `header` as metadata. The same contents give the same bytes."""
+    """Write a safetensors file with `header` as metadata. The same contents give the same bytes. Raises `OSError`."""
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     # A single metadata key: safetensors writes several in random order.
-    save_file(plain, path, metadata={"trm": canonical_json(header)})
+    try:
+        save_file(plain, path, metadata={"trm": canonical_json(header)})
+    except SafetensorError as error:
+        if number := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+        raise
 
 
 def read_header(path: Path) -> dict[str, Any]:
