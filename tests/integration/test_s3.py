@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -348,5 +349,26 @@ def test_dvc_remote_in_the_same_bucket(seaweed: SeaweedFS, monkeypatch: pytest.M
     assert fresh.run("dvc status").strip() == "Data and pipelines are up to date."
     metrics = "outputs/evaluation/metrics.json"
     assert (fresh.folder / metrics).read_bytes() == (clone.folder / metrics).read_bytes()
+    # The other clone changes a setting and compares its result with the one that it received.
+    fresh.run("cp -rL outputs baseline")
+    fresh.run(r"sed -i 's/^  epochs: .*/  epochs: 2/' params.yaml")
+    assert fresh.ran("dvc repro") == ["train", "evaluate", "report"]
+    assert "train.epochs" in fresh.run("dvc params diff")
+    assert "exact_accuracy" in fresh.run("dvc metrics diff --all")
+    compared = fresh.start("trm compare outputs baseline")
+    assert compared.returncode in (0, 3, 4), compared.stderr
+    assert re.search(r"(?m)^train.epochs +2 +\d+ *$", compared.stdout)
+    # A lost object is named, and nothing is taken for complete.
+    model = json.loads((clone.folder / "outputs/model/manifest.json").read_text())["files"]["checkpoint.safetensors"]
+    lost = [name for name, size in objects(seaweed, f"s3://{BUCKET}/dvc").items() if size == model["bytes"]]
+    assert lost
+    for name in lost:
+        seaweed.client().delete_object(Bucket=BUCKET, Key=f"dvc/{name}")
+    late = Clone(tmp_path / "late", tmp_path / "late-states")
+    clone.run(f"git clone -q . {late.folder}")
+    pulled = late.start("dvc pull")
+    assert pulled.returncode != 0
+    assert any(name.removeprefix("files/md5/").replace("/", "") in pulled.stderr for name in lost)
+    assert "train" in late.ran("dvc repro")
     secret = seaweed.environment()["AWS_SECRET_ACCESS_KEY"]
     assert secret not in clone.run("cat .dvc/config dvc.lock; git log -p")
