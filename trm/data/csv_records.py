@@ -1,9 +1,11 @@
 """CSV files as RFC 4180 and spreadsheets write them, streamed, with the line numbers of an editor.
 
-Read are quotes, line breaks in quotes, LF, CRLF and CR, a byte order mark, and the separators `,`, `;` and tab.
+Read are quotes, line breaks in quotes, LF, CRLF and CR, a byte order mark, and the separators `,`, `;` and tab. A first
+line such as `sep=;`, with which Excel marks the separator, is skipped.
 """
 
 import csv
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,8 @@ SEPARATORS = (",", ";", "\t")
 """Separators that are read."""
 OTHER_SEPARATORS = ("|", ":", "\x1f", " ")
 """Separators that are only recognized, for the message."""
+_SEP_LINE = re.compile(r"sep=[,;\t]?", re.IGNORECASE)
+"""The first line of Excel, also after it was split at the separator."""
 MAX_FIELD = 64 << 20
 """Most characters of a field, so that a quote that is never closed does not fill the memory."""
 
@@ -58,9 +62,13 @@ def open_csv(path: Path, required: Sequence[str], optional: Sequence[str] = (), 
 def _header(path: Path) -> tuple[int, str]:
     """Number and text of the first line that is not empty."""
     for number, line in enumerate(open_lines(path), 1):
-        if line.strip():
+        if line.strip() and not _is_sep_line(line):
             return number, line
     raise DataError(f"{path}: the file is empty; add a line for each puzzle, or write the file again")
+
+
+def _is_sep_line(text: str) -> bool:
+    return _SEP_LINE.fullmatch(text.strip("\r\n ").strip('"')) is not None
 
 
 def _names(header: str, separator: str) -> list[str]:
@@ -103,6 +111,7 @@ def _records(path: Path, separator: str, skip_spaces: bool) -> Iterator[tuple[in
             if "field larger" in str(error):
                 problem, remedy = f"a field has more than {MAX_FIELD} characters", "is a quote never closed?"
             raise DataError(f"{path}, line {line}: {problem}; {remedy}") from None
-        started = started or bool("".join(record).strip())
-        if started:  # empty lines before the header
+        text = "".join(record)
+        started = started or bool(text.strip() and not _is_sep_line(text))
+        if started:  # skips what precedes the header
             yield line, record
