@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from trm.config.training import AdamAtan2Params, OptimizerParams, SignSgdParams,
 from trm.data.numba_utils import MACHINE_CODE_FOLDER
 from trm.datasets.augment import augment
 from trm.datasets.sudoku.augmentation import draw_transforms
+from trm.stages.records import STAGES
 from trm.utils.stop_signals import handled_signals
 
 # Tests have separate cache folders, but share compiled functions.
@@ -137,6 +140,21 @@ def dataset(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = sudoku(4, allow_leakage=True)
     augment(data, AugmentParams(num_aug=3, validation_groups=4, seed=0), raw, out, "key")
     return out
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the params and the outputs of a tiny experiment. Tests must not change it."""
+    from tests.params import TINY, params_text
+
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "params.yaml").write_text(params_text(TINY))
+    environment = {**os.environ, "TRM_STATE_DIR": str(folder / "states"), "PYTHONPATH": str(ROOT)}
+    for stage in STAGES:
+        subprocess.run(
+            [sys.executable, "-m", "trm", stage.name], cwd=folder, env=environment, check=True, capture_output=True
+        )
+    return folder
 
 
 @pytest.fixture(autouse=True)

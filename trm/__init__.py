@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from trm.inference.solve import Answer, solve
     from trm.models.act import build_model
     from trm.models.conversion import export_published, import_published
+    from trm.stages.experiment import evaluate, run, train
     from trm.stages.params import load_params
     from trm.training.checkpoint import load_checkpoint
     from trm.utils.errors import DataError, ParamsError, UserError
@@ -22,11 +23,14 @@ _MODULES = {
     "ParamsError": "trm.utils.errors",
     "UserError": "trm.utils.errors",
     "build_model": "trm.models.act",
+    "evaluate": "trm.stages.experiment",
     "export_published": "trm.models.conversion",
     "import_published": "trm.models.conversion",
     "load_checkpoint": "trm.training.checkpoint",
     "load_params": "trm.stages.params",
+    "run": "trm.stages.experiment",
     "solve": "trm.inference.solve",
+    "train": "trm.stages.experiment",
 }
 
 __all__ = [
@@ -36,11 +40,14 @@ __all__ = [
     "UserError",
     "__version__",
     "build_model",
+    "evaluate",
     "export_published",
     "import_published",
     "load_checkpoint",
     "load_params",
+    "run",
     "solve",
+    "train",
 ]
 
 

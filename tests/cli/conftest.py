@@ -1,7 +1,5 @@
 """Fixtures for tests of the command line."""
 
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.helpers import Run
-from tests.conftest import ROOT
 from tests.params import TINY, params_text
 from trm.cli import main as cli
-from trm.stages.records import STAGES
 from trm.utils.stop_signals import handled_signals
 
 
@@ -40,17 +36,4 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.chdir(folder)
     (folder / "params.yaml").write_text(params_text(TINY))
-    return folder
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the params and the outputs of a tiny experiment. Tests must not change it."""
-    folder = tmp_path_factory.mktemp("finished")
-    (folder / "params.yaml").write_text(params_text(TINY))
-    environment = {**os.environ, "TRM_STATE_DIR": str(folder / "states"), "PYTHONPATH": str(ROOT)}
-    for stage in STAGES:
-        subprocess.run(
-            [sys.executable, "-m", "trm", stage.name], cwd=folder, env=environment, check=True, capture_output=True
-        )
     return folder
