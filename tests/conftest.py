@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -23,6 +24,10 @@ from trm.datasets.sudoku.augmentation import draw_transforms
 from trm.stages.records import STAGES
 from trm.utils.stop_signals import handled_signals
 
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler.loadscope import LoadScopeScheduling
+
 # Tests have separate cache folders, but share compiled functions.
 os.environ["NUMBA_CACHE_DIR"] = MACHINE_CODE_FOLDER
 if "PYTEST_XDIST_WORKER" in os.environ:  # the tests run in several processes
@@ -30,13 +35,20 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the tests run in several processes
     torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
+CONTAINER_TESTS = {"test_image.py", "test_pipeline_local.py", "test_retrain.py"}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the tests of a file in one process, and all tests with the container engine, which builds one image."""
-    for item in items:
-        group = "containers" if "engine" in getattr(item, "fixturenames", ()) else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "LoadScopeScheduling":
+    """Run the tests of a file in one process, and all tests with containers, which share an image."""
+    from xdist.scheduler.loadscope import LoadScopeScheduling
+
+    class Files(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "containers" if Path(file).name in CONTAINER_TESTS else file
+
+    return Files(config, log)
 
 
 @pytest.fixture(scope="session")
