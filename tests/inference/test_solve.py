@@ -32,7 +32,7 @@ def error_of(text: str, meta: DatasetMeta) -> str:
 
 def test_blanks_of_sudoku_and_maze() -> None:
     assert parse_puzzle("1._0" * 4, sudoku_meta(4)).tolist() == [[1, 0, 0, 0]] * 4
-    assert parse_puzzle("# ._" * 3 + "S0oG", maze_meta(4)).tolist() == [[0, 1, 1, 1]] * 3 + [[2, 1, 4, 3]]
+    assert parse_puzzle("# ._" * 3 + "S0oG", maze_meta(4)).tolist() == [[0, 1, 1, 1]] * 3 + [[2, 1, 1, 3]]
 
 
 def test_symbols_of_custom_puzzles() -> None:

@@ -123,12 +123,13 @@ def _stage_command(stage: Stage) -> Callable[..., None]:
 
     def command(params: str, overrides: list[str] | None, **folders: str) -> None:
         from trm.config.overrides import check_sections, parse_overrides
-        from trm.stages.params import load_sections, load_tracking
+        from trm.stages.params import load_data, load_sections, load_tracking
 
         changes = parse_overrides(overrides or [])
         check_sections(changes, (*stage.sections, "tracking"))
         sections, tracking = load_sections(params, stage.sections, changes), load_tracking(params, changes)
-        run_stage(stage, sections, {name: folders[name] for name in stage.inputs}, folders[stage.output], tracking)
+        inputs = {name: folders[name] for name in stage.inputs}
+        run_stage(stage, sections, inputs, folders[stage.output], tracking, load_data(params, changes))
 
     def parameter(name: str, default: object, annotation: object) -> inspect.Parameter:
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

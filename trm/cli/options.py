@@ -4,6 +4,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import annotated_types
@@ -17,6 +18,15 @@ from trm.utils.paths import local_path
 
 LOCAL: dict[str, Any] = {"parser": local_path, "metavar": "PATH"}
 """Arguments of `typer.Option` for a local path: addresses of servers are refused."""
+
+DEMO = "demo"
+"""The name of the included model."""
+
+
+def model_location(value: str) -> str:
+    """The location of a model; `demo` is the included one. A folder of that name is `./demo`."""
+    return str(Path(__file__).parents[1] / "inference/demo_model") if value == DEMO else value
+
 
 _LONG_OPTION = re.compile(r"--[a-z][a-z-]*(=.*)?")
 

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import create_model
 
 from trm.config.base import ABSENT_IS_NULL, Section, SectionT, parse, read_yaml
+from trm.config.data import DataSection
 from trm.config.overrides import OPTION, apply_overrides
 from trm.config.params import Params
 from trm.config.recipes import changed, recipe_text
@@ -60,6 +61,11 @@ def load_sections(source: str, names: Sequence[str], overrides: Mapping[str, Any
     fields: dict[str, Any] = {name: (Params.model_fields[name].annotation, ...) for name in names}
     sections = create_model("Sections", __base__=Section, **fields)
     return dict(parse(_with_dataset(sections, values, where), values, where, ABSENT_IS_NULL))
+
+
+def load_data(source: str, overrides: Mapping[str, Any] = NO_OVERRIDES) -> DataSection | None:
+    """Section `data` of a params file; None for params as JSON, which have only the sections of a stage."""
+    return None if _is_json(source) else load_params(source, overrides).data
 
 
 def load_tracking(source: str, overrides: Mapping[str, Any] = NO_OVERRIDES) -> TrackingParams:

@@ -21,6 +21,7 @@ from trm.data.batches import START, StreamPosition, collate, total_steps, traini
 from trm.data.parquet import Split, read_meta, read_split
 from trm.models.act import TRM, Batch, Carry, build_model, draw_min_steps
 from trm.training.checkpoint import FILE, checkpoint_tensors, save_checkpoint
+from trm.training.checks import check_training, learning_warnings
 from trm.training.distributed import SINGLE_PROCESS, World, world
 from trm.training.ema import ema_copy, update_ema
 from trm.training.init_from import init_from
@@ -205,6 +206,10 @@ class _Run:
             )
         self.device = resolve_device(settings.device)
         self.dtype = resolve_precision(settings.precision, self.device)
+        if processes.is_main:
+            for warning in learning_warnings(config, settings):
+                print(f"train: warning: {warning}", file=sys.stderr, flush=True)
+        check_training(config, self.meta, self.slots.stop - self.slots.start, settings, self.device)
         first = collate(self.split, np.zeros(self.slots.stop - self.slots.start, dtype=np.int64))
         self.state = new_state(config, self.meta, settings, to_tensors(first, self.device), self.dtype)
         self.network = network_of(self.state.model, settings, processes)
