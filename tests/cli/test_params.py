@@ -48,7 +48,7 @@ def test_invalid_params(run: Run, here: Path, old: str, new: str, words: tuple[s
 
 
 def test_missing_params_file(run: Run, here: Path) -> None:
-    check_error(run("train", "--params", "other.yaml"), "other.yaml: no such file", "trm recipe use")
+    check_error(run("train", "--params", "other.yaml"), "other.yaml: no such file; `trm init` writes params.yaml")
 
 
 def test_exponents_are_numbers(here: Path) -> None:

@@ -145,7 +145,13 @@ def demo_command(
 
 
 def sweep_command(
-    model: Annotated[str, typer.Argument(help="A model folder, its s3:// URI, or a checkpoint file.")] = MODEL,
+    model: Annotated[
+        str,
+        typer.Argument(
+            callback=model_location,
+            help="A model folder, its s3:// URI, a checkpoint file, or `demo`, the included model.",
+        ),
+    ] = MODEL,
     dataset: Annotated[str, typer.Option(help="The dataset of its training: a folder or s3:// URI.")] = DATASET,
     out: Annotated[Path, typer.Option(help="The folder to write.", **LOCAL)] = OUTPUTS / "sweep",
     max_steps: Annotated[str, typer.Option(help="Values of max_steps, separated by commas.")] = "1,2,4,8,16,32",

@@ -25,7 +25,7 @@ NO_OVERRIDES: Mapping[str, Any] = {}
 
 def load_params(path: str | Path, overrides: Mapping[str, Any] = NO_OVERRIDES) -> Params:
     """Load and validate a complete `params.yaml`. Raises `ParamsError` with the key, its value and the remedy."""
-    values = read_yaml(path, "`trm recipe use sudoku-6x6` writes one")
+    values = read_yaml(path, "`trm init` writes params.yaml, --params names another")
     if isinstance(values, Mapping) and values.keys() == {"base", "changes"}:
         remedy = f"write the complete file with `trm recipe use {Path(path).stem} --params FILE`"
         raise ParamsError(f"{path}: is a recipe that changes another one, not a complete params file; {remedy}")

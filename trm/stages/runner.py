@@ -28,8 +28,10 @@ def run_stage(
     out: str,
     tracking: "TrackingParams | None" = None,
     data: "DataSection | None" = None,
-) -> None:
+) -> Path | None:
     """Run `stage` on the folders `inputs` and publish its output at `out`, with the wall times next to it.
+
+    Returns the local folder of the result; None if this process only takes part, or the result exists in S3.
 
     Folders are paths or URIs `s3://<root>/<stage>/<key>`; `out` may also be a bare `s3://<root>`. A result that exists
     in S3 under its content key is not computed again, and its inputs are not downloaded. `tracking` configures Weights
@@ -57,7 +59,7 @@ def run_stage(
         print(f"{stage.name}: worker process {rank()} of {world_size()}", file=sys.stderr, flush=True)
         with TemporaryDirectory() as scratch:
             _call(stage, sections, _input_folders(stage, inputs), Path(scratch), key)
-        return
+        return None
 
     def run_here(folder: Path) -> None:
         with tracked(tracking, stage.name, manifests, request, key) as finish_tracking:
@@ -66,11 +68,11 @@ def run_stage(
 
     if not is_s3_uri(out):
         run_here(Path(out))
-        return
+        return Path(out)
     uri = artifact_cache.output_uri(out, stage.name, key)
     if s3.read_manifest(uri) is not None:
         print(f"{uri} exists: nothing to do", file=sys.stderr)
-        return
+        return None
     folder = artifact_cache.folder_of(uri)
     with artifact_cache.locked(folder):
         if not is_complete(folder, stage, key):
@@ -78,6 +80,7 @@ def run_stage(
     if s3.publish(folder, uri) == read_manifest(folder) and timing_file(folder).is_file():
         s3.put_json(f"{uri}/{TIMING}", json.loads(timing_file(folder).read_text(encoding="utf-8")))
     print(f"published {uri}", file=sys.stderr)
+    return folder
 
 
 def check_same_data(data: "DataSection", manifest: Mapping[str, Any], location: str) -> None:

@@ -55,11 +55,12 @@ def train(model: ModelParams, train: TrainParams, dataset: Path, out: Path, key:
             try:
                 with progress("train", run.total, run.state.step, silent=not processes.is_main) as bar:
                     run.run(bar, interrupts)
-            except Interrupted:
+            except Interrupted as error:
                 with interrupts.held():
                     run.save()
                     run.finish_uploads()
-                raise
+                saved = f"the state of step {run.state.step} of {run.total} is saved, the same command resumes"
+                raise Interrupted(error.signal, saved) from None
             run.finish_uploads()
             if processes.is_main:
                 for file in (folder / FILE, *(log.path for log in run.logs)):
@@ -214,6 +215,9 @@ class _Run:
         self.state = new_state(config, self.meta, settings, to_tensors(first, self.device), self.dtype)
         self.network = network_of(self.state.model, settings, processes)
 
+        self.validation_note = ""
+        """The last validation accuracy, for the progress display."""
+
     def open(self, folder: Path, remote: RemoteCheckpoints | None) -> None:
         """Resume from the state in `folder` or its newest remote copy, if there is one."""
         self.folder, self.remote = folder, remote
@@ -253,7 +257,7 @@ class _Run:
             loss = train_step(
                 state, self.network, batch, position, settings, self.total, self.processes, interrupts.held
             )
-            bar.advance(note=f"loss {loss:.4f}")
+            bar.advance(note=f"loss {loss:.4f}{self.validation_note}")
             self.log_if_due(interrupts)
             self.evaluate_if_due(interrupts)
             if state.step % settings.checkpoint_interval == 0:
@@ -303,6 +307,7 @@ class _Run:
             if self.processes.is_main:
                 self.validation_log.add({"step": state.step, "epoch": state.position.epoch, **scores})
             score = (scores["exact_accuracy"], scores["cell_accuracy"])
+            self.validation_note = f", validation {100 * scores['exact_accuracy']:.1f} % exact"
             if score > state.best_score:
                 state.best_score, state.best_step = score, state.step
                 self.keep({"step": state.step, "validation": scores})
