@@ -1,5 +1,6 @@
 """The command `trm`: the stages, built from their records, and further commands. It imports nothing heavy."""
 
+import difflib
 import inspect
 import os
 import signal
@@ -75,6 +76,8 @@ def _report_usage(error: Any, name: str) -> NoReturn:  # noqa: ANN401 - typer's 
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         sys.exit(2)
+    if hasattr(error, "possibilities"):  # those that are not close mislead: --set for --resume
+        error.possibilities = difflib.get_close_matches(error.option_name, error.possibilities or (), cutoff=0.75)
     command = error.ctx.command_path if error.ctx else name
     message = error.format_message().replace("Value error, ", "").rstrip(".")
     _exit(2, f"{command}: {message}; see `{command} --help`")

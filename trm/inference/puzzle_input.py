@@ -20,6 +20,8 @@ LENGTHS = 4
 """Most row lengths named in a message."""
 WORTH_PROGRESS = 500
 """Puzzles from which checking them takes long enough for a progress display."""
+_FILE_NAME = re.compile(r"\.[A-Za-z]{1,5}$")
+"""The end of a text that is the name of a file, not a puzzle."""
 _COLORS = re.compile(r"\x1b\[[0-9;]*m")
 _RESULT = re.compile(r"^.*; halt probability .*$", re.MULTILINE)
 """The last line that `trm solve` prints."""
@@ -41,7 +43,7 @@ def read_puzzles(puzzle: str, meta: DatasetMeta, is_file: bool = False) -> list[
     except DataError as error:
         if location is not None:
             raise DataError(f"{location}: {error}") from None
-        if Path(puzzle).suffix and len(puzzle) < 256:
+        if _FILE_NAME.search(puzzle) and len(puzzle) < 256:
             raise DataError(f"{puzzle}: no such file, and not a puzzle ({error}); - reads stdin") from None
         raise
 
@@ -159,7 +161,8 @@ def _parse(rows: Sequence[list[str]], meta: DatasetMeta, dataset: Dataset, value
         most = "" if dataset.FILLS_CANVAS else "at most "
         got = f"{shape[0]} rows of {shape[1]}" if len(rows) > 1 else str(len(cells))
         size = f"{most}{meta.seq_len} cells ({meta.height} x {meta.width})"
-        raise DataError(f"{of} must have {size}. Got {got}")
+        remedy = "puzzles of another size need another --model"
+        raise DataError(f"{of} must have {size}, as in the training of the model. Got {got}; {remedy}")
     for index, symbol in enumerate(cells):
         if symbol not in values:
             raise _symbol_error(index, symbol, values, of)

@@ -16,6 +16,7 @@ from trm.config.dataset_meta import DatasetMeta
 from trm.config.model import ModelParams
 from trm.models.act import TRM, build_model
 from trm.storage.artifact_cache import local_copy
+from trm.storage.artifacts import MANIFEST, read_manifest
 from trm.utils.errors import DataError, ParamsError
 from trm.utils.file_formats import SAFETENSORS, TORCH, detect_format, read_head
 from trm.utils.hints import run_all
@@ -61,6 +62,9 @@ def read_header(path: Path) -> dict[str, Any]:
             return json.loads(file.metadata()["trm"])
     except FileNotFoundError:
         remedy = f"train a model first (`{run_all()}`), or give another; `demo` is the included model"
+        if (path.parent / MANIFEST).is_file():
+            stage = read_manifest(path.parent)["stage"]
+            raise DataError(f"{path.parent}: is the output of `trm {stage}`, not a model; {remedy}") from None
         if (path.parent / "all_config.yaml").is_file():
             remedy = f"{path.parent} holds a published checkpoint: convert it with `trm checkpoint import`"
         raise DataError(f"{path}: no such file; {remedy}") from None
