@@ -20,13 +20,13 @@ SOLVE = ("solve", "--model", "demo")
         (("train", "--set", "train.lr=1"), "run `trm augment`, or `trm run`"),
         (
             (*SOLVE, PUZZLE[1:]),
-            "the puzzle must have 36 cells (6 x 6), as in the training of the model. Got 35; puzzles",
+            "the puzzle must have 36 cells (6 x 6) for this --model. Got 35",
         ),
         (
             (*SOLVE, PUZZLE + "1"),
-            "the puzzle must have 36 cells (6 x 6), as in the training of the model. Got 37; puzzles",
+            "the puzzle must have 36 cells (6 x 6) for this --model. Got 37",
         ),
-        ((*SOLVE, "." * 81), "Got 81; puzzles of another size need another --model"),
+        ((*SOLVE, "." * 81), "the puzzle must have 36 cells (6 x 6) for this --model. Got 81"),
         ((*SOLVE, ""), "the puzzle is empty; give 36 cells (6 x 6), row by row"),
         ((*SOLVE, "missing.txt"), "missing.txt: no such file"),
         ((*SOLVE, "."), ".: is a folder, not a puzzle"),
@@ -68,7 +68,7 @@ def test_mistakes_of_the_command_line(run: Run, here: Path, arguments: tuple[obj
     [
         (r"  lr: ", "  learning_rate: ", "train.learning_rate is not a setting; did you mean lr?"),
         (r"(?m)^train:", "trian:", "trian is not a setting; did you mean train?"),
-        (r"name: sudoku", "nam: sudoku", "data.nam is not a setting; did you mean name?"),
+        (r"name: sudoku", "namex: sudoku", "data.namex is not a setting; did you mean name?"),
         (r"  type: generate", "  typ: generate", "data.source.type is missing"),
         (r"  lr: ", "\tlr: ", "not valid YAML"),
         (r"(  lr: .*)\n", r"\1\n  lr: 3\n", "duplicate key"),

@@ -161,8 +161,7 @@ def _parse(rows: Sequence[list[str]], meta: DatasetMeta, dataset: Dataset, value
         most = "" if dataset.FILLS_CANVAS else "at most "
         got = f"{shape[0]} rows of {shape[1]}" if len(rows) > 1 else str(len(cells))
         size = f"{most}{meta.seq_len} cells ({meta.height} x {meta.width})"
-        remedy = "puzzles of another size need another --model"
-        raise DataError(f"{of} must have {size}, as in the training of the model. Got {got}; {remedy}")
+        raise DataError(f"{of} must have {size} for this --model. Got {got}")
     for index, symbol in enumerate(cells):
         if symbol not in values:
             raise _symbol_error(index, symbol, values, of)

@@ -62,11 +62,11 @@ def read_header(path: Path) -> dict[str, Any]:
             return json.loads(file.metadata()["trm"])
     except FileNotFoundError:
         remedy = f"train a model first (`{run_all()}`), or give another; `demo` is the included model"
-        if (path.parent / MANIFEST).is_file():
-            stage = read_manifest(path.parent)["stage"]
-            raise DataError(f"{path.parent}: is the output of `trm {stage}`, not a model; {remedy}") from None
         if (path.parent / "all_config.yaml").is_file():
             remedy = f"{path.parent} holds a published checkpoint: convert it with `trm checkpoint import`"
+        elif (path.parent / MANIFEST).is_file():
+            stage = read_manifest(path.parent)["stage"]
+            raise DataError(f"{path.parent}: is the output of `trm {stage}`, not a model; {remedy}") from None
         raise DataError(f"{path}: no such file; {remedy}") from None
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise _not_a_checkpoint(path, error) from None
