@@ -6,7 +6,7 @@ Run in the repository root after `make repro`. The README.md next to the weights
 import json
 from pathlib import Path
 
-from trm.storage.artifacts import verified_manifest
+from trm.storage.artifacts import MANIFEST, verified_manifest, write_manifest
 from trm.training.checkpoint import FILE, load_checkpoint, write_tensors
 
 OUTPUTS, DEMO = Path("outputs"), Path("trm/inference/demo_model")
@@ -54,6 +54,9 @@ def main() -> None:
         puzzles=metrics["puzzles"],
     )
     (DEMO / "README.md").write_text(readme, encoding="utf-8")
+    (DEMO / MANIFEST).unlink(missing_ok=True)
+    names = ("stage", "key", "params", "inputs", "modules", "versions", "facts")
+    write_manifest(DEMO, {name: trained[name] for name in names})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,11 @@
 """Imports point one way, downwards; no module reaches upwards by a dynamic import."""
 
 import ast
+import re
+import sys
+import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 from tests.conftest import ROOT
@@ -79,6 +83,18 @@ def test_datasets_do_not_import_each_other() -> None:
             parts = name.split(".")
             if parts[:2] == ["trm", "datasets"] and len(parts) > 2:
                 assert parts[2] == path.parent.name, f"{path} imports {name}"
+
+
+def test_imported_packages_are_dependencies() -> None:
+    """The wheel requires every package that it imports, besides optional ones."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    optional = {"wandb"}
+    required = {re.split(r"[=<>\[]", name)[0].replace(".", "-") for name in project["dependencies"]}
+    distributions = packages_distributions()
+    imported = {name.partition(".")[0] for path in _modules() for name in _imported(path)}
+    for package in imported - sys.stdlib_module_names - {"trm"} - optional:
+        names = {name.lower().replace("_", "-").replace(".", "-") for name in distributions.get(package, [package])}
+        assert names & required, f"{package} is imported, but pyproject.toml does not require it"
 
 
 def test_dynamic_imports_are_few() -> None:

@@ -202,7 +202,10 @@ def test_too_many_augmentations(
     invalid = limit + (section == "evaluate")
     write_params(here, data, **{section: {key: invalid}})
     # Already `fetch` fails, long before a model is trained.
-    assert_rejected(run, here, "fetch", f"{section}.{key} must be at most {invalid - 1}{reason}", f"Got {invalid}")
+    bound = f"{section}.{key} must be at most {invalid - 1}{reason}"
+    if invalid == 1:
+        bound = "augment.num_aug must be 0, because section data defines no augmentations"
+    assert_rejected(run, here, "fetch", bound, f"Got {invalid}")
     write_params(here, data, **{section: {key: invalid - 1}})
     assert run("fetch")[0] == 0
 

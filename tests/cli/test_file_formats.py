@@ -58,7 +58,7 @@ def test_control_characters_are_escaped(run: Run, here: Path) -> None:
 
 def questions(result: tuple[int, str, str]) -> list[list[list[int]]]:
     code, out, err = result
-    assert code == 0, err
+    assert code in (0, 3), err  # the answers depend on the model
     return [json.loads(line)["question"] for line in out.splitlines()]
 
 

@@ -14,7 +14,7 @@ from trm.stages.params import load_params
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        (r"  lr: ", "  lrr: ", ("train.lr is missing",)),
+        (r"  lr: ", "  lrr: ", ("train.lrr is not a setting; did you mean lr?",)),
         (r"(  lr: .*)\n", r"\1\n  lrr: 3\n", ("train.lrr is not a setting", "did you mean lr?")),
         (r"  epochs: \d+", "  epochs: many", ("train.epochs must be a valid integer. Got 'many'",)),
         (r"  epochs: \d+", "  epochs: 2.5", ("train.epochs", "2.5")),
@@ -22,7 +22,7 @@ from trm.stages.params import load_params
         (r"  mlp_t: true", "  mlp_t: 1", ("model.mlp_t must be a valid boolean. Got 1",)),
         (r"  lr: .*", "  lr: '1e-3'", ("train.lr must be a valid number. Got '1e-3'",)),
         (r"arch: trm", "arch: urm", ("model.arch must be 'trm', 'trm_singlez',", "'transformers_baseline'. Got 'urm'")),
-        (r"arch: trm", "archs: trm", ("model.arch is missing",)),
+        (r"arch: trm", "archs: trm", ("model.archs is not a setting; did you mean arch?",)),
         (
             r"enable: false, mode: clean",
             "enable: true, mode: clean",
@@ -48,7 +48,7 @@ def test_invalid_params(run: Run, here: Path, old: str, new: str, words: tuple[s
 
 
 def test_missing_params_file(run: Run, here: Path) -> None:
-    check_error(run("train", "--params", "other.yaml"), "other.yaml: no such file", "trm recipe use")
+    check_error(run("train", "--params", "other.yaml"), "other.yaml: no such file; `trm init` writes params.yaml")
 
 
 def test_exponents_are_numbers(here: Path) -> None:
@@ -62,7 +62,10 @@ def sections(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The sections and the tracking settings that the stage gets; the stage itself is not run."""
     seen: dict[str, Any] = {}
 
-    def run_stage(_stage: object, sections: dict[str, Any], _inputs: object, _out: object, tracking: object) -> None:
+    def run_stage(
+        _stage: object, sections: dict[str, Any], _inputs: object, _out: object, tracking: object, data: object
+    ) -> None:
+        del data
         seen.update(sections, tracking=tracking)
 
     monkeypatch.setattr(cli, "run_stage", run_stage)

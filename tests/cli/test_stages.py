@@ -76,7 +76,7 @@ def test_no_network(run: Run, here: Path) -> None:
 
 @pytest.mark.parametrize("stage", ["augment", "train", "evaluate", "report"])
 def test_missing_input(run: Run, here: Path, stage: str) -> None:
-    check_error(run(stage), "no manifest.json", "dvc repro")
+    check_error(run(stage), "no manifest.json", "or `trm run`")
     assert not (here / "outputs").exists()
 
 
@@ -106,7 +106,7 @@ def test_damaged_input(run: Run, here: Path, finished: Path, stage: str, folder:
         content[len(content) // 2] ^= 255
         path.write_bytes(content if damage == "flip" else content[: len(content) // 2])
     before = {path: path.stat().st_mtime_ns for path in here.rglob("*")}
-    check_error(run(stage), file, "delete", "dvc repro")
+    check_error(run(stage), file, "delete", "run `trm run`")
     assert {path: path.stat().st_mtime_ns for path in here.rglob("*")} == before
 
 

@@ -64,7 +64,7 @@ def test_recipe_changes_its_base(name: str) -> None:
         assert key.startswith("model.lma.") or settings(changed(fewer, {key: value})) != settings(fewer), key
     assert settings(recipe_text(name)) == settings(changed(recipe_text(base), changes))
     lines = recipe_text(name).splitlines()
-    assert f"# Command:  trm recipe use {name}, then `dvc repro`" in lines
+    assert f"# Command:  trm recipe use {name}, then `dvc repro` or `trm run`" in lines
     assert f"# Base:     {base}, with" in lines
     load_recipe(name)
 

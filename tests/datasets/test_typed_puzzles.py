@@ -10,7 +10,7 @@ from trm.datasets.registry import get_dataset
     ("name", "text", "expected"),
     [
         ("sudoku", "1_0.\n..2_", "1...\n..2."),
-        ("maze", "#._0 S\n##.oG#", "#    S\n## oG#"),
+        ("maze", "#._0 S\n##.oG#", "#    S\n##  G#"),
         ("arithmetic", "12+34=...", "12+34="),
         ("arithmetic", "12+34=  \n", "12+34="),
         ("arithmetic", "12+34=", "12+34="),

@@ -32,7 +32,7 @@ def error_of(text: str, meta: DatasetMeta) -> str:
 
 def test_blanks_of_sudoku_and_maze() -> None:
     assert parse_puzzle("1._0" * 4, sudoku_meta(4)).tolist() == [[1, 0, 0, 0]] * 4
-    assert parse_puzzle("# ._" * 3 + "S0oG", maze_meta(4)).tolist() == [[0, 1, 1, 1]] * 3 + [[2, 1, 4, 3]]
+    assert parse_puzzle("# ._" * 3 + "S0oG", maze_meta(4)).tolist() == [[0, 1, 1, 1]] * 3 + [[2, 1, 1, 3]]
 
 
 def test_symbols_of_custom_puzzles() -> None:
@@ -53,9 +53,9 @@ def test_rows_of_a_puzzle_that_fills_its_canvas() -> None:
         assert np.array_equal(parse_puzzle("\n".join([*rows, ""]), maze), expected)
     for width in (4, 9, 12, 18):
         rows = [cells[start : start + width] for start in range(0, 36, width)]
-        message = f"the puzzle must have 36 cells (6 x 6). Got {36 // width} rows of {width}"
+        message = f"the puzzle must have 36 cells (6 x 6) for this --model. Got {36 // width} rows of {width}"
         assert error_of("/".join(rows), maze) == message
-    assert error_of(cells[1:], maze) == "the puzzle must have 36 cells (6 x 6). Got 35"
+    assert error_of(cells[1:], maze) == "the puzzle must have 36 cells (6 x 6) for this --model. Got 35"
     assert error_of("", maze) == "the puzzle is empty; give 36 cells (6 x 6), row by row"
     assert "must have one length" in error_of("S /  G", maze)
 
@@ -66,7 +66,7 @@ def test_rows_of_smaller_puzzles() -> None:
     assert parse_puzzle("ab", meta).shape == (1, 2)
     assert parse_puzzle("ab/ba", meta).shape == (2, 2)
     for text, got in {"abab": "4", "a/b/a": "3 rows of 1", "abba/abba": "2 rows of 4"}.items():
-        assert error_of(text, meta) == f"the puzzle must have at most 6 cells (2 x 3). Got {got}"
+        assert error_of(text, meta) == f"the puzzle must have at most 6 cells (2 x 3) for this --model. Got {got}"
 
 
 def test_sums(model_params: ModelParams) -> None:

@@ -31,7 +31,11 @@ def test_readme_commands(clone: Clone) -> None:
     for command in typed:
         # The experiment here is 4x4, and its params differ from every recipe's.
         here = re.sub(r"trm (solve|visualize) [.\d]{9,}", rf"trm \1 {'.' * 16}", command)
-        clone.run(re.sub(r"(trm recipe use \S+).*", r"\1 --force --params other.yaml", here))
+        here = re.sub(r"(trm recipe use \S+).*", r"\1 --force --params other.yaml", here)
+        if here.startswith("trm solve"):  # 3: the answer of this tiny model breaks a rule
+            assert clone.start(here).returncode in (0, 3), here
+        else:
+            clone.run(here)
         if command == "make repro":
             assert json.loads((clone.folder / "outputs/evaluation/metrics.json").read_text())["puzzles"] == 10
             assert clone.ran("make repro") == []

@@ -1,24 +1,33 @@
 """The commands that run a trained model: `trm solve`, `visualize`, `demo` and `sweep`. It imports nothing heavy."""
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trm.cli.options import LOCAL, with_inference_options
+from trm.cli.options import LOCAL, model_location, with_inference_options
 from trm.config.inference import InferenceConfig
 from trm.utils.errors import UserError
 
 if TYPE_CHECKING:
     from trm.config.dataset_meta import DatasetMeta
+    from trm.data.protocol import Grid
     from trm.inference.solve import Answer
 
 OUTPUTS = Path("outputs")
 """The default folder of all outputs."""
+INVALID_ANSWER = 3
+"""Exit code of `trm solve` if an answer breaks a rule or changes a clue."""
 MODEL, DATASET = f"{OUTPUTS / 'model'}", f"{OUTPUTS / 'dataset'}"
 
-ModelLocation = Annotated[str, typer.Option("--model", help="A model folder, its s3:// URI, or a checkpoint file.")]
+ModelLocation = Annotated[
+    str,
+    typer.Option(
+        "--model", callback=model_location, help="A model folder, its s3:// URI, a checkpoint file, or `demo`."
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the augmentations and the noise.")]
 Save = Annotated[Path | None, typer.Option(help="Write an animated GIF with a frame for each step.", **LOCAL)]
 
@@ -26,31 +35,52 @@ Save = Annotated[Path | None, typer.Option(help="Write an animated GIF with a fr
 @with_inference_options
 def solve_command(
     puzzle: Annotated[
-        str, typer.Argument(help="The puzzle row by row, '.' for blanks; a text file of puzzles; or '-' for stdin.")
-    ],
+        str | None,
+        typer.Argument(help="The puzzle row by row, '.' for blanks; a text file of puzzles; or '-' for stdin."),
+    ] = None,
     *,
+    file: Annotated[
+        str | None, typer.Option(metavar="PATH", help="A text file of puzzles, one a line; '-' for stdin.")
+    ] = None,
     model: ModelLocation = MODEL,
     config: InferenceConfig,
     seed: Seed = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print each result as a line of JSON.")] = False,
 ) -> None:
-    """Solve puzzles with a trained model. With --json, each answer is a line."""
-    from trm.inference.puzzle_input import read_puzzles
-    from trm.inference.solve import solve
+    """Solve puzzles with a trained model. Results are printed as they come.
+
+    The exit code is 0, or 3 if an answer breaks a rule of the puzzle or changes a clue.
+    """
+    from trm.inference.cost import check_inference, estimate
+    from trm.inference.puzzle_input import check_puzzles, read_puzzles
+    from trm.inference.solve import BATCH, solve_each
     from trm.training.checkpoint import load_checkpoint
+    from trm.utils.progress import progress
 
+    if (puzzle is None) == (file is None):
+        raise typer.BadParameter("give either a puzzle or --file FILE; - is stdin")
     net, meta = load_checkpoint(model)
-    questions = read_puzzles(puzzle, meta)
-    for question, answer in zip(questions, solve(net, meta, questions, config, seed=seed), strict=True):
-        if not json:
-            _print_answer(answer, meta, config.num_votes)
-            continue
-        import json as json_module
-
-        result = {"question": question.tolist(), "answer": answer.grid.tolist(), "valid": answer.valid}
-        result |= {"halt_probability": round(answer.halt_probability, 6)}
-        result |= {"votes": answer.votes, "num_votes": config.num_votes}
-        print(json_module.dumps(result))
+    questions = read_puzzles(puzzle or file or "", meta, is_file=puzzle is None)
+    for note in check_puzzles(questions, meta):
+        print(f"note: {note}", file=sys.stderr, flush=True)
+    check_inference(net, config)
+    total, invalid, has_rules = len(questions) * config.num_votes, 0, False
+    expected = estimate(net, total, config, BATCH)
+    if expected:
+        print(f"solve: {expected}", file=sys.stderr, flush=True)
+    with progress("solve", total, silent=expected is None) as bar:
+        for question, answer in zip(
+            questions, solve_each(net, meta, questions, config, seed, bar.advance), strict=True
+        ):
+            invalid, has_rules = invalid + (answer.valid is False), answer.valid is not None
+            if json:
+                _print_json(question, answer, config.num_votes)
+            else:
+                _print_answer(answer, meta, config.num_votes)
+    if len(questions) > 1 and has_rules:
+        print(f"solve: {len(questions) - invalid} of {len(questions)} answers are valid", file=sys.stderr, flush=True)
+    if invalid:
+        raise typer.Exit(INVALID_ANSWER)
 
 
 @with_inference_options
@@ -72,7 +102,8 @@ def visualize_command(
     """
     from rich.console import Console
 
-    from trm.inference.puzzle_input import read_puzzles
+    from trm.inference.cost import check_inference
+    from trm.inference.puzzle_input import check_puzzles, read_puzzles
     from trm.reporting.terminal.animation import check_gif_path
     from trm.reporting.terminal.visualize import dataset_puzzle, input_puzzle, visualize
     from trm.storage.artifact_cache import local_copy
@@ -81,12 +112,15 @@ def visualize_command(
     if save is not None:
         check_gif_path(save)
     net, meta = load_checkpoint(model)
+    check_inference(net, config)
     if puzzle is None:
         shown = dataset_puzzle(model, meta, local_copy(dataset), index, config.num_votes, seed)
     else:
         puzzles = read_puzzles(puzzle, meta)
         if index >= len(puzzles):
             raise UserError(f"--index must be below {len(puzzles)}, the number of puzzles in {puzzle}. Got {index}")
+        for note in check_puzzles([puzzles[index]], meta):
+            print(f"note: {note}", file=sys.stderr, flush=True)
         shown = input_puzzle(meta, puzzles[index], config.num_votes, seed)
     visualize(net, meta, shown, config, save, Console(highlight=False))
 
@@ -111,7 +145,13 @@ def demo_command(
 
 
 def sweep_command(
-    model: Annotated[str, typer.Argument(help="A model folder, its s3:// URI, or a checkpoint file.")] = MODEL,
+    model: Annotated[
+        str,
+        typer.Argument(
+            callback=model_location,
+            help="A model folder, its s3:// URI, a checkpoint file, or `demo`, the included model.",
+        ),
+    ] = MODEL,
     dataset: Annotated[str, typer.Option(help="The dataset of its training: a folder or s3:// URI.")] = DATASET,
     out: Annotated[Path, typer.Option(help="The folder to write.", **LOCAL)] = OUTPUTS / "sweep",
     max_steps: Annotated[str, typer.Option(help="Values of max_steps, separated by commas.")] = "1,2,4,8,16,32",
@@ -154,6 +194,14 @@ def _number(text: str) -> object:
     return text
 
 
+def _print_json(question: "Grid", answer: "Answer", num_votes: int) -> None:
+    import json
+
+    result = {"question": question.tolist(), "answer": answer.grid.tolist(), "valid": answer.valid}
+    result |= {"halt_probability": round(answer.halt_probability, 6), "votes": answer.votes, "num_votes": num_votes}
+    print(json.dumps(result), flush=True)
+
+
 def _print_answer(answer: "Answer", meta: "DatasetMeta", num_votes: int) -> None:
     from rich.console import Console
 
@@ -162,7 +210,7 @@ def _print_answer(answer: "Answer", meta: "DatasetMeta", num_votes: int) -> None
     verdict = {True: "valid", False: "invalid: breaks a rule or a clue", None: "no rules to check"}
     Console(highlight=False, soft_wrap=True).print(grid_text(meta, answer.grid))
     line = f"{verdict[answer.valid]}; halt probability {answer.halt_probability:.1%}"
-    print(line + (f"; {answer.votes} of {num_votes} votes" if num_votes > 1 else ""))
+    print(line + (f"; {answer.votes} of {num_votes} votes" if num_votes > 1 else ""), flush=True)
 
 
 COMMANDS = {

@@ -1,5 +1,6 @@
 """The command `trm`: the stages, built from their records, and further commands. It imports nothing heavy."""
 
+import difflib
 import inspect
 import os
 import signal
@@ -14,13 +15,16 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from trm.cli import experiment
 from trm.cli.compare import compare_command
 from trm.cli.inference import COMMANDS, OUTPUTS
-from trm.cli.options import LOCAL, PuzzleCommand
+from trm.cli.options import LOCAL, Overrides, PuzzleCommand, local_model, model_location
+from trm.cli.summary import next_command, print_summary
 from trm.stages.records import STAGES, Stage, producer
 from trm.stages.runner import run_stage
 from trm.utils.errors import DataError, InternalError, Interrupted, UserError, exit_code
 from trm.utils.file_formats import printable
+from trm.utils.hints import run_all
 from trm.utils.output import flush_output
 from trm.utils.stop_signals import handled_signals
 
@@ -32,9 +36,7 @@ checkpoint_app = typer.Typer(help="Import and export checkpoints in the publishe
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(checkpoint_app, name="checkpoint")
 
-STAGES_PANEL = "Stages (`dvc repro` runs all of them)"
-SET_HELP = "Override a setting of the params for this run, such as `train.lr=3e-4`; can be repeated."
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET_HELP)]
+STAGES_PANEL = "Stages (`trm run` or `dvc repro` runs all of them)"
 
 
 def main() -> NoReturn:
@@ -79,6 +81,8 @@ def _report_usage(error: Any, name: str) -> NoReturn:  # noqa: ANN401 - typer's 
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         sys.exit(2)
+    if hasattr(error, "possibilities"):  # those that are not close mislead: --set for --resume
+        error.possibilities = difflib.get_close_matches(error.option_name, error.possibilities or (), cutoff=0.75)
     command = error.ctx.command_path if error.ctx else name
     message = error.format_message().replace("Value error, ", "").rstrip(".")
     _exit(2, f"{command}: {message}; see `{command} --help`")
@@ -123,30 +127,41 @@ def options(
     del version  # `_print_version` has handled it
 
 
+_END = {"model": "; or `demo`, the included model."}
+"""Input -> the end of its help text."""
+
+
 def _stage_command(stage: Stage) -> Callable[..., None]:
     """A command whose options are `--params`, `--set`, the stage's inputs and its output."""
 
     def command(params: str, overrides: list[str] | None, **folders: str) -> None:
         from trm.config.overrides import check_sections, parse_overrides
-        from trm.stages.params import load_sections, load_tracking
+        from trm.stages.params import load_data, load_sections, load_tracking
 
         changes = parse_overrides(overrides or [])
         check_sections(changes, (*stage.sections, "tracking"))
         sections, tracking = load_sections(params, stage.sections, changes), load_tracking(params, changes)
-        run_stage(stage, sections, {name: folders[name] for name in stage.inputs}, folders[stage.output], tracking)
+        inputs = {name: folders[name] for name in stage.inputs}
+        out = folders[stage.output]
+        result = run_stage(stage, sections, inputs, out, tracking, load_data(params, changes))
+        if result is not None:
+            print_summary(stage, result, out)
+            following = next_command(stage, params, folders)
+            if following:
+                print(f"next: {following}", flush=True)
 
     def parameter(name: str, default: object, annotation: object) -> inspect.Parameter:
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
     def option(name: str, default: str, text: str) -> inspect.Parameter:
-        return parameter(name, default, Annotated[str, typer.Option(help=text)])
+        callback = model_location if name == "model" and name in stage.inputs else None
+        return parameter(name, default, Annotated[str, typer.Option(help=text, callback=callback)])
 
     parameters = [option("params", "params.yaml", "The params file, or the sections of this stage as JSON.")]
     parameters.append(parameter("overrides", None, Overrides))
-    parameters += [
-        option(name, f"{OUTPUTS / name}", f"Output of `trm {producer(name).name}`: a folder or s3:// URI.")
-        for name in stage.inputs
-    ]
+    for name in stage.inputs:
+        text = f"Output of `trm {producer(name).name}`: a folder or s3:// URI{_END.get(name, '.')}"
+        parameters.append(option(name, f"{OUTPUTS / name}", text))
     parameters.append(option(stage.output, f"{OUTPUTS / stage.output}", "The folder to write, or s3://<root>."))
     command.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
     command.__annotations__ = {each.name: each.annotation for each in parameters}
@@ -159,7 +174,13 @@ for _stage in STAGES:
 
 @app.command("inspect")
 def inspect_command(
-    path: Annotated[str, typer.Argument(help="The output of a stage or raw files: a folder, a file or s3:// URI.")],
+    path: Annotated[
+        str,
+        typer.Argument(
+            callback=model_location,
+            help="The output of a stage or raw files: a folder, a file or s3:// URI; or `demo`, the included model.",
+        ),
+    ],
     puzzles: Annotated[int, typer.Option(min=0, help="Number of puzzles to print, per split.")] = 3,
 ) -> None:
     """Print the contents of an artifact: counts, shapes, metrics, lineage and a few puzzles."""
@@ -169,6 +190,8 @@ def inspect_command(
     inspect_artifact(local_copy(path), puzzles)
 
 
+for _name, _command in experiment.COMMANDS.items():
+    app.command(_name)(_command)
 for _name, _command in COMMANDS.items():
     app.command(_name, cls=PuzzleCommand if _name in ("solve", "visualize") else None)(_command)
 
@@ -184,8 +207,12 @@ def model_summary_command(
         Path,
         typer.Option(help="Output of `trm augment`; if it does not exist, sizes are derived from the params.", **LOCAL),
     ] = OUTPUTS / "dataset",
+    model: Annotated[
+        str | None,
+        typer.Option(callback=model_location, help="A trained model instead of the params, as in `trm solve`."),
+    ] = None,
 ) -> None:
-    """Print the network of the params: modules, parameters, passes, depth and floating-point operations."""
+    """Print the network of the params, or of a model: modules, parameters, passes, depth, floating-point operations."""
     from rich.console import Console
 
     from trm.config.overrides import parse_overrides
@@ -193,12 +220,19 @@ def model_summary_command(
     from trm.datasets.registry import expected_meta
     from trm.models.model_summary import describe_model
     from trm.stages.params import load_params
+    from trm.storage.artifact_cache import local_copy
+    from trm.training.checkpoint import read_settings
 
-    settings = load_params(params, parse_overrides(overrides or []))
-    meta = read_meta(dataset) if dataset.is_dir() else expected_meta(settings.data)
+    if model is not None:
+        header = read_settings(local_copy(model))
+        network, meta = header.model, header.meta
+    else:
+        settings = load_params(params, parse_overrides(overrides or []))
+        network = settings.model
+        meta = read_meta(dataset) if dataset.is_dir() else expected_meta(settings.data)
     if meta is None:
         raise DataError(f"{dataset}: no such dataset, and its sizes do not follow from the params; run `trm augment`")
-    Console(highlight=False, soft_wrap=True).print(describe_model(settings.model, meta))
+    Console(highlight=False, soft_wrap=True).print(describe_model(network, meta))
 
 
 @app.command("study")
@@ -227,6 +261,7 @@ def study_command(
         params = "params.yaml" if Path("params.yaml").is_file() else "{}"
     run_study(study, out, title, load_tracking(params))
     print((out / "report.md").read_text(encoding="utf-8"), end="")
+    print(f"study: {out / 'report.md'}", file=sys.stderr)
 
 
 RecipeName = Annotated[str, typer.Argument(help="Name of a recipe or an ablation; see `trm recipe list`.")]
@@ -259,7 +294,7 @@ def recipe_use(
     from trm.config.recipes import use_recipe
 
     use_recipe(name, params, force)
-    print(f"{params} is now recipe {name}; `dvc repro` runs it")
+    print(f"{params} is now recipe {name}; `{run_all()}` runs it")
 
 
 @checkpoint_app.command("import")
@@ -292,7 +327,9 @@ class PublishedFormat(StrEnum):
 
 @checkpoint_app.command("export")
 def checkpoint_export(
-    model: Annotated[Path, typer.Argument(help="A model folder, or a checkpoint file.", **LOCAL)] = OUTPUTS / "model",
+    model: Annotated[
+        Path, typer.Argument(help="A model folder, a checkpoint file, or `demo`.", parser=local_model, metavar="PATH")
+    ] = OUTPUTS / "model",
     format: Annotated[PublishedFormat, typer.Option(help="The format to write.")] = PublishedFormat.PUBLISHED,
     out: Annotated[Path, typer.Option(help="The folder to write.", **LOCAL)] = OUTPUTS / "published",
 ) -> None:

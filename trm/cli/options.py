@@ -4,6 +4,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import annotated_types
@@ -17,6 +18,28 @@ from trm.utils.paths import local_path
 
 LOCAL: dict[str, Any] = {"parser": local_path, "metavar": "PATH"}
 """Arguments of `typer.Option` for a local path: addresses of servers are refused."""
+
+SET_HELP = "Override a setting of the params for this run, such as `train.lr=3e-4`; can be repeated."
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET_HELP)]
+DEMO = "demo"
+"""The name of the included model."""
+_DEMO_FOLDER = str(Path(__file__).parents[1] / "inference/demo_model")
+
+
+def model_location(value: str | None) -> str | None:
+    """The location of a model; `demo` is the included one. A folder of that name is `./demo`."""
+    return _DEMO_FOLDER if value == DEMO else value
+
+
+def typed_location(value: str) -> str:
+    """The inverse of `model_location`."""
+    return DEMO if value == _DEMO_FOLDER else value
+
+
+def local_model(value: str | Path) -> Path:
+    """As `model_location`, for models that must be local files."""
+    return local_path(model_location(str(value)) or value)
+
 
 _LONG_OPTION = re.compile(r"--[a-z][a-z-]*(=.*)?")
 

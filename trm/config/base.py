@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from trm.utils.errors import DataError, ParamsError
@@ -34,6 +35,8 @@ Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(int_to_float)]
 BelowOne = Annotated[float, Field(ge=0, lt=1), BeforeValidator(int_to_float)]
 Steps = Annotated[int, Field(ge=1, le=128), BeforeValidator(integral_to_int)]
 """Supervision steps."""
+Noise = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False), BeforeValidator(int_to_float)]
+"""Standard deviation of latent noise. Latents have about unit scale, and larger numbers overflow in float32."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Quantity = Annotated[str, Field(pattern=r"^\d+(\.\d+)?([KMGTPE]i?)?$")]
 """A number of bytes in Kubernetes notation: 512Mi, 1.5G."""
@@ -43,6 +46,8 @@ Precision = Literal["auto", "float32", "bfloat16"]
 Device = Literal["auto", "cpu", "mps", "cuda"]
 
 
+ALIKE = 0.6
+"""Similarity from which a typed key is a misspelt name."""
 ABSENT_IS_NULL = {"absent": "null"}
 """Validation context for params from Kubeflow, whose dicts drop null values: missing nullable keys are null."""
 
@@ -96,8 +101,9 @@ def parse(cls: type[SectionT], values: object, where: str, context: object = Non
         return cls.model_validate(values, context=context)
     except ValidationError as error:
         problems = error.errors(include_url=False)
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise ParamsError(f"{where}: {_explain(problems[0], values, cls)}{more}") from None
+        misspelt, explained = _misspelt(problems, values, cls) or (problems[:1], _explain(problems[0], values, cls))
+        more = f" (and {len(problems) - len(misspelt)} more)" if len(problems) > len(misspelt) else ""
+        raise ParamsError(f"{where}: {explained}{more}") from None
 
 
 def _explain(problem: ErrorDetails, values: Mapping[str, Any], cls: type[BaseModel]) -> str:
@@ -109,9 +115,7 @@ def _explain(problem: ErrorDetails, values: Mapping[str, Any], cls: type[BaseMod
         key += ".type" if problem["type"] == "union_tag_not_found" else ""
         return f"{key} is missing; add it (`trm recipe list` names examples, which have every key)"
     if problem["type"] == "extra_forbidden":
-        typed = str(problem["loc"][-1])
-        close = difflib.get_close_matches(typed, [name for name in _all_keys(cls) if name != typed], n=1)
-        return f"{key} is not a setting; " + (f"did you mean {close[0]}?" if close else "remove it")
+        return _explain_unknown(key, problem, cls)
     if problem["type"] == "value_error":
         message = problem["msg"].removeprefix("Value error, ")
         return f"{key}: {message}" if key else message
@@ -121,6 +125,49 @@ def _explain(problem: ErrorDetails, values: Mapping[str, Any], cls: type[BaseMod
     expected = problem["msg"].removeprefix("Input should be ")
     expected = expected.replace("String should match pattern", "a string of the form")
     return f"{key} must be {expected}. Got {problem['input']!r}"
+
+
+def _explain_unknown(key: str, problem: ErrorDetails, cls: type[BaseModel]) -> str:
+    typed = str(problem["loc"][-1])
+    for names in (_section_keys(cls, problem["loc"][:-1]), _all_keys(cls)):
+        close = max((name for name in names if name != typed), key=lambda name: _likeness(typed, name), default="")
+        if _likeness(typed, close) >= ALIKE:
+            return f"{key} is not a setting; did you mean {close}?"
+    return f"{key} is not a setting; remove it"
+
+
+def _misspelt(
+    problems: list[ErrorDetails], values: Mapping[str, Any], cls: type[BaseModel]
+) -> tuple[list[ErrorDetails], str] | None:
+    """The problems of the first misspelt key, and their explanation; None if no unknown key resembles another.
+
+    A misspelt key is two problems, an unknown key and a missing one of the same section.
+    """
+    missing = [problem for problem in problems if problem["type"] == "missing" and isinstance(problem["loc"][-1], str)]
+    unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
+    pairs = []
+    for one in unknown:
+        others = [other for other in missing if other["loc"][:-1] == one["loc"][:-1]]
+        siblings = [each for each in unknown if each["loc"][:-1] == one["loc"][:-1]]
+        for other in others:
+            likeness = _likeness(str(one["loc"][-1]), str(other["loc"][-1]))
+            if likeness >= ALIKE or len(others) == len(siblings) == 1:
+                pairs.append((likeness, one, other))
+    if pairs:
+        _, one, other = max(pairs, key=lambda pair: pair[0])
+        return [one, other], f"{_typed_key(one, values)} is not a setting; did you mean {other['loc'][-1]}?"
+    # A key that merely repeats another one is less of a problem than one that is missing.
+    return (unknown[:1], _explain(unknown[0], values, cls)) if unknown and not missing else None
+
+
+def _likeness(typed: str, name: str) -> float:
+    """Similarity of a typed key to a name, 0 to 1; the initials of the typed words (lr) or one of the name's count."""
+    words = typed.split("_")
+    if "".join(word[:1] for word in words) == name:
+        return 1.0
+    if typed in name.split("_"):
+        return ALIKE
+    return difflib.SequenceMatcher(None, typed, name).ratio()
 
 
 def _typed_key(problem: ErrorDetails, values: Mapping[str, Any]) -> str:
@@ -141,10 +188,7 @@ def _typed_key(problem: ErrorDetails, values: Mapping[str, Any]) -> str:
 def _all_keys(cls: type[BaseModel]) -> list[str]:
     keys: list[str] = []
     for name, field in cls.model_fields.items():
-        keys.append(name)
-        for inner in [field.annotation, *getattr(field.annotation, "__args__", ())]:
-            if isinstance(inner, type) and issubclass(inner, BaseModel):
-                keys += _all_keys(inner)
+        keys += [name, *(key for inner in _sections_of(field) for key in _all_keys(inner))]
     return keys
 
 
@@ -155,6 +199,21 @@ def differences(one: Any, other: Any, name: str = "") -> Iterator[tuple[str, Any
             yield from differences(one.get(key), other.get(key), f"{name}.{key}" if name else key)
     elif one != other:
         yield name, one, other
+
+
+def _section_keys(cls: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """The keys of the section at `loc`, of all its kinds."""
+    sections = [cls]
+    for part in loc:
+        # Other parts are the names of union members that pydantic inserts.
+        inner = [each for one in sections if (field := one.model_fields.get(str(part))) for each in _sections_of(field)]
+        sections = inner or sections
+    return [name for each in sections for name in each.model_fields]
+
+
+def _sections_of(field: FieldInfo) -> list[type[BaseModel]]:
+    members = [field.annotation, *getattr(field.annotation, "__args__", ())]
+    return [each for each in members if isinstance(each, type) and issubclass(each, BaseModel)]
 
 
 def canonical_json(value: BaseModel | Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from trm.config.base import Device, Fraction, Natural, Positive, Precision, Scale, Section, Steps
+from trm.config.base import Device, Fraction, Natural, Noise, Positive, Precision, Section, Steps
 from trm.config.inference import InferenceConfig
 
 
@@ -37,7 +37,7 @@ class SweepParams(Section):
     """Values of `num_votes`."""
     num_samples: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)]
     """Values of `num_samples`."""
-    latent_noise_std: Annotated[tuple[Scale, ...], Field(strict=False)]
+    latent_noise_std: Annotated[tuple[Annotated[Noise, Field(gt=0)], ...], Field(strict=False)]
     """Values of `latent_noise_std` for num_samples above 1."""
     max_puzzles: Positive | None
     """Random sample of this many puzzles of each split; null: all. Validation puzzles select, test puzzles score."""

@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import model_validator
 
-from trm.config.base import Positive, Rate, Section, Steps
+from trm.config.base import Noise, Positive, Section, Steps
 
 
 class InferenceConfig(Section):
@@ -16,7 +16,7 @@ class InferenceConfig(Section):
     """Stop a sequence at its first positive halting decision. Published scores do not use it."""
     num_samples: Positive
     """Samples of each sequence with different latent noise; the one with the highest halt logit wins."""
-    latent_noise_std: Rate
+    latent_noise_std: Noise
     """Standard deviation of the Gaussian noise added to the latents before each step, in all samples but the first."""
     verify: bool
     """Check the rules after each step and stop at the first valid answer, which wins. Only for datasets with rules."""

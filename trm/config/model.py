@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from trm.config.base import Fraction, Natural, Positive, Scale, Section
+from trm.config.base import Fraction, Natural, Positive, Scale, Section, Steps
 
 
 class LmaParams(Section):
@@ -63,7 +63,7 @@ class ModelParams(Section):
     """Width of a puzzle's embedding vector; 0: no puzzle embeddings."""
     puzzle_emb_len: Natural
     """Puzzle tokens in front of the grid (P)."""
-    halt_max_steps: Positive
+    halt_max_steps: Steps
     """Supervision steps after which a sequence always halts (N_sup)."""
     halt_exploration_prob: Fraction
     """Probability that a slot must reach a random minimum of steps before it may halt, drawn at each training step."""

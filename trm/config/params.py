@@ -42,6 +42,9 @@ class Params(Section):
         limit = self.data.max_augmentations()
         if limit is None:
             return self
+        if limit == 1 and self.augment.num_aug:
+            why = "section data defines no augmentations of such a puzzle (symmetries, for example)"
+            raise ValueError(f"augment.num_aug must be 0, because {why}. Got {self.augment.num_aug}")
         if self.augment.num_aug >= limit:
             raise ValueError(
                 f"augment.num_aug must be at most {limit - 1}, the number of other augmentations of such a puzzle. "

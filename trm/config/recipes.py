@@ -64,7 +64,8 @@ def recipe_text(name: str) -> str:
         return text
     title, *notes = [*_opening_comment(text), ""]
     listed = [f"          {key}: {_flow(value)}" for key, value in changes.items()]
-    comment = [title, "", f"Command:  trm recipe use {name}, then `dvc repro`", *(line for line in notes if line)]
+    comment = [title, "", f"Command:  trm recipe use {name}, then `dvc repro` or `trm run`"]
+    comment += [line for line in notes if line]
     comment += [f"Base:     {base}, with", *listed]
     return "".join(f"# {line}".rstrip() + "\n" for line in comment) + "\n" + changed(_settings(base), changes)
 

@@ -16,11 +16,16 @@ from trm.data.parquet import SCHEMA_VERSION, Split, write_meta, write_names, wri
 from trm.data.protocol import DatasetPlan
 from trm.datasets.registry import get_dataset
 from trm.utils.errors import UserError
+from trm.utils.memory import check_memory
 from trm.utils.paths import file_digest
 from trm.utils.progress import Progress, progress
 
 MAX_PENDING_BLOCKS = 4
 """Blocks generated ahead of the one being written, which limits memory use. Writing is slower than generating."""
+BYTES_PER_AUGMENTATION = 200
+"""Least memory of an augmentation: those of a puzzle are generated together, as questions and answers."""
+MAX_EXAMPLES = 2**31 - 1
+"""Puzzles are numbered in int32."""
 
 
 def augment(data: DataSection, augment: AugmentParams, raw: Path, out: Path, key: str) -> dict[str, object]:
@@ -39,6 +44,7 @@ def augment(data: DataSection, augment: AugmentParams, raw: Path, out: Path, key
         "libraries": {"numpy": np.__version__, "pyarrow": pa.__version__},
     }
     workers = _num_workers()
+    check_memory((1 + augment.num_aug) * BYTES_PER_AUGMENTATION, f"augment.num_aug={augment.num_aug}")
     plan = get_dataset(data.name).prepare(data, augment, raw)
     counts = write_dataset(plan, out, lineage, workers)
     return {"splits": counts} if plan.leaks is None else {"splits": counts, "leaks": plan.leaks}
@@ -49,6 +55,9 @@ def write_dataset(
 ) -> dict[str, dict[str, int]]:
     """Write the planned splits, meta.json and, if there are any, the names of the puzzles; return the counts."""
     counts: dict[str, dict[str, int]] = {}
+    examples = sum(split.examples for split in plan.splits.values())
+    if examples > MAX_EXAMPLES:
+        raise UserError(f"augment.num_aug: gives {examples} examples, more than {MAX_EXAMPLES}; lower it")
     for split, split_plan in plan.splits.items():
         with progress(f"augment {split}", split_plan.examples) as bar:
             blocks = _with_progress(_generate(split_plan.blocks, workers), bar)

@@ -8,7 +8,7 @@ from typing import cast
 import trm.datasets
 from trm.config.data import DataSection
 from trm.config.dataset_meta import DatasetMeta
-from trm.data.protocol import Dataset
+from trm.data.protocol import Dataset, Grid
 from trm.utils.errors import ParamsError
 
 
@@ -40,3 +40,13 @@ def expected_meta(data: DataSection) -> DatasetMeta | None:
     """
     function = getattr(dataset_module(data.name), "expected_meta", None)
     return function(data) if function else None
+
+
+def check_question(meta: DatasetMeta, grid: Grid) -> str | None:
+    """A note about a question without padding, uint8 [h, w]: a predicate such as "has several solutions", or None.
+
+    Datasets with rules may define `check_question(meta, grid)`. Raises `DataError`, also as a predicate, for a question
+    that no answer can solve, with the cells that contradict each other.
+    """
+    function = getattr(get_dataset(meta.name), "check_question", None)
+    return function(meta, grid) if function else None

@@ -5,6 +5,7 @@ selection.
 """
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -19,6 +20,7 @@ from trm.data.protocol import Grid
 from trm.evaluation.eval_dataset import EvalDataset, EvalExample, check_same_dataset
 from trm.evaluation.metrics import compute_metrics, leak_metrics
 from trm.evaluation.submission import submission
+from trm.inference.cost import check_inference, estimate
 from trm.inference.engine import Verifier, predict
 from trm.inference.voting import VoteCounter, grid_hash, same_grid
 from trm.models.act import TRM
@@ -68,6 +70,7 @@ def evaluate(evaluate: EvaluateParams, dataset: Path, model: Path, out: Path, ke
     net, trained_on = load_checkpoint(model, dtype=dtype)
     net, meta = net.to(device), read_meta(dataset)
     check_same_dataset(model, trained_on, dataset, meta)
+    check_inference(net, settings)
     tests = EvalDataset(dataset, meta, settings.num_votes, settings.max_puzzles, settings.seed)
     file = out / "predictions.parquet"
     with world(device) as processes:
@@ -97,6 +100,9 @@ def _write_answers(
     """Write a row for each augmentation of each puzzle of the sample, in order."""
     sample = tests.sample()
     total = sum(tests.num_sequences(task) for task in sample)
+    expected = estimate(model, total, settings, settings.batch_size) if processes.is_main else None
+    if expected:
+        print(f"{description}: {expected}", file=sys.stderr, flush=True)
     with (
         pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer,
         progress(description, total, silent=not processes.is_main) as bar,

@@ -4,6 +4,7 @@ Validation puzzles select a setting, test puzzles score it.
 """
 
 import itertools
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
@@ -17,6 +18,7 @@ from trm.config.inference import DEFAULT_INFERENCE, InferenceConfig
 from trm.evaluation.eval_dataset import EvalDataset
 from trm.evaluation.metrics import Estimate, paired_difference, proportion
 from trm.evaluation.trajectories import Sample, Trajectories, record_trajectories
+from trm.inference.cost import check_inference, estimate
 from trm.models.act import TRM
 from trm.utils.progress import progress
 
@@ -70,6 +72,9 @@ def run_sweep(
 
     Raises `UserError` if the dataset has fewer augmentations than votes, or no known solutions.
     """
+    most = {name: max(getattr(grid, name)) for name in ("max_steps", "num_votes", "num_samples")}
+    largest = DEFAULT_INFERENCE.model_copy(update=most)
+    check_inference(model, largest)
     published = DEFAULT_INFERENCE.model_copy(update={"max_steps": model.config.halt_max_steps})
     steps = sorted({*grid.max_steps, published.max_steps})
     results: dict[str, SplitResults] = {}
@@ -78,6 +83,10 @@ def run_sweep(
         noisy = [Sample(std, n) for std in grid.latent_noise_std for n in range(1, max(grid.num_samples))]
         samples = [Sample(0.0, 0), *noisy]
         total = len(samples) * sum(tests.num_sequences(task) for task in tests.sample())
+        # Samples are in `total` already.
+        expected = estimate(model, total, largest.model_copy(update={"num_samples": 1}), batch_size)
+        if expected:
+            print(f"test-time compute, {split}: {expected}", file=sys.stderr, flush=True)
         with progress(f"test-time compute, {split}", total) as bar:
             trajectories = record_trajectories(model, tests, max(steps), samples, batch_size, bar.advance)
         can_verify = trajectories.valid is not None and not hasattr(tests.dataset, "recall")

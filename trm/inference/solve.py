@@ -1,6 +1,6 @@
 """Solves puzzles with a trained model: the library call behind `trm solve`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,27 +52,40 @@ def solve(
     """
     if settings:
         config = parse(InferenceConfig, config.model_dump() | settings, "solve")
+    return list(solve_each(model, meta, grids, config, seed))
+
+
+def solve_each(
+    model: TRM,
+    meta: DatasetMeta,
+    grids: Iterable[np.ndarray | Sequence],
+    config: InferenceConfig,
+    seed: int = 0,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Iterator[Answer]:
+    """As `solve`, one answer at a time. `advance` is called with the number of finished sequences."""
     dataset = get_solvable_dataset(meta)
-    answers = []
     for number, grid in enumerate(grids):
         tokens = to_tokens(meta, dataset, np.asarray(grid))
         puzzle = make_puzzle(meta, tokens, config.num_votes, seed, number)
-        answers.append(solve_puzzle(model, meta, puzzle, config))
-    return answers
+        yield solve_puzzle(model, meta, puzzle, config, advance=advance)
 
 
 def solve_puzzle(
-    model: TRM, meta: DatasetMeta, puzzle: EvalPuzzle, config: InferenceConfig, on_trace: TraceCallback | None = None
+    model: TRM,
+    meta: DatasetMeta,
+    puzzle: EvalPuzzle,
+    config: InferenceConfig,
+    on_trace: TraceCallback | None = None,
+    advance: Callable[[int], None] = lambda _: None,
 ) -> Answer:
-    """Answer all augmentations of a puzzle and vote. `on_trace` is called after each forward pass, as by `predict`.
+    """Answer all augmentations of a puzzle and vote. `on_trace` and `advance` are called as by `predict`.
 
     Raises `UserError` if `config.verify` is set and the dataset has no rules.
     """
     tokens, same_puzzle = puzzle.augmentations.tokens, np.zeros(puzzle.num_votes, np.int64)
     verifier = Verifier(meta, tokens, same_puzzle) if config.verify else None
-    predictions = predict(
-        model, tokens, puzzle.identifiers, config, BATCH, seeds=puzzle.seeds, verifier=verifier, on_trace=on_trace
-    )
+    predictions = predict(model, tokens, puzzle.identifiers, config, BATCH, advance, puzzle.seeds, verifier, on_trace)
     grids = puzzle.augmentations.invert(predictions.tokens)
     best = rank_answers(meta, puzzle, grids, predictions.halt_logit, config.verify)[0]
     valid = get_dataset(meta.name).valid(meta, [puzzle.grid], [best.grid])

@@ -15,6 +15,8 @@ from trm.stages.content_keys import content_keys
 from trm.stages.params import check_params, load_params
 from trm.stages.records import STAGES, Stage, producer
 from trm.stages.runner import is_complete, run_stage
+from trm.utils.errors import UserError
+from trm.utils.launch import world_size
 
 if TYPE_CHECKING:
     from trm.config.dataset_meta import DatasetMeta
@@ -33,8 +35,10 @@ def run(
     """Run all stages of the params. A stage whose result in `folder` is up to date is skipped.
 
     after: called with each stage and the folder of its result. Returns the metrics of the test puzzles, those of
-    `metrics.json`. Raises `UserError` for invalid params, `InternalError` if a stage fails.
+    `metrics.json`. Raises `UserError` for invalid params or in a worker of torchrun, `InternalError` if a stage fails.
     """
+    if world_size() > 1:
+        raise UserError("all stages run in a single process; start torchrun with `-m trm train` or `-m trm evaluate`")
     settings = _settings(params)
     keys = content_keys(settings)
     for number, stage in enumerate(STAGES, 1):
@@ -87,7 +91,14 @@ def _settings(params: Experiment) -> Params:
 
 def _run(stage: Stage, settings: Params, inputs: Mapping[str, str | Path], out: str | Path) -> None:
     sections = {name: getattr(settings, name) for name in stage.sections}
-    run_stage(stage, sections, {name: str(folder) for name, folder in inputs.items()}, str(out), settings.tracking)
+    run_stage(
+        stage,
+        sections,
+        {name: str(folder) for name, folder in inputs.items()},
+        str(out),
+        settings.tracking,
+        settings.data,
+    )
 
 
 def _metrics(folder: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pydantic import create_model
 
 from trm.config.base import ABSENT_IS_NULL, Section, SectionT, parse, read_yaml
 from trm.config.cluster import ClusterParams
+from trm.config.data import DataSection
 from trm.config.overrides import OPTION, apply_overrides
 from trm.config.params import Params
 from trm.config.recipes import changed, recipe_text
@@ -24,7 +25,7 @@ NO_OVERRIDES: Mapping[str, Any] = {}
 
 def load_params(path: str | Path, overrides: Mapping[str, Any] = NO_OVERRIDES) -> Params:
     """Load and validate a complete `params.yaml`. Raises `ParamsError` with the key, its value and the remedy."""
-    values = read_yaml(path, "`trm recipe use sudoku-6x6` writes one")
+    values = read_yaml(path, "`trm init` writes params.yaml, --params names another")
     if isinstance(values, Mapping) and values.keys() == {"base", "changes"}:
         remedy = f"write the complete file with `trm recipe use {Path(path).stem} --params FILE`"
         raise ParamsError(f"{path}: is a recipe that changes another one, not a complete params file; {remedy}")
@@ -67,6 +68,11 @@ def load_sections(source: str, names: Sequence[str], overrides: Mapping[str, Any
     fields: dict[str, Any] = {name: (Params.model_fields[name].annotation, ...) for name in names}
     sections = create_model("Sections", __base__=Section, **fields)
     return dict(parse(_with_dataset(sections, values, where), values, where, ABSENT_IS_NULL))
+
+
+def load_data(source: str, overrides: Mapping[str, Any] = NO_OVERRIDES) -> DataSection | None:
+    """Section `data` of a params file; None for params as JSON, which have only the sections of a stage."""
+    return None if _is_json(source) else load_params(source, overrides).data
 
 
 def load_tracking(source: str, overrides: Mapping[str, Any] = NO_OVERRIDES) -> TrackingParams:

@@ -18,6 +18,7 @@ from trm.utils.output import output_may_close
 from trm.utils.paths import is_s3_uri
 
 if TYPE_CHECKING:
+    from trm.config.data import DataSection
     from trm.config.tracking import TrackingParams
 
 
@@ -28,12 +29,16 @@ def run_stage(
     inputs: Mapping[str, str],
     out: str,
     tracking: "TrackingParams | None" = None,
-) -> None:
+    data: "DataSection | None" = None,
+) -> Path | None:
     """Run `stage` on the folders `inputs` and publish its output at `out`, with the wall times next to it.
+
+    Returns the local folder of the result; None if this process only takes part, or the result exists in S3.
 
     Folders are paths or URIs `s3://<root>/<stage>/<key>`; `out` may also be a bare `s3://<root>`. A result that exists
     in S3 under its content key is not computed again, and its inputs are not downloaded. `tracking` configures Weights
-    & Biases; None disables it.
+    & Biases; None disables it. `data` is the section of the experiment's params, if known: inputs that were made with
+    another one are refused with a `ParamsError`.
     """
     from trm.storage import artifact_cache, s3
     from trm.storage.artifacts import TIMING, read_manifest, timing_file
@@ -44,6 +49,9 @@ def run_stage(
     if ignored := ignored_variables():
         print(f"{stage.name}: {' and '.join(ignored)} ignored: torchrun did not start this process", file=sys.stderr)
     manifests = {name: _manifest_at(inputs[name], producer(name).name) for name in stage.inputs}
+    if data is not None:
+        for name, manifest in manifests.items():
+            check_same_data(data, manifest, inputs[name])
     dataset_name = sections["data"].name if "data" in sections else manifests["dataset"]["params"]["data"]["name"]
     input_keys = {name: manifest["key"] for name, manifest in manifests.items()}
     request = key_request(stage, sections, dataset_name, input_keys)
@@ -53,7 +61,7 @@ def run_stage(
         print(f"{stage.name}: worker process {rank()} of {world_size()}", file=sys.stderr, flush=True)
         with TemporaryDirectory() as scratch:
             _call(stage, sections, _input_folders(stage, inputs), Path(scratch), key)
-        return
+        return None
 
     def run_here(folder: Path) -> None:
         with tracked(tracking, stage.name, manifests, request, key) as finish_tracking:
@@ -62,11 +70,11 @@ def run_stage(
 
     if not is_s3_uri(out):
         run_here(Path(out))
-        return
+        return Path(out)
     uri = artifact_cache.output_uri(out, stage.name, key)
     if s3.read_manifest(uri) is not None:
         print(f"{uri} exists: nothing to do", file=sys.stderr)
-        return
+        return None
     folder = artifact_cache.folder_of(uri)
     with artifact_cache.locked(folder):
         if not is_complete(folder, stage, key):
@@ -74,6 +82,36 @@ def run_stage(
     if s3.publish(folder, uri) == read_manifest(folder) and timing_file(folder).is_file():
         s3.put_json(f"{uri}/{TIMING}", json.loads(timing_file(folder).read_text(encoding="utf-8")))
     print(f"published {uri}", file=sys.stderr)
+    return folder
+
+
+def check_same_data(data: "DataSection", manifest: Mapping[str, Any], location: str) -> None:
+    """Raise `ParamsError` if the artifact at `location` was made with another section `data` of the params."""
+    from trm.utils.errors import ParamsError
+
+    made_with = manifest.get("params", {}).get("data")
+    if made_with is None:
+        return
+    asked, made = (_flat(values, "data") for values in (data.model_dump(mode="json"), made_with))
+    for key in sorted(asked.keys() | made.keys(), key=lambda key: (key != "data.name", key)):
+        if asked.get(key) != made.get(key):
+            raise ParamsError(
+                f"the params have {key}: {_text(asked.get(key))}, but {location} was made with {_text(made.get(key))}; "
+                "give the params of that dataset, or make its dataset with `trm fetch` and `trm augment`"
+            )
+
+
+def _flat(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Full key -> value of nested settings."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        full = f"{name}.{key}"
+        flat |= _flat(value, full) if isinstance(value, Mapping) else {full: value}
+    return flat
+
+
+def _text(value: object) -> str:
+    return "no value" if value is None else json.dumps(value)
 
 
 def is_complete(folder: Path, stage: Stage, key: str) -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from trm.utils.errors import DataError, UserError
+from trm.utils.hints import run_all
 from trm.utils.paths import file_digest, is_disk_full
 
 MANIFEST = "manifest.json"
@@ -47,9 +48,9 @@ def read_manifest(folder: Path, stage: str | None = None) -> dict[str, Any]:
         written_by = manifest["stage"]
     except (FileNotFoundError, NotADirectoryError):
         remedy = f"run `trm {stage}`" if stage else "give the output folder of a stage"
-        raise DataError(f"{folder}: contains no {MANIFEST}; {remedy}, or `dvc repro`") from None
+        raise DataError(f"{folder}: contains no {MANIFEST}; {remedy}, or `{run_all()}`") from None
     except (ValueError, KeyError, TypeError):
-        raise DataError(f"{folder / MANIFEST}: not a valid manifest; delete {folder} and run `dvc repro`") from None
+        raise DataError(f"{folder / MANIFEST}: not a valid manifest; delete {folder} and run `{run_all()}`") from None
     if stage and written_by != stage:
         raise DataError(f"{folder}: was written by stage {written_by}; give the output of `trm {stage}`")
     return manifest
@@ -61,10 +62,10 @@ def verified_manifest(folder: Path, stage: str | None = None) -> dict[str, Any]:
     for name, expected in manifest["files"].items():
         path = folder / name
         if not path.is_file():
-            raise DataError(f"{path}: is missing; delete {folder} and run `dvc repro`")
+            raise DataError(f"{path}: is missing; delete {folder} and run `{run_all()}`")
         if path.stat().st_size != expected["bytes"] or file_digest(path) != expected["sha256"]:
             raise DataError(
-                f"{path}: corrupt, its SHA-256 differs from the manifest; delete {folder} and run `dvc repro`"
+                f"{path}: corrupt, its SHA-256 differs from the manifest; delete {folder} and run `{run_all()}`"
             )
     return manifest
 

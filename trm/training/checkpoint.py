@@ -18,8 +18,10 @@ from trm.config.dataset_meta import DatasetMeta
 from trm.config.model import ModelParams
 from trm.models.act import TRM, build_model
 from trm.storage.artifact_cache import local_copy
+from trm.storage.artifacts import MANIFEST, read_manifest
 from trm.utils.errors import DataError, ParamsError
 from trm.utils.file_formats import SAFETENSORS, TORCH, detect_format, read_head
+from trm.utils.hints import run_all
 
 FILE = "checkpoint.safetensors"
 
@@ -66,9 +68,12 @@ def read_header(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             return json.loads(file.metadata()["trm"])
     except FileNotFoundError:
-        remedy = "train a model first (`dvc repro`) or give another"
+        remedy = f"train a model first (`{run_all()}`), or give another; `demo` is the included model"
         if (path.parent / "all_config.yaml").is_file():
             remedy = f"{path.parent} holds a published checkpoint: convert it with `trm checkpoint import`"
+        elif (path.parent / MANIFEST).is_file():
+            stage = read_manifest(path.parent)["stage"]
+            raise DataError(f"{path.parent}: is the output of `trm {stage}`, not a model; {remedy}") from None
         raise DataError(f"{path}: no such file; {remedy}") from None
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise _not_a_checkpoint(path, error) from None

@@ -21,6 +21,7 @@ from trm.data.batches import START, StreamPosition, collate, total_steps, traini
 from trm.data.parquet import Split, read_meta, read_split
 from trm.models.act import TRM, Batch, Carry, build_model, draw_min_steps
 from trm.training.checkpoint import FILE, checkpoint_tensors, save_checkpoint
+from trm.training.checks import check_training, learning_warnings
 from trm.training.distributed import SINGLE_PROCESS, World, world
 from trm.training.ema import ema_copy, update_ema
 from trm.training.init_from import init_from
@@ -54,11 +55,12 @@ def train(model: ModelParams, train: TrainParams, dataset: Path, out: Path, key:
             try:
                 with progress("train", run.total, run.state.step, silent=not processes.is_main) as bar:
                     run.run(bar, interrupts)
-            except Interrupted:
+            except Interrupted as error:
                 with interrupts.held():
                     run.save()
                     run.finish_uploads()
-                raise
+                saved = f"the state of step {run.state.step} of {run.total} is saved, the same command resumes"
+                raise Interrupted(error.signal, saved) from None
             run.finish_uploads()
             if processes.is_main:
                 for file in (folder / FILE, *(log.path for log in run.logs)):
@@ -205,9 +207,16 @@ class _Run:
             )
         self.device = resolve_device(settings.device)
         self.dtype = resolve_precision(settings.precision, self.device)
+        if processes.is_main:
+            for warning in learning_warnings(config, settings):
+                print(f"train: warning: {warning}", file=sys.stderr, flush=True)
+        check_training(config, self.meta, self.slots.stop - self.slots.start, settings, self.device)
         first = collate(self.split, np.zeros(self.slots.stop - self.slots.start, dtype=np.int64))
         self.state = new_state(config, self.meta, settings, to_tensors(first, self.device), self.dtype)
         self.network = network_of(self.state.model, settings, processes)
+
+        self.validation_note = ""
+        """The last validation accuracy, for the progress display."""
 
     def open(self, folder: Path, remote: RemoteCheckpoints | None) -> None:
         """Resume from the state in `folder` or its newest remote copy, if there is one."""
@@ -248,7 +257,7 @@ class _Run:
             loss = train_step(
                 state, self.network, batch, position, settings, self.total, self.processes, interrupts.held
             )
-            bar.advance(note=f"loss {loss:.4f}")
+            bar.advance(note=f"loss {loss:.4f}{self.validation_note}")
             self.log_if_due(interrupts)
             self.evaluate_if_due(interrupts)
             if state.step % settings.checkpoint_interval == 0:
@@ -298,6 +307,7 @@ class _Run:
             if self.processes.is_main:
                 self.validation_log.add({"step": state.step, "epoch": state.position.epoch, **scores})
             score = (scores["exact_accuracy"], scores["cell_accuracy"])
+            self.validation_note = f", validation {100 * scores['exact_accuracy']:.1f} % exact"
             if score > state.best_score:
                 state.best_score, state.best_step = score, state.step
                 self.keep({"step": state.step, "validation": scores})

@@ -23,8 +23,9 @@ class InternalError(RuntimeError):
 class Interrupted(BaseException):
     """SIGTERM, SIGINT or SIGHUP was received; the command line exits with code 128 + `signal`."""
 
-    def __init__(self, signal: int) -> None:
-        super().__init__(f"stopped by signal {signal}")
+    def __init__(self, signal: int, note: str = "") -> None:
+        """note: what the command has saved."""
+        super().__init__(f"stopped by signal {signal}" + (f"; {note}" if note else ""))
         self.signal = signal
 
 

@@ -36,7 +36,7 @@ class _PlainLines:
         if self.total:
             pace = (now - self.started) / max(self.done - self.first, 1)
             left = max(self.total - self.done, 0) * pace
-            text += f"/{self.amount(self.total)} ({100 * self.done / self.total:.0f} %, {_duration(left)} left)"
+            text += f"/{self.amount(self.total)} ({100 * self.done / self.total:.0f} %, {duration(left)} left)"
         print(text + (f", {note}" if note else ""), file=sys.stderr, flush=True)
 
     def amount(self, number: int) -> str:
@@ -52,7 +52,8 @@ class _NoProgress:
         pass
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A duration as minutes and seconds, or hours, minutes and seconds: 1:05, 2:00:05."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
@@ -77,7 +78,7 @@ def progress(
         lines = _PlainLines(description, total, done, unit)
         yield lines
         elapsed = time.monotonic() - lines.started
-        print(f"{description}: {lines.amount(lines.done)} done in {_duration(elapsed)}", file=sys.stderr, flush=True)
+        print(f"{description}: {lines.amount(lines.done)} done in {duration(elapsed)}", file=sys.stderr, flush=True)
         return
 
     from rich.console import Console

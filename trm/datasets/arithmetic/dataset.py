@@ -20,6 +20,7 @@ from trm.data.protocol import Augmentations, DatasetPlan, Grid
 from trm.data.puzzle_csv import Layout, Mask, Puzzles, Tokens, write_puzzles
 from trm.data.sources import SPLITS
 from trm.utils.errors import UserError
+from trm.utils.memory import check_memory
 from trm.utils.paths import file_digest
 from trm.utils.progress import Progress, progress
 
@@ -30,6 +31,8 @@ UNKNOWN = "."
 """The character for a digit of the sum in the CSV question."""
 _CHUNK = 65_536
 """Sums written at a time."""
+BYTES_PER_SUM = 60
+"""Memory of a sum while all of them are drawn."""
 _TOKENS = {character: token for token, character in enumerate(VOCABULARY) if token}
 _ZERO, _PLUS, _EQUALS = _TOKENS["0"], _TOKENS["+"], _TOKENS["="]
 Numbers = npt.NDArray[np.int64]
@@ -175,6 +178,7 @@ def draw_sums(digits: int, count: int, seed: int) -> tuple[Numbers, Numbers]:
             f"data.source.train_puzzles and test_puzzles: at most {num_sums} sums of {digits} digits exist, with a + b "
             f"and b + a counted once. Got {count} in total; reduce them, or increase data.digits"
         )
+    check_memory(count * BYTES_PER_SUM, f"data.source: generating {count} sums")
     rng = np.random.default_rng(np.random.SeedSequence([seed, digits]))
     index = rng.choice(num_sums, count, replace=False)
     small, large = sum_from_index(index)

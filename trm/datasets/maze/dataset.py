@@ -18,6 +18,7 @@ from trm.data.puzzle_csv import Layout, Mask, Puzzles, Tokens
 from trm.data.sources import HuggingFaceSource, PathSource, UrlSource, source_digests
 from trm.data.symmetries import INVERSE, apply_symmetry
 from trm.datasets.maze.grid import CHARACTERS, PATH, Mazes, are_equivalent, check_mazes, fingerprints
+from trm.datasets.maze.questions import check_maze
 from trm.datasets.maze.rules import maze_valid
 from trm.utils.errors import UserError
 
@@ -172,8 +173,14 @@ def _augment(puzzles: Puzzles, groups: Rows, num_aug: int, seed: int) -> tuple[T
 
 
 def normalize_text(text: str) -> str:
-    """Replace the free cells `.`, `_` and `0` by a space."""
-    return text.translate(str.maketrans("._0", "   "))
+    """Replace the free cells `.`, `_` and `0`, and the path `o` of an answer, by a space."""
+    return text.translate(str.maketrans("._0o", "    "))
+
+
+def check_question(meta: DatasetMeta, grid: Grid) -> None:
+    """Raise `DataError` unless there is one start and one goal, connected by free cells."""
+    del meta
+    check_maze(grid)
 
 
 def unique_solution(grid: Grid) -> None:

@@ -10,12 +10,15 @@ from trm.data.deduplication import Representatives
 from trm.data.numba_utils import random_state
 from trm.datasets.maze.grid import Mazes, are_equivalent, draw_mazes, fingerprints, label_mazes
 from trm.utils.errors import UserError
+from trm.utils.memory import check_memory
 from trm.utils.progress import progress
 
 MAX_CELLS_WITHOUT_MAZE = 1_500_000_000
 """Cells of consecutive grids without a maze after which generation fails: about 20 seconds."""
 MAX_DUPLICATE_MAZES = 20_000
 """Consecutive duplicates after which generation fails."""
+BYTES_PER_PUZZLE = 300
+"""Memory of a generated maze besides its cells: objects, and its entry among the mazes seen."""
 _BLOCK = 16
 """Largest number of mazes per compiled call."""
 
@@ -41,6 +44,7 @@ def generate_mazes(
         raise UserError(
             f"data.source.min_path must be from 1 to {size * size - 1} for a {size}x{size} maze. Got {min_path}"
         )
+    check_memory(count * (BYTES_PER_PUZZLE + 4 * size * size), f"data.source: generating {count} puzzles")
     state = random_state(seed, size)
     block = np.empty((_BLOCK, size, size), dtype=np.uint8)
     # About half a second per call, so that progress and Ctrl-C are handled.

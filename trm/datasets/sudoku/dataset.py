@@ -28,6 +28,7 @@ from trm.datasets.sudoku.augmentation import (
 )
 from trm.datasets.sudoku.equivalence import are_equivalent, fingerprints
 from trm.datasets.sudoku.notation import normalize
+from trm.datasets.sudoku.questions import check_sudoku
 from trm.datasets.sudoku.rules import BOX_SHAPES, sudoku_valid
 
 
@@ -167,6 +168,12 @@ def _draw_name(transforms: Transforms, index: int) -> str:
 def normalize_text(text: str) -> str:
     """The rows of the puzzles in any public notation, with `.` for a blank; see `trm.datasets.sudoku.notation`."""
     return normalize(text)
+
+
+def check_question(meta: DatasetMeta, grid: Grid) -> str | None:
+    """A note that a puzzle has several solutions. Raises `DataError` for contradictory clues, with the two cells."""
+    del meta
+    return check_sudoku(grid)
 
 
 def unique_solution(grid: Grid) -> Grid | None:

@@ -10,6 +10,7 @@ from trm.datasets.sudoku.augmentation import Grids
 from trm.datasets.sudoku.equivalence import are_equivalent, fingerprints
 from trm.datasets.sudoku.solver import dig_puzzles, units_of
 from trm.utils.errors import UserError
+from trm.utils.memory import check_memory
 from trm.utils.progress import progress
 
 MIN_CLUES = {4: 4, 6: 8, 9: 17}
@@ -20,6 +21,8 @@ MIN_CLUES = {4: 4, 6: 8, 9: 17}
 MAX_TRIES_WITHOUT_PUZZLE = {4: 5_000, 6: 10_000, 9: 5_000}
 """Grid size -> consecutive tries without a new puzzle after which generation fails: at most about 20 seconds."""
 
+BYTES_PER_PUZZLE = 500
+"""Memory of a generated puzzle besides its cells: objects, and its entry among the puzzles seen."""
 _BLOCK = {4: 1024, 6: 256, 9: 32}
 """Grid size -> tries per compiled call."""
 
@@ -38,6 +41,7 @@ def generate_puzzles(size: int, count: int, clues: Literal["minimal"] | int, see
             f"data.source.clues: no {size}x{size} puzzle with fewer than {MIN_CLUES[size]} clues has one solution. "
             f"Got {clues}; increase it, or set it to minimal"
         )
+    check_memory(count * (BYTES_PER_PUZZLE + 4 * size * size), f"data.source: generating {count} puzzles")
     units, block = units_of(size), _BLOCK[size]
     state = np.random.SeedSequence([seed, size]).generate_state(1, np.uint64) | np.uint64(1)
     questions, answers = np.zeros((2, block, size * size), np.uint8)

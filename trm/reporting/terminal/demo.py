@@ -11,6 +11,7 @@ from trm.config.inference import InferenceConfig
 from trm.data.numba_utils import random_state
 from trm.data.protocol import Grid
 from trm.datasets.sudoku.solver import dig_puzzles, units_of
+from trm.inference.cost import check_inference
 from trm.inference.puzzle import get_solvable_dataset, make_puzzle, to_tokens
 from trm.reporting.terminal.visualize import Puzzle, visualize
 from trm.training.checkpoint import load_checkpoint
@@ -32,6 +33,7 @@ def demo(config: InferenceConfig, seed: int | None, save: Path | None, console: 
     # The random generator wraps around, which numpy warns about if it is not compiled.
     with np.errstate(over="ignore"):
         model, meta = load_checkpoint(MODEL)
+        check_inference(model, config)
         question, solution = new_puzzle(used_seed)
         tokens = to_tokens(meta, get_solvable_dataset(meta), question)
         puzzle = Puzzle(make_puzzle(meta, tokens, config.num_votes, used_seed), solution)

@@ -1,0 +1,106 @@
+"""`trm solve` as a part of scripts: checks of the puzzles, exit codes, many puzzles, its own output as input."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.helpers import Run, check_error
+from trm.inference import solve as solve_module
+from trm.inference.solve import Answer
+
+PUZZLE = ".6..2........5.......3.1...43.42...6"
+SOLUTION = "564123132645351264246351615432423516"
+DEMO = ("--model", "demo")
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> list[bool | None]:
+    """Validity of the next answers, which do not depend on the model."""
+    valid: list[bool | None] = []
+
+    def solve_puzzle(_model: object, _meta: object, puzzle: object, *_: object, **__: object) -> Answer:
+        return Answer(puzzle.grid, 0.5, 1, valid.pop(0))  # pyright: ignore[reportAttributeAccessIssue]
+
+    monkeypatch.setattr(solve_module, "solve_puzzle", solve_puzzle)
+    return valid
+
+
+def test_contradictory_clues(run: Run, tmp_path: Path) -> None:
+    words = "has 6 twice in a row: at row 1, column 1 and at row 1, column 2"
+    check_error(run("solve", "66" + "." * 34, *DEMO), f"the puzzle {words}")
+    check_error(run("visualize", "66" + "." * 34, *DEMO), f"the puzzle {words}")
+    file = tmp_path / "puzzles.txt"
+    file.write_text(f"{PUZZLE}\n66{'.' * 34}\n")
+    check_error(run("solve", "--file", file, *DEMO), f"puzzle 2 {words}")
+
+
+def test_exit_code_of_invalid_answers(run: Run, answers: list[bool | None], tmp_path: Path) -> None:
+    answers += [True, False, None]
+    assert [run("solve", PUZZLE, *DEMO)[0] for _ in range(3)] == [0, 3, 0]
+    answers += [True, False, True]
+    file = tmp_path / "puzzles.txt"
+    file.write_text(f"{PUZZLE}\n" * 3)
+    code, out, err = run("solve", "--file", file, "--json", *DEMO)
+    assert (code, err) == (3, "solve: 2 of 3 answers are valid\n")
+    assert [json.loads(line)["valid"] for line in out.splitlines()] == [True, False, True]
+
+
+def test_several_solutions_are_noted(run: Run, answers: list[bool | None], tmp_path: Path) -> None:
+    note = "has several solutions; the answer can be only one of them"
+    answers += [True]
+    code, out, err = run("solve", "." * 36, "--json", *DEMO)
+    assert (code, err, len(out.splitlines())) == (0, f"note: the puzzle {note}\n", 1)
+    answers += [True] * 3
+    file = tmp_path / "puzzles.txt"
+    file.write_text(f"{PUZZLE}\n{'.' * 36}\n{'.' * 36}\n")
+    assert f"note: puzzle 2 {note} (and 1 more puzzles)\n" in run("solve", file, *DEMO)[2]
+    code, _, err = run("visualize", "." * 36, "--max-steps", 1, *DEMO)
+    assert (code, err) == (0, f"note: the puzzle {note}\n")
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_its_output_is_its_input(
+    run: Run, monkeypatch: pytest.MonkeyPatch, form: list[str], answers: list[bool | None]
+) -> None:
+    answers += [True] * 4
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{PUZZLE}\n{SOLUTION}\n"))
+    code, out, _ = run("solve", "--file", "-", *form, *DEMO)
+    assert code == 0
+    monkeypatch.setattr(sys, "stdin", io.StringIO(out))
+    assert run("solve", "-", *form, *DEMO) == (0, out, "solve: 2 of 2 answers are valid\n")
+
+
+def test_lines_of_json_that_are_no_puzzles(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "puzzles.jsonl"
+    for line, words in {
+        '{"question": [[1, 2]]}': "line 1: a puzzle must be 6 x 6",
+        '{"question": 3': "line 1: not a line of `trm solve --json`",
+        '{"answer": 3}': "line 1: not a line of `trm solve --json`",
+        json.dumps({"question": [[-1] * 6] * 6}): "line 1: the cells of a puzzle must be 0..6. Got -1..-1",
+    }.items():
+        file.write_text(line + "\n")
+        check_error(run("solve", "--file", file, *DEMO), str(file), words)
+
+
+def test_results_are_printed_as_they_come(
+    run: Run, answers: list[bool | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first answer is printed before the second puzzle is solved."""
+    answers += [True]  # the second puzzle raises an error
+    file = tmp_path / "puzzles.txt"
+    file.write_text(f"{PUZZLE}\n{PUZZLE}\n")
+    code, out, _ = run("solve", "--file", file, "--json", *DEMO)
+    assert code == 1
+    assert json.loads(out)["valid"] is True
+
+
+def test_one_source_of_puzzles(run: Run, here: Path) -> None:
+    for arguments in ([], [PUZZLE, "--file", "puzzles.txt"]):
+        code, out, err = run("solve", *arguments)
+        assert (code, out) == (2, "")
+        assert "give either a puzzle or --file FILE" in err
+    check_error(run("solve", "--file", "puzzles.txt", *DEMO), "puzzles.txt: no such file")
+    check_error(run("solve", "--file", here, *DEMO), "is a folder")

@@ -1,0 +1,58 @@
+"""The commands that need neither DVC nor a checkout: `trm init` and `trm run`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trm.cli.inference import OUTPUTS
+from trm.cli.options import Overrides
+from trm.cli.summary import print_summary
+from trm.stages.records import Stage
+from trm.utils.errors import UserError
+from trm.utils.hints import run_all
+
+DEFAULT_RECIPE = "sudoku-6x6"
+PARAMS = Path("params.yaml")
+
+
+def init_command(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe or an ablation; see `trm recipe list`.")] = (
+        DEFAULT_RECIPE
+    ),
+) -> None:
+    """Write a recipe to params.yaml in this folder. An existing file is never overwritten."""
+    from trm.config.recipes import recipe_text
+
+    text = recipe_text(recipe)
+    try:
+        with PARAMS.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UserError(f"{PARAMS}: exists; `trm recipe use {recipe}` replaces it, or use an empty folder") from None
+    print(f"{PARAMS} is recipe {recipe}; `{run_all()}` runs it")
+
+
+def run_command(
+    params: Annotated[str, typer.Option(help="The params file.")] = str(PARAMS), overrides: Overrides = None
+) -> None:
+    """Run all stages of the params. Stages whose result is up to date are skipped; the outputs are in outputs/."""
+    from trm.config.overrides import check_sections, parse_overrides
+    from trm.config.params import Params
+    from trm.stages.experiment import run
+    from trm.stages.params import load_params, load_tracking
+
+    changes = parse_overrides(overrides or [])
+    check_sections(changes, tuple(Params.model_fields))
+    settings = load_params(params, changes).model_copy(update={"tracking": load_tracking(params, changes)})
+    run(settings, OUTPUTS, _summarize)
+    print("next: trm visualize --index 0", flush=True)
+
+
+def _summarize(stage: Stage, folder: Path) -> None:
+    if stage.output in ("model", "evaluation", "report"):
+        print_summary(stage, folder, str(folder))
+
+
+COMMANDS = {"init": init_command, "run": run_command}
+"""Command name -> function."""

@@ -1,0 +1,114 @@
+"""The last lines of a stage: its result, where it lies, the time taken and the next command."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from trm.cli.inference import OUTPUTS
+from trm.cli.options import typed_location
+from trm.stages.records import STAGES, Stage
+
+SCORES = {
+    "exact_accuracy": "exact accuracy",
+    "cell_accuracy": "cell accuracy",
+    "halt_accuracy": "halt accuracy",
+    "valid": "valid",
+    "valid_voted": "valid after the vote",
+    "abstained": "abstained",
+}
+"""Metric -> name in the table of `trm evaluate`; pass@k follows."""
+
+
+def print_summary(stage: Stage, folder: Path, location: str) -> None:
+    """Print the result of `stage` in the local `folder`, which is published at `location`."""
+    from trm.storage.artifacts import read_manifest, timing_file
+    from trm.utils.progress import duration
+
+    facts = read_manifest(folder)["facts"]
+    for line in _LINES.get(stage.name, lambda *_: ())(folder, facts):
+        print(line)
+    timing = timing_file(folder)
+    seconds = json.loads(timing.read_text(encoding="utf-8"))["seconds"] if timing.is_file() else 0
+    print(f"{stage.name}: {location} in {duration(seconds)}", flush=True)
+
+
+def next_command(stage: Stage, params: str, folders: Mapping[str, str]) -> str | None:
+    """The command of the next stage, with the folders of this one that are not the defaults; None after the last.
+
+    None also where something else runs the stages: DVC, or a cluster (params as JSON).
+    """
+    number = STAGES.index(stage) + 1
+    if number == len(STAGES) or "DVC_STAGE" in os.environ or params.lstrip().startswith("{"):
+        return None
+    following = STAGES[number]
+    options = [f"--params {params}"] if params != "params.yaml" else []
+    options += [
+        f"--{name} {typed_location(folders[name])}"
+        for name in following.inputs
+        if name in folders and folders[name] != str(OUTPUTS / name)
+    ]
+    return " ".join([f"trm {following.name}", *options])
+
+
+def metrics_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
+    """A table of the scores with their 95 % intervals, for the contents of metrics.json."""
+    votes = metrics.get("num_votes", 1)
+    rows = [(label, name) for name, label in SCORES.items()]
+    rows += [(f"{name}, {votes} vote{'s' * (votes != 1)}", name) for name in metrics if name.startswith("pass@")]
+    for label, name in rows:
+        value = metrics.get(name)
+        if value is None:
+            continue
+        low, high = metrics.get("interval_95", {}).get(name, (None, None))
+        interval = "" if low is None else f"  [{100 * low:.1f}, {100 * high:.1f}]"
+        yield f"  {label:22} {100 * value:5.1f} %{interval}"
+    puzzles, tasks = metrics["puzzles"], metrics["tasks"]
+    of_tasks = f" of {tasks:,} tasks" if tasks != puzzles else ""
+    yield f"  {puzzles:,} test puzzles{of_tasks}; brackets hold 95 % intervals"
+    if metrics.get("leaked_tasks"):
+        yield f"  {metrics['leaked_tasks']} tasks are trained on under another name; see metrics.json"
+
+
+def _fetch_lines(_folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
+    counts = [f"{value:,} {name.replace('_', ' ')}" for name, value in facts.items() if isinstance(value, int)]
+    if counts:
+        yield f"  {', '.join(counts)}"
+
+
+def _augment_lines(_folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
+    for split, counts in facts["splits"].items():
+        yield f"  {split:11} " + ", ".join(f"{count:,} {name}" for name, count in counts.items())
+
+
+def _train_lines(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
+    from trm.reporting.training_log import read_log
+
+    log = read_log(folder / "validation.tsv")
+    steps, best = facts["steps"], facts["best_step"]
+    if log:
+        row = list(log["step"]).index(best)
+        exact, cell = (100 * float(log[name][row]) for name in ("exact_accuracy", "cell_accuracy"))
+        scores = f"exact accuracy {exact:.1f} %, cell accuracy {cell:.1f} %"
+        yield f"  validation: {scores}, at step {best:,} (kept) of {steps:,}"
+    else:
+        yield f"  {steps:,} steps; there are no validation puzzles, the last weights are kept"
+
+
+def _evaluate_lines(folder: Path, _facts: Mapping[str, Any]) -> Iterator[str]:
+    yield from metrics_lines(json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
+
+
+def _report_lines(folder: Path, _facts: Mapping[str, Any]) -> Iterator[str]:
+    yield f"  open {folder / 'report.html'} in a browser"
+
+
+_LINES = {
+    "fetch": _fetch_lines,
+    "augment": _augment_lines,
+    "train": _train_lines,
+    "evaluate": _evaluate_lines,
+    "report": _report_lines,
+}
+"""Stage -> the lines about its result."""

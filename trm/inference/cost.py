@@ -1,0 +1,50 @@
+"""The cost of an inference before it runs: a refusal beyond the memory of the machine, and an estimate of the time."""
+
+import time
+
+import numpy as np
+
+from trm.config.inference import InferenceConfig
+from trm.inference.engine import InferenceEngine
+from trm.models.act import TRM
+from trm.utils.memory import check_memory, readable
+from trm.utils.progress import duration
+
+BYTES_PER_VOTE = 2000
+"""Memory of an augmentation besides its tokens: its grids, its name, its seed, its vote."""
+VALUES_PER_POSITION = 16
+"""Activations of a block in inference, relative to its width."""
+WORTH_MEASURING, WORTH_ANNOUNCING = 2000, 20.0
+"""Supervision steps of all sequences from which the time is measured; seconds from which it is announced."""
+
+
+def check_inference(model: TRM, config: InferenceConfig) -> None:
+    """Raise `UserError` if the votes of a puzzle, or the samples of a sequence, exceed the memory of the machine."""
+    length = model.meta.seq_len
+    votes = config.num_votes * (4 * length + BYTES_PER_VOTE)
+    check_memory(votes, f"num_votes={config.num_votes}")
+    if model.device.type == "cpu":
+        width = model.positions * model.config.block_width * VALUES_PER_POSITION * model.compute_dtype.itemsize
+        check_memory(votes + config.num_samples * width, f"num_samples={config.num_samples}")
+
+
+def estimate(model: TRM, sequences: int, config: InferenceConfig, batch_size: int) -> str | None:
+    """The expected time of answering `sequences` sequences, and the memory of the votes of a puzzle.
+
+    None if the time is short. It is an upper bound if sequences halt early; it is measured on a small batch.
+    """
+    steps = sequences * config.num_samples * config.max_steps
+    if steps < WORTH_MEASURING:
+        return None
+    size = min(sequences * config.num_samples, batch_size, 16)
+    tokens = np.ones((size, model.meta.seq_len), np.uint8)
+    engine = InferenceEngine(model, tokens, np.zeros(size, np.int64))
+    engine.step()  # the first step is slower
+    started = time.monotonic()
+    engine.step()
+    seconds = (time.monotonic() - started) / size * steps
+    if seconds < WORTH_ANNOUNCING:
+        return None
+    memory = readable(config.num_votes * (4 * model.meta.seq_len + BYTES_PER_VOTE))
+    work = f"{sequences * config.num_samples:,} sequences of {config.max_steps} steps"
+    return f"{work} take about {duration(seconds)} on this machine; the votes of a puzzle need about {memory}"

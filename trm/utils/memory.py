@@ -1,0 +1,36 @@
+"""The memory of this machine, and one line of refusal for work that would exceed it."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from trm.utils.errors import UserError
+
+_MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
+
+
+def available_memory() -> int:
+    """Bytes that a process may use: the smaller of the free memory of the machine and the limit of its container."""
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError, StopIteration):
+        line = next(line for line in _MEMINFO.read_text().splitlines() if line.startswith("MemAvailable"))
+        available = int(line.split()[1]) * 1024
+    with suppress(OSError, ValueError):  # "max" if there is no limit
+        available = min(available, int(_CGROUP.read_text()))
+    return available
+
+
+def check_memory(needed: int, setting: str) -> None:
+    """Raise `UserError` if about `needed` bytes exceed the memory of this machine; `setting` is the cause."""
+    available = available_memory()
+    if needed > available:
+        raise UserError(
+            f"{setting} needs about {readable(needed)} of memory, and this machine has {readable(available)}; lower it"
+        )
+
+
+def readable(size: int) -> str:
+    """A number of bytes for a message: 1.5 GB."""
+    from rich.filesize import decimal
+
+    return decimal(size)
