@@ -69,7 +69,7 @@ def test_errors_of_run(run: Run, here: Path, empty: Path, monkeypatch: pytest.Mo
     check_error(run("run", "--params", here / "params.yaml", "--set", "trian.lr=1"), "did you mean train?")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    check_error(run("run", "--params", here / "params.yaml"), "trm run is a single process")
+    check_error(run("run", "--params", here / "params.yaml"), "all stages run in a single process")
     assert not list(empty.iterdir())
 
 
