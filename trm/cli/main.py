@@ -159,10 +159,12 @@ for _stage in STAGES:
 
 @app.command("inspect")
 def inspect_command(
-    path: Annotated[str, typer.Argument(help="The output of a stage or raw files: a folder, a file or s3:// URI.")],
+    path: Annotated[
+        str, typer.Argument(help="A file or folder that `trm` writes, raw files, or the s3:// URI of an artifact.")
+    ],
     puzzles: Annotated[int, typer.Option(min=0, help="Number of puzzles to print, per split.")] = 3,
 ) -> None:
-    """Print the contents of an artifact: counts, shapes, metrics, lineage and a few puzzles."""
+    """Print the contents of an output: counts, shapes, metrics, lineage and a few puzzles."""
     from trm.reporting.terminal.inspect import inspect_artifact
     from trm.storage.artifact_cache import local_copy
 
@@ -218,8 +220,7 @@ def study_command(
     from trm.studies.study import load_study, run_study
 
     if name == "list":
-        for known, path in studies().items():
-            print(f"{known:22} {summary(path)}")
+        _print_summaries({known: summary(path) for known, path in studies().items()})
         return
     out = folder / Path(name).stem
     study, title = load_study(name)
@@ -227,6 +228,14 @@ def study_command(
         params = "params.yaml" if Path("params.yaml").is_file() else "{}"
     run_study(study, out, title, load_tracking(params))
     print((out / "report.md").read_text(encoding="utf-8"), end="")
+
+
+def _print_summaries(summaries: dict[str, str]) -> None:
+    from rich.console import Console
+
+    from trm.reporting.terminal.tables import facts
+
+    Console(highlight=False).print(facts("", summaries.items()))
 
 
 RecipeName = Annotated[str, typer.Argument(help="Name of a recipe or an ablation; see `trm recipe list`.")]
@@ -237,8 +246,7 @@ def recipe_list() -> None:
     """List the recipes and ablations."""
     from trm.config.recipes import ablations, recipes, summary
 
-    for name, path in (recipes() | ablations()).items():
-        print(f"{name:22} {summary(path)}")
+    _print_summaries({name: summary(path) for name, path in (recipes() | ablations()).items()})
 
 
 @recipe_app.command("show")

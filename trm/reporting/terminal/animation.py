@@ -13,7 +13,8 @@ from trm.data.protocol import Grid
 from trm.inference.trace import Frame
 from trm.reporting.figures.pictures import picture, suitable_cell_size
 from trm.reporting.terminal.colors import intensity
-from trm.reporting.terminal.rendering import fit, sample_text, vote_text
+from trm.reporting.terminal.maps import fit
+from trm.reporting.terminal.rendering import sample_text, vote_text
 from trm.utils.errors import UserError
 from trm.utils.paths import is_disk_full
 
