@@ -88,7 +88,10 @@ def test_puzzles_of_an_evaluation(run: Run, here: Path, finished: Path) -> None:
 
 TABLES = (
     *(("inspect", f"outputs/{name}") for name in ("raw", "dataset", "model", "evaluation", "report", "sweep")),
-    *(("inspect", f"outputs/{name}") for name in ("published", "imported", "evaluation.timing.json", "model/train.tsv")),
+    *(
+        ("inspect", f"outputs/{name}")
+        for name in ("published", "imported", "evaluation.timing.json", "model/train.tsv")
+    ),
     *(("inspect", name) for name in ("outputs", "params.yaml", "study")),
     *(("recipe", "list"), ("study", "list"), ("model-summary",), ("compare", "outputs", "other")),
     ("sweep", "--max-steps", "1,2,16", "--num-votes", "1,4", "--num-samples", "1,4"),

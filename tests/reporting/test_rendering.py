@@ -178,7 +178,7 @@ def test_largest_scale_that_fits() -> None:
     assert "movement of the latents" in narrow[2]
     assert len(narrow[3]) == 30 + 4 + 30
     alone = lines(Window(40, 40, False))
-    assert alone[-1] == "latent movement: the window is too small"
+    assert "latent movement: the window is too small" in alone
     assert len(alone[3]) == 30
     assert lines(Window(80, 24, False))[2].startswith("the window is too small: 30 columns and 35 lines are needed")
 

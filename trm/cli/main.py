@@ -21,7 +21,7 @@ from trm.stages.records import STAGES, Stage, producer
 from trm.stages.runner import run_stage
 from trm.utils.errors import DataError, InternalError, Interrupted, UserError, exit_code
 from trm.utils.file_formats import printable
-from trm.utils.output import flush_output
+from trm.utils.output import flush_output, replace_unencodable
 from trm.utils.stop_signals import handled_signals
 
 app = typer.Typer(
@@ -49,6 +49,7 @@ def run_app(app: Callable[..., object], name: str) -> NoReturn:
     """
     for number in handled_signals():
         signal.signal(number, _raise_interrupted)
+    replace_unencodable()
     code = None
     try:
         code = app(standalone_mode=False)

@@ -14,17 +14,23 @@ class Keyboard:
     """The keys that are typed while the block of `keyboard` runs."""
 
     def __init__(self, handle: int) -> None:
-        self._handle = handle
+        self._handle, self._typed = handle, ""
 
     def read(self, seconds: float) -> str:
         """The next key, or an empty string if none is typed within this time.
 
         Arrow keys are `left` and `right`. If the terminal is gone, the key is `q`.
         """
-        if not select.select([self._handle], [], [], max(seconds, 0))[0]:
-            return ""
-        typed = os.read(self._handle, 16).decode(errors="replace")
-        return ARROWS.get(typed, typed[:1]) or "q"
+        if not self._typed:
+            if not select.select([self._handle], [], [], max(seconds, 0))[0]:
+                return ""
+            try:
+                self._typed = os.read(self._handle, 64).decode(errors="replace") or "q"
+            except OSError:
+                self._typed = "q"
+        key = next((sequence for sequence in ARROWS if self._typed.startswith(sequence)), self._typed[0])
+        self._typed = self._typed[len(key) :]
+        return ARROWS.get(key, key)
 
 
 @contextmanager
@@ -36,10 +42,13 @@ def keyboard() -> Iterator[Keyboard | None]:
     try:
         import termios
         import tty
-
+    except ImportError:  # Windows
+        yield None
+        return
+    try:
         handle = sys.stdin.fileno()
         before = termios.tcgetattr(handle)
-    except (ImportError, AttributeError, OSError, ValueError, termios.error):  # no terminal, or Windows
+    except (AttributeError, OSError, ValueError, termios.error):  # closed, replaced, or no terminal
         yield None
         return
     try:

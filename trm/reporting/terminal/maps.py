@@ -24,6 +24,7 @@ from trm.reporting.terminal.colors import (
     half_blocks,
     intensity,
     status_colors,
+    strong,
 )
 
 SHADES = " ░▒▓█"
@@ -58,6 +59,8 @@ class Window:
     """Encoding of the terminal; characters that it lacks are replaced by ASCII."""
     keys: str = ""
     """A line about the keys, below the frame."""
+    compact: bool = False
+    """True: cells are not enlarged, and words are not explained."""
 
     def can_show(self, text: str) -> bool:
         """Whether the encoding has all characters of `text`."""
@@ -83,6 +86,8 @@ class View:
     """Number of steps, of rounds of a step, and of passes of a round, if known."""
     skipped: int = 0
     """Frames without a change between the previous view and this one."""
+    unit: Literal["step", "pass"] = "pass"
+    """Meaning of a frame: all passes are shown, or only the last one of each step."""
 
     @property
     def changed(self) -> npt.NDArray[np.bool_]:
@@ -199,12 +204,12 @@ def legend(view: View, scale: Scale, window: Window) -> list[Text]:
         words += ", in place of the cell"
     line = Text(words, "dim")
     if window.color and not view.is_colored:
-        line = Text("" if scale.kind == "narrow" else f"{words}   ", "dim")
-        samples = [("reversed: changed", "reverse")]
-        samples += [("green: correct", "green"), ("red: wrong", "red")] if known else []
-        samples += [("bold: given", "bold")] if view.drawing.blank is not None else []
-        for number, (name, style) in enumerate(samples):
-            line.append(", " if number else "", "not bold").append(name, Style.parse(f"not dim {style}"))
+        marks = ("", "", "") if scale.kind == "narrow" else (f"{CHANGED} ", f"{WRONG} ", f"{BOTH} ")
+        changed, wrong, both = marks
+        samples = [(f"{changed}changed", "reverse")]
+        samples += [(f"{wrong}wrong", "red"), (f"{both}both", "reverse red"), ("correct", "green")] if known else []
+        samples += [("given", "bold")] if view.drawing.blank is not None else []
+        line = Text("  ").join(Text(name, style) for name, style in samples)
     if view.frame.moved is None or is_half:
         return [line]
     shades = "  ".join(f"{shade} {level}" for shade, level in zip(SHADES[1:], LEVELS, strict=True))
@@ -232,6 +237,7 @@ def _cell(
     symbol = view.drawing.terminal_symbol(cell)
     if window.color and view.is_colored:
         color = background(view.drawing, cell)
+        color = color if window.shades else strong(color)
         letter = symbol if view.drawing.symbol(cell) else ""
         if letter and width > 1:
             text = set_cell_size(letter, width - 1) + (mark or " ")

@@ -33,18 +33,18 @@ ZOOMS = (Scale("wide", 4), Scale("wide", 3), Scale("wide", 2))
 """Scales for large windows."""
 TERMS = (
     "step: the network refines its answer and estimates whether it is correct",
-    "round, pass: a step has several rounds of passes; the last pass of a round updates the answer",
-    "halt logit: above 0 the model takes its answer to be correct; probability = sigmoid(halt logit)",
-    "movement: change of a cell's latent since the start of the round, relative to its norm",
+    "pass: a step is rounds of passes; the last pass of a round updates the answer",
+    "halt logit: above 0 the model takes its answer as correct; probability: sigmoid",
+    "movement: relative change of a cell's latent since the start of the round",
 )
 """The words of the frame, one a line."""
 ASCII = str.maketrans({"░": "-", "▒": "=", "▓": "%", "█": "#", "·": "."})
 
 
-def window_of(console: Console, height: int | None, keys: str = "") -> Window:
+def window_of(console: Console, height: int | None, keys: str = "", compact: bool = False) -> Window:
     """The window of a console."""
     color = console.color_system is not None and not console.no_color
-    return Window(console.width, height, color, console.color_system != "standard", console.encoding, keys)
+    return Window(console.width, height, color, console.color_system != "standard", console.encoding, keys, compact)
 
 
 def render(view: View, window: Window) -> Text:
@@ -54,7 +54,8 @@ def render(view: View, window: Window) -> Text:
         foot.append(Text(window.keys, "reverse" if window.color else ""))
     height = None if window.height is None else window.height - len(head) - len(foot)
     lines = [*head, *_maps(view, replace(window, height=height))]
-    if window.height is not None and len(lines) + len(foot) + len(TERMS) < window.height:
+    has_space = window.height is not None and len(lines) + len(foot) + len(TERMS) < window.height
+    if has_space and not window.compact:
         lines += [Text(), *(Text(line, "dim") for line in TERMS)]
     lines += foot
     if window.height is not None and len(lines) > window.height and window.keys:
@@ -101,7 +102,8 @@ def _head(view: View) -> list[Text]:
     status = f"{int(view.changed.sum())} of {frame.answer.size} cells changed" if view.before is not None else ""
     status = status or "the first answer"
     if view.skipped:
-        status += f" after {view.skipped} {'pass' if view.skipped == 1 else 'passes'} without a change"
+        unit = view.unit if view.skipped == 1 else {"pass": "passes", "step": "steps"}[view.unit]
+        status += f" after {view.skipped} {unit} without a change"
     if view.solution is not None and wrong is not None:
         status += f", {int(wrong.sum())} wrong"
         if view.solution.shape != frame.answer.shape:
@@ -153,16 +155,17 @@ def _maps(view: View, window: Window) -> list[Text]:
     """Question, answer and movement at the largest scale that fits, or as many of them as fit."""
     has_blocks = window.color and view.is_colored and window.shades and window.can_show("▀")
     wide, dense = Scale("wide"), Scale("half" if has_blocks else "narrow")
-    zooms = () if window.height is None else ZOOMS
-    for scales, with_question in (((*zooms, wide, dense), True), ((wide, dense), False)):
-        for scale in scales:
-            shown = [answer_map(view, scale, window), movement_map(view, scale)]
-            maps = [each for each in shown if each]
-            if with_question:
-                maps.insert(0, plain_map("question", view.question, view, scale, window))
-            explained = legend(view, scale, window)
-            if arranged := _arrange(maps, size_of(view, scale), window, len(explained)):
-                return [*arranged, *explained]
+    zooms = () if window.height is None or window.compact else ZOOMS
+    attempts = [(scale, True, False) for scale in (*zooms, wide, dense)]
+    attempts += [(scale, True, True) for scale in (wide, dense)]
+    attempts += [(scale, False, True) for scale in (wide, dense)]
+    for scale, with_question, stacked in attempts:
+        maps = [each for each in (answer_map(view, scale, window), movement_map(view, scale)) if each]
+        if with_question:
+            maps.insert(0, plain_map("question", view.question, view, scale, window))
+        explained = legend(view, scale, window)
+        if arranged := _arrange(maps, size_of(view, scale), window, len(explained), stacked):
+            return [*arranged, *explained]
     for scale in (wide, dense):
         note = [Text("latent movement: the window is too small", "dim")] if movement_map(view, scale) else []
         if arranged := _arrange([answer_map(view, scale, window)], size_of(view, scale), window, 1 + len(note)):
