@@ -206,7 +206,7 @@ def test_outcome() -> None:
 
 
 def test_visualize_returns_whether_the_puzzle_is_solved(model: TRM) -> None:
-    def solves(network: TRM, grid: np.ndarray) -> bool:
+    def solves(network: TRM, grid: np.ndarray) -> bool | None:
         puzzle = input_puzzle(META, grid, 1, 0)
         return visualize(network, META, puzzle, inference_config(1), None, Console(file=io.StringIO()))
 

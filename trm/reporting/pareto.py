@@ -59,11 +59,11 @@ def verdict(row: Row) -> str:
     return "worse" if row["difference_high"] < 0 else "not significant"
 
 
-def figure(results: SweepResults) -> Figure:
+def figure(results: SweepResults, size: tuple[float, float] = (5.6, 3.8)) -> Figure:
     """Accuracy on the test puzzles against mean forward passes: all settings and the Pareto front."""
     rows = results["splits"][SCORING_SPLIT]["rows"]
     with rc_context(STYLE):
-        made = Figure(figsize=(5.6, 3.8))
+        made = Figure(figsize=size)
         axes = made.subplots()
         for number, (name, color, marker) in enumerate(GROUPS):
             of_group = [
