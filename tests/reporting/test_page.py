@@ -163,7 +163,7 @@ def test_vote_of_solved_and_failed_puzzles(tmp_path: Path) -> None:
     corrupted = [task for task, correct in single.items() if correct and not winners[task]]
     assert corrupted
     assert page.text.count("solved, but the vote is wrong") == len(corrupted)
-    assert re.search(r"Training\s+[0-9.]+ s on cpu \(\w+, \d+ cores\)", page.text)
+    assert re.search(r"Training\s*[0-9.]+ s on cpu \(\w+, \d+ cores\)", page.text)
 
 
 def test_page_without_mistakes(tmp_path: Path) -> None:
