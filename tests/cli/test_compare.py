@@ -75,7 +75,7 @@ def test_verdict_and_exit_code(
     assert out.splitlines()[-1] == verdict
     shown = " ".join(out.split())
     assert f"exact_accuracy {sum(first) / 12:.4f} {sum(second) / 12:.4f}" in shown
-    assert "train.lr 0.001 0.5" in shown
+    assert "train.lr 0.001 -> 0.5" in shown
     assert "raw" not in shown
 
 
@@ -84,8 +84,10 @@ def test_statistics_by_hand(run: Run, tmp_path: Path) -> None:
     one = outputs(tmp_path / "one", [True] * 12)
     other = outputs(tmp_path / "other", [False] * 9 + [True] * 3)
     _, out, _ = run("compare", one, other)
-    assert "test puzzles, solved exactly: 100.0% and 25.0%, +75.0 points (95 % interval +50.0 to +100.0)" in out
-    assert "of 12: 9 solved by the first only, 0 by the second only; p = 0.0039 (McNemar's exact test)" in out
+    shown = " ".join(out.split())
+    assert "test puzzles, solved exactly: 100.0% and 25.0% difference: +75.0 points" in shown
+    assert "points (95 % interval +50.0 to +100.0); p = 0.0039 (McNemar's exact test)" in shown
+    assert "of 12: 9 solved by the first only, 0 by the second only" in shown
 
 
 def test_validation_puzzles_decide(run: Run, tmp_path: Path) -> None:

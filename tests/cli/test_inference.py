@@ -21,7 +21,7 @@ def test_solve(run: Run, finished: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert err == "note: the puzzle has several solutions; the answer can be only one of them\n"
     assert len(out.splitlines()) == 6  # four rows, a line between the boxes, the result
     code, out, _ = run("visualize", puzzle, "--model", model, "--max-steps", 2)
-    assert (code, out.count("step 2, "), out.count("halt logit")) == (0, 1, 2)
+    assert (code, out.count("step 2 of 2, "), out.count("halt logit")) == (0, 1, 2)
     code, out, _ = run("solve", puzzle, "--model", model, "--json", "--num-votes", 3)
     answer = json.loads(out)
     assert answer["question"][0] == [1, 0, 0, 0]

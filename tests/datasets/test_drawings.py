@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trm.config.dataset_meta import DatasetMeta
-from trm.data.drawing import INVALID, PAPER, UNKNOWN, plain_drawing
+from trm.data.drawing import INVALID, PAPER, UNKNOWN, palette, plain_drawing
 from trm.datasets.arc.dataset import VOCABULARY
 from trm.datasets.arithmetic.dataset import arithmetic_meta
 from trm.datasets.drawings import get_drawing
@@ -48,7 +48,7 @@ def test_cells_out_of_range(meta: DatasetMeta) -> None:
     cells = meta.vocab_size - get_dataset(meta.name).FIRST_CELL_TOKEN
     for cell in (cells, OUT_OF_RANGE):
         assert drawing.symbol(cell) == drawing.terminal_symbol(cell) == UNKNOWN == "?"
-        assert drawing.color(cell) == (PAPER if drawing.colors is None else INVALID)
+        assert drawing.color(cell) == (PAPER if drawing.colors is None or cell == drawing.blank else INVALID)
 
 
 @pytest.mark.parametrize(
@@ -89,3 +89,13 @@ def test_plain_drawing_of_unknown_dataset() -> None:
     assert get_drawing(meta) == plain_drawing(meta)
     assert get_drawing(meta).title == "Sorting"
     assert get_drawing(meta).symbols == ["a", "10"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 12, 40])
+def test_palette(count: int) -> None:
+    """All colors differ, and black symbols are readable: contrast 4.5 and more."""
+    colors = palette(count)
+    assert len(set(colors)) == count
+    for color in colors:
+        red, green, blue = ((int(color[at : at + 2], 16) / 255) ** 2.2 for at in (1, 3, 5))
+        assert (0.2126 * red + 0.7152 * green + 0.0722 * blue + 0.05) / 0.05 > 7

@@ -140,8 +140,8 @@ def test_submission_without_solutions(without_solutions: Experiment) -> None:
     assert len(predictions) == 16 * 5
     for column in ("exact", "correct", "cell_accuracy"):
         assert predictions.column(column).null_count == len(predictions)
-    assert "None" in arc.inspect("evaluation")
-    assert "(none)" in arc.inspect("dataset")  # the outputs of test pairs
+    assert "exact_accuracy" not in arc.inspect("evaluation")
+    assert "(the solution is unknown)" in arc.inspect("dataset")  # the outputs of test pairs
 
 
 def test_a_model_of_arc_agi_2_is_not_evaluated_on_arc_agi_1(without_solutions: Experiment, tmp_path: Path) -> None:

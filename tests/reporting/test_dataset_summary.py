@@ -8,8 +8,10 @@ from rich.console import Console
 
 from tests.conftest import ROOT
 from tests.sudokus import sudoku, write
+from trm.config.base import parse
 from trm.config.data import AugmentParams
 from trm.datasets.augment import augment
+from trm.datasets.custom.settings import Settings as CustomSettings
 from trm.datasets.maze.dataset import maze_meta
 from trm.datasets.sudoku.dataset import sudoku_meta
 from trm.datasets.sudoku.generator import generate_puzzles
@@ -121,7 +123,8 @@ def test_unusual_files(tmp_path: Path, name: str, content: str, row: list[str]) 
     lines = printed(tmp_path).splitlines()
     assert [line.split()[:-2] for line in lines if line.startswith(name) and "source" not in line] == [row]
     if "me,01." in content:
-        assert f"{name}: source me, rating {content.splitlines()[1].split(',')[3]}".rstrip() in "\n".join(lines)
+        rating = content.splitlines()[1].split(",")[3]
+        assert f"{name}: source me" + (f", rating {rating}" if rating else "") in lines
         assert any(line.split() == ["01.", "012"] for line in lines)
 
 
@@ -156,4 +159,24 @@ def test_drawing_of_other_datasets() -> None:
     numbers = maze.model_copy(update={"name": "custom", "vocabulary": ("pad", "7", "12")})
     assert grid_text(numbers, cells[:1] % 2).plain == "7 12 7"
     colors = grid_text(maze.model_copy(update={"name": "arc"}), np.array([[9, 0]], dtype=np.uint8))
-    assert [span.style.bgcolor.name for span in colors.spans] == ["#870c25", "#000000"]  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+    assert [span.style.bgcolor.name for span in colors.spans] == ["#870c25", "#262626"]  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+    assert colors.plain == "9 · \n"  # readable without colors
+
+
+def test_what_a_dataset_lacks_is_hidden(tmp_path: Path) -> None:
+    """Custom puzzles have no ratings, and each group is a source of its own; solutions may be unknown."""
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "out").mkdir()
+    rows = [f"g{number},{number:04b},{number:04b}" for number in range(8)]
+    (tmp_path / "raw/puzzles.csv").write_text("group,input,output\n" + "\n".join(rows) + "\n")
+    source = {"type": "path", "file": "unused.csv", "sha256": None}
+    values = {"name": "custom", "source": source, "test_groups": 2, "seed": 0, "symmetries": [], "fixed_symbols": []}
+    values |= {"alphabet": None, "height": None, "width": None, "allow_leakage": True}
+    settings = parse(CustomSettings, values, "test")
+    augment(settings, AugmentParams(num_aug=0, validation_groups=0, seed=0), tmp_path / "raw", tmp_path / "out", "key")
+    text = printed(tmp_path / "out", 1)
+    assert "rating" not in text
+    assert "\nsources" not in text
+    assert "identifiers" not in text
+    assert "train: source g" in text
+    assert printed(tmp_path / "raw").split("\n")[2].split() == ["file", "puzzles", "on", "disk"]

@@ -98,9 +98,10 @@ def test_last_step_equals_the_evaluation(experiment: Experiment) -> None:
     logits = sorted(each["logits"][-1] for each in shown)
     assert logits == pytest.approx(sorted(row["halt_logit"] for row in single), abs=0.02)
     assert {len(each["steps"]) for each in shown} == {experiment.params.evaluate.max_steps}
-    wrong = [row for row in single if not row["correct"]]
+    wrong = [row for row in single if not row["correct"] and row["halt_logit"] >= 0]
     mistakes = page.puzzles["mistakes"]
     assert len(mistakes) == min(len(wrong), MISTAKES)
+    assert ("None: every wrong single answer has a halt probability below" in page.text) == (not wrong)
     highest = sorted((row["halt_logit"] for row in wrong), reverse=True)[:MISTAKES]
     assert [each["logits"][0] for each in mistakes] == pytest.approx(highest, abs=0.006)
     for each in shown:
@@ -150,6 +151,19 @@ def test_minimal_experiment(tmp_path: Path) -> None:
     assert "5, of 5 groups sampled from 9" in page.text
     assert "Each puzzle has a single answer: there was no vote." in page.text
     assert "Accuracy in validation" not in page.text
+
+
+def test_vote_of_solved_and_failed_puzzles(tmp_path: Path) -> None:
+    """The vote of the solving network replaces correct answers by wrong ones; times and hardware are shown."""
+    experiment = solving_experiment(tmp_path / "solved")
+    page = Parsed(experiment.report(num_examples=12, test_time_compute=None))
+    rows = pq.read_table(experiment.folder / "evaluation/predictions.parquet").to_pylist()
+    winners = {row["task"]: row["correct"] for row in rows if row["rank"] == 1}
+    single = {row["task"]: row["correct"] for row in rows if row["augmentation"] == 0}
+    corrupted = [task for task, correct in single.items() if correct and not winners[task]]
+    assert corrupted
+    assert page.text.count("solved, but the vote is wrong") == len(corrupted)
+    assert re.search(r"Training\s*[0-9.]+ s on cpu \(\w+, \d+ cores\)", page.text)
 
 
 def test_page_without_mistakes(tmp_path: Path) -> None:

@@ -94,3 +94,32 @@ def test_printing_opens_all_details(pages: dict[str, Path], browser: Browser) ->
         assert page.locator("details:not([open])").count() > 5
         page.pdf()
         assert page.locator("details:not([open])").count() == 0
+
+
+@each_page
+def test_plots_fill_the_width(pages: dict[str, Path], browser: Browser, name: str) -> None:  # noqa: F811
+    """The last plot of each row ends where the section ends, and each drawing fills its plot."""
+    gaps = """() => [...document.querySelectorAll('.plots')].flatMap((plots) => {
+        const rows = []; // the right end of each row: a row ends before a plot that is further to the left
+        for (const each of plots.children) {
+            const box = each.getBoundingClientRect();
+            if (rows.length && box.left > rows[rows.length - 1]) rows[rows.length - 1] = box.right;
+            else rows.push(box.right);
+        }
+        const end = plots.parentElement.getBoundingClientRect().right;
+        const drawings = [...plots.querySelectorAll('.drawing')].map(
+            (each) => each.clientWidth - each.firstElementChild.getBoundingClientRect().width);
+        return [...rows.map((right) => end - right), ...drawings.filter((gap) => gap > 0)];
+    })"""
+    for width in (400, 800, 1400):
+        with opened(browser, pages[name], width) as page:
+            found = page.evaluate(gaps)
+            assert found
+            assert max(map(abs, found)) < 1.5, width
+
+
+@pytest.mark.parametrize("name", ["custom", "arithmetic"])
+def test_symbols_have_colors(pages: dict[str, Path], browser: Browser, name: str) -> None:  # noqa: F811
+    with opened(browser, pages[name]) as page:
+        fills = "elements => elements.map((each) => getComputedStyle(each).fill)"
+        assert len(set(page.locator("#gallery-0 [data-grid=solution] path[style]").evaluate_all(fills))) > 1

@@ -1,5 +1,6 @@
 """The numbers of the HTML report against values worked by hand: bins, votes, calibration, curves, scores."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -237,9 +238,80 @@ def test_examples_are_half_solved_and_half_failed(tmp_path: Path) -> None:
 
 
 def test_confident_mistakes(tmp_path: Path) -> None:
-    rows = [{"correct": number % 2 == 0, "exact": number % 2 == 0, "halt_logit": float(number)} for number in range(31)]
+    """Wrong answers with a halt probability of at least 50 %: with a halt logit of at least 0."""
+    logits = [float(number) - 15 for number in range(31)]
+    rows = [{"correct": n % 2 == 0, "exact": n % 2 == 0, "halt_logit": value} for n, value in enumerate(logits)]
     table = read_predictions(write_predictions(tmp_path / "p.parquet", rows))
-    assert gallery.confident_mistakes(table).tolist() == [29, 27, 25, 23, 21, 19, 17, 15, 13, 11]
+    assert gallery.confident_mistakes(table).tolist() == [29, 27, 25, 23, 21, 19, 17, 15]
+    many = [{"correct": False, "exact": False, "halt_logit": float(number)} for number in range(12)]
+    table = read_predictions(write_predictions(tmp_path / "q.parquet", many))
+    assert gallery.confident_mistakes(table).tolist() == [11, 10, 9, 8, 7, 6, 5, 4, 3, 2]
+
+
+def test_vote_of_a_failed_puzzle(voted: PredictionTable, tmp_path: Path) -> None:
+    """The vote corrects the first puzzle and corrupts the second; the others agree with their vote."""
+    assert [gallery._vote(voted, index) for index in range(4)] == [
+        *(", but the vote is right", ", but the vote is wrong", "", ""),
+    ]
+    single = read_predictions(write_predictions(tmp_path / "q.parquet", [{"correct": False, "exact": False}]))
+    assert gallery._vote(single, 0) == ""
+
+
+def test_halting_is_counted_up_to_the_steps_of_training(tmp_path: Path) -> None:
+    """Decisions at steps 2, 4 and 16 of an evaluation with 16 steps; 8 in training."""
+    rows = [{"halt_step": step} for step in (2, 4, 16)]
+    table = read_predictions(write_predictions(tmp_path / "p.parquet", rows))
+    assert statistics.halting(table, 8) == {"mean_halt_step": pytest.approx((2 + 4 + 8) / 3)}
+    ((name, value, definition),) = summary.counts({"mean_halt_step": 4.75}, 8)
+    assert (name, value) == ("mean_halt_step", "4.75")
+    assert definition.endswith("at most 8 (halt_max_steps)")
+
+
+@pytest.mark.parametrize(
+    ("steps", "kept"),
+    [
+        ([], 0),
+        ([1], 1),
+        ([50, 100, 150], 3),
+        ([50, 100, 101], 2),
+        ([50, 100, 124], 2),
+        ([50, 100, 125], 3),
+        ([1, 2], 2),
+    ],
+)
+def test_short_last_window_is_left_out(steps: list[int], kept: int) -> None:
+    columns = {"step": np.array(steps, float), "loss": np.arange(len(steps), dtype=float)} if steps else {}
+    shown = sections.without_short_window(columns)
+    assert len(shown.get("loss", ())) == len(shown.get("step", ())) == kept
+
+
+def test_plots_fill_rows_of_six_columns() -> None:
+    assert [sections.spans(count) for count in range(8)] == [
+        *([], [6], [3, 3], [2, 2, 2], [3, 3, 3, 3], [2, 2, 2, 3, 3], [2] * 6, [2, 2, 2, 3, 3, 3, 3]),
+    ]
+
+
+def test_durations_and_hardware(tmp_path: Path) -> None:
+    """Times are in a file next to the folder; that of another result is ignored."""
+    folders = {name: tmp_path / name for name in ("model", "evaluation", "imported")}
+    facts = {
+        "model": {"device": "cuda", "processes": 4},
+        "evaluation": {"device": "cpu", "processes": 1},
+        "imported": {},
+    }
+    for name, folder in folders.items():
+        folder.mkdir()
+        (folder / "manifest.json").write_text(json.dumps({"stage": "train", "key": name, "facts": facts[name]}))
+    timing = {"key": "model", "seconds": 4000.0, "train_seconds": 3725.0, "machine": "x86_64", "cores": 16}
+    (tmp_path / "model.timing.json").write_text(json.dumps(timing))
+    (tmp_path / "evaluation.timing.json").write_text(json.dumps({**timing, "key": "another"}))
+    assert summary.durations(folders) == [
+        ("model", "1 h 2 min on cuda (x86_64, 16 cores) with 4 processes"),
+        ("evaluation", "on cpu"),
+    ]
+    assert [summary.duration(seconds) for seconds in (0.04, 59.94, 60, 125.4, 7261)] == [
+        *("0.0 s", "59.9 s", "1 min 0 s", "2 min 5 s", "2 h 1 min"),
+    ]
 
 
 def test_steps_are_packed_as_changes() -> None:

@@ -6,6 +6,8 @@ from html.parser import HTMLParser
 import pytest
 from matplotlib.figure import Figure
 
+from trm.config.dataset_meta import DatasetMeta
+from trm.datasets.drawings import get_drawing
 from trm.reporting.figures.charts import THEME, inline_svg
 from trm.reporting.html.page import HERE
 
@@ -79,3 +81,24 @@ def test_colors_have_contrast(theme: int) -> None:
         assert contrast(colors["ink"], colors[background]) >= 4.5, background
     for mark, background in (("b", "wrong"), ("b", "floor"), ("b", "wall"), ("a", "floor")):
         assert contrast(colors[mark], colors[background]) >= (1.2 if background == "wall" else 3), (mark, background)
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+@pytest.mark.parametrize("count", [2, 3, 12, 40])
+def test_symbols_of_any_alphabet_are_readable(theme: int, count: int) -> None:
+    """The colors are mixed with the background of the theme: contrast 4.5 and more, and they differ."""
+    meta = DatasetMeta(name="custom", height=1, width=1, vocabulary=("pad", *map(str, range(count))), num_identifiers=1)
+    drawing = get_drawing(meta)
+    block = (HERE / "page.css").read_text().split(":root {")[1 + theme].split("}")[0]
+    variables = dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6})", block))
+    assert drawing.html_colors is not None
+    shown = set()
+    for css in drawing.html_colors:
+        parts = re.fullmatch(r"color-mix\(in srgb, (#[0-9a-f]{6}) (\d+)%, var\(--cell\)\)", css)
+        assert parts is not None
+        color, share = parts[1], int(parts[2]) / 100
+        pairs = ((int(one[at : at + 2], 16) for one in (color, variables["cell"])) for at in (1, 3, 5))
+        mixed = "#" + bytes(round(share * one + (1 - share) * other) for one, other in pairs).hex()
+        assert contrast(variables["ink"], mixed) >= 4.5
+        shown.add(mixed)
+    assert len(shown) == count

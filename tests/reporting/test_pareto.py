@@ -87,10 +87,11 @@ def test_terminal_tables() -> None:
     out = io.StringIO()
     Console(file=out, width=100).print(terminal_tables(results(SELECTED)))
     first, second = out.getvalue().split("Each setting alone")
-    assert [line.split("  ")[0] for line in first.splitlines()[2:] if line.strip()] == [
+    assert [line.split("  ")[0] for line in first.splitlines()[3:] if line.strip()] == [
         *("4 steps", "16 steps, early halting", "16 steps, 4 votes")
     ]
     assert second.count("better") == 2
+    assert second.count("n.s.") == 1 + 1  # and its meaning
     assert max(map(len, out.getvalue().splitlines())) <= 100
 
 

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -16,7 +17,8 @@ from trm.datasets.maze.dataset import maze_meta
 from trm.datasets.sudoku.dataset import sudoku_meta
 from trm.inference.trace import Frame, Sample, Status
 from trm.reporting.terminal.colors import intensity
-from trm.reporting.terminal.rendering import View, Window, render
+from trm.reporting.terminal.maps import View, Window
+from trm.reporting.terminal.rendering import TERMS, render, render_answer
 
 LARGE = Window(160, 60, False)
 ARC = DatasetMeta(name="arc", height=30, width=30, vocabulary=VOCABULARY, num_identifiers=2)
@@ -61,20 +63,21 @@ def test_render() -> None:
     before[0, 2] = 1
     question[0, 3] = 4
     view = View(get_drawing(sudoku_meta(4)), frame_of(answer), before, question, solution)
-    assert render(view, Window(80, 40, False)).plain == "\n".join(
+    assert render(view, Window(80, None, False)).plain == "\n".join(
         [
             "step 2, round 1, pass 3   halt logit +0.00, probability 50.0%",
             "2 of 16 cells changed, 2 wrong",
-            "answer        movement of the latents",
-            "4x4X| 3*4     ████| ████",
-            "3 4 | 1 2     ████| ████",
-            "----+-----    ----+-----",
-            "2 1 | 4 3     ████| ████",
-            "4 3 | 2 1     ████| ████",
+            "question      answer        movement of the latents",
+            ". . | . 4     4x4X| 3*4     ████| ████",
+            ". . | . .     3 4 | 1 2     ████| ████",
+            "----+-----    ----+-----    ----+-----",
+            ". . | . .     2 1 | 4 3     ████| ████",
+            ". . | . .     4 3 | 2 1     ████| ████",
             "* changed, x wrong, X both",
+            "movement: ░ 0.006  ▒ 0.03  ▓ 0.2  █ 1",
         ]
     )
-    colored = printed(view, Window(80, 40, True))
+    colored = printed(view, Window(80, None, True))
     assert "\x1b[31m4x" in colored  # wrong
     assert "\x1b[1;7;31m4X" in colored  # wrong and changed
     assert "\x1b[1;7;32m3*" in colored  # correct and changed
@@ -89,7 +92,7 @@ def test_intensity() -> None:
     moved = np.array([[1, 10**-1.5, 1e-3, 0]], np.float32)
     frame = Frame(1, 1, 1, False, answer, 0.0, moved, (ONE,))
     view = View(get_drawing(CUSTOM), frame, answer, answer, None)
-    assert render(view, Window(80, 40, False)).plain.splitlines()[3].rstrip().endswith("██▒▒")
+    assert render(view, Window(80, None, False)).plain.splitlines()[3].rstrip().endswith("██▒▒")
 
 
 WINDOWS = [
@@ -161,18 +164,21 @@ def test_largest_scale_that_fits() -> None:
     def lines(window: Window) -> list[str]:
         return render(view(answer, answer), window).plain.splitlines()
 
-    wide = lines(Window(160, 50, True))
-    assert "movement of the latents" in wide[2]
-    assert len(wide) == 2 + 1 + 30 + 1
-    halves = lines(Window(80, 24, True))
-    assert "status" in halves[2]
-    assert halves[3].count("▀") == 60
-    assert len(halves) == 2 + 1 + 15 + 1
+    wide = lines(Window(190, 50, True))
+    assert wide[2].split() == ["question", "answer", "movement", "of", "the", "latents"]
+    assert len(wide[3]) == 3 * 60 + 2 * 4
+    halves = lines(Window(100, 24, True))
+    assert halves[2].split() == ["question", "answer", "status"]
+    assert halves[3].count("▀") == 90
+    two = lines(Window(80, 24, True))
+    assert two[2].split() == ["answer", "status"]
+    assert two[3].count("▀") == 60
+    assert len(two) == 2 + 1 + 15 + 1 + 1 + len(TERMS)
     narrow = lines(Window(80, 40, False))
     assert "movement of the latents" in narrow[2]
     assert len(narrow[3]) == 30 + 4 + 30
     alone = lines(Window(40, 40, False))
-    assert alone[-1] == "latent movement: the window is too small"
+    assert "latent movement: the window is too small" in alone
     assert len(alone[3]) == 30
     assert lines(Window(80, 24, False))[2].startswith("the window is too small: 30 columns and 35 lines are needed")
 
@@ -180,10 +186,11 @@ def test_largest_scale_that_fits() -> None:
 def test_grid_of_another_size() -> None:
     solution, question = np.ones((3, 4), np.uint8), np.full((2, 2), 5, np.uint8)
     answer = np.array([[1, 2, 1, 1, 1]], np.uint8)
-    text = render(View(get_drawing(ARC), frame_of(answer), None, question, solution), LARGE).plain.splitlines()
-    assert text[1] == "5 of 5 cells changed, 2 wrong; 1 x 5, the solution is 3 x 4"
+    view = View(get_drawing(ARC), frame_of(answer), None, question, solution)
+    text = render(view, Window(160, None, False)).plain.splitlines()
+    assert text[1] == "the first answer, 2 wrong; 1 x 5, the solution is 3 x 4"
     assert text[2].split() == ["question", "answer", "movement", "of", "the", "latents"]
-    assert text[3].startswith("5 5           1*2X1*1*1X")
+    assert text[3].split() == ["5", "5", "1", "2x1", "1", "1x", "██████████"]
     empty = render(
         View(get_drawing(ARC), frame_of(np.zeros((0, 0), np.uint8)), answer, question, solution), LARGE
     ).plain
@@ -210,3 +217,68 @@ def test_samples() -> None:
     many = tuple(Sample(str(n), "A", 1.0, "running", True, n == 1) for n in range(1, 61))
     lines = render(view(answer, answer, samples=many), Window(80, 40, False)).plain.splitlines()
     assert lines[-2:] == ["and 42 more", "votes: A 60"]
+
+
+def test_large_windows() -> None:
+    """Cells are enlarged, and every word is explained, as far as the window allows."""
+    answer, view = view_of(sudoku_meta(6))
+    lines = render(view(answer, None), Window(140, 40, True)).plain.splitlines()
+    assert lines[2].split() == ["question", "answer", "movement", "of", "the", "latents"]
+    first = lines[4]  # the second of three lines of the first row of cells
+    assert len(first.split("|")[0]) == 3 * 6
+    assert first.startswith("  .     .     .   | ")
+    assert lines[3].strip(" |█") == ""
+    assert [line for line in lines if line in TERMS] == list(TERMS)
+    assert len(render(view(answer, None), Window(80, 24, True)).plain.splitlines()) <= 24
+
+
+def test_keys_are_in_the_last_line_of_every_window() -> None:
+    answer, view = view_of(sudoku_meta(6))
+    for width, height in ((140, 40), (80, 24), (40, 6), (10, 2)):
+        lines = render(view(answer, None), Window(width, height, True, keys="q quit")).plain.splitlines()
+        assert lines[-1] == "q quit"
+        assert len(lines) <= height
+
+
+@pytest.mark.parametrize("name", METAS)
+@pytest.mark.parametrize("color", [True, False])
+def test_ascii(name: str, color: bool) -> None:
+    """A terminal without box characters gets ASCII, in the same columns."""
+    answer, view = view_of(METAS[name])
+    for shown in (view(answer, answer), view(answer, None)):
+        text = render(shown, Window(200, 40, color, encoding="ascii"))
+        assert text.plain.isascii()
+        assert "?" not in text.plain
+    assert render(view(answer, answer), Window(200, 40, color, encoding="latin-1")).plain.encode("latin-1")
+
+
+def test_ascii_shades() -> None:
+    answer = np.zeros((1, 4), np.uint8)
+    frame = Frame(1, 1, 1, False, answer, 0.0, np.array([[1, 0.2, 0.03, 0.006]], np.float32), (ONE,))
+    view = View(get_drawing(CUSTOM), frame, answer, answer, None)
+    assert render(view, Window(80, None, False, encoding="ascii")).plain.splitlines()[3].endswith("##%%==--")
+
+
+def test_skipped_frames_are_counted() -> None:
+    answer, view = view_of(sudoku_meta(4))
+    for skipped, words in ((1, "after 1 pass without a change"), (12, "after 12 passes without a change")):
+        text = render(replace(view(answer, answer), skipped=skipped), LARGE).plain.splitlines()
+        assert text[1] == f"0 of 16 cells changed {words}, 0 wrong"
+    limited = render(replace(view(answer, answer), limits=(16, 2, 5)), LARGE).plain
+    assert limited.startswith("step 2 of 16, round 1 of 2, pass 3 of 5   halt logit")
+
+
+def test_finished_puzzle() -> None:
+    """Question, answer and solution next to each other, or below each other."""
+    answer, question = np.array([[1, 2], [2, 2]], np.uint8), np.array([[1, 0], [0, 0]], np.uint8)
+    solution = np.array([[1, 2], [2, 1]], np.uint8)
+    meta = DatasetMeta(name="custom", height=2, width=2, vocabulary=("pad", *"abc"), num_identifiers=1)
+    view = View(get_drawing(meta), frame_of(answer), answer, question, solution)
+    assert [line.plain.rstrip() for line in render_answer(view, Window(80, None, False))] == [
+        "question    answer    solution",
+        "b a         b c       b c",
+        "a a         c cx      c b",
+        "x wrong",
+    ]
+    stacked = [line.plain.rstrip() for line in render_answer(view, Window(10, None, False))]
+    assert stacked == ["question", "ba", "aa", "answer", "bc", "cx", "solution", "bc", "cb", "x wrong"]

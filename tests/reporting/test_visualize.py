@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,7 @@ from trm.inference.solve import Answer
 from trm.inference.trace import Frame, Sample, trace
 from trm.models.act import TRM, build_model
 from trm.reporting.figures.pictures import CORRECT, WRONG, picture
-from trm.reporting.terminal import animation
-from trm.reporting.terminal import visualize as module
+from trm.reporting.terminal import animation, player
 from trm.reporting.terminal.animation import check_gif_path, save_gif
 from trm.reporting.terminal.visualize import Puzzle, dataset_puzzle, input_puzzle, outcome, visualize
 from trm.utils.errors import UserError
@@ -132,34 +132,63 @@ def test_every_step_without_a_terminal(model: TRM, tmp_path: Path) -> None:
     puzzle = input_puzzle(META, QUESTION, 1, 0)
     visualize(model, META, puzzle, inference_config(3), file, Console(file=out, width=80))
     text = out.getvalue()
-    assert [line[:7] for line in text.splitlines() if "halt logit" in line] == ["step 1,", "step 2,", "step 3,"]
-    assert "16 of 16 cells changed" in text.splitlines()[1]  # there is no previous frame
+    steps = [line.split(",")[0] for line in text.splitlines() if "halt logit" in line]
+    assert (steps[0], steps[-1]) == ("step 1 of 3", "step 3 of 3")
+    assert text.splitlines()[1].startswith("the first answer, ")
     assert "not solved; halt probability 0.7%" in text
     assert f"{file}: 3 steps" in text.replace("\n", "")
     frames: list[Frame] = []
     trace(model, META, puzzle.puzzle, inference_config(3), frames.append)
-    steps = [frame for frame in frames if frame.ends_step]
-    save_gif(get_drawing(META), steps, QUESTION, puzzle.solution, tmp_path / "b.gif")
+    last_frames = [frame for frame in frames if frame.ends_step]
+    save_gif(get_drawing(META), last_frames, QUESTION, puzzle.solution, tmp_path / "b.gif")
     assert (tmp_path / "b.gif").read_bytes() == file.read_bytes()
     with Image.open(file) as image:
         assert getattr(image, "n_frames", 1) <= 3
         assert image.width > 3 * 4 * 32
 
 
-def test_every_pass_on_a_terminal(model: TRM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TOTAL_SECONDS", 0.0)
+def stepwise(question: np.ndarray, step: int, _noise: float) -> tuple[np.ndarray, float]:
+    """A wrong answer in steps 1 and 2, the solution in step 3, and the wrong one again from step 6 on."""
+    del question
+    return (SOLVED if 3 <= step < 6 else SOLVED[::-1]).ravel() + np.uint8(1), 0.0
+
+
+def test_steps_without_a_change_are_skipped_and_counted(model: TRM) -> None:
+    network = ScriptedNetwork(model.config, META, stepwise)
+    out = io.StringIO()
+    visualize(network, META, input_puzzle(META, QUESTION, 1, 0), inference_config(9), None, Console(file=out, width=80))
+    lines = out.getvalue().splitlines()
+    assert [line.split(",")[0] for line in lines if "halt logit" in line] == [
+        f"step {step} of 9" for step in (1, 3, 6, 9)
+    ]
+    statuses = [line.split(",")[0] for line in lines if "cells changed" in line]
+    assert statuses == [
+        "16 of 16 cells changed after 1 step without a change",
+        "16 of 16 cells changed after 2 steps without a change",
+        "0 of 16 cells changed after 2 steps without a change",
+    ]
+
+
+def test_passes_on_a_terminal(model: TRM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a keyboard: the first pass, those with a change, and the last one."""
+    monkeypatch.setattr(player, "FRAME_SECONDS", 0.0)
     monkeypatch.setenv("TERM", "xterm-256color")
-    console = Console(file=io.StringIO(), force_terminal=True, width=80, height=24)
-    visualize(model, META, input_puzzle(META, QUESTION, 1, 0), inference_config(2), None, console)
+    network = ScriptedNetwork(model.config, META, stepwise)
+    puzzle, config = input_puzzle(META, QUESTION, 1, 0), inference_config(4)
+    console = Console(file=io.StringIO(), force_terminal=True, width=120, height=40)
+    visualize(network, META, puzzle, config, None, console)
     text = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
     before, _, after = text.partition("\x1b[?1049l")  # the alternate screen is left
-    assert before.count("halt logit") == 2 * model.passes
+    shown = re.findall(r"step (\d) of 4, round (\d) of 2, pass (\d) of 3", before)
+    # Before the first answer pass all cells are 0; the last view is drawn once more.
+    assert shown == [("1", "1", "1"), ("1", "1", "3"), ("3", "1", "3"), *[("4", "2", "3")] * 2]
+    assert "space pause" not in text
     assert after.count("halt logit") == 1  # and the last frame is printed
     monkeypatch.setenv("TERM", "dumb")
     dumb = Console(file=io.StringIO(), force_terminal=True, width=80, height=24)
-    visualize(model, META, input_puzzle(META, QUESTION, 1, 0), inference_config(2), None, dumb)
+    visualize(network, META, puzzle, config, None, dumb)
     plain = dumb.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
-    assert plain.count("halt logit") == 2
+    assert plain.count("halt logit") == 3
     assert "\x1b" not in plain
 
 
@@ -177,7 +206,7 @@ def test_outcome() -> None:
 
 
 def test_visualize_returns_whether_the_puzzle_is_solved(model: TRM) -> None:
-    def solves(network: TRM, grid: np.ndarray) -> bool:
+    def solves(network: TRM, grid: np.ndarray) -> bool | None:
         puzzle = input_puzzle(META, grid, 1, 0)
         return visualize(network, META, puzzle, inference_config(1), None, Console(file=io.StringIO()))
 

@@ -9,6 +9,7 @@ import pytest
 
 from trm.config.recipes import studies
 from trm.config.tracking import TrackingParams
+from trm.evaluation.metrics import proportion
 from trm.stages.records import STAGES, Stage
 from trm.studies import study as module
 from trm.studies.report import Result, markdown, over_seeds, table, write_report
@@ -97,12 +98,23 @@ def test_tracking_settings_of_runs(tmp_path: Path) -> None:
 
 def test_interval_over_seeds() -> None:
     """0.5, 0.6, 0.7: mean 0.6, deviation 0.1, t(2) = 4.3027: 0.6 ± 4.3027 * 0.1 / sqrt(3)."""
-    assert over_seeds([0.5, 0.6, 0.7]) == pytest.approx([0.6 - 0.24842, 0.6 + 0.24842], abs=1e-4)
+    assert over_seeds([0.5, 0.6, 0.7], 10_000) == pytest.approx([0.6 - 0.24842, 0.6 + 0.24842], abs=1e-4)
+
+
+@pytest.mark.parametrize(("score", "hits"), [(0.0, 0), (0.25, 25), (1.0, 100)])
+def test_equal_seeds_have_an_interval(score: float, hits: int) -> None:
+    """As wide as the Wilson interval over 100 puzzles: equal scores of three seeds are not certain."""
+    low, high = over_seeds([score] * 3, 100)
+    wilson = proportion(hits, 100)
+    assert wilson["low"] is not None
+    assert wilson["high"] is not None
+    assert high - low == pytest.approx(wilson["high"] - wilson["low"])
+    assert (low + high) / 2 == pytest.approx(score)
 
 
 def result(recipe: str, seed: int, exact: float, losses: list[float]) -> Result:
     scores = {"exact_accuracy": exact, "cell_accuracy": exact, "halt_accuracy": exact}
-    metrics = {**scores, "interval_95": {name: [exact - 0.1, exact + 0.1] for name in scores}}
+    metrics = {**scores, "puzzles": 100, "interval_95": {name: [exact - 0.1, exact + 0.1] for name in scores}}
     timing = {"steps_per_second": 4.0, "train_seconds": 50.0}
     log = {"step": np.arange(1, len(losses) + 1) * 100, "loss": np.array(losses)}
     return Result(recipe, seed, metrics, {"parameters": 1234, "steps": 200, "device": "cpu"}, timing, 42, log, {})

@@ -19,5 +19,5 @@ def compare_command(first: Location, second: Location) -> None:
     from trm.storage.artifact_cache import local_copy
 
     ours, theirs = (load_evaluation(local_copy(location)) for location in (first, second))
-    paired = print_comparison(ours, theirs, Console(highlight=False, soft_wrap=True))
+    paired = print_comparison(ours, theirs, Console(highlight=False))
     raise typer.Exit(EXIT_CODES[paired.verdict])

@@ -96,10 +96,12 @@ def visualize_command(
     seed: Seed = 0,
     save: Save = None,
 ) -> None:
-    """Show a model solving a puzzle: the answer after every forward pass, and the movement of the latents.
+    """Show a model solving a puzzle: question, answer, and the movement of the latents, after each forward pass.
 
-    With equal settings, the answer is that of `trm solve`.
+    Passes without a change are skipped. On a terminal, keys pause, step, jump and quit. With equal settings, the
+    answer is that of `trm solve`.
     """
+    _announce()
     from rich.console import Console
 
     from trm.inference.cost import check_inference
@@ -132,6 +134,7 @@ def demo_command(
     save: Save = None,
 ) -> None:
     """Show the included model solving a newly generated 6x6 Sudoku. Requires no training and no download."""
+    _announce()
     # Compiling the generator takes much longer than generating one puzzle in pure Python.
     os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
     from rich.console import Console
@@ -142,6 +145,12 @@ def demo_command(
     if save is not None:
         check_gif_path(save)
     demo(config, seed, save, Console(highlight=False))
+
+
+def _announce() -> None:
+    """Print a line on a terminal before the libraries are imported, which takes seconds."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        print("loading the model ...", file=sys.stderr, flush=True)
 
 
 def sweep_command(

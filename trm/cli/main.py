@@ -25,7 +25,7 @@ from trm.stages.runner import run_stage
 from trm.utils.errors import DataError, InternalError, Interrupted, UserError, exit_code
 from trm.utils.file_formats import printable
 from trm.utils.hints import run_all
-from trm.utils.output import flush_output
+from trm.utils.output import flush_output, replace_unencodable
 from trm.utils.stop_signals import handled_signals
 
 app = typer.Typer(
@@ -51,6 +51,7 @@ def run_app(app: Callable[..., object], name: str) -> NoReturn:
     """
     for number in handled_signals():
         signal.signal(number, _raise_interrupted)
+    replace_unencodable()
     code = None
     try:
         code = app(standalone_mode=False)
@@ -178,12 +179,12 @@ def inspect_command(
         str,
         typer.Argument(
             callback=model_location,
-            help="The output of a stage or raw files: a folder, a file or s3:// URI; or `demo`, the included model.",
+            help="A file or folder that `trm` writes, raw files, the s3:// URI of an artifact, or `demo`.",
         ),
     ],
     puzzles: Annotated[int, typer.Option(min=0, help="Number of puzzles to print, per split.")] = 3,
 ) -> None:
-    """Print the contents of an artifact: counts, shapes, metrics, lineage and a few puzzles."""
+    """Print the contents of an output: counts, shapes, metrics, lineage and a few puzzles."""
     from trm.reporting.terminal.inspect import inspect_artifact
     from trm.storage.artifact_cache import local_copy
 
@@ -252,8 +253,7 @@ def study_command(
     from trm.studies.study import load_study, run_study
 
     if name == "list":
-        for known, path in studies().items():
-            print(f"{known:22} {summary(path)}")
+        _print_summaries({known: summary(path) for known, path in studies().items()})
         return
     out = folder / Path(name).stem
     study, title = load_study(name)
@@ -264,6 +264,14 @@ def study_command(
     print(f"study: {out / 'report.md'}", file=sys.stderr)
 
 
+def _print_summaries(summaries: dict[str, str]) -> None:
+    from rich.console import Console
+
+    from trm.reporting.terminal.tables import facts
+
+    Console(highlight=False).print(facts("", summaries.items()))
+
+
 RecipeName = Annotated[str, typer.Argument(help="Name of a recipe or an ablation; see `trm recipe list`.")]
 
 
@@ -272,8 +280,7 @@ def recipe_list() -> None:
     """List the recipes and ablations."""
     from trm.config.recipes import ablations, recipes, summary
 
-    for name, path in (recipes() | ablations()).items():
-        print(f"{name:22} {summary(path)}")
+    _print_summaries({name: summary(path) for name, path in (recipes() | ablations()).items()})
 
 
 @recipe_app.command("show")

@@ -1,5 +1,6 @@
 """Display of the puzzles of a dataset in the terminal, in figures and in the HTML report."""
 
+import colorsys
 from dataclasses import dataclass
 
 from trm.config.dataset_meta import DatasetMeta
@@ -9,6 +10,12 @@ PAPER, INVALID = "#ffffff", "#8e44ad"
 """Background of cells without a color, and the color of values outside the alphabet."""
 UNKNOWN = "?"
 """The symbol of values outside the alphabet: a model may predict padding, which is cell 255."""
+
+
+LIGHTNESS, STRONG, SATURATION = 0.82, 0.5, 0.75
+"""Lightness of the colors of `palette` and of those of the report, and their saturation."""
+TINT = 30
+"""Percentage of a color of the report in its mixture with the background."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +59,22 @@ class Drawing:
         return (printable(symbols[cell]) or ".") if cell < len(symbols) else UNKNOWN
 
     def color(self, cell: int) -> str:
-        """Color of a cell value."""
-        if self.colors is None:
+        """Color of a cell value; cells without a value have no color."""
+        if self.colors is None or cell == self.blank:
             return PAPER
         return self.colors[cell] if cell < len(self.colors) else INVALID
 
 
+def palette(count: int, lightness: float = LIGHTNESS) -> list[str]:
+    """`count` colors of different hues; black symbols are readable on the light ones."""
+    shares = (colorsys.hls_to_rgb(number / count, lightness, SATURATION) for number in range(count))
+    return ["#" + bytes(round(255 * part) for part in share).hex() for share in shares]
+
+
 def plain_drawing(meta: DatasetMeta) -> Drawing:
-    """The default display: the symbols of the vocabulary, without colors."""
-    return Drawing(title=meta.name.capitalize(), symbols=list(meta.vocabulary[1:]))
+    """The default display: the symbols of the vocabulary, each on a color of its own."""
+    symbols = list(meta.vocabulary[1:])
+    # Mixed with the background of the theme, so that symbols are readable on both themes.
+    strong = palette(len(symbols), STRONG)
+    html_colors = [f"color-mix(in srgb, {color} {TINT}%, var(--cell))" for color in strong]
+    return Drawing(meta.name.capitalize(), symbols, palette(len(symbols)), html_colors)

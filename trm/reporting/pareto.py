@@ -8,7 +8,6 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from trm.config.evaluation import ReportParams
@@ -26,6 +25,7 @@ from trm.evaluation.sweep import (
 )
 from trm.reporting.figures.charts import STYLE
 from trm.reporting.html.summary import points, with_interval
+from trm.reporting.terminal.tables import columns, plain
 from trm.storage.artifacts import staged, write_json, write_manifest
 from trm.training.checkpoint import checkpoint_file, load_checkpoint
 from trm.utils.device import resolve_device, resolve_precision
@@ -42,6 +42,8 @@ PHRASES = {
 """Setting -> phrase with its value and a plural ending."""
 GROUPS = (("single answer", "C0", "o"), ("votes", "C1", "s"), ("samples", "C2", "^"), ("votes and samples", "C3", "D"))
 """Name, color and marker of the settings without and with votes and samples."""
+SHORT = {"not significant": "n.s."}
+NOTE = "n.s.: not significant; the 95 % interval of the difference, in brackets, contains 0"
 
 
 def describe(settings: Mapping[str, Any], published: Mapping[str, Any]) -> str:
@@ -57,11 +59,11 @@ def verdict(row: Row) -> str:
     return "worse" if row["difference_high"] < 0 else "not significant"
 
 
-def figure(results: SweepResults) -> Figure:
+def figure(results: SweepResults, size: tuple[float, float] = (5.6, 3.8)) -> Figure:
     """Accuracy on the test puzzles against mean forward passes: all settings and the Pareto front."""
     rows = results["splits"][SCORING_SPLIT]["rows"]
     with rc_context(STYLE):
-        made = Figure(figsize=(5.6, 3.8))
+        made = Figure(figsize=size)
         axes = made.subplots()
         for number, (name, color, marker) in enumerate(GROUPS):
             of_group = [
@@ -93,11 +95,10 @@ def figure(results: SweepResults) -> Figure:
 def terminal_tables(results: SweepResults) -> RenderableType:
     """The Pareto front, the effect of each setting alone, and the selected setting, for a terminal."""
     rows, published = results["splits"][SCORING_SPLIT]["rows"], results["published"]
-    front = _table("Pareto front: settings that no cheaper setting matches")
-    _add(front, pareto_front(rows), published)
-    alone = _table(f"Each setting alone against the published one ({describe(published, published)})")
-    _add(alone, [find_row(rows, published), *(row for _, row in single_changes(rows, published))], published)
-    return Group(front, Text(), alone, Text(), *(Text(line) for line in sentences(results)))
+    front = _table("Pareto front: settings that no cheaper setting matches", pareto_front(rows), published)
+    title = f"Each setting alone against the published one ({describe(published, published)})"
+    alone = _table(title, [find_row(rows, published), *(row for _, row in single_changes(rows, published))], published)
+    return Group(front, alone, Text(f"\n{NOTE}", "dim"), Text(), *(Text(plain(line)) for line in sentences(results)))
 
 
 def sentences(results: SweepResults) -> Iterator[str]:
@@ -119,20 +120,13 @@ def sentences(results: SweepResults) -> Iterator[str]:
     )
 
 
-def _table(title: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("setting")
-    for name in ("passes", "exact", "difference, points"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("")
-    return table
-
-
-def _add(table: Table, rows: Sequence[Row], published: Mapping[str, Any]) -> None:
+def _table(title: str, rows: Sequence[Row], published: Mapping[str, Any]) -> RenderableType:
+    lines = []
     for row in rows:
         is_published = row["settings"] == published
-        comparison = ("published", "") if is_published else (difference(row), verdict(row))
-        table.add_row(describe(row["settings"], published), f"{row['forward_passes']:,.1f}", exact(row), *comparison)
+        comparison = ("published", "") if is_published else (difference(row), SHORT.get(verdict(row), verdict(row)))
+        lines.append((describe(row["settings"], published), f"{row['forward_passes']:,.1f}", exact(row), *comparison))
+    return columns(title, ("setting", "passes", "exact", "difference, points", ""), lines)
 
 
 def exact(row: Row) -> str:

@@ -18,7 +18,20 @@ from trm.utils.errors import DataError
 
 Mask = npt.NDArray[np.bool_]
 COLUMNS = (
-    *("task", "pair", "puzzle", "augmentation", "votes", "rank", "halt_logit", "exact", "correct", "valid", "rating"),
+    *(
+        "task",
+        "pair",
+        "puzzle",
+        "augmentation",
+        "votes",
+        "rank",
+        "halt_logit",
+        "halt_step",
+        "exact",
+        "correct",
+        "valid",
+        "rating",
+    ),
 )
 """The columns read for all rows. Answers, which may have a thousand bytes each, are read only where needed."""
 
@@ -60,6 +73,8 @@ class PredictionTable:
     """Row of the test split."""
     rating: npt.NDArray[np.int32]
     halt_logit: npt.NDArray[np.float32]
+    halt_step: npt.NDArray[np.int32]
+    """First step with a positive halting decision; the last step if there is none."""
     known: Mask
     """Examples with a known solution."""
     exact: Mask
@@ -104,7 +119,10 @@ def read_predictions(file: Path) -> PredictionTable:
         votes=np.maximum.reduceat(np.where(rank == 1, columns["votes"], 0), first),
         vote_correct=np.logical_or.reduceat(correct & (rank == 1), first),
         top2_correct=np.logical_or.reduceat(correct & (rank <= 2), first),
-        **{name: columns[name][first] for name in ("pair", "puzzle", "rating", "halt_logit", "exact", "correct")},
+        **{
+            name: columns[name][first]
+            for name in ("pair", "puzzle", "rating", "halt_logit", "halt_step", "exact", "correct")
+        },
     )
 
 

@@ -90,6 +90,14 @@ def calibration(halt_logit: npt.NDArray[np.floating], exact: Mask) -> Calibratio
     return Calibration(bins, means, float(np.average(gaps, weights=counts[nonempty])))
 
 
+def halting(table: PredictionTable, halt_max_steps: int) -> dict[str, float]:
+    """The mean first step with a positive halting decision; puzzles without one within `halt_max_steps` count as that.
+
+    An evaluation may take more steps than a sequence of the training, which ends there.
+    """
+    return {"mean_halt_step": float(np.minimum(table.halt_step, halt_max_steps).mean())}
+
+
 def votes(table: PredictionTable) -> Votes:
     """Agreement of the votes on puzzles with known solutions."""
     known = table.known

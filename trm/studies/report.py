@@ -1,6 +1,7 @@
 """The report of a study: a table of its variations, and curves of loss and accuracy against steps and time."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,9 @@ from trm.reporting.training_log import read_log
 from trm.storage.artifacts import read_manifest, timing_file, write_json
 
 NOTES = (
-    "Scores in percent of the test puzzles: mean over seeds ± half the width of its 95 % interval (Student's t);",
-    "for one seed, the 95 % interval over puzzles. Loss: first, last and lowest value in the training log.",
+    "Scores in percent of the test puzzles: mean over seeds ± half the width of its 95 % interval (Student's t, at",
+    "least that of the Wilson interval over the puzzles); for one seed, the 95 % interval over puzzles. Loss: first,",
+    "last and lowest value in the training log.",
 )
 SCORES = {"exact_accuracy": "exact", "cell_accuracy": "cell", "halt_accuracy": "halt"}
 
@@ -87,7 +89,8 @@ def _row(runs: Sequence[Result]) -> dict[str, Any]:
     for name in SCORES:
         values = [run.metrics[name] for run in runs]
         row[name] = mean(lambda run, name=name: run.metrics[name])
-        row[f"{name}_95"] = over_seeds(values) if len(runs) > 1 else runs[0].metrics["interval_95"][name]
+        puzzles = runs[0].metrics["puzzles"]
+        row[f"{name}_95"] = over_seeds(values, puzzles) if len(runs) > 1 else runs[0].metrics["interval_95"][name]
     losses = [run.log["loss"] for run in runs]
     row |= {"loss_first": float(np.mean([loss[0] for loss in losses]))}
     row |= {"loss_last": float(np.mean([loss[-1] for loss in losses]))}
@@ -97,11 +100,22 @@ def _row(runs: Sequence[Result]) -> dict[str, Any]:
     return row | {name: mean(lambda run, name=name: run.timing[name]) for name in ("steps_per_second", "train_seconds")}
 
 
-def over_seeds(values: Sequence[float]) -> list[float]:
-    """The 95 % interval of the mean of two or more values (Student's t)."""
+def over_seeds(values: Sequence[float], puzzles: int) -> list[float]:
+    """The 95 % interval of the mean of the scores of two or more seeds, fractions of the same `puzzles`.
+
+    Student's t over the seeds, at least as wide as the Wilson interval over the puzzles: the scores of a few seeds may
+    be equal by chance, which does not make their mean certain.
+    """
     mean, n = float(np.mean(values)), len(values)
     reach = float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
+    reach = max(reach, wilson_reach(mean, puzzles))
     return [mean - reach, mean + reach]
+
+
+def wilson_reach(share: float, n: int) -> float:
+    """Half the width of the 95 % Wilson interval of a fraction of n puzzles; it is positive for 0 and 1, too."""
+    z = float(stats.norm.ppf(0.975))
+    return z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
 
 
 def markdown(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:

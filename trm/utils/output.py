@@ -46,6 +46,13 @@ def output_may_close() -> Iterator[None]:
         sys.stdout, sys.stderr = old
 
 
+def replace_unencodable() -> None:
+    """Write `?` in place of characters that the encoding of stdout or stderr lacks, instead of raising an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def flush_output() -> None:
     """Write the buffered output; discard it if nobody reads it. Otherwise the interpreter fails to flush it at exit."""
     for stream in (sys.__stdout__, sys.__stderr__):

@@ -43,10 +43,8 @@ STYLE: dict[Any, Any] = {
     "figure.constrained_layout.h_pad": 0.04,
     "figure.constrained_layout.w_pad": 0.04,
 }
-SMALL, WIDE = (3.7, 2.6), (5.6, 2.9)
-"""Figure sizes in inches; a small one fits a phone."""
-MANY = 10
-"""Up to this number of bins a figure is small."""
+SIZES = {2: (3.7, 2.6), 3: (5.75, 2.9), 6: (11.9, 3.2)}
+"""Columns of the page that a figure spans, of six -> its size in inches: the text has one size in all of them."""
 LINES, MARKS = ("-", "--", ":"), ("o", "s", "^")
 
 Scale = Literal["number", "fraction", "log"]
@@ -68,14 +66,14 @@ def inline_svg(figure: Figure, name: str, title: str, description: str) -> Marku
     body = re.sub("|".join(THEME), lambda found: THEME[found[0]], body)
     body = re.sub(r"[ \t]*\n[ \t]*", "\n", body)
     label = escape(f"{title}. {description}")
-    head = f'<svg role="img" aria-label="{label}" viewBox="0 0 {width} {height}" style="--natural: {width}pt">'
+    head = f'<svg role="img" aria-label="{label}" viewBox="0 0 {width} {height}">'
     return Markup(f"{head}<title>{escape(title)}</title>{body.strip()}")
 
 
-def lines(columns: Columns, names: Mapping[str, str], scale: Scale) -> Figure:
+def lines(columns: Columns, names: Mapping[str, str], scale: Scale, span: int = 2) -> Figure:
     """Line chart of the columns in `names` (column -> label) against the column `step`."""
     with rc_context(STYLE):
-        figure = Figure(figsize=SMALL)
+        figure = Figure(figsize=SIZES[span])
         axes = figure.subplots()
         for number, (name, words) in enumerate(names.items()):
             known = np.isfinite(columns[name])
@@ -96,10 +94,10 @@ def lines(columns: Columns, names: Mapping[str, str], scale: Scale) -> Figure:
         return figure
 
 
-def scores(bins: Sequence[Bin], names: Mapping[str, str], x: str) -> Figure:
+def scores(bins: Sequence[Bin], names: Mapping[str, str], x: str, span: int = 3) -> Figure:
     """Accuracy in each bin with its interval, for the scores in `names` (score -> label)."""
     with rc_context(STYLE):
-        figure = Figure(figsize=SMALL if len(bins) <= MANY else WIDE)
+        figure = Figure(figsize=SIZES[span])
         axes = figure.subplots()
         for number, (name, words) in enumerate(names.items()):
             shown = [(at, each.scores[name]) for at, each in enumerate(bins) if each.n]
@@ -112,10 +110,10 @@ def scores(bins: Sequence[Bin], names: Mapping[str, str], x: str) -> Figure:
         return figure
 
 
-def stacked(bins: Sequence[Bin], name: str, words: tuple[str, str], x: str) -> Figure:
+def stacked(bins: Sequence[Bin], name: str, words: tuple[str, str], x: str, span: int = 3) -> Figure:
     """Stacked bars of the puzzles in each bin: those with the score `name` below the others; `words` label the two."""
     with rc_context(STYLE):
-        figure = Figure(figsize=SMALL if len(bins) <= MANY else WIDE)
+        figure = Figure(figsize=SIZES[span])
         axes = figure.subplots()
         total = max(sum(each.n for each in bins), 1)
         good = np.array([each.n * (each.scores[name]["value"] or 0) / total for each in bins])
@@ -130,10 +128,10 @@ def stacked(bins: Sequence[Bin], name: str, words: tuple[str, str], x: str) -> F
         return figure
 
 
-def reliability(calibrated: Calibration) -> Figure:
+def reliability(calibrated: Calibration, span: int = 3) -> Figure:
     """Reliability diagram of the halt logit."""
     with rc_context(STYLE):
-        figure = Figure(figsize=(3.7, 3.3))
+        figure = Figure(figsize=SIZES[span])
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color="C7", linestyle=":", linewidth=1.2)
         estimates = [each.scores["exact"] for each in calibrated.bins]

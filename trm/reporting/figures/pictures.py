@@ -30,7 +30,8 @@ def picture(
     is_colored = drawing.colors is not None
     solution = solution if solution is not None and solution.shape == grid.shape else None
     for place, value in np.ndenumerate(grid):
-        color, symbol = drawing.color(int(value)), drawing.symbol(int(value))
+        color = drawing.color(int(value))
+        symbol = "" if value == drawing.blank and solution is None else drawing.symbol(int(value))
         wrong = solution is not None and value != solution[place]
         if question is not None and drawing.boxes and drawing.blank is not None and question[place] != drawing.blank:
             color = GIVEN

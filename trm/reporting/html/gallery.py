@@ -36,7 +36,9 @@ class ExamplePuzzle:
 
     name: str
     solved: bool | None
-    """None if the solution is unknown."""
+    """Whether the single answer is correct; None if the solution is unknown."""
+    vote: str
+    """The result of the vote, if it differs."""
     facts: list[str]
     data: dict[str, Any]
     """question, solution, demos, attempts: packed grids; steps: packed grids; logits: after each step; halt_step: first
@@ -57,8 +59,8 @@ def choose_examples(table: PredictionTable, count: int, seed: int) -> npt.NDArra
 
 
 def confident_mistakes(table: PredictionTable) -> npt.NDArray[np.int64]:
-    """Indices of the wrong answers with the highest halt logits, in descending order."""
-    wrong = np.flatnonzero(table.known & ~table.correct)
+    """Indices of wrong answers with a halt probability of at least 50 %, those with the highest halt logits first."""
+    wrong = np.flatnonzero(table.known & ~table.correct & (table.halt_logit >= 0))
     return wrong[np.argsort(-table.halt_logit[wrong], kind="stable")][:MISTAKES]
 
 
@@ -89,7 +91,9 @@ def step_by_step(
             data["demos"] = [[_pack(grid) for grid in pair] for pair in demos[len(examples)]]
             data["attempts"] = _attempts(meta, file, table, index)
             facts = _facts(meta, table, index)
-            examples.append(ExamplePuzzle(_name(meta, table, index), _solved(table, index), facts, data))
+            examples.append(
+                ExamplePuzzle(_name(meta, table, index), _solved(table, index), _vote(table, index), facts, data)
+            )
     return examples
 
 
@@ -104,7 +108,7 @@ def mistakes(
         data |= {"logits": [_logit(prediction.row["halt_logit"])], "halt_step": 0, "demos": [], "attempts": []}
         verdict = {True: "another valid solution", False: "invalid", None: "no rules to check"}
         facts = [verdict[prediction.row["valid"]], *_facts(meta, table, index)]
-        examples.append(ExamplePuzzle(_name(meta, table, index), False, facts, data))
+        examples.append(ExamplePuzzle(_name(meta, table, index), False, _vote(table, index), facts, data))
     return examples
 
 
@@ -205,6 +209,13 @@ def _name(meta: DatasetMeta, table: PredictionTable, index: int) -> str:
 
 def _solved(table: PredictionTable, index: int) -> bool | None:
     return bool(table.correct[index]) if table.known[index] else None
+
+
+def _vote(table: PredictionTable, index: int) -> str:
+    """The result of the vote, if it differs from that of the single answer."""
+    if table.num_votes[index] == 1 or not table.known[index] or table.correct[index] == table.vote_correct[index]:
+        return ""
+    return ", but the vote is right" if table.vote_correct[index] else ", but the vote is wrong"
 
 
 def _facts(meta: DatasetMeta, table: PredictionTable, index: int) -> list[str]:

@@ -12,6 +12,7 @@ from trm.config.evaluation import ReportParams
 from trm.data.parquet import read_counts, read_leaks, read_meta, read_split
 from trm.datasets.drawings import get_drawing
 from trm.evaluation.sweep import run_sweep
+from trm.reporting import statistics
 from trm.reporting.html import gallery, sections, summary
 from trm.reporting.html.test_time_compute import sweep_section
 from trm.reporting.predictions import read_predictions
@@ -46,6 +47,7 @@ def report(
     header = read_settings(model)
     net, _ = load_checkpoint(model, dtype=dtype)
     net = net.to(device)
+    most = net.config.halt_max_steps
     sweep, grid = None, settings.test_time_compute
     if grid is not None and table.known.any():
         sweep = run_sweep(net, meta, dataset, grid, settings.batch_size, settings.seed)
@@ -55,17 +57,20 @@ def report(
         "subject": summary.subject(meta),
         "arch": net.config.arch,
         "headline": summary.headline(meta, metrics, settings.published),
-        "experiment": summary.experiment(
-            meta,
-            net,
-            header.facts.get("step"),
-            metrics,
-            read_counts(dataset)["test"]["groups"],
-            read_leaks(dataset),
-        ),
+        "experiment": [
+            *summary.experiment(
+                meta,
+                net,
+                header.facts.get("step"),
+                metrics,
+                read_counts(dataset)["test"]["groups"],
+                read_leaks(dataset),
+            ),
+            *summary.durations({"Training": model, "Evaluation": evaluation}),
+        ],
         "keys": {name: manifest["key"] for name, manifest in manifests.items()} | {"report": key},
         "scores": summary.scores(metrics, settings.published),
-        "counts": summary.counts(metrics),
+        "counts": summary.counts(metrics | statistics.halting(table, most), most),
         "training": sections.training(model),
         "selected_by_validation": "validation" in read_counts(dataset),
         "difficulty": sections.difficulty(meta, table, read_split(dataset / "test")),
@@ -73,6 +78,7 @@ def report(
         "vote": sections.vote(table),
         "calibration": sections.calibration(table),
         "known": bool(table.known.any()),
+        "has_mistakes": bool((table.known & ~table.correct).any()),
         "total": len(table),
         "seed": settings.seed,
         "steps": inference["max_steps"],

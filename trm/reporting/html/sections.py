@@ -47,17 +47,26 @@ class Plot:
     svg: Markup
     caption: str
     table: Table
-    wide: bool = False
+    span: int
+    """Columns of the page that it spans, of six."""
 
 
-def plot(figure: Figure, name: str, caption: str, description: str, table: Table) -> Plot:
+def plot(figure: Figure, name: str, caption: str, description: str, table: Table, span: int) -> Plot:
     """Embed a figure in the page."""
-    return Plot(inline_svg(figure, name, caption, description), caption, table, figure.get_figwidth() > 4)
+    return Plot(inline_svg(figure, name, caption, description), caption, table, span)
+
+
+def spans(count: int) -> list[int]:
+    """The columns that each of `count` plots spans, so that they fill rows of six: three, two or one plot in a row."""
+    if count <= 4:
+        return {1: [6], 2: [3] * 2, 3: [2] * 3, 4: [3] * 4}.get(count, [])
+    return [2] * 3 + spans(count - 3)
 
 
 def training(model: Path) -> list[Plot]:
     """The curves of the logs in a model folder; empty for an imported model, which has no logs."""
-    log, scores = (downsample(read_log(model / f"{name}.tsv")) for name in ("train", "validation"))
+    log = downsample(without_short_window(read_log(model / "train.tsv")))
+    scores = downsample(read_log(model / "validation.tsv"))
     wanted: tuple[tuple[Columns, Mapping[str, str], str, str, Scale], ...] = (
         (log, LOSSES, "loss", "Training loss", "log"),
         (log, ACCURACIES, "accuracy", "Accuracy in training", "fraction"),
@@ -65,18 +74,28 @@ def training(model: Path) -> list[Plot]:
         (log, {"steps": "supervision steps"}, "steps", "Steps until halting", "number"),
         (log, {"lr": "learning rate"}, "rate", "Learning rate", "number"),
     )
-    plots = []
+    shown = []
     for columns, names, name, caption, scale in wanted:
         # A disabled loss is 0 in all rows, and accuracy is undefined until sequences halt.
         least = 0 if scale == "log" else -1
         some = {key: words for key, words in names.items() if key in columns and (columns[key] > least).any()}
         if some:
-            plots.append(_curves(columns, some, name, caption, scale))
-    return plots
+            shown.append((columns, some, name, caption, scale))
+    return [
+        _curves(columns, some, name, caption, scale, span)
+        for (columns, some, name, caption, scale), span in zip(shown, spans(len(shown)), strict=True)
+    ]
 
 
 LOSSES = {"token_loss": "token loss", "halt_loss": "halt loss", "q_continue_loss": "continue loss"}
 ACCURACIES = {"exact_accuracy": "exact", "cell_accuracy": "cell", "halt_accuracy": "halt"}
+
+
+def without_short_window(columns: Columns) -> Columns:
+    """The log without its last row if that is the mean of less than half as many steps as the row before it."""
+    windows = np.diff(columns["step"], prepend=0) if columns else np.zeros(0)
+    is_short = len(windows) > 1 and windows[-1] < windows[-2] / 2
+    return {name: values[:-1] for name, values in columns.items()} if is_short else columns
 
 
 def downsample(columns: Columns, most: int = CURVE_POINTS) -> dict[str, npt.NDArray[np.float64]]:
@@ -94,7 +113,7 @@ def downsample(columns: Columns, most: int = CURVE_POINTS) -> dict[str, npt.NDAr
     return thin
 
 
-def _curves(columns: Columns, names: Mapping[str, str], name: str, caption: str, scale: Scale) -> Plot:
+def _curves(columns: Columns, names: Mapping[str, str], name: str, caption: str, scale: Scale, span: int) -> Plot:
     rows = np.unique(np.linspace(0, len(columns["step"]) - 1, CURVE_ROWS).round().astype(int))
     text = percent if scale == "fraction" else "{:.4g}".format
     table = [
@@ -105,11 +124,12 @@ def _curves(columns: Columns, names: Mapping[str, str], name: str, caption: str,
     last = ", ".join(f"{words} {row}" for words, row in zip(names.values(), table[-1][1:], strict=True))
     description = f"Curve over {columns['step'][-1]:.0f} training steps; at the end: {last}."
     return plot(
-        charts.lines(columns, names, scale),
+        charts.lines(columns, names, scale, span),
         f"curve-{name}",
         caption,
         description,
         Table(["step", *names.values()], table),
+        span,
     )
 
 
@@ -134,19 +154,21 @@ def difficulty(meta: DatasetMeta, table: PredictionTable, split: Split) -> list[
         solved["valid"] = table.valid[known]
     if table.num_votes.max() > 1:
         solved["vote"] = table.vote_correct[known]
-    plots = []
-    for number, (words, values) in enumerate(measures.items()):
-        bins = statistics.by_difficulty(values[known], solved)
-        if len(bins) > 1:
-            plots.append(_scored(bins, {name: SCORES[name] for name in solved}, f"difficulty-{number}", words))
-    return plots
+    binned = {words: statistics.by_difficulty(values[known], solved) for words, values in measures.items()}
+    binned = {words: bins for words, bins in binned.items() if len(bins) > 1}
+    names = {name: SCORES[name] for name in solved}
+    return [
+        _scored(bins, names, f"difficulty-{number}", words, span)
+        for number, ((words, bins), span) in enumerate(zip(binned.items(), spans(len(binned)), strict=True))
+    ]
 
 
-def _scored(bins: Sequence[Bin], names: Mapping[str, str], name: str, words: str) -> Plot:
+def _scored(bins: Sequence[Bin], names: Mapping[str, str], name: str, words: str, span: int) -> Plot:
     caption = f"By {words}"
     first, last = (percent(each.scores["exact"]["value"]) for each in (bins[0], bins[-1]))
     description = f"From {first} exact at {bins[0].label} to {last} at {bins[-1].label}; error bars are 95 % intervals."
-    return plot(charts.scores(bins, names, words), name, caption, description, _bins_table(bins, names, words))
+    chart = charts.scores(bins, names, words, span)
+    return plot(chart, name, caption, description, _bins_table(bins, names, words), span)
 
 
 def _bins_table(bins: Sequence[Bin], names: Mapping[str, str], words: str) -> Table:
@@ -212,7 +234,7 @@ def vote(table: PredictionTable) -> VoteSection | None:
         f"{percent(full.scores['correct']['value'])} of those answers are correct."
     )
     numbers = _bins_table(votes.bins, {"correct": "winning answer correct"}, words)
-    chart = plot(charts.stacked(votes.bins, "correct", names, words), "votes", caption, description, numbers)
+    chart = plot(charts.stacked(votes.bins, "correct", names, words), "votes", caption, description, numbers, 3)
     counts = votes.table
     return VoteSection(
         chart,
@@ -237,4 +259,4 @@ def calibration(table: PredictionTable) -> tuple[Plot, float] | None:
     numbers = Table(["sigmoid of the halt logit", "puzzles", "mean", "exact"], rows)
     caption = "Reliability of the halt logit"
     description = f"Reliability diagram of {len(found.bins)} bins; the expected calibration error is {found.error:.3f}."
-    return plot(charts.reliability(found), "reliability", caption, description, numbers), found.error
+    return plot(charts.reliability(found), "reliability", caption, description, numbers, 3), found.error

@@ -3,11 +3,13 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from trm.config.dataset_meta import DatasetMeta
 from trm.datasets.drawings import get_drawing
 from trm.models.act import TRM
+from trm.storage.artifacts import read_manifest, timing_file
 
 DEFINITIONS = {
     "exact_accuracy": "puzzles with every cell correct, single answer",
@@ -19,7 +21,9 @@ DEFINITIONS = {
 COUNTS = {
     "mean_steps": "supervision steps per puzzle",
     "mean_forward_passes": "forward passes per puzzle, over all augmentations and samples",
-    "mean_halt_step": "supervision steps until the first positive halting decision",
+    "mean_halt_step": (
+        "supervision steps until the first positive halting decision, at most {halt_max_steps} (halt_max_steps)"
+    ),
 }
 LEAKS = 10
 """Most leaked tasks that are listed."""
@@ -107,10 +111,10 @@ def _scores_without_leaks(metrics: Mapping[str, Any]) -> list[Score]:
     return rows
 
 
-def counts(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def counts(metrics: Mapping[str, Any], halt_max_steps: int) -> list[tuple[str, str, str]]:
     """Metrics that are not fractions: name, value, definition."""
     return [
-        (name, f"{metrics[name]:.4g}", definition)
+        (name, f"{metrics[name]:.4g}", definition.format(halt_max_steps=halt_max_steps))
         for name, definition in COUNTS.items()
         if metrics.get(name) is not None
     ]
@@ -152,6 +156,35 @@ def experiment(
         "Augmentations that vote": str(metrics["num_votes"]) if metrics["num_votes"] > 1 else "",
     }
     return [(name, value) for name, value in facts.items() if value]
+
+
+def durations(folders: Mapping[str, Path]) -> list[tuple[str, str]]:
+    """The wall time and the hardware of each stage, as far as its manifest and the timing file next to it have them."""
+    found = []
+    for name, folder in folders.items():
+        manifest, file = read_manifest(folder), timing_file(folder)
+        timing = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        timing = timing if timing.get("key") == manifest["key"] else {}
+        facts = manifest.get("facts", {})
+        words = (
+            [duration(timing["train_seconds"] if "train_seconds" in timing else timing["seconds"])] if timing else []
+        )
+        words += [f"on {facts['device']}"] if "device" in facts else []
+        words += [f"({timing['machine']}, {timing['cores']} cores)"] if timing else []
+        processes = facts.get("processes", 1)
+        words += [f"with {processes} processes"] if processes > 1 else []
+        if words:
+            found.append((name, " ".join(words)))
+    return found
+
+
+def duration(seconds: float) -> str:
+    """A time in its two largest units."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 def _leaks_text(leaks: Mapping[str, Sequence[str]]) -> str:

@@ -8,6 +8,9 @@ from trm.reporting.html.sections import Plot, Table, plot
 from trm.reporting.html.summary import percent
 from trm.reporting.pareto import describe, difference, exact, figure, sentences, verdict
 
+SIZE = (11.9, 4.2)
+"""Inches of the figure."""
+
 
 @dataclass(frozen=True)
 class SweepSection:
@@ -32,7 +35,7 @@ def sweep_section(results: SweepResults | None) -> SweepSection | None:
     description = (
         f"The best of {len(rows)} settings solves {percent(best['exact'])} with {best['forward_passes']:,.0f} passes."
     )
-    front = plot(figure(results), "pareto", caption, description, _table(results, pareto_front(rows)))
+    front = plot(figure(results, SIZE), "pareto", caption, description, _table(results, pareto_front(rows)), 6)
     alone = [find_row(rows, published), *(row for _, row in single_changes(rows, published))]
     return SweepSection(front, list(sentences(results)), _table(results, alone))
 

@@ -1,5 +1,7 @@
 """Colors of cells in the terminal: half blocks, contrast, and the movement of latents as brightness."""
 
+import colorsys
+
 import numpy as np
 import numpy.typing as npt
 from rich.style import Style
@@ -12,6 +14,7 @@ from trm.inference.trace import Heat
 Colors = npt.NDArray[np.float64]
 """RGB of cells, [h, w, 3], 0 to 255."""
 CORRECT, WRONG, UNKNOWN = (40, 170, 70), (225, 50, 45), (0, 165, 195)
+PASTEL_LIGHTNESS, PASTEL_SATURATION = 0.7, 0.3
 
 
 def intensity(moved: Heat) -> Heat:
@@ -23,6 +26,14 @@ def background(drawing: Drawing, cell: int) -> str:
     """The color of a cell value; black is slightly lighter, to be visible on a black terminal."""
     color = drawing.color(cell)
     return "#262626" if color == "#000000" else color
+
+
+def strong(color: str) -> str:
+    """A pastel color with more contrast: among 16 colors, the nearest one to a pastel is white or gray."""
+    hue, lightness, saturation = colorsys.rgb_to_hls(*(part / 255 for part in _rgb(color)))
+    if lightness < PASTEL_LIGHTNESS or saturation < PASTEL_SATURATION:
+        return color
+    return _hex(255 * np.array(colorsys.hls_to_rgb(hue, 0.5, 1.0)))
 
 
 def contrasting(color: str) -> str:

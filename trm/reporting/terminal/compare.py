@@ -11,13 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.console import Console
-from rich.table import Table
 
 from trm.config.base import differences
 from trm.evaluation.paired import PairedComparison, compare_paired, scores_of
+from trm.reporting.terminal.tables import columns, facts
 from trm.storage.artifacts import MANIFEST, read_manifest, verified_manifest
 from trm.utils.errors import DataError, UserError
-from trm.utils.file_formats import printable
 
 SPLITS = {"validation": "validation.parquet", "test": "predictions.parquet"}
 """Split -> file of an evaluation. Validation puzzles come first: test puzzles should not select a model."""
@@ -118,16 +117,16 @@ def _solutions(table: pa.Table) -> dict[tuple[str, int], bytes]:
 def print_comparison(first: Evaluation, second: Evaluation, console: Console) -> PairedComparison:
     """Print metrics, params that differ and the paired statistics of two evaluations."""
     split, paired = compare_evaluations(first, second)
-    table = Table("", "first", "second", box=None, pad_edge=False)
-    for name in dict.fromkeys((*first.metrics, *second.metrics)):
-        table.add_row(name, _number(first.metrics.get(name)), _number(second.metrics.get(name)))
-    for name, ours, theirs in _params(first, second):
-        table.add_row(f"[cyan]{name}[/]", printable(str(ours)), printable(str(theirs)))
-    console.print(table)
-    text = f"{100 * paired.difference:+.1f} points (95 % interval {100 * paired.low:+.1f} to {100 * paired.high:+.1f})"
-    console.print(f"\n{split} puzzles, solved exactly: {paired.candidate:.1%} and {paired.champion:.1%}, {text}")
+    names = dict.fromkeys((*first.metrics, *second.metrics))
+    rows = [(name, _number(first.metrics.get(name)), _number(second.metrics.get(name))) for name in names]
+    console.print(columns("", ("", "first", "second"), rows))
+    if changed := [(name, f"{ours} -> {theirs}") for name, ours, theirs in _params(first, second)]:
+        console.print(facts("params that differ, first -> second", changed))
+    console.print(f"\n{split} puzzles, solved exactly: {paired.candidate:.1%} and {paired.champion:.1%}")
+    bounds = f"95 % interval {100 * paired.low:+.1f} to {100 * paired.high:+.1f}"
+    console.print(f"difference: {100 * paired.difference:+.1f} points ({bounds}); p = {paired.p:.2g} ({paired.test})")
     counts = f"{paired.only_candidate} solved by the first only, {paired.only_champion} by the second only"
-    console.print(f"of {paired.n}: {counts}; p = {paired.p:.2g} ({paired.test})")
+    console.print(f"of {paired.n}: {counts}")
     console.print(VERDICTS.get(paired.verdict, "no significant difference"))
     return paired
 

@@ -2,16 +2,15 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from rich.columns import Columns
 from rich.console import Group, RenderableType
 from rich.style import Style
-from rich.table import Table
 from rich.text import Text
 
 from trm.config.dataset_meta import DatasetMeta
@@ -31,6 +30,9 @@ from trm.data.parquet import (
 from trm.data.puzzle_csv import COLUMNS
 from trm.datasets.drawings import get_drawing
 from trm.datasets.registry import get_dataset
+from trm.reporting.terminal.colors import background, contrasting
+from trm.reporting.terminal.tables import columns, facts
+from trm.storage.artifacts import MANIFEST, TIMING
 from trm.utils.errors import DataError
 from trm.utils.file_formats import decode_text, open_lines, printable
 
@@ -49,11 +51,12 @@ def describe(dataset: str | Path, puzzles: int = 3) -> RenderableType:
     if path.suffix in RAW_SUFFIXES and path.is_file():
         return _raw([path], puzzles)
     if (path / "meta.json").is_file():
-        return _dataset(path, list(read_counts(path)), puzzles)
+        # The manifest, if there is one, contains the same lineage.
+        return _dataset(path, list(read_counts(path)), puzzles, with_lineage=not (path / MANIFEST).is_file())
     if (path / EXAMPLES).is_file():
-        return _dataset(path.parent, [path.name], puzzles)
+        return _dataset(path.parent, [path.name], puzzles, with_lineage=True)
     found = (file for file in path.glob("*") if file.suffix in RAW_SUFFIXES and file.is_file())
-    files = sorted(file for file in found if file.name != "manifest.json")
+    files = sorted(file for file in found if file.name != MANIFEST and not file.name.endswith(TIMING))
     if files:
         return _raw(files, puzzles)
     raise DataError(f"{path}: contains no dataset (meta.json), split ({EXAMPLES}) or raw files; give the path of one")
@@ -64,13 +67,15 @@ RAW_SUFFIXES = (".csv", ".json", ".jsonl")
 
 
 def grid_text(meta: DatasetMeta, cells: npt.NDArray[np.uint8]) -> Text:
-    """A grid of cells uint8 [h, w] as text: the symbols of the vocabulary, or colored blocks (ARC)."""
+    """A grid of cells uint8 [h, w] as text: the symbols of the vocabulary, or digits on colored blocks (ARC)."""
     drawing = get_drawing(meta)
     if drawing.colors is not None and not any(drawing.symbols):
         text = Text()
         for row in cells.tolist():
             for cell in row:
-                text.append("  ", Style(bgcolor=drawing.color(cell)))
+                color = background(drawing, cell)
+                symbol = drawing.terminal_symbol(cell) if drawing.terminal_symbols else " "
+                text.append(f"{symbol} ", Style(bgcolor=color, color=contrasting(color)))
             text.append("\n")
         return text
     symbols = {cell: printable(symbol) for cell, symbol in enumerate(meta.vocabulary[1:])}
@@ -105,42 +110,47 @@ def _tokens_text(meta: DatasetMeta, tokens: npt.NDArray[np.uint8]) -> Text:
     return grid_text(meta, np.maximum(part, first) - np.uint8(first))
 
 
-def _dataset(path: Path, names: list[str], puzzles: int) -> RenderableType:
+def _dataset(path: Path, names: list[str], puzzles: int, with_lineage: bool) -> RenderableType:
     meta = read_meta(path)
     splits = {name: read_split(path / name) for name in names}
-    table = _table(
-        f"{path}: {meta.name} {meta.height}x{meta.width}",
-        ("split", "groups", "puzzles", "examples", "rating", "on disk"),
-    )
+    is_rated = any(split.ratings.any() for split in splits.values())
+    rows = []
     for name, split in splits.items():
-        counts = [f"{count:,}" for count in split.counts().values()]
-        size = (path / name / EXAMPLES).stat().st_size
-        ratings = split.ratings
-        table.add_row(name, *counts, _range(ratings.min(), ratings.max(), ratings.mean()), _size(size))
-    shown: list[RenderableType] = [table, _facts("tokens", _tokens(meta)), _facts("sources", _sources(splits))]
-    shown.append(_facts(f"lineage ({names[0]})", _flat(read_lineage(path / names[0]))))
-    shown += [_puzzles_text(name, meta, split, path, puzzles) for name, split in splits.items() if puzzles]
+        counts, ratings = [f"{count:,}" for count in split.counts().values()], split.ratings
+        rating = _range(ratings.min(), ratings.max(), ratings.mean()) if is_rated else ""
+        rows.append([name, *counts, rating, _size((path / name / EXAMPLES).stat().st_size)])
+    head = ("split", "groups", "puzzles", "examples", "rating", "on disk")
+    shown: list[RenderableType] = [
+        columns(f"{path}: {meta.name} {meta.height}x{meta.width}", head, rows),
+        facts("tokens", _tokens(meta).items()),
+    ]
+    if sources := _sources(splits):
+        shown.append(facts("sources", sources.items()))
+    if with_lineage:
+        shown.append(facts(f"lineage ({names[0]})", read_lineage(path / names[0]).items()))
+    shown += [_puzzles_text(name, meta, split, path, puzzles, is_rated) for name, split in splits.items() if puzzles]
     return Group(*shown)
 
 
 def _raw(files: list[Path], puzzles: int) -> RenderableType:
-    table = _table(printable(f"{files[0].parent}: raw files"), ("file", "puzzles", "rating", "on disk"))
-    shown: list[RenderableType] = [table]
+    rows_of_table: list[Sequence[str]] = []
+    shown: list[RenderableType] = []
     for file in files:
         size = _size(file.stat().st_size)
         if file.suffix != ".csv":
-            table.add_row(printable(file.name), _count_json_records(file), "", size)
+            rows_of_table.append((file.name, _count_json_records(file), "", size))
             continue
         rows = _rows(file, puzzles)
         if rows is None:
-            table.add_row(printable(file.name), _count_csv_records(file), "", size)
+            rows_of_table.append((file.name, _count_csv_records(file), "", size))
             continue
-        table.add_row(printable(file.name), f"{rows.count:,}", rows.ratings(), size)
+        rows_of_table.append((file.name, f"{rows.count:,}", rows.ratings(), size))
         for source, question, answer, rating in rows.first:
-            title = printable(f"{file.name}: source {source}, rating {rating}")
+            title = printable(f"{file.name}: source {source}" + (f", rating {rating}" if rating else ""))
             pair = [Text(_grid_lines(question)), Text(_grid_lines(answer))]
             shown += [Text(f"\n{title}", style="bold"), Columns(pair, padding=(0, 4))]
-    return Group(*shown)
+    head = ("file", "puzzles", "rating", "on disk")
+    return Group(columns(f"{files[0].parent}: raw files", head, rows_of_table), *shown)
 
 
 @dataclass
@@ -231,7 +241,9 @@ def _grid_lines(cells: str) -> str:
     return "\n".join((" " if digits else "").join(row) for row in rows)
 
 
-def _puzzles_text(name: str, meta: DatasetMeta, split: Split, dataset: Path, count: int) -> RenderableType:
+def _puzzles_text(
+    name: str, meta: DatasetMeta, split: Split, dataset: Path, count: int, is_rated: bool
+) -> RenderableType:
     """The first puzzles of different groups."""
     shown: list[RenderableType] = []
     names = read_names(dataset) if (dataset / NAMES_FILE).is_file() else None
@@ -239,58 +251,36 @@ def _puzzles_text(name: str, meta: DatasetMeta, split: Split, dataset: Path, cou
         first, end = split.puzzle_starts[puzzle : puzzle + 2].tolist()
         suffix = f", {names[int(split.identifiers[first]) - 1]}" if names is not None else ""
         source = split.source_names[split.source_codes[first]]
-        title = printable(f"{name}{suffix}: source {source}, rating {split.ratings[first]}")
-        shown.append(Text(f"\n{title}", style="bold"))
-        for pair in zip(*read_rows(dataset / name, range(first, min(end, first + PAIRS))), strict=True):
-            shown.append(Columns([_tokens_text(meta, tokens) for tokens in pair], padding=(0, 4)))
+        rating = f", rating {split.ratings[first]}" if is_rated else ""
+        shown.append(Text(f"\n{printable(f'{name}{suffix}: source {source}{rating}')}", style="bold"))
+        for question, label in zip(*read_rows(dataset / name, range(first, min(end, first + PAIRS))), strict=True):
+            answer = _tokens_text(meta, label) if label.any() else Text("(the solution is unknown)", "dim")
+            shown.append(Columns([_tokens_text(meta, question), answer], padding=(0, 4)))
     return Group(*shown)
 
 
-def _table(title: str, columns: tuple[str, ...]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
-    return table
-
-
-def _facts(title: str, facts: dict[str, str]) -> RenderableType:
-    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in facts.items():
-        table.add_row(Text(f"  {name}"), Text(printable(value)))
-    return Group(Text(f"\n{title}", style="bold"), table)
-
-
 def _tokens(meta: DatasetMeta) -> dict[str, str]:
-    words = ", ".join(f"{token} = {word}" for token, word in enumerate(meta.vocabulary))
-    shape = f"uint8 [examples, {meta.seq_len}]"
-    return {"inputs, labels": shape, "vocabulary": words, "identifiers": str(meta.num_identifiers)}
+    words = ", ".join(
+        f"{token} = {repr(word) if word.isspace() else word}" for token, word in enumerate(meta.vocabulary)
+    )
+    found = {"inputs, labels": f"uint8 [examples, {meta.seq_len}]", "vocabulary": words}
+    return found | ({"identifiers": str(meta.num_identifiers)} if meta.num_identifiers > 1 else {})
 
 
 def _sources(splits: dict[str, Split]) -> dict[str, str]:
-    """Number of groups per source, largest first."""
-    facts = {}
+    """Number of groups per source, largest first; empty if every group is a source of its own."""
+    found = {}
     for name, split in splits.items():
         firsts = split.source_codes[split.puzzle_starts[split.group_starts[:-1]]]
         counts = np.bincount(firsts, minlength=len(split.source_names))
         nonzero = np.flatnonzero(counts)
+        if len(nonzero) == len(firsts) > 1:
+            continue
         shown = nonzero[np.argsort(-counts[nonzero], kind="stable")][:SOURCES].tolist()
         words = [f"{split.source_names[code]} {counts[code]:,}" for code in shown]
-        facts[name] = ", ".join(words) + (
-            f" and {len(nonzero) - len(shown):,} more" if len(nonzero) > len(shown) else ""
-        )
-    return facts
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value if isinstance(value, str) else json.dumps(value)
-    return flat
+        rest = len(nonzero) - len(shown)
+        found[name] = ", ".join(words) + (f" and {rest:,} more" if rest else "")
+    return found
 
 
 def _range(low: float, high: float, mean: float) -> str:

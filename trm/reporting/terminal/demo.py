@@ -37,9 +37,9 @@ def demo(config: InferenceConfig, seed: int | None, save: Path | None, console: 
         question, solution = new_puzzle(used_seed)
         tokens = to_tokens(meta, get_solvable_dataset(meta), question)
         puzzle = Puzzle(make_puzzle(meta, tokens, config.num_votes, used_seed), solution)
-        is_solved = visualize(model, meta, puzzle, config, save, console)
+        solved = visualize(model, meta, puzzle, config, save, console)
     console.print(f"the same puzzle again: trm demo --seed {used_seed}")
-    if not is_solved:
+    if solved is False:
         votes = config.num_votes
         more = "--num-votes 4" if votes < 4 else f"--num-votes {2 * votes} --verify"
         console.print(f"{FAILURE_RATE}; more test-time compute may help: trm demo --seed {used_seed} {more}")

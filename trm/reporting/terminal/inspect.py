@@ -1,89 +1,93 @@
-"""`trm inspect`: the contents of an artifact of any stage."""
+"""`trm inspect`: the contents of every file and folder that `trm` writes."""
 
-import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
-from rich.text import Text
+from rich.console import Console, RenderableType
 
-from trm.reporting.terminal.dataset_summary import describe
-from trm.storage.artifacts import MANIFEST, verified_manifest
-from trm.utils.file_formats import printable
+from trm.reporting.terminal import artifact_summary as summaries
+from trm.reporting.terminal.artifact_summary import STATE, STUDY, lineage, note
+from trm.reporting.terminal.dataset_summary import RAW_SUFFIXES, describe
+from trm.reporting.terminal.evaluation_summary import evaluation
+from trm.reporting.terminal.tables import facts
+from trm.storage.artifacts import MANIFEST, TIMING, read_manifest, verified_manifest
+from trm.utils.errors import DataError
+from trm.utils.file_formats import TORCH, detect_format, read_head
 
-DESCRIPTIONS = {
-    "report": "an HTML report; open report.html in a browser",
-    "sweep": "a test-time-compute sweep; see sweep.json and sweep.png",
-    "export": "a checkpoint in the published format",
+FILES: dict[str, Callable[[Path], RenderableType]] = {
+    MANIFEST: lambda path: lineage(read_manifest(path.parent)),
+    "metrics.json": summaries.metrics,
+    "sweep.json": summaries.sweep,
+    "submission.json": summaries.submission,
+    STUDY: lambda path: summaries.study(path.parent),
 }
-"""Stage or command -> description of its output."""
+"""Name of a file -> its description."""
+SUFFIXES: dict[str, Callable[[Path], RenderableType]] = {
+    ".safetensors": summaries.checkpoint_or_state,
+    ".yaml": summaries.params,
+    ".yml": summaries.params,
+    ".tsv": summaries.log,
+    ".html": lambda path: note(f"{path}: an HTML report; open it in a browser"),
+    ".gif": lambda path: note(f"{path}: an animation of `trm visualize`; open it in a browser"),
+}
+"""End of the name of a file -> its description."""
+HIDDEN = {"train": ("model",), "evaluate": ("metrics",), "augment": ("splits",)}
+"""Settings and facts of a manifest that another table shows."""
 
 
 def inspect_artifact(path: Path, puzzles: int) -> None:
-    """Print counts, shapes, lineage and the first `puzzles` puzzles of an artifact. Raises `DataError`."""
-    console = Console()
-    manifest = verified_manifest(path) if (path / MANIFEST).is_file() else None
-    stage = manifest["stage"] if manifest else None
-    if stage == "train":
-        console.print(_model(path))
-    elif stage == "evaluate":
-        console.print(_evaluation(path))
-    elif manifest and stage in DESCRIPTIONS:
-        console.print(_facts(f"{path}: {DESCRIPTIONS[stage]}", manifest["facts"].items()))
+    """Print the contents of a file or folder, with the first `puzzles` puzzles of each split. Raises `DataError`."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder; give an output of trm, a params file or raw files")
+    console = Console(highlight=False)
+    for each in _file(path, puzzles) if path.is_file() else _folder(path, puzzles, console):
+        console.print(each)
+
+
+def _file(path: Path, puzzles: int) -> Iterator[RenderableType]:
+    if path.name.endswith(TIMING):
+        yield facts(f"{path}: time and machine of a stage", summaries.read_json(path).items())
+    elif found := FILES.get(path.name) or SUFFIXES.get(path.suffix):
+        yield found(path)
+    elif path.suffix == ".parquet" or path.name == "meta.json":  # a part of a dataset or an evaluation
+        yield note(f"{path}: a part of {path.parent}")
+        yield from _folder(path.parent, puzzles, Console(highlight=False))
+    elif path.suffix in RAW_SUFFIXES:
+        yield describe(path, puzzles)
+    elif (detect_format(read_head(path)) or ("",))[0] == TORCH:
+        yield note(f"{path}: weights in the published format; convert them with `trm checkpoint import {path}`")
     else:
-        console.print(describe(path, puzzles))
-    if manifest:
-        console.print(_lineage(manifest))
+        raise DataError(f"{path}: not a file that trm writes or reads; give a folder of outputs, a params file or CSV")
 
 
-def _model(path: Path) -> RenderableType:
-    from trm.models.act import build_model
-    from trm.training.checkpoint import read_settings
-
-    header = read_settings(path)
-    model = build_model(header.model, header.meta)
-    sizes = {
-        "parameters": f"{sum(weight.numel() for weight in model.parameters()):,}",
-        "puzzle embedding": " x ".join(map(str, model.puzzle_table.shape)),
-        "dataset": f"{header.meta.name} {header.meta.height} x {header.meta.width}",
-    }
-    return _facts(
-        f"{path}: a model", [*sizes.items(), *header.model.model_dump(mode="json").items(), *header.facts.items()]
-    )
-
-
-def _evaluation(path: Path) -> RenderableType:
-    metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
-    others = metrics.pop("without_leaks", None)
-    shown = _scores(metrics) + (_scores(others, " without leaks") if others else [])
-    return _facts(f"{path}: metrics (with 95 % intervals)", shown)
+def _folder(path: Path, puzzles: int, console: Console) -> Iterator[RenderableType]:
+    manifest = verified_manifest(path) if (path / MANIFEST).is_file() else None
+    if manifest is None:
+        yield _without_manifest(path, puzzles)
+        return
+    stage = manifest["stage"]
+    if stage == "train":
+        yield summaries.model(path, manifest)
+    elif stage == "evaluate":
+        yield summaries.metrics(path)
+        yield evaluation(path, manifest, puzzles, console)
+    elif stage in ("fetch", "augment"):
+        yield describe(path, puzzles)
+    else:
+        yield facts(f"{path}: {summaries.description_of(manifest)}", [])
+        if stage == "sweep":
+            yield summaries.sweep(path / "sweep.json")
+    yield lineage(manifest, HIDDEN.get(stage, ()))
 
 
-def _scores(metrics: dict[str, Any], suffix: str = "") -> list[tuple[str, str]]:
-    intervals = metrics.pop("interval_95")
-    shown = []
-    for name, value in metrics.items():
-        low, high = intervals.get(name, (None, None))
-        bounds = f"  ({low:.4f} to {high:.4f})" if low is not None else ""
-        shown.append((name + suffix, (f"{value:.4f}" if isinstance(value, float) else str(value)) + bounds))
-    return shown
-
-
-def _lineage(manifest: dict[str, Any]) -> RenderableType:
-    facts = [("key", manifest["key"])] if "key" in manifest else []
-    facts += [(f"from {name}", key) for name, key in manifest.get("inputs", {}).items()]
-    for part in ("params", "versions", "facts"):
-        facts += manifest.get(part, {}).items()
-    command = "checkpoint export" if manifest["stage"] == "export" else manifest["stage"]
-    return _facts(f"written by `trm {command}`", facts)
-
-
-def _facts(title: str, facts: Iterable[tuple[str, object]]) -> RenderableType:
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in facts:
-        table.add_row(name, Text(printable(value) if isinstance(value, str) else json.dumps(value)))
-    return Group(Text(f"\n{printable(title)}", style="bold"), table)
+def _without_manifest(path: Path, puzzles: int) -> RenderableType:
+    """A folder without a manifest: a folder of outputs, a study, a state, a published checkpoint or raw files."""
+    if (path / STUDY).is_file():
+        return summaries.study(path)
+    if (path / STATE).is_file():
+        return summaries.checkpoint_or_state(path / STATE)
+    if (path / "all_config.yaml").is_file():
+        return summaries.params(path / "all_config.yaml")
+    if path.is_dir() and (found := summaries.outputs(path)):
+        return found
+    return describe(path, puzzles)

@@ -1,15 +1,13 @@
 """`trm visualize` and `trm demo`: shows a model solving a puzzle."""
 
-import time
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 from rich.live import Live
-from rich.text import Text
 
 from trm.config.dataset_meta import DatasetMeta
 from trm.config.inference import InferenceConfig
@@ -23,11 +21,11 @@ from trm.inference.trace import Frame, trace
 from trm.inference.voting import same_grid
 from trm.models.act import TRM
 from trm.reporting.terminal.animation import save_gif
-from trm.reporting.terminal.rendering import View, Window, render
+from trm.reporting.terminal.keys import keyboard
+from trm.reporting.terminal.maps import View
+from trm.reporting.terminal.player import Player, Stopped
+from trm.reporting.terminal.rendering import render, window_of
 from trm.utils.errors import UserError
-
-TOTAL_SECONDS, MAX_FRAME_SECONDS = 4.0, 0.15
-"""Time for all frames together, and at most for one, unless the model is slower."""
 
 
 @dataclass(frozen=True)
@@ -63,51 +61,84 @@ def dataset_puzzle(model: str, meta: DatasetMeta, dataset: Path, index: int, num
     return Puzzle(puzzle, example.solution)
 
 
+class _Changes:
+    """Converts frames to views and passes on the first one, those with a change, and the last one."""
+
+    def __init__(self, first: View, every_pass: bool, show: Callable[[View], None]) -> None:
+        self._view, self._every_pass, self._show = first, every_pass, show
+        self._shown: Frame | None = None
+        self._skipped: View | None = None
+        self.steps: list[Frame] = []
+        """The last frame of every step."""
+
+    def add(self, frame: Frame) -> None:
+        """Add the next frame of the trace."""
+        if frame.ends_step:
+            self.steps.append(frame)
+        elif not self._every_pass:
+            return
+        shown = self._shown
+        view = replace(self._view, frame=frame, before=shown.answer if shown else None)
+        if shown is not None and not _differs(shown, frame):
+            self._skipped = replace(view, skipped=self._skipped.skipped + 1 if self._skipped else 0)
+            return
+        self._pass_on(replace(view, skipped=self._skipped.skipped + 1 if self._skipped else 0))
+
+    def finish(self) -> None:
+        """Pass on the last frame, if it shows no change."""
+        if self._skipped is not None:
+            self._pass_on(self._skipped)
+
+    def _pass_on(self, view: View) -> None:
+        self._shown, self._skipped = view.frame, None
+        self._show(view)
+
+
+def _differs(one: Frame, other: Frame) -> bool:
+    """Whether the answer or the answer or state of a sample differs."""
+    states = ([(sample.letter, sample.status, sample.shown) for sample in frame.samples] for frame in (one, other))
+    ours, theirs = states
+    return not same_grid(one.answer, other.answer) or (len(ours) > 1 and ours != theirs)
+
+
 def visualize(
     model: TRM, meta: DatasetMeta, puzzle: Puzzle, config: InferenceConfig, save: Path | None, console: Console
-) -> bool:
-    """Show every forward pass on a terminal, or every step if the output is not one; write a GIF to `save`.
+) -> bool | None:
+    """Show the forward passes that change the answer, controlled by keys, and write a GIF to `save`.
 
-    Returns whether the puzzle is solved: the answer is the solution or, if that is unknown, obeys the rules. Raises
+    If the output is not a terminal, the steps that change the answer are printed. Returns whether the puzzle is solved:
+    the answer is the solution or, if that is unknown, obeys the rules. None: the user has stopped the animation. Raises
     `UserError` if `config.verify` is set and the dataset has no rules.
     """
     is_live = console.is_terminal and not console.is_dumb_terminal
-    color = console.color_system is not None and not console.no_color
-    drawing = get_drawing(meta)
-    pause = min(TOTAL_SECONDS / (config.max_steps * model.passes), MAX_FRAME_SECONDS)
-    due = time.monotonic()
-    step_frames: list[Frame] = []
-    current: list[View] = []
-
-    def on_frame(frame: Frame) -> None:
-        nonlocal due
-        if frame.ends_step:
-            step_frames.append(frame)
-        elif not is_live:
-            return
-        before = current[-1].frame.answer if current else None
-        current[:] = [View(drawing, frame, before, puzzle.puzzle.grid, puzzle.solution)]
-        if live is None:
-            console.print(text(None), end="\n\n")
-            return
-        live.update(text(console.height), refresh=True)
-        now = time.monotonic()
-        due = max(due + pause, now)
-        time.sleep(due - now)
-
-    def text(height: int | None) -> Text:
-        return render(current[-1], Window(console.width, height, color, console.color_system != "standard"))
-
-    # The alternate screen neither scrolls nor breaks when the window is resized.
-    with Live(console=console, auto_refresh=False, screen=True) if is_live else nullcontext() as live:
-        answer = trace(model, meta, puzzle.puzzle, config, on_frame)
+    drawing, answer = get_drawing(meta), None
+    rounds, passes = model.variant.rounds(model.config), model.variant.passes(model.config) + 1
+    empty = Frame(0, 0, 0, False, puzzle.puzzle.grid, 0.0, None, ())
+    limits = (config.max_steps, rounds, passes)
+    first = View(drawing, empty, None, puzzle.puzzle.grid, puzzle.solution, limits, unit="pass" if is_live else "step")
     if is_live:
-        console.print(text(console.height))
-    console.print(outcome(answer, puzzle))
-    if save is not None:
-        save_gif(drawing, step_frames, puzzle.puzzle.grid, puzzle.solution, save)
-        console.print(f"{save}: {len(step_frames)} steps")
-    return is_solved(answer, puzzle)
+        # The alternate screen neither scrolls nor breaks when the window is resized.
+        with keyboard() as keys, Live(console=console, auto_refresh=False, screen=True) as live:
+            player = Player(console, live, keys)
+            changes = _Changes(first, True, player.show)
+            try:
+                answer = trace(model, meta, puzzle.puzzle, config, changes.add)
+                changes.finish()
+                player.finish()
+            except Stopped:
+                pass
+        console.print(render(player.view, window_of(console, console.height, compact=True)))
+        last_step = player.view.frame.step
+    else:
+        changes = _Changes(first, False, lambda view: console.print(render(view, window_of(console, None)), end="\n\n"))
+        answer = trace(model, meta, puzzle.puzzle, config, changes.add)
+        changes.finish()
+        last_step = config.max_steps
+    console.print(f"stopped at step {last_step}" if answer is None else outcome(answer, puzzle))
+    if save is not None and changes.steps:
+        save_gif(drawing, changes.steps, puzzle.puzzle.grid, puzzle.solution, save)
+        console.print(f"{save}: {len(changes.steps)} steps")
+    return None if answer is None else is_solved(answer, puzzle)
 
 
 def is_solved(answer: Answer, puzzle: Puzzle) -> bool:
