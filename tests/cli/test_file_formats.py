@@ -72,7 +72,7 @@ def test_puzzle_that_starts_with_a_dash(run: Run) -> None:
     ):
         assert questions(run("solve", *arguments)) == [expected]
     code, out, _ = run("visualize", PUZZLE, "--model", MODEL, "--max-steps", 1)
-    assert (code, "step 1, " in out) == (0, True)
+    assert (code, "step 1 of 1" in out) == (0, True)
     for option in ("--nosuch", "--nosuch=5", "-x"):
         code, out, err = run("solve", option, PUZZLE, "--model", MODEL)
         assert (code, out) == (2, "")
