@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from trm.stages.content_keys import digest_of, key_request
 from trm.stages.records import Stage, producer
+from trm.utils.errors import Interrupted
 from trm.utils.launch import ignored_variables, rank, world_size
 from trm.utils.output import output_may_close
 from trm.utils.paths import is_s3_uri
@@ -156,7 +157,11 @@ def _run_here(
     folders, key = _input_folders(stage, inputs), digest_of(request)
     started, clock = datetime.now(UTC), time.monotonic()
     with staged(out) as staging:
-        facts = _call(stage, sections, folders, staging, key)
+        try:
+            facts = _call(stage, sections, folders, staging, key)
+        except Interrupted as error:
+            note = error.note or "nothing was written; the same command starts it again"
+            raise Interrupted(error.signal, note) from None
         timing = {"stage": stage.name, "key": key, "started": started.isoformat(timespec="seconds")}
         timing |= {"seconds": round(time.monotonic() - clock, 3), **_machine(), **facts.pop("timing", {})}
         timing |= {"wandb": wandb} if wandb else {}

@@ -26,7 +26,7 @@ class Interrupted(BaseException):
     def __init__(self, signal: int, note: str = "") -> None:
         """note: what the command has saved."""
         super().__init__(f"stopped by signal {signal}" + (f"; {note}" if note else ""))
-        self.signal = signal
+        self.signal, self.note = signal, note
 
 
 def exit_code(error: UserError | InternalError | Interrupted) -> int:
