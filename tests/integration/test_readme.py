@@ -30,7 +30,7 @@ def test_readme_commands(clone: Clone) -> None:
     assert len(typed) > 30
     for command in typed:
         # The experiment here is 4x4, and its params differ from every recipe's.
-        here = re.sub(r"trm (solve|visualize) [.\d]{9,}", rf"trm \1 {'.' * 16}", command)
+        here = re.sub(r"trm (solve|visualize) [-.\d]{9,}", rf"trm \1 {'.' * 16}", command)
         here = re.sub(r"(trm recipe use \S+).*", r"\1 --force --params other.yaml", here)
         here = here.replace("git commit", "git commit --allow-empty")  # of a result that is committed above
         if here.startswith("trm solve"):  # 3: the answer of this tiny model breaks a rule

@@ -94,10 +94,11 @@ def check_same_data(data: "DataSection", manifest: Mapping[str, Any], location: 
     if made_with is None:
         return
     asked, made = (_flat(values, "data") for values in (data.model_dump(mode="json"), made_with))
-    for key in sorted(asked.keys() | made.keys(), key=lambda key: (key != "data.name", key)):
-        if asked.get(key) != made.get(key):
+    # Only settings that both have: another version of the package may know other settings.
+    for key in sorted(asked.keys() & made.keys(), key=lambda key: (key != "data.name", key)):
+        if asked[key] != made[key]:
             raise ParamsError(
-                f"the params have {key}: {_text(asked.get(key))}, but {location} was made with {_text(made.get(key))}; "
+                f"the params have {key}: {_text(asked[key])}, but {location} was made with {_text(made[key])}; "
                 "give the params of that dataset, or make its dataset with `trm fetch` and `trm augment`"
             )
 
