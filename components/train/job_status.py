@@ -8,7 +8,7 @@ from components.train.kubernetes_client import KubernetesClient, worker_index
 from components.train.log import log
 from components.train.pytorch_job import START_TIMEOUT
 from trm.utils.errors import InternalError, UserError
-from trm.utils.output import printable
+from trm.utils.output import printable_lines
 
 LOG_LINES = 100
 """Lines of a failed pod's log that are printed."""
@@ -106,7 +106,7 @@ def failure(kubernetes: KubernetesClient, job: Mapping[str, Any], pods: list[Any
         worker = f"worker {worker_index(pod)}"
         log(f"{worker}: {_pod_status(pod)}")
         for previous in (True, False):
-            text = printable(kubernetes.log_tail(pod.metadata.name, previous, LOG_LINES))
+            text = printable_lines(kubernetes.log_tail(pod.metadata.name, previous, LOG_LINES))
             if text:
                 print(f"--- last lines of {worker}{', previous container' if previous else ''}")
                 print(text, end="" if text.endswith("\n") else "\n", flush=True)

@@ -61,7 +61,7 @@ class KubernetesClient:
         self._retry_timeout, self._timeout = seconds, {"_request_timeout": SHORT_TIMEOUT}
 
     def reload_credentials(self) -> None:
-        """Read the token anew: it rotates, and the server refuses the old one after a while."""
+        """Read the token again: it rotates, and the server refuses the old one after a while."""
         with suppress(UserError, OSError):
             _configure(self._configuration)
 

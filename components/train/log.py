@@ -2,9 +2,9 @@
 
 import sys
 
-from trm.utils.output import printable
+from trm.utils.output import printable_lines
 
 
 def log(text: str) -> None:
     """Print one line with the prefix `launcher:`."""
-    print(f"launcher: {printable(text)}", file=sys.stderr, flush=True)
+    print(f"launcher: {printable_lines(text)}", file=sys.stderr, flush=True)

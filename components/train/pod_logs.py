@@ -11,7 +11,7 @@ import urllib3
 from kubernetes.client import ApiException
 
 from components.train.kubernetes_client import KubernetesClient, as_project_error
-from trm.utils.output import printable
+from trm.utils.output import printable_lines
 
 READ_TIMEOUT = 60.0
 """Seconds without a byte after which a connection counts as broken and is opened again."""
@@ -105,7 +105,7 @@ class PodLogFollower:
                 self._newest = when
                 self._forget(when - OVERLAP)
         self._printed[line] += 1
-        print(printable(line[timestamp.end() if timestamp else 0 :].decode(errors="replace")), flush=True)
+        print(printable_lines(line[timestamp.end() if timestamp else 0 :].decode(errors="replace")), flush=True)
 
     def _forget(self, before: datetime) -> None:
         oldest = before.strftime("%Y-%m-%dT%H:%M:%S").encode()

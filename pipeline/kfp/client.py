@@ -19,7 +19,7 @@ from components.retry import is_transient_status, retry
 from pipeline.github import id_token
 from trm.config.cluster import ClusterParams
 from trm.utils.errors import InternalError, UserError
-from trm.utils.output import printable
+from trm.utils.output import printable_lines
 
 RETRY_TIMEOUT = 180.0
 """Seconds for which requests to an unavailable or overloaded server are repeated."""
@@ -196,7 +196,7 @@ class KfpClient:
             )
         except (ApiException, urllib3.exceptions.HTTPError):
             return ""
-        return printable(response.data.decode(errors="replace"))
+        return printable_lines(response.data.decode(errors="replace"))
 
     def _list_named(self, name: str) -> list[Run]:
         """Return the newest runs of this name, at most 100."""
@@ -254,13 +254,13 @@ def _parse_run(response: Any) -> Run:
     tasks = (details.task_details if details else None) or ()
     return Run(
         id=response.run_id,
-        name=printable(response.display_name),
+        name=printable_lines(response.display_name),
         state=response.state or "PENDING",
         arguments=(config.parameters if config else None) or {},
         created=response.created_at,
         error=_error_message(response),
         tasks=tuple(_parse_task(task, tasks) for task in tasks),
-        description=printable(response.description or ""),
+        description=printable_lines(response.description or ""),
     )
 
 
@@ -287,7 +287,7 @@ def _parse_task(detail: Any, tasks: Any) -> Task:
 
 
 def _error_message(response: Any) -> str:
-    return " ".join(printable(str(response.error.message or "")).split()) if response.error else ""
+    return " ".join(printable_lines(str(response.error.message or "")).split()) if response.error else ""
 
 
 def _name_filter(name: str) -> str:

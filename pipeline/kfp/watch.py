@@ -13,7 +13,7 @@ from pipeline.kfp.client import FINISHED_STATES, KfpClient, Run, Task
 from trm.stages.records import STAGES
 from trm.storage import s3
 from trm.utils.errors import InternalError, UserError
-from trm.utils.output import printable
+from trm.utils.output import printable_lines
 
 POLL_INTERVAL = 5.0
 """Seconds between two queries."""
@@ -116,5 +116,5 @@ class _RunView:
                 f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
                 for name, value in metrics.items()
             )
-            self._metrics[task.name] = printable(text)
+            self._metrics[task.name] = printable_lines(text)
         return self._metrics[task.name]

@@ -11,7 +11,7 @@ from pipeline.options import PARAMS, AsJson, DatasetName, GitHubOutputs, ImageNa
 from trm.config.params import Params
 from trm.stages.params import load_cluster, load_params
 from trm.utils.errors import UserError
-from trm.utils.output import printable
+from trm.utils.output import printable_lines
 
 if TYPE_CHECKING:
     from pipeline.retraining.compare import Comparison
@@ -120,14 +120,14 @@ def champion(params: ParamsFile = PARAMS, dataset: DatasetName = None, as_json: 
     if as_json:
         print(current.model_dump_json(indent=2))
         return
-    print(printable(_describe(current)))
+    print(printable_lines(_describe(current)))
     for name in ("commit", "run", "image", "dvc_lock", "wandb", "keys"):
         value = getattr(current, name)
         text = ", ".join(f"{stage} {key[:12]}" for stage, key in value.items()) if name == "keys" else value
-        print(printable(f"  {name:9}{text or 'unknown'}"))
+        print(printable_lines(f"  {name:9}{text or 'unknown'}"))
     for earlier in reversed(registry.history()):
         if earlier.version != current.version:
-            print(printable(f"previous: {_describe(earlier)}"))
+            print(printable_lines(f"previous: {_describe(earlier)}"))
 
 
 def publish(

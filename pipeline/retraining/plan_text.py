@@ -11,7 +11,7 @@ from components.markdown import escape_markdown
 from pipeline.dvc import Change
 from pipeline.retraining.plan import Plan, StagePlan
 from trm.stages.records import STAGES
-from trm.utils.output import printable
+from trm.utils.output import printable_lines
 
 LOCAL = {"unchanged": "unchanged", "restore": "from cache", "pull": "after dvc pull", "run": "runs"}
 CLUSTER = {"exists": "in S3", "run": "runs"}
@@ -105,7 +105,7 @@ def _format_change(change: Change) -> str:
 
 
 def _format_value(value: object) -> str:
-    return "absent" if value is None else printable(str(value))
+    return "absent" if value is None else printable_lines(str(value))
 
 
 def _durations(plan: Plan) -> Table:

@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from components.markdown import escape_markdown
 from pipeline.results import Result, format_percent
 from pipeline.retraining.compare import Comparison
-from trm.utils.output import printable
+from trm.utils.output import printable_lines
 
 CURVES = (("train.tsv", "loss", "Training loss"), ("validation.tsv", "exact_accuracy", "Exact accuracy, validation"))
 
@@ -112,7 +112,7 @@ def _format_number(value: object) -> str:
 
 def _format_cell(value: object) -> str:
     """Return a value as code in a cell of a Markdown table."""
-    text = printable(_format_number(value)).replace("`", "'").replace("|", "\\|").replace("\n", " ")
+    text = printable_lines(_format_number(value)).replace("`", "'").replace("|", "\\|").replace("\n", " ")
     return f"`{text}`"
 
 

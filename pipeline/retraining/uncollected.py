@@ -29,7 +29,7 @@ def list_uncollected(cluster: ClusterParams) -> list[dict[str, str]]:
         if key in seen or key in collected or branch_name(key) in branches:
             continue
         if run.arguments.get("artifact_root", cluster.artifact_root) != cluster.artifact_root:
-            continue  # artifacts of another experiment, or of somebody else
+            continue  # artifacts of another experiment, or of another user
         seen.add(key)
         if run.state in FAILED_STATES:
             remedy = "not collected, the champion is unchanged; `python -m pipeline submit` starts a new run"

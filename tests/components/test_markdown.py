@@ -5,7 +5,7 @@ import pytest
 from components.markdown import escape_markdown
 from components.run_summary.summary import summarize
 from trm.storage import s3
-from trm.utils.output import printable
+from trm.utils.output import printable_lines
 
 
 @pytest.mark.parametrize(
@@ -23,8 +23,8 @@ def test_text_is_displayed_literally(text: str, escaped: str) -> None:
 
 
 def test_printable_text_keeps_letters_tabs_and_lines() -> None:
-    assert printable("é 漢字 ✓\ta\nb") == "é 漢字 ✓\ta\nb"
-    assert printable("a\rb\x00\x9b\u202e\u200b") == "a b    "
+    assert printable_lines("é 漢字 ✓\ta\nb") == "é 漢字 ✓\ta\nb"
+    assert printable_lines("a\rb\x00\x9b\u202e\u200b") == "a b    "
 
 
 def test_summary_of_a_run_displays_metrics_literally(monkeypatch: pytest.MonkeyPatch) -> None:

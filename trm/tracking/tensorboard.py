@@ -10,7 +10,7 @@ from trm.tracking.logs import LogReader
 class EventFiles:
     """The event files of a training in `folder`, with one scalar per column of its logs.
 
-    The logs of a resumed run contain its earlier lines, too. So the folder is written anew, and curves have no
+    The logs of a resumed run contain its earlier lines, too. So the folder is rewritten, and curves have no
     duplicate points.
     """
 

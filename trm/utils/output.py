@@ -37,7 +37,7 @@ class _Stream:
 
 @contextmanager
 def output_may_close() -> Iterator[None]:
-    """Discard output during the block once nobody reads it: long computations must not end because of a closed pipe."""
+    """Discard output during the block once its reader has gone: a closed pipe must not end a long computation."""
     old = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (stream and _Stream(stream) for stream in old)  # pyright: ignore[reportAttributeAccessIssue]
     try:
@@ -54,7 +54,7 @@ def replace_unencodable() -> None:
 
 
 def flush_output() -> None:
-    """Write the buffered output; discard it if nobody reads it. Otherwise the interpreter fails to flush it at exit."""
+    """Write the buffered output; discard it if its reader has gone. The interpreter would fail to flush it at exit."""
     for stream in (sys.__stdout__, sys.__stderr__):
         if stream is None or stream.closed:
             continue
@@ -74,7 +74,7 @@ def _discard(stream: TextIO, error: OSError) -> None:
     os.close(null)
 
 
-def printable(text: str) -> str:
+def printable_lines(text: str) -> str:
     """Return `text` without control characters other than tabs and line breaks.
 
     For text of other programs, such as logs and error messages: terminals execute escape sequences.
