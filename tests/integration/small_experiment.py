@@ -39,12 +39,16 @@ class Experiment:
         (folder / "params.yaml").write_text(params_text({**TINY, **changes}, base))
         self.environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
 
-    def trm(self, *arguments: object, code: int = 0) -> str:
-        """Run `trm`; returns stdout, or stderr if it is expected to fail."""
+    def start(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        """Run `trm`."""
         command = [sys.executable, "-m", "trm", *map(str, arguments)]
-        done = subprocess.run(
+        return subprocess.run(
             command, cwd=self.folder, env=self.environment, check=False, capture_output=True, text=True
         )
+
+    def trm(self, *arguments: object, code: int = 0) -> str:
+        """Run `trm`; returns stdout, or stderr if it is expected to fail."""
+        done = self.start(*arguments)
         assert done.returncode == code, done.stderr
         return done.stderr if code else done.stdout
 
@@ -71,8 +75,12 @@ class Experiment:
         return output
 
     def solve(self, puzzle: object, *options: object) -> dict[str, Any]:
-        """Solve a puzzle with the trained model."""
-        return json.loads(self.trm("solve", puzzle, "--json", *options))
+        """Solve a puzzle with the trained model. Exit code 3 reports an answer that is not valid."""
+        done = self.start("solve", puzzle, "--json", *options)
+        assert done.returncode in (0, 3), done.stderr
+        answer = json.loads(done.stdout)
+        assert (done.returncode == 3) is (answer["valid"] is False)
+        return answer
 
     def error_of(self, *arguments: object) -> str:
         """Run `trm`, which must fail with one line and write nothing; returns the line."""

@@ -51,12 +51,16 @@ class Checkout:
         shutil.copytree(ROOT / "trm", folder / "trm", ignore=shutil.ignore_patterns("__pycache__"))
         self.environment = {**os.environ, "PYTHONPATH": str(folder)}
 
-    def run(self, *arguments: str, code: int = 0) -> str:
-        """Run Python with these arguments; its stdout, or its stderr where an error is expected."""
+    def start(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run Python with these arguments."""
         command = [sys.executable, *arguments]
-        done = subprocess.run(
+        return subprocess.run(
             command, cwd=self.folder, env=self.environment, check=False, capture_output=True, text=True
         )
+
+    def run(self, *arguments: str, code: int = 0) -> str:
+        """Run Python with these arguments; its stdout, or its stderr where an error is expected."""
+        done = self.start(*arguments)
         assert done.returncode == code, done.stderr
         return done.stderr if code else done.stdout
 
@@ -117,9 +121,11 @@ def test_all_stages_of_the_new_dataset(checkout: Checkout) -> None:
     for folder, split in (("raw", "train"), ("raw", "test"), ("dataset", "test")):
         _, question, answer, _ = (outputs / f"raw/{split}.csv").read_text().splitlines()[1].split(",")
         assert re.search(rf"(?m)^{question} +{answer}", shown[folder])
-    answer = json.loads(checkout.run("-m", "trm", "solve", "314159", "--num-votes", "3", "--json"))
+    done = checkout.start("-m", "trm", "solve", "314159", "--num-votes", "3", "--json")
+    answer = json.loads(done.stdout)
     assert answer["question"] == [[3, 1, 4, 1, 5, 9]]
     assert answer["valid"] is (answer["answer"] == [[1, 1, 3, 4, 5, 9]])
+    assert done.returncode == (0 if answer["valid"] else 3)
 
 
 @pytest.mark.slow

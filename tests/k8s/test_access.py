@@ -125,6 +125,8 @@ def call_all_methods(launcher: KubernetesClient) -> None:
         "log_tail": lambda found: launcher.log_tail("pod", True, 10),
         "stream_log": lambda found: list(launcher.stream_log("pod", datetime.now(UTC), 5)),
         "delete": launcher.delete,
+        "set_retry_timeout": lambda found: launcher.set_retry_timeout(5),
+        "reload_credentials": lambda found: launcher.reload_credentials(),
     }
     methods = {name for name, each in vars(KubernetesClient).items() if callable(each) and not name.startswith("_")}
     assert methods == set(calls)
