@@ -69,12 +69,11 @@ class Attention(nn.Module):
         self.out = Linear(hidden_size, hidden_size)
 
     def forward(self, x_BSD: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
-        B, S, D = x_BSD.shape
-        q_BHSK, k_BHSK, v_BHSK = self.qkv(x_BSD).view(B, S, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        q_BHSK, k_BHSK, v_BHSK = self.qkv(x_BSD).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         if rope is not None:
             q_BHSK, k_BHSK = rotate(q_BHSK, rope), rotate(k_BHSK, rope)
         mixed_BHSK = F.scaled_dot_product_attention(q_BHSK, k_BHSK, v_BHSK)
-        return self.out(mixed_BHSK.transpose(1, 2).reshape(B, S, D))
+        return self.out(mixed_BHSK.transpose(1, 2).flatten(-2))
 
     def extra_repr(self) -> str:
         """The number of heads, for `print(model)`."""

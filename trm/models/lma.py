@@ -12,12 +12,12 @@ from trm.utils.errors import ParamsError
 
 def split_chunks(x_BSD: Tensor, length: int) -> Tensor:
     """Flatten by channel (all positions of channel 1, then of channel 2, ...); split into chunks [B, `length`, C]."""
-    return x_BSD.transpose(1, 2).reshape(len(x_BSD), length, -1)
+    return x_BSD.transpose(1, 2).flatten(1).unflatten(1, (length, -1))
 
 
 def join_chunks(chunks_BNC: Tensor, hidden_size: int) -> Tensor:
     """Inverse of `split_chunks`, [B, S, D]."""
-    return chunks_BNC.reshape(len(chunks_BNC), hidden_size, -1).transpose(1, 2)
+    return chunks_BNC.flatten(1).unflatten(1, (hidden_size, -1)).transpose(1, 2)
 
 
 class LatentMetaAttention(nn.Module):

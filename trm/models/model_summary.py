@@ -1,6 +1,8 @@
 """`trm model-summary`: parameters, states and floating-point operations of a network."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from math import prod
+from typing import Any
 
 import torch
 from rich.console import Group, RenderableType
@@ -8,11 +10,12 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from trm.config.dataset_meta import DatasetMeta
 from trm.config.model import ModelParams
-from trm.models.act import TRM, build_model
+from trm.models.act import build_model
 
 
 def describe_model(config: ModelParams, meta: DatasetMeta) -> RenderableType:
@@ -51,26 +54,46 @@ def flops(config: ModelParams, meta: DatasetMeta) -> tuple[int, int]:
     """Floating-point operations of a supervision step on one sequence: (inference, training).
 
     Training includes the backward pass and, with the continue loss, one more forward pass. A product of n x k by k x m
-    counts 2 n k m; elementwise operations are not counted.
+    counts 2 n k m; elementwise operations are not counted. A product with gradient takes two more in the backward pass,
+    one for each factor.
     """
-    # The meta device computes shapes only and decomposes attention into matrix products.
-    model = build_model(config, meta.model_copy(update={"num_identifiers": 1})).to("meta")
-    with torch.no_grad():
-        forward, _ = _counted_step(model.eval())
-    training, outputs = _counted_step(model.train())
-    with FlopCounterMode(display=False) as backward:
-        torch.autograd.backward([output.float().sum() for output in outputs])
-    return forward, training + backward.get_total_flops()
-
-
-def _counted_step(model: TRM) -> tuple[int, tuple[Tensor, Tensor, Tensor]]:
-    L = model.meta.seq_len
-    shapes = {"inputs": (1, L), "labels": (1, L), "puzzle_identifiers": (1,)}
-    batch = {name: torch.zeros(shape, dtype=torch.int32, device="meta") for name, shape in shapes.items()}
+    # No sequence: shapes are computed, and nothing else. (The first operation on the meta device takes 1 s.)
+    model = build_model(config, meta.model_copy(update={"num_identifiers": 1}))
+    shapes = {"inputs": (0, meta.seq_len), "labels": (0, meta.seq_len), "puzzle_identifiers": (0,)}
+    batch = {name: torch.zeros(shape, dtype=torch.int32) for name, shape in shapes.items()}
     carry = model.initial_carry(batch)
-    with FlopCounterMode(display=False) as counter:
-        _, out = model.supervision_step(carry, batch)
-    return counter.get_total_flops(), (out.logits, out.halt_logit, out.continue_logit)
+    with torch.no_grad(), _ProductCounter() as inference:
+        model.eval().supervision_step(carry, batch)
+    with _ProductCounter() as training:
+        model.train().supervision_step(carry, batch)
+    return inference.forward, training.forward + training.backward
+
+
+class _ProductCounter(TorchFunctionMode):
+    """Counts operations of matrix products per sequence.
+
+    torch's `FlopCounterMode` counts them for a whole batch; it imports the compiler, which takes 1 s.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forward = 0
+        self.backward = 0
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> object:
+        result = func(*args, **kwargs or {})
+        products = []
+        if func is F.linear:
+            products = [(result, args[0].shape[-1])]
+        elif func is F.scaled_dot_product_attention:
+            query, key = args[:2]
+            products = [(query, key.shape[-2]), (result, key.shape[-2])]  # the weights, and their product with values
+        operations = sum(2 * prod(tensor.shape[1:]) * inner for tensor, inner in products)
+        self.forward += operations
+        self.backward += 2 * operations * torch.is_grad_enabled()
+        return result
 
 
 def _grow(tree: Tree, weights: Mapping[str, Tensor]) -> None:

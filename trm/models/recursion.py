@@ -109,7 +109,7 @@ class RecursiveNetwork(nn.Module):
         x_BSD = F.embedding(inputs_BL, self.token_embedding.to(self.compute_dtype))
         if P:
             padded = F.pad(puzzle_rows.to(self.compute_dtype), (0, P * D - puzzle_rows.shape[1]))
-            x_BSD = torch.cat((padded.view(-1, P, D), x_BSD), dim=1)
+            x_BSD = torch.cat((padded.unflatten(1, (P, D)), x_BSD), dim=1)
         if self.position_embedding is not None:
             x_BSD = (x_BSD + self.position_embedding.to(self.compute_dtype)) / math.sqrt(2)
         x_BSD = x_BSD * math.sqrt(D)
