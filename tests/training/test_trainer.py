@@ -257,9 +257,8 @@ def test_compiled_gradients_are_the_same(
     batch = to_tensors(collate(read_split(dataset / "train"), np.array([0, 4, 8, 12])), torch.device("cpu"))
     gradients = []
     for compiled in (False, True):
-        settings = _changed(train_params, compile=compiled)
-        model = new_state(params, read_meta(dataset), settings, batch, torch.float32).model
-        carry, out = network_of(model, settings, SINGLE_PROCESS)(model.initial_carry(batch), batch)
+        model = new_state(params, read_meta(dataset), train_params, batch, torch.float32).model
+        carry, out = network_of(model, train_params, SINGLE_PROCESS, compiled)(model.initial_carry(batch), batch)
         loop.supervision_loss(carry, out, "stablemax", 4).total.backward()
         gradients.append([weight.grad for weight in model.parameters()])
     for plain, other in zip(*gradients, strict=True):

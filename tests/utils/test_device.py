@@ -12,7 +12,7 @@ def test_compiler_is_required(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.delenv("CC", raising=False)
-    with pytest.raises(UserError, match=r"^train.compile is true, but .* no C\+\+ compiler; install g\+\+"):
+    with pytest.raises(UserError, match=r"^this training uses torch.compile, but .* no C\+\+ compiler; install g\+\+"):
         require_compiler()
     for name in ("own-c++", "g++"):
         (tmp_path / name).touch(mode=0o755)

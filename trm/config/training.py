@@ -65,8 +65,9 @@ class TrainParams(Section):
     """Sequences of an optimizer step, over all processes."""
     micro_batch_size: Positive | None
     """Sequences that a process computes at a time, accumulating gradients, to save memory; null: all of them."""
-    compile: bool
-    """True: compile the network with torch.compile. Checkpoints are the same."""
+    compile: Literal["auto"] | bool
+    """Compile the network with torch.compile; auto: if the run is long enough to repay it and there is a C++ compiler.
+    A resumed run keeps its choice."""
     lr: Rate
     """Learning rate of the network after warm-up."""
     lr_min_ratio: Fraction

@@ -5,12 +5,14 @@ Master weights are float32; each layer computes in the dtype of its input.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trm.config.model import ModelParams
+from trm.models.linear import linear
 
 # Standard deviation of the standard normal distribution truncated at -2 and 2:
 # sqrt(1 - 2 * 2 * pdf(2) / (cdf(2) - cdf(-2))).
@@ -37,12 +39,40 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+        return linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
     def extra_repr(self) -> str:
         """The shapes, for `print(model)`."""
         out_features, in_features = self.weight.shape
         return f"{in_features} -> {out_features}" + (", bias" if self.bias is not None else "")
+
+
+def gated(x: Tensor) -> Tensor:
+    """silu(gate) * up with [gate, up] = x: [..., 2 N] -> [..., N]."""
+    if torch.compiler.is_compiling():
+        gate, up = x.chunk(2, dim=-1)
+        return F.silu(gate) * up
+    return _Gated.apply(x)
+
+
+class _Gated(torch.autograd.Function):
+    """`gated` in eager mode: the gradients of both halves are written to one tensor, not concatenated."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - torch has no type of `ctx`
+        ctx.save_for_backward(x)
+        gate, up = x.chunk(2, dim=-1)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:  # noqa: ANN401
+        (x,), (grad,) = ctx.saved_tensors, grad_outputs
+        gate, up = x.chunk(2, dim=-1)
+        result = torch.empty_like(x)
+        grad_gate, grad_up = result.chunk(2, dim=-1)
+        torch.ops.aten.silu_backward.grad_input(torch.mul(grad, up, out=grad_up), gate, grad_input=grad_gate)
+        torch.mul(F.silu(gate), grad, out=grad_up)
+        return result
 
 
 class SwiGLU(nn.Module):
@@ -55,8 +85,7 @@ class SwiGLU(nn.Module):
         self.down = Linear(inner, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
+        return self.down(gated(self.gate_up(x)))
 
 
 class Attention(nn.Module):

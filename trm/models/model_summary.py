@@ -1,6 +1,8 @@
 """`trm model-summary`: parameters, states and floating-point operations of a network."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -50,50 +52,70 @@ def describe_model(config: ModelParams, meta: DatasetMeta) -> RenderableType:
     return Group(tree, "", rows)
 
 
+@dataclass(frozen=True)
+class Product:
+    """A matrix product of a supervision step: rows x inner by inner x columns, for each sequence."""
+
+    rows: int
+    inner: int
+    columns: int
+    heads: int | None
+    """Attention: number of products with different right factors. None: the right factor is a weight of the network."""
+    differentiated: bool
+    """True: the backward pass takes two more products, one for the gradient of each factor."""
+
+    @property
+    def operations(self) -> int:
+        """Floating-point operations for a sequence, including the backward pass: 2 n k m for n x k by k x m."""
+        return 2 * self.rows * self.inner * self.columns * (self.heads or 1) * (3 if self.differentiated else 1)
+
+
 def flops(config: ModelParams, meta: DatasetMeta) -> tuple[int, int]:
     """Floating-point operations of a supervision step on one sequence: (inference, training).
 
     Training includes the backward pass and, with the continue loss, one more forward pass. A product of n x k by k x m
-    counts 2 n k m; elementwise operations are not counted. A product with gradient takes two more in the backward pass,
-    one for each factor.
+    counts 2 n k m; elementwise operations are not counted.
     """
+    inference, training = (
+        sum(product.operations * count for product, count in matrix_products(config, meta, training).items())
+        for training in (False, True)
+    )
+    return inference, training
+
+
+def matrix_products(config: ModelParams, meta: DatasetMeta, training: bool) -> Counter[Product]:
+    """The matrix products of a supervision step on one sequence, with their numbers."""
     # No sequence: shapes are computed, and nothing else. (The first operation on the meta device takes 1 s.)
-    model = build_model(config, meta.model_copy(update={"num_identifiers": 1}))
+    model = build_model(config, meta.model_copy(update={"num_identifiers": 1})).train(training)
     shapes = {"inputs": (0, meta.seq_len), "labels": (0, meta.seq_len), "puzzle_identifiers": (0,)}
     batch = {name: torch.zeros(shape, dtype=torch.int32) for name, shape in shapes.items()}
     carry = model.initial_carry(batch)
-    with torch.no_grad(), _ProductCounter() as inference:
-        model.eval().supervision_step(carry, batch)
-    with _ProductCounter() as training:
-        model.train().supervision_step(carry, batch)
-    return inference.forward, training.forward + training.backward
+    with torch.set_grad_enabled(training), _ProductCounter() as counter:
+        model.supervision_step(carry, batch)
+    return counter.products
 
 
 class _ProductCounter(TorchFunctionMode):
-    """Counts operations of matrix products per sequence.
-
-    torch's `FlopCounterMode` counts them for a whole batch; it imports the compiler, which takes 1 s.
-    """
+    """Counts the products. torch's `FlopCounterMode` does too, but imports the compiler, which takes 1 s."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.forward = 0
-        self.backward = 0
+        self.products: Counter[Product] = Counter()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> object:
-        result = func(*args, **kwargs or {})
-        products = []
         if func is F.linear:
-            products = [(result, args[0].shape[-1])]
+            x, weight = args[:2]
+            self._add(prod(x.shape[1:-1]), x.shape[-1], weight.shape[0], None)
         elif func is F.scaled_dot_product_attention:
-            query, key = args[:2]
-            products = [(query, key.shape[-2]), (result, key.shape[-2])]  # the weights, and their product with values
-        operations = sum(2 * prod(tensor.shape[1:]) * inner for tensor, inner in products)
-        self.forward += operations
-        self.backward += 2 * operations * torch.is_grad_enabled()
-        return result
+            (_, heads, queries, size), keys = args[0].shape, args[1].shape[-2]
+            self._add(queries, size, keys, heads)  # the attention weights
+            self._add(queries, keys, size, heads)  # the weighted sum of the values
+        return func(*args, **kwargs or {})
+
+    def _add(self, rows: int, inner: int, columns: int, heads: int | None) -> None:
+        self.products[Product(rows, inner, columns, heads, torch.is_grad_enabled())] += 1
 
 
 def _grow(tree: Tree, weights: Mapping[str, Tensor]) -> None:

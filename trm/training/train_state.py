@@ -24,7 +24,7 @@ from trm.utils.errors import DataError, UserError
 from trm.utils.paths import states_folder
 
 FILE = "state.safetensors"
-COUNTERS = ("step", "metric_steps", "eval_step", "eval_epoch", "best_step", "seconds")
+COUNTERS = ("compiled", "step", "metric_steps", "eval_step", "eval_epoch", "best_step", "seconds")
 """Numbers of the state that are saved as they are."""
 
 
@@ -44,6 +44,8 @@ class TrainState:
     """Sums of losses and metrics since the last line of the log, float64 on the CPU."""
     step: int = 0
     """Optimizer steps so far."""
+    compiled: bool = False
+    """True: the network is compiled. Compiled code rounds differently, so the choice of the first start is kept."""
     metric_steps: int = 0
     """Optimizer steps in `metric_sums`."""
     eval_step: int = 0

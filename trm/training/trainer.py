@@ -22,6 +22,7 @@ from trm.data.parquet import Split, read_meta, read_split
 from trm.models.act import TRM, Batch, Carry, build_model, draw_min_steps
 from trm.training.checkpoint import FILE, checkpoint_tensors, save_checkpoint
 from trm.training.checks import check_training, learning_warnings
+from trm.training.compilation import compile_passes, should_compile
 from trm.training.distributed import SINGLE_PROCESS, World, world
 from trm.training.ema import ema_copy, update_ema
 from trm.training.init_from import init_from
@@ -32,7 +33,7 @@ from trm.training.schedule import learning_rate
 from trm.training.signals import Interrupts, interruptible
 from trm.training.train_state import TrainState, TsvLog, load_state, replace_durably, run_folder, save_state
 from trm.training.validation import to_tensors, validate
-from trm.utils.device import require_compiler, resolve_device, resolve_precision
+from trm.utils.device import resolve_device, resolve_precision
 from trm.utils.errors import InternalError, Interrupted, UserError
 from trm.utils.progress import Progress, progress
 
@@ -69,6 +70,7 @@ def train(model: ModelParams, train: TrainParams, dataset: Path, out: Path, key:
     return {
         "device": run.device.type,
         "precision": str(run.dtype).removeprefix("torch."),
+        "compiled": state.compiled,
         "threads": torch.get_num_threads(),
         "processes": processes.size,
         "steps": state.step,
@@ -99,16 +101,13 @@ def new_state(
     )
 
 
-def network_of(model: TRM, settings: TrainParams, processes: World) -> torch.nn.Module:
+def network_of(model: TRM, settings: TrainParams, processes: World, compiled: bool = False) -> torch.nn.Module:
     """The module that computes supervision steps: the model, compiled and wrapped for several processes if needed.
 
     With several processes DistributedDataParallel sums gradients in buckets during the backward pass.
     """
-    if settings.compile:
-        require_compiler()
-        # With several latents only single passes: torch 2.13 computes wrong gradients of their sums on the CPU.
-        name = "deep_recursion" if len(model.variant.latents) < 2 else "net"
-        setattr(model, name, torch.compile(getattr(model, name)))  # as an attribute: parameter names stay the same
+    if compiled:
+        compile_passes(model)
     if processes.size == 1 or settings.freeze_weights:  # a frozen network has no gradients
         return model
     return DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
@@ -213,8 +212,8 @@ class _Run:
         check_training(config, self.meta, self.slots.stop - self.slots.start, settings, self.device)
         first = collate(self.split, np.zeros(self.slots.stop - self.slots.start, dtype=np.int64))
         self.state = new_state(config, self.meta, settings, to_tensors(first, self.device), self.dtype)
-        self.network = network_of(self.state.model, settings, processes)
-
+        compiled = should_compile(settings, config, self.meta, self.total, self.device.type)
+        self.state.compiled = processes.broadcast_object(compiled)
         self.validation_note = ""
         """The last validation accuracy, for the progress display."""
 
@@ -228,6 +227,9 @@ class _Run:
         self.logs = [self.log, self.validation_log] if self.validation is not None else [self.log]
         if load_state(folder, self.state, self.logs, self.processes) and self.processes.is_main:
             print(f"train: resuming from step {self.state.step} of {self.total}", file=sys.stderr, flush=True)
+        if self.state.compiled and self.processes.is_main:
+            print("train: with torch.compile; the first steps take longer", file=sys.stderr, flush=True)
+        self.network = network_of(self.state.model, self.settings, self.processes, self.state.compiled)
         self.started = time.monotonic() - self.state.seconds
 
     def save(self) -> None:

@@ -47,13 +47,18 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     return torch.float32 if precision == "float32" else torch.bfloat16
 
 
+def has_compiler() -> bool:
+    """True if this machine has a compiler for the code that torch.compile generates."""
+    names = [os.environ.get("CXX", ""), os.environ.get("CC", ""), "g++", "clang++", "gcc", "clang"]
+    return any(name and shutil.which(name) for name in names)
+
+
 def require_compiler() -> None:
     """Raise `UserError` if this machine has no compiler for the code that torch.compile generates."""
-    names = [os.environ.get("CXX", ""), os.environ.get("CC", ""), "g++", "clang++", "gcc", "clang"]
-    if not any(name and shutil.which(name) for name in names):
+    if not has_compiler():
         raise UserError(
-            "train.compile is true, but this machine has no C++ compiler; install g++ or clang, set CXX to one, or set "
-            "train.compile to false"
+            "this training uses torch.compile, but this machine has no C++ compiler; install g++ or clang, set CXX to "
+            "one, or set train.compile to false"
         )
 
 
