@@ -27,6 +27,7 @@ from trm.utils.file_formats import printable
 from trm.utils.hints import run_all
 from trm.utils.output import flush_output, replace_unencodable
 from trm.utils.stop_signals import handled_signals
+from trm.utils.threads import limit_spinning
 
 app = typer.Typer(
     help="Train, evaluate and run Tiny Recursive Models.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -51,6 +52,7 @@ def run_app(app: Callable[..., object], name: str) -> NoReturn:
     """
     for number in handled_signals():
         signal.signal(number, _raise_interrupted)
+    limit_spinning()
     replace_unencodable()
     code = None
     try:

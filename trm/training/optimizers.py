@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trm.config.training import AdamAtan2Params
+from trm.utils.errors import UserError
 
 
 class AdamAtan2(torch.optim.Optimizer):
@@ -60,15 +61,21 @@ class AdamAtan2(torch.optim.Optimizer):
 def network_optimizer(
     params: Iterable[nn.Parameter], settings: AdamAtan2Params, device: torch.device
 ) -> torch.optim.Optimizer:
-    """The optimizer of the network: the CUDA kernel of package `adam_atan2` if usable, else our implementation.
+    """The optimizer of the network. The schedule sets its learning rate before each step.
 
-    The schedule sets the learning rate before each step.
+    Raises `UserError` if the CUDA kernel is asked for and cannot be used.
     """
     betas = (settings.beta1, settings.beta2)
-    if device.type == "cuda" and importlib.util.find_spec("adam_atan2_backend"):
-        package: Any = importlib.import_module("adam_atan2")
-        return package.AdamATan2(params, lr=0.0, betas=betas, weight_decay=settings.weight_decay)
-    return AdamAtan2(params, lr=0.0, betas=betas, weight_decay=settings.weight_decay)
+    if not settings.fused:
+        return AdamAtan2(params, lr=0.0, betas=betas, weight_decay=settings.weight_decay)
+    if device.type != "cuda" or not importlib.util.find_spec("adam_atan2_backend"):
+        reason = f"the device is {device.type}" if device.type != "cuda" else "package adam-atan2 is not installed"
+        raise UserError(
+            f"train.optimizer.network.fused is true, but {reason}; set it to false, or train on CUDA with the package: "
+            "pip install 'trm[cuda]' (requires nvcc)"
+        )
+    package: Any = importlib.import_module("adam_atan2")
+    return package.AdamATan2(params, lr=0.0, betas=betas, weight_decay=settings.weight_decay)
 
 
 @torch.no_grad()
