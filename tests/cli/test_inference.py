@@ -118,8 +118,15 @@ def test_sweep(run: Run, finished: Path, tmp_path: Path) -> None:
     code, out, _ = run("sweep", model, "--dataset", dataset, "--out", tmp_path / "sweep", *settings)
     assert code == 0
     assert "Pareto front" in out
-    assert f"{tmp_path / 'sweep'}: sweep.json, sweep.png, sweep.svg" in out
     results = json.loads((tmp_path / "sweep/sweep.json").read_text())
+    selected = results["selected"]
+    *_, end, following = out.splitlines()
+    assert re.fullmatch(rf"sweep: {tmp_path / 'sweep'} in \d:\d\d", end)
+    words = f"next: trm visualize --model {model} --dataset {dataset} --max-steps {selected['max_steps']}"
+    assert following.startswith(words)
+    options = (" --verify" in following, " --early-halting" in following)
+    assert options == (selected["verify"], selected["early_halting"])
+    assert run(*following.removeprefix("next: trm ").split())[0] == 0
     assert {row["settings"]["max_steps"] for row in results["splits"]["test"]["rows"]} == {
         1,
         2,

@@ -5,6 +5,7 @@ import inspect
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from enum import StrEnum
@@ -17,9 +18,9 @@ import typer
 
 from trm.cli import experiment
 from trm.cli.compare import compare_command
-from trm.cli.inference import COMMANDS, OUTPUTS
-from trm.cli.options import LOCAL, Overrides, PuzzleCommand, local_model, model_location
-from trm.cli.summary import next_command, print_summary
+from trm.cli.inference import COMMANDS
+from trm.cli.options import LOCAL, OUTPUTS, Overrides, PuzzleCommand, local_model, model_location
+from trm.cli.summary import command_line, folder_options, next_command, print_end, print_summary
 from trm.stages.records import STAGES, Stage, producer
 from trm.stages.runner import run_stage
 from trm.utils.errors import DataError, InternalError, Interrupted, UserError, exit_code
@@ -146,10 +147,7 @@ def _stage_command(stage: Stage) -> Callable[..., None]:
         out = folders[stage.output]
         result = run_stage(stage, sections, inputs, out, tracking, load_data(params, changes))
         if result is not None:
-            print_summary(stage, result, out)
-            following = next_command(stage, params, folders)
-            if following:
-                print(f"next: {following}", flush=True)
+            print_summary(stage, result, out, next_command(stage, params, folders))
 
     def parameter(name: str, default: object, annotation: object) -> inspect.Parameter:
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
@@ -250,18 +248,20 @@ def study_command(
     """Train variations of a recipe with several seeds each, and compare them in a report."""
     from trm.config.recipes import studies, summary
     from trm.stages.params import load_tracking
-    from trm.studies.study import load_study, run_study
+    from trm.studies.study import load_study, run_study, runs_of
 
     if name == "list":
         _print_summaries({known: summary(path) for known, path in studies().items()})
         return
-    out = folder / Path(name).stem
+    started, out = time.monotonic(), folder / Path(name).stem
     study, title = load_study(name)
     if params is None:
         params = "params.yaml" if Path("params.yaml").is_file() else "{}"
     run_study(study, out, title, load_tracking(params))
     print((out / "report.md").read_text(encoding="utf-8"), end="")
-    print(f"study: {out / 'report.md'}", file=sys.stderr)
+    first, *others = runs_of(study, out)
+    following = ("compare", first.folder, others[0].folder) if others else ("inspect", out)
+    print_end("study", out / "report.md", time.monotonic() - started, command_line("trm", *following))
 
 
 def _print_summaries(summaries: dict[str, str]) -> None:
@@ -321,9 +321,14 @@ def checkpoint_import(
     """Convert a published checkpoint to a model folder."""
     from trm.training.import_export import import_checkpoint
 
+    started = time.monotonic()
     digest = import_checkpoint(file, dataset, model, reset_puzzle_emb)
-    print(f"{model} contains the model; `trm inspect {model}` describes it")
-    print(f"to continue its training: train.init_from: {{model: {model}, sha256: {digest}, reset_puzzle_emb: false}}")
+    start = f"{{model: {model}, sha256: {digest}, reset_puzzle_emb: false}}"
+    print(f"  train.init_from: {start} continues its training")
+    following = ["inspect", model]
+    if dataset is not None:
+        following = ["visualize", *folder_options({"model": str(model), "dataset": str(dataset)})]
+    print_end("checkpoint import", model, time.monotonic() - started, command_line("trm", *following))
 
 
 class PublishedFormat(StrEnum):
@@ -344,4 +349,7 @@ def checkpoint_export(
     from trm.training.import_export import export_checkpoint
 
     del format  # there is only one
-    print(f"{export_checkpoint(model, out)} contains the weights; `trm checkpoint import` reads them")
+    started = time.monotonic()
+    file = export_checkpoint(model, out)
+    following = command_line("trm", "checkpoint", "import", file)
+    print_end("checkpoint export", file, time.monotonic() - started, following)

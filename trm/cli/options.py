@@ -21,6 +21,8 @@ LOCAL: dict[str, Any] = {"parser": local_path, "metavar": "PATH"}
 
 SET_HELP = "Override a setting of the params for this run, such as `train.lr=3e-4`; can be repeated."
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET_HELP)]
+OUTPUTS = Path("outputs")
+"""The default folder of all outputs."""
 DEMO = "demo"
 """The name of the included model."""
 _DEMO_FOLDER = str(Path(__file__).parents[1] / "inference/demo_model")
