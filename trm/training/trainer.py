@@ -21,7 +21,8 @@ from trm.data.batches import START, StreamPosition, collate, total_steps, traini
 from trm.data.parquet import Split, read_meta, read_split
 from trm.models.act import TRM, Batch, Carry, build_model, draw_min_steps
 from trm.training.checkpoint import FILE, checkpoint_tensors, save_checkpoint
-from trm.training.checks import check_training, learning_warnings
+from trm.training.checks import learning_warnings
+from trm.training.cost import announcement, check_training
 from trm.training.distributed import SINGLE_PROCESS, World, world
 from trm.training.ema import ema_copy, update_ema
 from trm.training.init_from import init_from
@@ -53,7 +54,8 @@ def train(model: ModelParams, train: TrainParams, dataset: Path, out: Path, key:
                 interrupts.defer()
             run.open(folder, remote_checkpoints(folder) if processes.is_main else None)
             try:
-                with progress("train", run.total, run.state.step, silent=not processes.is_main) as bar:
+                silent = not processes.is_main
+                with progress("train", run.total, run.state.step, silent=silent, announce=run.announcement) as bar:
                     run.run(bar, interrupts)
             except Interrupted as error:
                 with interrupts.held():
@@ -228,7 +230,12 @@ class _Run:
         self.logs = [self.log, self.validation_log] if self.validation is not None else [self.log]
         if load_state(folder, self.state, self.logs, self.processes) and self.processes.is_main:
             print(f"train: resuming from step {self.state.step} of {self.total}", file=sys.stderr, flush=True)
-        self.started = time.monotonic() - self.state.seconds
+        self.started, self.opened_at = time.monotonic() - self.state.seconds, self.state.step
+
+    def announcement(self, duration: str) -> str:
+        """The line that announces a long training, given the expected duration of the steps that remain."""
+        steps = self.total - self.opened_at
+        return announcement(self.state.model, steps, self.settings.global_batch_size, self.processes.size, duration)
 
     def save(self) -> None:
         self.state.seconds = time.monotonic() - self.started
