@@ -53,7 +53,7 @@ def solve_command(
     """
     from trm.inference.cost import check_inference, estimate
     from trm.inference.puzzle_input import check_puzzles, read_puzzles
-    from trm.inference.solve import BATCH, solve_each
+    from trm.inference.solve import BATCH, can_vote, solve_each
     from trm.training.checkpoint import load_checkpoint
     from trm.utils.progress import progress
 
@@ -79,6 +79,8 @@ def solve_command(
                 _print_answer(answer, meta, config.num_votes)
     if len(questions) > 1 and has_rules:
         print(f"solve: {len(questions) - invalid} of {len(questions)} answers are valid", file=sys.stderr, flush=True)
+    if invalid and not json and config.num_votes == 1 and can_vote(meta, questions[0]):
+        print("hint: --num-votes 4 --verify may find a valid answer", file=sys.stderr, flush=True)
     if invalid:
         raise typer.Exit(INVALID_ANSWER)
 

@@ -171,6 +171,12 @@ for _stage in STAGES:
     app.command(_stage.name, help=_stage.help, rich_help_panel=STAGES_PANEL)(_stage_command(_stage))
 
 
+for _name, _command in experiment.COMMANDS.items():
+    app.command(_name)(_command)
+for _name, _command in COMMANDS.items():
+    app.command(_name, cls=PuzzleCommand if _name in ("solve", "visualize") else None)(_command)
+
+
 @app.command("inspect")
 def inspect_command(
     path: Annotated[
@@ -187,12 +193,6 @@ def inspect_command(
     from trm.storage.artifact_cache import local_copy
 
     inspect_artifact(local_copy(path), puzzles)
-
-
-for _name, _command in experiment.COMMANDS.items():
-    app.command(_name)(_command)
-for _name, _command in COMMANDS.items():
-    app.command(_name, cls=PuzzleCommand if _name in ("solve", "visualize") else None)(_command)
 
 
 app.command("compare")(compare_command)
