@@ -36,7 +36,8 @@ def test_inference_beyond_the_memory(
 
 
 @pytest.mark.parametrize(
-    ("value", "words"), [("1e39", "to 1000"), ("1001", "to 1000"), ("nan", "to 1000"), ("-0.5", "to 0")]
+    ("value", "words"),
+    [("1e39", "1000. Got 1e39;"), ("1001", "to 1000."), ("nan", "1000. Got nan;"), ("-0.5", "0. Got -0.5;")],
 )
 def test_range_of_the_noise(run: Run, value: str, words: str) -> None:
     code, out, err = run("solve", PUZZLE, "--model", "demo", "--num-samples", 2, "--latent-noise-std", value)
@@ -46,14 +47,18 @@ def test_range_of_the_noise(run: Run, value: str, words: str) -> None:
     assert "latent" in err
 
 
-def test_long_inference_is_announced(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("worth", "memory"),
+    [(8576, "; the votes of a puzzle need about 8.6 kB"), (8577, "")],  # 4 * (4 * 36 + 2000) bytes
+)
+def test_long_inference_is_announced(run: Run, monkeypatch: pytest.MonkeyPatch, worth: int, memory: str) -> None:
+    monkeypatch.setattr(cost, "MEMORY_WORTH_ANNOUNCING", worth)
     monkeypatch.setattr(cost, "WORTH_ANNOUNCING", 0.0)
     monkeypatch.setattr(cost, "WORTH_MEASURING", 8)
     code, _, err = run("solve", PUZZLE, "--model", "demo", "--num-votes", 4, "--max-steps", 2)
     assert code in (0, 3)  # the answer depends on the rounding of the processor
     announced, done = err.splitlines()
-    assert announced.startswith("solve: 4 sequences of 2 steps take about ")
-    assert announced.endswith("the votes of a puzzle need about 8.6 kB")  # 4 * (4 * 36 + 2000) bytes
+    assert re.fullmatch(rf"solve: 4 sequences of 2 steps take about \S+ on this machine{memory}", announced)
     assert done.startswith("solve: 4 done in ")
 
 

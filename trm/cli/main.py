@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
+from pydantic import ValidationError
 
 from trm.cli import experiment
 from trm.cli.compare import compare_command
@@ -58,7 +59,8 @@ def run_app(app: Callable[..., object], name: str) -> NoReturn:
         code = app(standalone_mode=False)
         sys.stdout.flush()  # here, where its errors are reported
     except (UserError, InternalError, Interrupted) as error:
-        _exit(exit_code(error), f"{name}: {error}")
+        # Errors of options name the command themselves.
+        _exit(exit_code(error), str(error) if str(error).startswith(f"{name} ") else f"{name}: {error}")
     except BrokenPipeError:  # the reader has closed the pipe (`trm inspect … | head`)
         sys.exit(0)
     except SystemExit as ended:
@@ -87,6 +89,11 @@ def _report_usage(error: Any, name: str) -> NoReturn:  # noqa: ANN401 - typer's 
         error.possibilities = difflib.get_close_matches(error.option_name, error.possibilities or (), cutoff=0.75)
     command = error.ctx.command_path if error.ctx else name
     message = error.format_message().replace("Value error, ", "").rstrip(".")
+    if isinstance(error.__context__, ValidationError):
+        (problem, *_) = error.__context__.errors()
+        expected = problem["msg"].removeprefix("Input should be ")
+        if expected != problem["msg"]:
+            message = f"{error.param.opts[0]} must be {expected}. Got {problem['input']}"
     _exit(2, f"{command}: {message}; see `{command} --help`")
 
 

@@ -116,7 +116,7 @@ def _train_lines(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
     if log:
         row = list(log["step"]).index(best)
         exact, cell = (100 * float(log[name][row]) for name in ("exact_accuracy", "cell_accuracy"))
-        scores = f"exact accuracy {exact:.1f} %, cell accuracy {cell:.1f} %"
+        scores = f"{exact:.1f} % exact, {cell:.1f} % of the cells"
         yield f"  validation: {scores}, at step {best:,} (kept) of {steps:,}"
     else:
         yield f"  {steps:,} steps; there are no validation puzzles, the last weights are kept"

@@ -51,7 +51,7 @@ def find(name: str, known: Mapping[str, Path], what: str) -> Path:
     """The file with the name `name`. Raises `UserError` if there is none."""
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"the known names are {', '.join(known)}"
+        hint = f"did you mean {close[0]}?" if close else f"`trm {what} list` lists the names"
         raise UserError(f"{what} {name} does not exist; {hint}")
     return known[name]
 
