@@ -1,5 +1,6 @@
 """The commands `trm inspect`, `recipe`, `model-summary` and `checkpoint`, and the options of `trm` itself."""
 
+import json
 import re
 import subprocess
 import sys
@@ -161,10 +162,13 @@ def test_help_imports_nothing_heavy() -> None:
 def test_end_of_a_study(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch, runs: str, following: str) -> None:
     def write_report(study: Study, out: Path, *_: object) -> None:
         out.mkdir()
-        (out / "report.md").write_text("the report\n")
+        row = {"seeds": 1, "exact_accuracy": 0.5, "exact_accuracy_95": [0.4, 0.6], "cell_accuracy": 0.75}
+        row |= {"halt_accuracy": 1.0, "loss_last": 1.0, "train_seconds": 3.0}
+        (out / "report.json").write_text(json.dumps({"title": "A", "recipes": {"no-ema": row}, "failed": {}}))
 
     monkeypatch.setattr("trm.studies.study.run_study", write_report)
     (here / "my.yaml").write_text(f"base: sudoku-4x4\nruns: {runs}\n")
     code, out, err = run("study", "my.yaml", "--folder", ".")
     assert (code, err) == (0, "")
-    assert re.fullmatch(rf"the report\nstudy: my/report.md in \d:\d\d\nnext: trm {following}\n", out)
+    assert "no-ema 1 50.0 [40.0, 60.0] 75.0 100.0" in " ".join(out.split())
+    assert re.search(rf"\nstudy: my/report.md in \d:\d\d\nnext: trm {following}\n$", out)

@@ -253,7 +253,10 @@ def study_command(
     ] = None,
 ) -> None:
     """Train variations of a recipe with several seeds each, and compare them in a report."""
+    from rich.console import Console
+
     from trm.config.recipes import studies, summary
+    from trm.reporting.terminal.artifact_summary import study
     from trm.stages.params import load_tracking
     from trm.studies.study import load_study, run_study, runs_of
 
@@ -261,12 +264,12 @@ def study_command(
         _print_summaries({known: summary(path) for known, path in studies().items()})
         return
     started, out = time.monotonic(), folder / Path(name).stem
-    study, title = load_study(name)
+    settings, title = load_study(name)
     if params is None:
         params = "params.yaml" if Path("params.yaml").is_file() else "{}"
-    run_study(study, out, title, load_tracking(params))
-    print((out / "report.md").read_text(encoding="utf-8"), end="")
-    first, *others = runs_of(study, out)
+    run_study(settings, out, title, load_tracking(params))
+    Console(highlight=False).print(study(out))
+    first, *others = runs_of(settings, out)
     following = ("compare", first.folder, others[0].folder) if others else ("inspect", out)
     print_end("study", out / "report.md", time.monotonic() - started, command_line("trm", *following))
 
