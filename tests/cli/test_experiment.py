@@ -116,6 +116,12 @@ def test_the_included_model(run: Run, here: Path) -> None:
     check_error(run("model-summary", "--model", "nowhere"), "nowhere: no such file")
 
 
+def test_messages_name_the_included_model_as_typed(run: Run, here: Path) -> None:
+    for stage in ("fetch", "augment"):  # of 4x4 Sudoku
+        assert run(stage)[0] == 0
+    check_error(run("sweep", "demo"), "trm: demo: trained on sudoku 6 x 6 with 8 tokens")
+
+
 def test_the_included_model_is_an_undamaged_artifact() -> None:
     manifest = verified_manifest(DEMO, "train")
     assert set(manifest["files"]) == {"README.md", "checkpoint.safetensors"}

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from trm.cli import experiment
 from trm.cli.compare import compare_command
 from trm.cli.inference import COMMANDS
-from trm.cli.options import LOCAL, OUTPUTS, Overrides, PuzzleCommand, local_model, model_location
+from trm.cli.options import LOCAL, OUTPUTS, Overrides, PuzzleCommand, local_model, model_location, typed_message
 from trm.cli.summary import command_line, folder_options, next_command, print_end, print_summary
 from trm.stages.records import STAGES, Stage, producer
 from trm.stages.runner import run_stage
@@ -114,7 +114,7 @@ def _raise_interrupted(number: int, _frame: FrameType | None) -> None:
 def _exit(code: int, message: str) -> NoReturn:
     # Text from files and servers is shown, not executed by the terminal.
     with suppress(OSError):
-        print(printable(" ".join(message.split())), file=sys.stderr, flush=True)
+        print(printable(" ".join(typed_message(message).split())), file=sys.stderr, flush=True)
     sys.exit(code)
 
 

@@ -38,6 +38,11 @@ def typed_location(value: str) -> str:
     return DEMO if value == _DEMO_FOLDER else value
 
 
+def typed_message(text: str) -> str:
+    """A message as if the user's words were the locations: the folder of the included model is `demo`."""
+    return text.replace(_DEMO_FOLDER, DEMO)
+
+
 def local_model(value: str | Path) -> Path:
     """As `model_location`, for models that must be local files."""
     return local_path(model_location(str(value)) or value)
