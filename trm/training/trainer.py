@@ -21,8 +21,9 @@ from trm.data.batches import START, StreamPosition, collate, total_steps, traini
 from trm.data.parquet import Split, read_meta, read_split
 from trm.models.act import TRM, Batch, Carry, build_model, draw_min_steps
 from trm.training.checkpoint import FILE, checkpoint_tensors, save_checkpoint
-from trm.training.checks import check_training, learning_warnings
+from trm.training.checks import learning_warnings
 from trm.training.compilation import compile_passes, should_compile
+from trm.training.cost import announcement, check_training
 from trm.training.distributed import SINGLE_PROCESS, World, world
 from trm.training.ema import ema_copy, update_ema
 from trm.training.init_from import init_from
@@ -55,7 +56,8 @@ def train(model: ModelParams, train: TrainParams, dataset: Path, out: Path, key:
                 interrupts.defer()
             run.open(folder, remote_checkpoints(folder) if processes.is_main else None)
             try:
-                with progress("train", run.total, run.state.step, silent=not processes.is_main) as bar:
+                silent = not processes.is_main
+                with progress("train", run.total, run.state.step, silent=silent, announce=run.announcement) as bar:
                     run.run(bar, interrupts)
             except Interrupted as error:
                 with interrupts.held():
@@ -252,7 +254,12 @@ class _Run:
         if self.state.compiled and self.processes.is_main:
             print("train: with torch.compile; the first steps take longer", file=sys.stderr, flush=True)
         self.network = network_of(self.state.model, self.settings, self.processes, self.state.compiled)
-        self.started = time.monotonic() - self.state.seconds
+        self.started, self.opened_at = time.monotonic() - self.state.seconds, self.state.step
+
+    def announcement(self, duration: str) -> str:
+        """The line that announces a long training, given the expected duration of the steps that remain."""
+        steps = self.total - self.opened_at
+        return announcement(self.state.model, steps, self.settings.global_batch_size, self.processes.size, duration)
 
     def save(self) -> None:
         check_losses(self.state)
