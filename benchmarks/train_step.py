@@ -39,6 +39,7 @@ from trm.stages.params import load_recipe
 from trm.training.distributed import SINGLE_PROCESS
 from trm.training.ema import ema_copy
 from trm.training.trainer import network_of, new_state, train_step
+from trm.utils.cpu_tuning import keep_memory
 from trm.utils.device import resolve_device, resolve_precision
 
 IDENTIFIERS = 100
@@ -214,6 +215,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object per case")
     parser.add_argument("--profile", action="store_true", help="print the most expensive operations to stderr")
     options = parser.parse_args()
+    keep_memory()  # as the commands of trm do
     settings = load_recipe("sudoku-6x6").train
     settings = settings.model_copy(update={"precision": options.precision, "device": options.device})
     cases = options.case or ["default"]
