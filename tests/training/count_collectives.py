@@ -1,6 +1,9 @@
-"""A worker of torchrun: trains, and writes the collective calls of some steps as `[[operation, bytes, calls], ...]`.
+"""A worker of torchrun: trains, and writes what the processes exchange in some steps.
 
-python -m tests.training.count_collectives PARAMS DATASET FOLDER FIRST LAST
+    python -m tests.training.count_collectives PARAMS DATASET FOLDER FIRST LAST
+
+FOLDER/calls-RANK.json: `calls`, a list of [operation, bytes, number], and `loopback_bytes`, which all processes of the
+network namespace sent over its loopback device.
 """
 
 import json
@@ -42,15 +45,22 @@ class CallCounter(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def loopback_bytes() -> int:
+    """Bytes sent over the loopback device so far, with headers."""
+    lines = Path("/proc/net/dev").read_text().splitlines()
+    line = next((line for line in lines if line.strip().startswith("lo:")), "lo: 0")
+    return int(line.split()[1])
+
+
 def main() -> None:
     """Count from the start of step FIRST to the start of step LAST."""
     file, dataset, folder, first, last = sys.argv[1:]
     params, counter = load_params(Path(file)), CallCounter()
-    before: dict[int, Counter[tuple[str, int]]] = {}
+    before: dict[int, tuple[Counter[tuple[str, int]], int]] = {}
     train_step: Callable[..., float] = loop.train_step
 
     def counted_step(state: Any, *rest: Any) -> float:  # noqa: ANN401 - the arguments of `train_step`
-        before[state.step + 1] = counter.calls.copy()
+        before[state.step + 1] = counter.calls.copy(), loopback_bytes()
         return train_step(state, *rest)
 
     loop.train_step = counted_step
@@ -58,9 +68,10 @@ def main() -> None:
     out.mkdir()
     with counter:
         loop.train(params.model, params.train, Path(dataset), out, key="0" * 64)
-    calls = before[int(last)] - before[int(first)]
-    rows = [[operation, size, number] for (operation, size), number in sorted(calls.items())]
-    (Path(folder) / f"calls-{rank()}.json").write_text(json.dumps(rows))
+    (calls, sent), (calls_before, sent_before) = before[int(last)], before[int(first)]
+    rows = [[operation, size, number] for (operation, size), number in sorted((calls - calls_before).items())]
+    counted = {"calls": rows, "loopback_bytes": sent - sent_before}
+    (Path(folder) / f"calls-{rank()}.json").write_text(json.dumps(counted))
 
 
 if __name__ == "__main__":
