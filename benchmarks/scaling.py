@@ -285,7 +285,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         cost = row["gpus"] * row["step_ms"]
         efficiency = first.setdefault(row["recipe"], cost) / cost
         lines.append(
-            f"| `{row['recipe']}` | {row['gpus']} | {row['step_ms']:,.1f} ms | {row['hours']:,.1f} h | "
+            f"| `{row['recipe']}` | {row['gpus']} | {row['step_ms']:,.1f} ms | {row['hours']:.{2 if row['hours'] < 10 else 1}f} h | "
             f"{efficiency:.0%} | {row['exchange_share']:.1%} | {row['memory_bytes']['total'] / 1e9:.1f} GB | "
             f"{row['micro_batch_size']} | {row['bottleneck']} |"
         )
