@@ -284,8 +284,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         cost = row["gpus"] * row["step_ms"]
         efficiency = first.setdefault(row["recipe"], cost) / cost
+        digits = 2 if row["hours"] < 10 else 1
         lines.append(
-            f"| `{row['recipe']}` | {row['gpus']} | {row['step_ms']:,.1f} ms | {row['hours']:.{2 if row['hours'] < 10 else 1}f} h | "
+            f"| `{row['recipe']}` | {row['gpus']} | {row['step_ms']:,.1f} ms | {row['hours']:.{digits}f} h | "
             f"{efficiency:.0%} | {row['exchange_share']:.1%} | {row['memory_bytes']['total'] / 1e9:.1f} GB | "
             f"{row['micro_batch_size']} | {row['bottleneck']} |"
         )
