@@ -25,6 +25,7 @@ from benchmarks.scaling import (
     estimate,
     kept_activations,
     memory,
+    table,
 )
 from tests.conftest import ROOT
 from tests.params import params_text
@@ -206,3 +207,16 @@ def test_estimate_of_a_recipe() -> None:
     assert sum(uses.values()) < 80e9 < sum(uses.values()) + uses["activations"]
     slow = estimate("arc-agi-1", work, 64, Assumptions(network=0.1))
     assert slow["bottleneck"] == "gradients"
+
+
+@pytest.mark.slow
+def test_table_in_the_documentation_is_current() -> None:
+    rows = [
+        estimate(name, work, processes, Assumptions())
+        for name in PUBLISHED
+        for work in [Workload.of_recipe(name)]
+        for processes in (1, 4, 8, 64)
+    ]
+    assert table(rows) in (ROOT / "docs/scaling.md").read_text(), (
+        "replace it by what `python -m benchmarks.scaling` prints"
+    )
