@@ -169,7 +169,7 @@ class Timed:
         return statistics.median([seconds_of(run, self.device) for _ in range(12)][WARMUP:])
 
 
-def seconds_of(run: Callable[[], None], device: torch.device) -> float:
+def seconds_of(run: Callable[[], object], device: torch.device) -> float:
     """The time that `run` takes, including the work that it leaves to a GPU."""
     synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     synchronize()

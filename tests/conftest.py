@@ -114,7 +114,7 @@ def train_params() -> TrainParams:
         lr_min_ratio=1.0,
         lr_warmup_steps=0,
         optimizer=OptimizerParams(
-            network=AdamAtan2Params(name="adam_atan2", beta1=0.9, beta2=0.95, weight_decay=0.1),
+            network=AdamAtan2Params(name="adam_atan2", beta1=0.9, beta2=0.95, weight_decay=0.1, fused=False),
             puzzle_emb=SignSgdParams(name="sign_sgd", lr=1e-2, weight_decay=0.1),
         ),
         ema_rate=0.9,

@@ -14,7 +14,7 @@ def check_error(result: tuple[int, str, str], *words: str) -> None:
     assert code == 2, err
     assert out == ""
     *progress, message = err.splitlines()
-    assert message.startswith("trm: "), f"one line: {err}"
+    assert re.match("trm( [a-z-]+)?: ", message), f"one line: {err}"
     assert all(" done in " in line for line in progress), f"one line: {err}"
     for word in words:
         assert word in err, err

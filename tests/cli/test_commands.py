@@ -1,5 +1,6 @@
 """The commands `trm inspect`, `recipe`, `model-summary` and `checkpoint`, and the options of `trm` itself."""
 
+import json
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from trm import export_published, load_checkpoint, load_params
 from trm.data.parquet import read_meta
 from trm.models.act import build_model
 from trm.models.conversion import arch_of
+from trm.studies.study import Study
 
 
 def test_inspect_of_a_file_in_another_encoding(run: Run, here: Path) -> None:
@@ -80,8 +82,17 @@ def test_export_and_import(run: Run, here: Path, finished: Path) -> None:
     code, out, err = run("checkpoint", "export", trained, "--format", "published", "--out", "exported")
     assert (code, err) == (0, "")
     (file,) = here.glob("exported/step_*")
-    assert str(file.relative_to(here)) in out
-    assert run("checkpoint", "import", file, "--model", "imported")[0] == 0
+    exported = str(file.relative_to(here))
+    following = f"trm checkpoint import {exported}"
+    assert re.fullmatch(rf"checkpoint export: {exported} in \d:\d\d\nnext: {following}\n", out)
+    code, out, _ = run("checkpoint", "import", file, "--model", "imported")
+    assert code == 0
+    end = r"checkpoint import: imported in \d:\d\d\nnext: trm inspect imported\n"
+    assert re.fullmatch(rf"  train.init_from: .* continues its training\n{end}", out)
+    dataset = finished / "outputs/dataset"
+    code, out, _ = run("checkpoint", "import", file, "--dataset", dataset)
+    assert code == 0
+    assert out.endswith(f"\nnext: trm visualize --model outputs/imported --dataset {dataset}\n")
     for folder, words in (("exported", "written by `trm checkpoint export`"), ("imported", "imported")):
         code, out, err = run("inspect", folder)
         assert (code, err) == (0, "")
@@ -142,3 +153,22 @@ def test_help_imports_nothing_heavy() -> None:
     heavy |= {"httpx", "boto3", "safetensors", "ruamel.yaml", "jinja2", "rich.live"}
     assert "evaluate" in out
     assert not heavy & set(out.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    ("runs", "following"),
+    [("{baseline: {}, no-ema: {}}", "compare my/baseline-0 my/no-ema-0"), ("{baseline: {}}", "inspect my")],
+)
+def test_end_of_a_study(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch, runs: str, following: str) -> None:
+    def write_report(study: Study, out: Path, *_: object) -> None:
+        out.mkdir()
+        row = {"seeds": 1, "exact_accuracy": 0.5, "exact_accuracy_95": [0.4, 0.6], "cell_accuracy": 0.75}
+        row |= {"halt_accuracy": 1.0, "loss_last": 1.0, "train_seconds": 3.0}
+        (out / "report.json").write_text(json.dumps({"title": "A", "recipes": {"no-ema": row}, "failed": {}}))
+
+    monkeypatch.setattr("trm.studies.study.run_study", write_report)
+    (here / "my.yaml").write_text(f"base: sudoku-4x4\nruns: {runs}\n")
+    code, out, err = run("study", "my.yaml", "--folder", ".")
+    assert (code, err) == (0, "")
+    assert "no-ema 1 50.0 [40.0, 60.0] 75.0 100.0" in " ".join(out.split())
+    assert re.search(rf"\nstudy: my/report.md in \d:\d\d\nnext: trm {following}\n$", out)

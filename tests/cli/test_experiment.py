@@ -1,6 +1,7 @@
 """Experiments without DVC and a checkout: `trm init`, `trm run`, the model `demo`, and hints that work there."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -48,12 +49,12 @@ def test_run(run: Run, here: Path) -> None:
     assert code == 0
     assert stages_that_ran(err) == STAGE_NAMES
     assert "  exact accuracy" in out
-    assert out.endswith("next: trm visualize --index 0\n")
+    assert re.search(r"\nrun: outputs in \d:\d\d\nnext: trm visualize --index 0\n$", out)
     keys = {stage.output: verified_manifest(here / "outputs" / stage.output)["key"] for stage in STAGES}
     code, again, err = run("run")
     assert (code, stages_that_ran(err)) == (0, [])
     assert err.count("up to date") == len(STAGES)
-    assert again == out
+    assert _without_time(again) == _without_time(out)
     code, _, err = run("run", "--set", "evaluate.num_votes=2")
     assert (code, stages_that_ran(err)) == (0, ["evaluate", "report"])
     metrics = json.loads((here / "outputs/evaluation/metrics.json").read_text())
@@ -62,6 +63,10 @@ def test_run(run: Run, here: Path) -> None:
     assert verified_manifest(here / "outputs/evaluation")["key"] == keys["evaluation"]
     (here / "outputs/raw/train.csv").write_text("damaged")
     assert stages_that_ran(run("run")[2]) == ["fetch", "report"]
+
+
+def _without_time(out: str) -> str:
+    return re.sub(r"run: outputs in \d:\d\d", "run: outputs", out)
 
 
 def test_errors_of_run(run: Run, here: Path, empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,6 +114,12 @@ def test_the_included_model(run: Run, here: Path) -> None:
     assert run("solve", puzzle, "--model", "demo")[0] in (0, 3)
     assert run("model-summary", "--model", "demo")[1].startswith("trm for sudoku 6 x 6: 77,954")
     check_error(run("model-summary", "--model", "nowhere"), "nowhere: no such file")
+
+
+def test_messages_name_the_included_model_as_typed(run: Run, here: Path) -> None:
+    for stage in ("fetch", "augment"):  # of 4x4 Sudoku
+        assert run(stage)[0] == 0
+    check_error(run("sweep", "demo"), "trm: demo: trained on sudoku 6 x 6 with 8 tokens")
 
 
 def test_the_included_model_is_an_undamaged_artifact() -> None:

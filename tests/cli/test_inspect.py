@@ -20,7 +20,7 @@ def outputs(run: Run, here: Path, finished: Path) -> Path:
     (file,) = here.glob("outputs/published/step_*")
     assert run("checkpoint", "import", file)[0] == 0
     scores = {f"{name}_accuracy": 0.5 for name in ("exact", "cell", "halt")}
-    row = {"seeds": 3, **scores, "loss_last": 1.25, "train_seconds": 7.0}
+    row = {"seeds": 3, **scores, "exact_accuracy_95": [0.4, 0.6], "loss_last": 1.25, "train_seconds": 7.0}
     (here / "study").mkdir()
     report = {"title": "A study of nothing", "recipes": {"no-ema": row}, "failed": {"hrm-0": "the disk is full"}}
     (here / "study/report.json").write_text(json.dumps(report))
@@ -53,7 +53,7 @@ def test_every_file_and_folder_is_recognized(run: Run, outputs: Path, finished: 
         "outputs/imported": ("outputs/imported: a model imported from step_", "written by `trm checkpoint import`"),
         "outputs/imported/checkpoint.safetensors": ("a model imported from step_",),
         "params.yaml": ("params of an experiment", "model.hidden_size 16"),
-        "study": ("A study of nothing", "no-ema 3 50.0 50.0 50.0 1.25 7 s", "hrm-0 failed"),
+        "study": ("A study of nothing", "no-ema 3 50.0 ± 10.0 50.0 50.0 1.25 7 s", "hrm-0 failed"),
         str(studies()["ablations-small"]): ("a study; `trm study` runs it", "runs.baseline.seeds 3"),
         str(recipes()["sudoku-4x4"]): ("a recipe that changes another one", "changes.data.size 4"),
     }

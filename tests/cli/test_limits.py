@@ -1,5 +1,6 @@
 """Settings beyond the memory of the machine, beyond a range, or with which nothing is learned."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,8 @@ def test_inference_beyond_the_memory(
 
 
 @pytest.mark.parametrize(
-    ("value", "words"), [("1e39", "to 1000"), ("1001", "to 1000"), ("nan", "to 1000"), ("-0.5", "to 0")]
+    ("value", "words"),
+    [("1e39", "1000. Got 1e39;"), ("1001", "to 1000."), ("nan", "1000. Got nan;"), ("-0.5", "0. Got -0.5;")],
 )
 def test_range_of_the_noise(run: Run, value: str, words: str) -> None:
     code, out, err = run("solve", PUZZLE, "--model", "demo", "--num-samples", 2, "--latent-noise-std", value)
@@ -45,14 +47,18 @@ def test_range_of_the_noise(run: Run, value: str, words: str) -> None:
     assert "latent" in err
 
 
-def test_long_inference_is_announced(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("worth", "memory"),
+    [(8576, "; the votes of a puzzle need about 8.6 kB"), (8577, "")],  # 4 * (4 * 36 + 2000) bytes
+)
+def test_long_inference_is_announced(run: Run, monkeypatch: pytest.MonkeyPatch, worth: int, memory: str) -> None:
+    monkeypatch.setattr(cost, "MEMORY_WORTH_ANNOUNCING", worth)
     monkeypatch.setattr(cost, "WORTH_ANNOUNCING", 0.0)
     monkeypatch.setattr(cost, "WORTH_MEASURING", 8)
     code, _, err = run("solve", PUZZLE, "--model", "demo", "--num-votes", 4, "--max-steps", 2)
     assert code in (0, 3)  # the answer depends on the rounding of the processor
     announced, done = err.splitlines()
-    assert announced.startswith("solve: 4 sequences of 2 steps take about ")
-    assert announced.endswith("the votes of a puzzle need about 8.6 kB")  # 4 * (4 * 36 + 2000) bytes
+    assert re.fullmatch(rf"solve: 4 sequences of 2 steps take about \S+ on this machine{memory}", announced)
     assert done.startswith("solve: 4 done in ")
 
 
@@ -64,6 +70,7 @@ def test_long_inference_is_announced(run: Run, monkeypatch: pytest.MonkeyPatch) 
         ("augment", "augment.num_aug=30000000", "gives 750000040 examples"),
         ("train", "train.epochs=100000000", "train.global_batch_size=100000000 needs about"),
         ("evaluate", "evaluate.num_votes=1000000000", "num_votes=1000000000 needs about"),
+        ("train", "model.hidden_size=100000", "model.hidden_size=100000 needs about 1.6 TB"),  # 20 * 2 * 4 * 100000**2
         ("train", "model.halt_max_steps=1000", "model.halt_max_steps must be less than or equal to 128. Got 1000"),
         ("evaluate", "evaluate.latent_noise_std=1e39", "latent_noise_std must be less than or equal to 1000"),
     ],
@@ -92,6 +99,31 @@ def test_other_generators(run: Run, here: Path, generator: str, change: str) -> 
     (here / "params.yaml").write_text(recipe_text(generator))
     result = run("fetch", "--set", f"{change}=100000000000000", *digits)
     check_error(result, "data.source: generating 1000000", "of memory, and this machine has 16.0 GB; lower it")
+
+
+@pytest.mark.parametrize(
+    ("stage", "change", "pattern"),
+    [
+        ("fetch", "data.source.train_puzzles=1990", r"2,000 puzzles take about \S+ and 1.1 MB of memory"),
+        ("augment", "augment.num_aug=1999", r"50,000 examples take about \S+, and up to 2.6 MB on disk"),
+        ("train", "train.epochs=40", r"100 steps of 10 examples take about \S+ on cpu \(\d+ threads?\); .* [MG]B"),
+    ],
+)
+def test_long_stages_are_announced(
+    run: Run, here: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, stage: str, change: str, pattern: str
+) -> None:
+    """After the second piece of work, with thresholds of no time.
+
+    Sizes: 2000 * (500 + 4 * 16) and 50000 * (2 * 16 + 20) bytes.
+    """
+    monkeypatch.setattr("trm.utils.progress.WORTH_ANNOUNCING", 0.0)
+    monkeypatch.setattr("trm.utils.progress.MEASURED_SECONDS", 0.0)
+    inputs = {"augment": ["raw"], "train": ["dataset"]}.get(stage, [])
+    code, _, err = run(stage, *(f"--{name}={finished / 'outputs' / name}" for name in inputs), "--set", change)
+    assert code == 0
+    lines = [line for line in err.splitlines() if "take about" in line]
+    assert len(lines) == 1
+    assert re.search(rf"^(train|generate|augment train).*: {pattern}", lines[0]), lines
 
 
 @pytest.mark.parametrize(

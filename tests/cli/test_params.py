@@ -81,7 +81,7 @@ def test_set(run: Run, here: Path, sections: dict[str, Any], source: str) -> Non
         given = json.dumps({name: getattr(params, name).model_dump(mode="json") for name in ("model", "train")})
     changes = ["train.lr=3e-4", "train.epochs=7", "train.epochs=8", "model.lma.length=4", "train.micro_batch_size=5"]
     changes += [
-        "train.optimizer.network={name: adam_atan2, beta1: 0.8, beta2: 0.9, weight_decay: 0.5}",
+        "train.optimizer.network={name: adam_atan2, beta1: 0.8, beta2: 0.9, weight_decay: 0.5, fused: false}",
         "tracking.tags=[a, b]",
     ]
     arguments = [part for change in changes for part in ("--set", change)]

@@ -5,11 +5,13 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.cli.helpers import Run, check_error
+from trm.config.dataset_meta import DatasetMeta
 from trm.inference import solve as solve_module
-from trm.inference.solve import Answer
+from trm.inference.solve import Answer, can_vote
 
 PUZZLE = ".6..2........5.......3.1...43.42...6"
 SOLUTION = "564123132645351264246351615432423516"
@@ -46,6 +48,17 @@ def test_exit_code_of_invalid_answers(run: Run, answers: list[bool | None], tmp_
     code, out, err = run("solve", "--file", file, "--json", *DEMO)
     assert (code, err) == (3, "solve: 2 of 3 answers are valid\n")
     assert [json.loads(line)["valid"] for line in out.splitlines()] == [True, False, True]
+
+
+def test_hint_for_invalid_answers(run: Run, answers: list[bool | None]) -> None:
+    """Not where the votes are given, and not in JSON."""
+    hint = "hint: --num-votes 4 --verify may find a valid answer\n"
+    for options, expected in (((), hint), (("--num-votes", 4), ""), (("--json",), "")):
+        answers += [False]
+        code, _, err = run("solve", PUZZLE, *DEMO, *options)
+        assert (code, err) == (3, expected)
+    sums = DatasetMeta(name="arithmetic", height=1, width=6, vocabulary=tuple("0123456789+="), num_identifiers=1)
+    assert not can_vote(sums, np.array([[1, 10, 2, 11, 0, 0]]))
 
 
 def test_several_solutions_are_noted(run: Run, answers: list[bool | None], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.cli.helpers import Run
 from tests.conftest import ROOT
-from trm.cli.summary import metrics_lines, next_command
+from trm.cli.summary import inference_options, metrics_lines, next_command
 from trm.stages.records import STAGES, producer
 
 
@@ -49,8 +49,17 @@ def test_next_command(monkeypatch: pytest.MonkeyPatch) -> None:
     assert next_command(train, "a.yaml", folders) == expected
     assert next_command(report, "params.yaml", defaults) is None
     assert next_command(train, '{"model": {}}', defaults) is None
+    spaces = next_command(train, "my params.yaml", defaults)
+    assert spaces == "trm evaluate --params 'my params.yaml'"
     monkeypatch.setenv("DVC_STAGE", "train")
     assert next_command(train, "params.yaml", defaults) is None
+
+
+def test_inference_options() -> None:
+    """Only settings that differ from the defaults: 16 steps, no halting, one vote."""
+    settings = {"max_steps": 16, "early_halting": True, "num_samples": 2, "latent_noise_std": 0.3, "num_votes": 1}
+    options = ["--early-halting", "--num-samples", "2", "--latent-noise-std", "0.3"]
+    assert inference_options(settings) == options
 
 
 def test_stages_end_with_their_result(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +67,7 @@ def test_stages_end_with_their_result(run: Run, here: Path, monkeypatch: pytest.
     expected = {
         "fetch": r"  10 test puzzles, 30 train puzzles\nfetch: outputs/raw in \d:\d\d\nnext: trm augment\n",
         "augment": r"(  \w+ +\d.*\n)+augment: outputs/dataset in \d:\d\d\nnext: trm train\n",
-        "train": r"  validation: exact accuracy \d+\.\d %, .*\ntrain: outputs/model in \d:\d\d\nnext: trm evaluate\n",
+        "train": r"  validation: .* % exact, .* % of the cells.*\ntrain: outputs/model in .*\nnext: trm evaluate\n",
         "evaluate": r"  exact accuracy +\d+\.\d %  \[.*\n(.*\n)+evaluate: outputs/evaluation in .*\nnext: trm report\n",
         "report": r"  open outputs/report/report.html in a browser\nreport: outputs/report in \d:\d\d\n",
     }

@@ -7,7 +7,16 @@ import torch
 from ruamel.yaml import YAML
 
 from tests.conftest import ROOT
-from trm.config.recipes import KEPT_SECTIONS, ablations, changed, read_changes, recipe_text, recipes, split_sections
+from trm.config.recipes import (
+    KEPT_SECTIONS,
+    ablations,
+    changed,
+    read_changes,
+    recipe_text,
+    recipes,
+    split_sections,
+    summary,
+)
 from trm.data.batches import START
 from trm.datasets.registry import expected_meta
 from trm.stages.params import load_params, load_recipe
@@ -73,9 +82,12 @@ def test_recipe_changes_its_base(name: str) -> None:
 def test_opening_comment_states_score_and_time(name: str) -> None:
     text = recipe_text(name)
     comment = text[: text.index("\n\n")].splitlines()
-    assert "exact" in comment[0]
+    origin, title, *_ = comment
+    assert origin == f"# Recipe {name}; scores and times are those of the unchanged recipe."
+    assert summary(recipes()[name]) == title.removeprefix("# ")
+    assert "exact" in title
     assert [part for part in ("Command:", "Time:") if any(part in line for line in comment)] == ["Command:", "Time:"]
-    assert "measured" in comment[0] or "published" in comment[0]
+    assert "measured" in title or "published" in title
 
 
 def test_values_by_hand() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from trm.config.training import AdamAtan2Params
 from trm.training import optimizers
 from trm.training.optimizers import AdamAtan2, network_optimizer, sign_sgd_rows
+from trm.utils.errors import UserError
 
 
 def test_adam_atan2_by_hand() -> None:
@@ -58,19 +59,23 @@ def test_adam_atan2_against_the_kernel(
         assert np.allclose(state["exp_avg_sq"].numpy(), golden[f"{at}/v10"], rtol=1e-12, atol=0)
 
 
-SETTINGS = AdamAtan2Params(name="adam_atan2", beta1=0.9, beta2=0.95, weight_decay=0.1)
+SETTINGS = AdamAtan2Params(name="adam_atan2", beta1=0.9, beta2=0.95, weight_decay=0.1, fused=False)
 
 
-def test_the_cuda_package_is_used_if_available(monkeypatch: pytest.MonkeyPatch) -> None:
-    weight = torch.nn.Parameter(torch.ones(2))
-    assert isinstance(network_optimizer([weight], SETTINGS, torch.device("cuda")), AdamAtan2)
+def test_the_cuda_kernel_is_used_where_a_setting_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, fused = torch.nn.Parameter(torch.ones(2)), SETTINGS.model_copy(update={"fused": True})
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    with pytest.raises(UserError, match=r"fused is true, but package adam-atan2 is not installed; .*trm\[cuda\]"):
+        network_optimizer([weight], fused, cuda)
     package = types.ModuleType("adam_atan2")
     package.AdamATan2 = lambda params, **settings: ("the package", settings)  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setitem(sys.modules, "adam_atan2", package)
     monkeypatch.setattr(optimizers.importlib.util, "find_spec", lambda _: object())
-    chosen = network_optimizer([weight], SETTINGS, torch.device("cuda"))
+    chosen = network_optimizer([weight], fused, cuda)
     assert chosen == ("the package", {"lr": 0.0, "betas": (0.9, 0.95), "weight_decay": 0.1})
-    assert isinstance(network_optimizer([weight], SETTINGS, torch.device("cpu")), AdamAtan2)
+    assert isinstance(network_optimizer([weight], SETTINGS, cuda), AdamAtan2)
+    with pytest.raises(UserError, match="fused is true, but the device is cpu; set it to false"):
+        network_optimizer([weight], fused, cpu)
 
 
 def test_sign_sgd_by_hand() -> None:

@@ -20,9 +20,11 @@ from trm.training.checkpoint import FILE, load_checkpoint, read_settings
 from trm.training.distributed import SINGLE_PROCESS
 from trm.training.losses import Losses
 from trm.training.schedule import learning_rate
+from trm.training.train_state import read_step
 from trm.training.trainer import network_of, new_state, train, train_step
 from trm.training.validation import to_tensors, validate
 from trm.utils.errors import InternalError, Interrupted, UserError
+from trm.utils.paths import states_folder
 
 LMA = {"enable": True, "mode": "unclean", "length": 32, "dim": 8, "heads": 2}
 
@@ -179,21 +181,47 @@ def test_resumed_run_equals_uninterrupted_run(
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+NAN_LOSS = {
+    "a CPU": ({}, "step 7: the loss is nan"),
+    "a GPU, log line": ({}, "step 9: the sum of the last 3 losses is nan"),
+    "a GPU, saved state": ({"log_interval": 100}, "step 10: the sum of the last 10 losses is nan"),
+    "a GPU, validation": (
+        {"log_interval": 100, "checkpoint_interval": 8},
+        "step 8: the sum of the last 8 losses is nan",
+    ),
+    "a GPU, end": (
+        {"log_interval": 100, "checkpoint_interval": 100, "eval_interval": 100},
+        "step 40: the sum of the last 40 losses is nan",
+    ),
+}
+"""Device and what is due first after step 7 -> changed settings, message."""
+
+
+@pytest.mark.parametrize("case", NAN_LOSS)
 def test_non_finite_loss_stops_the_run(
-    dataset: Path, model_params: ModelParams, train_params: TrainParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Path,
+    model_params: ModelParams,
+    train_params: TrainParams,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    case: str,
 ) -> None:
+    changes, message = NAN_LOSS[case]
+    monkeypatch.setattr(loop, "reads_are_free", lambda _: case == "a CPU")
     real = loop.supervision_loss
     calls: list[int] = []
 
     def poisoned(*args: object) -> object:
         calls.append(1)
         losses = real(*args)  # pyright: ignore[reportArgumentType]
-        return Losses(losses.total * math.nan, losses.sums) if len(calls) == 7 else losses
+        return Losses(losses.total * math.nan, losses.sums * math.nan) if len(calls) == 7 else losses
 
     monkeypatch.setattr(loop, "supervision_loss", poisoned)
-    with pytest.raises(InternalError, match="step 7: the loss is nan; lower train.lr"):
-        train(model_params, train_params, dataset, tmp_path, "key")
+    with pytest.raises(InternalError, match=f"^{message}; lower train.lr"):
+        train(model_params, _changed(train_params, **changes), dataset, tmp_path, "key")
     assert not (tmp_path / FILE).exists()
+    state = states_folder() / "key/state.safetensors"
+    assert not state.exists() or read_step(state) < 7
 
 
 def test_too_large_batch_is_rejected(

@@ -1,13 +1,13 @@
 """The commands that need neither DVC nor a checkout: `trm init` and `trm run`."""
 
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from trm.cli.inference import OUTPUTS
-from trm.cli.options import Overrides
-from trm.cli.summary import print_summary
+from trm.cli.options import OUTPUTS, Overrides
+from trm.cli.summary import print_end, print_summary
 from trm.stages.records import Stage
 from trm.utils.errors import UserError
 from trm.utils.hints import run_all
@@ -42,11 +42,11 @@ def run_command(
     from trm.stages.experiment import run
     from trm.stages.params import load_params, load_tracking
 
-    changes = parse_overrides(overrides or [])
+    started, changes = time.monotonic(), parse_overrides(overrides or [])
     check_sections(changes, tuple(Params.model_fields))
     settings = load_params(params, changes).model_copy(update={"tracking": load_tracking(params, changes)})
     run(settings, OUTPUTS, _summarize)
-    print("next: trm visualize --index 0", flush=True)
+    print_end("run", OUTPUTS, time.monotonic() - started, "trm visualize --index 0")
 
 
 def _summarize(stage: Stage, folder: Path) -> None:

@@ -2,12 +2,14 @@
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trm.cli.options import LOCAL, model_location, with_inference_options
+from trm.cli.options import LOCAL, OUTPUTS, model_location, with_inference_options
+from trm.cli.summary import command_line, folder_options, inference_options, print_end
 from trm.config.inference import InferenceConfig
 from trm.utils.errors import UserError
 
@@ -16,8 +18,6 @@ if TYPE_CHECKING:
     from trm.data.protocol import Grid
     from trm.inference.solve import Answer
 
-OUTPUTS = Path("outputs")
-"""The default folder of all outputs."""
 INVALID_ANSWER = 3
 """Exit code of `trm solve` if an answer breaks a rule or changes a clue."""
 MODEL, DATASET = f"{OUTPUTS / 'model'}", f"{OUTPUTS / 'dataset'}"
@@ -53,7 +53,7 @@ def solve_command(
     """
     from trm.inference.cost import check_inference, estimate
     from trm.inference.puzzle_input import check_puzzles, read_puzzles
-    from trm.inference.solve import BATCH, solve_each
+    from trm.inference.solve import BATCH, can_vote, solve_each
     from trm.training.checkpoint import load_checkpoint
     from trm.utils.progress import progress
 
@@ -79,6 +79,8 @@ def solve_command(
                 _print_answer(answer, meta, config.num_votes)
     if len(questions) > 1 and has_rules:
         print(f"solve: {len(questions) - invalid} of {len(questions)} answers are valid", file=sys.stderr, flush=True)
+    if invalid and not json and config.num_votes == 1 and can_vote(meta, questions[0]):
+        print("hint: --num-votes 4 --verify may find a valid answer", file=sys.stderr, flush=True)
     if invalid:
         raise typer.Exit(INVALID_ANSWER)
 
@@ -181,6 +183,7 @@ def sweep_command(
     from trm.reporting.pareto import terminal_tables, write_sweep
     from trm.storage.artifact_cache import local_copy
 
+    started = time.monotonic()
     lists = {"max_steps": max_steps, "num_votes": num_votes}
     lists |= {"num_samples": num_samples, "latent_noise_std": latent_noise_std}
     grid = {name: [_number(part) for part in text.split(",") if part.strip()] for name, text in lists.items()}
@@ -190,7 +193,12 @@ def sweep_command(
     results = write_sweep(local_copy(model), local_copy(dataset), settings, out)
     console = Console(highlight=False)
     console.print(terminal_tables(results))
-    console.print(f"{out}: sweep.json, sweep.png, sweep.svg", soft_wrap=True)
+    console.print(f"  {out / 'sweep.png'} shows the Pareto front", soft_wrap=True)
+    following = command_line("trm", "inspect", out)
+    if results["selected"] is not None:
+        folders = folder_options({"model": model, "dataset": dataset})
+        following = command_line("trm", "visualize", *folders, *inference_options(results["selected"]))
+    print_end("sweep", out, time.monotonic() - started, following)
 
 
 def _number(text: str) -> object:

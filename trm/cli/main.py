@@ -5,6 +5,7 @@ import inspect
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from enum import StrEnum
@@ -14,12 +15,13 @@ from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
+from pydantic import ValidationError
 
 from trm.cli import experiment
 from trm.cli.compare import compare_command
-from trm.cli.inference import COMMANDS, OUTPUTS
-from trm.cli.options import LOCAL, Overrides, PuzzleCommand, local_model, model_location
-from trm.cli.summary import next_command, print_summary
+from trm.cli.inference import COMMANDS
+from trm.cli.options import LOCAL, OUTPUTS, Overrides, PuzzleCommand, local_model, model_location, typed_message
+from trm.cli.summary import command_line, folder_options, next_command, print_end, print_summary
 from trm.stages.records import STAGES, Stage, producer
 from trm.stages.runner import run_stage
 from trm.utils.errors import DataError, InternalError, Interrupted, UserError, exit_code
@@ -27,6 +29,7 @@ from trm.utils.file_formats import printable
 from trm.utils.hints import run_all
 from trm.utils.output import flush_output, replace_unencodable
 from trm.utils.stop_signals import handled_signals
+from trm.utils.threads import limit_spinning
 
 app = typer.Typer(
     help="Train, evaluate and run Tiny Recursive Models.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -51,13 +54,15 @@ def run_app(app: Callable[..., object], name: str) -> NoReturn:
     """
     for number in handled_signals():
         signal.signal(number, _raise_interrupted)
+    limit_spinning()
     replace_unencodable()
     code = None
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()  # here, where its errors are reported
     except (UserError, InternalError, Interrupted) as error:
-        _exit(exit_code(error), f"{name}: {error}")
+        # Errors of options name the command themselves.
+        _exit(exit_code(error), str(error) if str(error).startswith(f"{name} ") else f"{name}: {error}")
     except BrokenPipeError:  # the reader has closed the pipe (`trm inspect … | head`)
         sys.exit(0)
     except SystemExit as ended:
@@ -86,6 +91,11 @@ def _report_usage(error: Any, name: str) -> NoReturn:  # noqa: ANN401 - typer's 
         error.possibilities = difflib.get_close_matches(error.option_name, error.possibilities or (), cutoff=0.75)
     command = error.ctx.command_path if error.ctx else name
     message = error.format_message().replace("Value error, ", "").rstrip(".")
+    if isinstance(error.__context__, ValidationError):
+        (problem, *_) = error.__context__.errors()
+        expected = problem["msg"].removeprefix("Input should be ")
+        if expected != problem["msg"]:
+            message = f"{error.param.opts[0]} must be {expected}. Got {problem['input']}"
     _exit(2, f"{command}: {message}; see `{command} --help`")
 
 
@@ -106,7 +116,7 @@ def _raise_interrupted(number: int, _frame: FrameType | None) -> None:
 def _exit(code: int, message: str) -> NoReturn:
     # Text from files and servers is shown, not executed by the terminal.
     with suppress(OSError):
-        print(printable(" ".join(message.split())), file=sys.stderr, flush=True)
+        print(printable(" ".join(typed_message(message).split())), file=sys.stderr, flush=True)
     sys.exit(code)
 
 
@@ -146,10 +156,7 @@ def _stage_command(stage: Stage) -> Callable[..., None]:
         out = folders[stage.output]
         result = run_stage(stage, sections, inputs, out, tracking, load_data(params, changes))
         if result is not None:
-            print_summary(stage, result, out)
-            following = next_command(stage, params, folders)
-            if following:
-                print(f"next: {following}", flush=True)
+            print_summary(stage, result, out, next_command(stage, params, folders))
 
     def parameter(name: str, default: object, annotation: object) -> inspect.Parameter:
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
@@ -173,6 +180,12 @@ for _stage in STAGES:
     app.command(_stage.name, help=_stage.help, rich_help_panel=STAGES_PANEL)(_stage_command(_stage))
 
 
+for _name, _command in experiment.COMMANDS.items():
+    app.command(_name)(_command)
+for _name, _command in COMMANDS.items():
+    app.command(_name, cls=PuzzleCommand if _name in ("solve", "visualize") else None)(_command)
+
+
 @app.command("inspect")
 def inspect_command(
     path: Annotated[
@@ -189,12 +202,6 @@ def inspect_command(
     from trm.storage.artifact_cache import local_copy
 
     inspect_artifact(local_copy(path), puzzles)
-
-
-for _name, _command in experiment.COMMANDS.items():
-    app.command(_name)(_command)
-for _name, _command in COMMANDS.items():
-    app.command(_name, cls=PuzzleCommand if _name in ("solve", "visualize") else None)(_command)
 
 
 app.command("compare")(compare_command)
@@ -248,20 +255,25 @@ def study_command(
     ] = None,
 ) -> None:
     """Train variations of a recipe with several seeds each, and compare them in a report."""
+    from rich.console import Console
+
     from trm.config.recipes import studies, summary
+    from trm.reporting.terminal.artifact_summary import study
     from trm.stages.params import load_tracking
-    from trm.studies.study import load_study, run_study
+    from trm.studies.study import load_study, run_study, runs_of
 
     if name == "list":
         _print_summaries({known: summary(path) for known, path in studies().items()})
         return
-    out = folder / Path(name).stem
-    study, title = load_study(name)
+    started, out = time.monotonic(), folder / Path(name).stem
+    settings, title = load_study(name)
     if params is None:
         params = "params.yaml" if Path("params.yaml").is_file() else "{}"
-    run_study(study, out, title, load_tracking(params))
-    print((out / "report.md").read_text(encoding="utf-8"), end="")
-    print(f"study: {out / 'report.md'}", file=sys.stderr)
+    run_study(settings, out, title, load_tracking(params))
+    Console(highlight=False).print(study(out))
+    first, *others = runs_of(settings, out)
+    following = ("compare", first.folder, others[0].folder) if others else ("inspect", out)
+    print_end("study", out / "report.md", time.monotonic() - started, command_line("trm", *following))
 
 
 def _print_summaries(summaries: dict[str, str]) -> None:
@@ -321,9 +333,14 @@ def checkpoint_import(
     """Convert a published checkpoint to a model folder."""
     from trm.training.import_export import import_checkpoint
 
+    started = time.monotonic()
     digest = import_checkpoint(file, dataset, model, reset_puzzle_emb)
-    print(f"{model} contains the model; `trm inspect {model}` describes it")
-    print(f"to continue its training: train.init_from: {{model: {model}, sha256: {digest}, reset_puzzle_emb: false}}")
+    start = f"{{model: {model}, sha256: {digest}, reset_puzzle_emb: false}}"
+    print(f"  train.init_from: {start} continues its training")
+    following = ["inspect", model]
+    if dataset is not None:
+        following = ["visualize", *folder_options({"model": str(model), "dataset": str(dataset)})]
+    print_end("checkpoint import", model, time.monotonic() - started, command_line("trm", *following))
 
 
 class PublishedFormat(StrEnum):
@@ -344,4 +361,7 @@ def checkpoint_export(
     from trm.training.import_export import export_checkpoint
 
     del format  # there is only one
-    print(f"{export_checkpoint(model, out)} contains the weights; `trm checkpoint import` reads them")
+    started = time.monotonic()
+    file = export_checkpoint(model, out)
+    following = command_line("trm", "checkpoint", "import", file)
+    print_end("checkpoint export", file, time.monotonic() - started, following)

@@ -21,6 +21,8 @@ LOCAL: dict[str, Any] = {"parser": local_path, "metavar": "PATH"}
 
 SET_HELP = "Override a setting of the params for this run, such as `train.lr=3e-4`; can be repeated."
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET_HELP)]
+OUTPUTS = Path("outputs")
+"""The default folder of all outputs."""
 DEMO = "demo"
 """The name of the included model."""
 _DEMO_FOLDER = str(Path(__file__).parents[1] / "inference/demo_model")
@@ -34,6 +36,11 @@ def model_location(value: str | None) -> str | None:
 def typed_location(value: str) -> str:
     """The inverse of `model_location`."""
     return DEMO if value == _DEMO_FOLDER else value
+
+
+def typed_message(text: str) -> str:
+    """A message as if the user's words were the locations: the folder of the included model is `demo`."""
+    return text.replace(_DEMO_FOLDER, DEMO)
 
 
 def local_model(value: str | Path) -> Path:

@@ -1,13 +1,13 @@
-"""The last lines of a stage: its result, where it lies, the time taken and the next command."""
+"""The last lines of a command: its result, where it lies, the time taken and the next command."""
 
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from trm.cli.inference import OUTPUTS
-from trm.cli.options import typed_location
+from trm.cli.options import OUTPUTS, typed_location
 from trm.stages.records import STAGES, Stage
 
 SCORES = {
@@ -21,17 +21,41 @@ SCORES = {
 """Metric -> name in the table of `trm evaluate`; pass@k follows."""
 
 
-def print_summary(stage: Stage, folder: Path, location: str) -> None:
-    """Print the result of `stage` in the local `folder`, which is published at `location`."""
+def print_summary(stage: Stage, folder: Path, location: str, following: str | None = None) -> None:
+    """Print the result of `stage` in the local `folder`, published at `location`, and the next command."""
     from trm.storage.artifacts import read_manifest, timing_file
-    from trm.utils.progress import duration
 
     facts = read_manifest(folder)["facts"]
     for line in _LINES.get(stage.name, lambda *_: ())(folder, facts):
         print(line)
     timing = timing_file(folder)
     seconds = json.loads(timing.read_text(encoding="utf-8"))["seconds"] if timing.is_file() else 0
-    print(f"{stage.name}: {location} in {duration(seconds)}", flush=True)
+    print_end(stage.name, location, seconds, following)
+
+
+def print_end(command: str, output: object, seconds: float, following: str | None) -> None:
+    """Print where the output of a command lies, the time taken, and the next command, if there is one."""
+    from trm.utils.progress import duration
+
+    print(f"{command}: {output} in {duration(seconds)}", flush=True)
+    if following is not None:
+        print(f"next: {following}", flush=True)
+
+
+def command_line(*words: object) -> str:
+    """The words of a command, quoted for the shell where necessary."""
+    return shlex.join(map(str, words))
+
+
+def inference_options(settings: Mapping[str, Any]) -> list[str]:
+    """The options of the inference settings that differ from the defaults."""
+    from trm.config.inference import DEFAULT_INFERENCE
+
+    options = []
+    for name, value in settings.items():
+        if value != getattr(DEFAULT_INFERENCE, name):
+            options += [f"--{name.replace('_', '-')}"] + ([] if isinstance(value, bool) else [str(value)])
+    return options
 
 
 def next_command(stage: Stage, params: str, folders: Mapping[str, str]) -> str | None:
@@ -43,13 +67,15 @@ def next_command(stage: Stage, params: str, folders: Mapping[str, str]) -> str |
     if number == len(STAGES) or "DVC_STAGE" in os.environ or params.lstrip().startswith("{"):
         return None
     following = STAGES[number]
-    options = [f"--params {params}"] if params != "params.yaml" else []
-    options += [
-        f"--{name} {typed_location(folders[name])}"
-        for name in following.inputs
-        if name in folders and folders[name] != str(OUTPUTS / name)
-    ]
-    return " ".join([f"trm {following.name}", *options])
+    options = ["--params", params] if params != "params.yaml" else []
+    given = {name: folders[name] for name in following.inputs if name in folders}
+    return command_line("trm", following.name, *options, *folder_options(given))
+
+
+def folder_options(folders: Mapping[str, str]) -> list[str]:
+    """The options of the folders that are not the defaults: input name -> location."""
+    changed = {name: folder for name, folder in folders.items() if folder != str(OUTPUTS / name)}
+    return [word for name, folder in changed.items() for word in (f"--{name}", typed_location(folder))]
 
 
 def metrics_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
@@ -90,7 +116,7 @@ def _train_lines(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
     if log:
         row = list(log["step"]).index(best)
         exact, cell = (100 * float(log[name][row]) for name in ("exact_accuracy", "cell_accuracy"))
-        scores = f"exact accuracy {exact:.1f} %, cell accuracy {cell:.1f} %"
+        scores = f"{exact:.1f} % exact, {cell:.1f} % of the cells"
         yield f"  validation: {scores}, at step {best:,} (kept) of {steps:,}"
     else:
         yield f"  {steps:,} steps; there are no validation puzzles, the last weights are kept"

@@ -51,20 +51,23 @@ def find(name: str, known: Mapping[str, Path], what: str) -> Path:
     """The file with the name `name`. Raises `UserError` if there is none."""
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"the known names are {', '.join(known)}"
+        hint = f"did you mean {close[0]}?" if close else f"`trm {what} list` lists the names"
         raise UserError(f"{what} {name} does not exist; {hint}")
     return known[name]
 
 
 def recipe_text(name: str) -> str:
-    """The recipe as a complete params file, with its comment. Raises `UserError` if there is none of that name."""
+    """The recipe as a complete params file, with its comment. Raises `UserError` if there is none of that name.
+
+    The comment states that it is about the unchanged recipe: it remains true when the params are changed.
+    """
     text = find(name, recipes() | ablations(), "recipe").read_text(encoding="utf-8")
     base, changes = read_changes(name)
     if base is None:
         return text
     title, *notes = [*_opening_comment(text), ""]
     listed = [f"          {key}: {_flow(value)}" for key, value in changes.items()]
-    comment = [title, "", f"Command:  trm recipe use {name}, then `dvc repro` or `trm run`"]
+    comment = [_origin(name), title, "", f"Command:  trm recipe use {name}, then `dvc repro` or `trm run`"]
     comment += [line for line in notes if line]
     comment += [f"Base:     {base}, with", *listed]
     return "".join(f"# {line}".rstrip() + "\n" for line in comment) + "\n" + changed(_settings(base), changes)
@@ -148,8 +151,14 @@ def _opening_comment(text: str) -> list[str]:
 
 
 def summary(path: Path) -> str:
-    """The first line of the comment at the top of a recipe or a study."""
-    return next(iter(_opening_comment(path.read_text(encoding="utf-8"))), path.stem)
+    """The title of a recipe or a study: the first line of the comment at its top that is not its name."""
+    comment = _opening_comment(path.read_text(encoding="utf-8"))
+    return next((line for line in comment if line != _origin(path.stem)), path.stem)
+
+
+def _origin(name: str) -> str:
+    """The first line of a params file from a recipe. It remains true when the params are changed."""
+    return f"Recipe {name}; scores and times are those of the unchanged recipe."
 
 
 def use_recipe(name: str, params: Path, force: bool) -> None:

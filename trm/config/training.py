@@ -29,6 +29,8 @@ class AdamAtan2Params(Section):
     """Decay of the average of the squared gradients."""
     weight_decay: Rate
     """Decoupled weight decay: each step multiplies the weights by 1 - lr * weight_decay."""
+    fused: bool
+    """True: the CUDA kernel of the package adam-atan2 (`pip install trm[cuda]`); false: the same formula in PyTorch."""
 
 
 class SignSgdParams(Section):

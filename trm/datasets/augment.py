@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from trm.data.parquet import SCHEMA_VERSION, Split, write_meta, write_names, wri
 from trm.data.protocol import DatasetPlan
 from trm.datasets.registry import get_dataset
 from trm.utils.errors import UserError
-from trm.utils.memory import check_memory
+from trm.utils.memory import check_memory, readable
 from trm.utils.paths import file_digest
 from trm.utils.progress import Progress, progress
 
@@ -24,6 +25,8 @@ MAX_PENDING_BLOCKS = 4
 """Blocks generated ahead of the one being written, which limits memory use. Writing is slower than generating."""
 BYTES_PER_AUGMENTATION = 200
 """Least memory of an augmentation: those of a puzzle are generated together, as questions and answers."""
+BYTES_PER_EXAMPLE = 20
+"""Most bytes of an example on disk besides its tokens: five columns."""
 MAX_EXAMPLES = 2**31 - 1
 """Puzzles are numbered in int32."""
 
@@ -59,7 +62,8 @@ def write_dataset(
     if examples > MAX_EXAMPLES:
         raise UserError(f"augment.num_aug: gives {examples} examples, more than {MAX_EXAMPLES}; lower it")
     for split, split_plan in plan.splits.items():
-        with progress(f"augment {split}", split_plan.examples) as bar:
+        announce = partial(_announcement, split_plan.examples, plan.meta.seq_len)
+        with progress(f"augment {split}", split_plan.examples, announce=announce) as bar:
             blocks = _with_progress(_generate(split_plan.blocks, workers), bar)
             counts[split] = write_split(out / split, blocks, plan.meta.seq_len, lineage)
     if plan.names is not None:
@@ -82,6 +86,12 @@ def _generate(calls: Iterable[Callable[[], Split]], workers: int) -> Iterator[Sp
         finally:
             for future in pending:
                 future.cancel()
+
+
+def _announcement(examples: int, length: int, duration: str) -> str:
+    """The line that announces a long split, given its expected duration."""
+    size = readable(examples * (2 * length + BYTES_PER_EXAMPLE))
+    return f"{examples:,} examples take about {duration}, and up to {size} on disk"
 
 
 def _with_progress(blocks: Iterable[Split], bar: Progress) -> Iterator[Split]:

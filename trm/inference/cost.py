@@ -14,14 +14,15 @@ BYTES_PER_VOTE = 2000
 """Memory of an augmentation besides its tokens: its grids, its name, its seed, its vote."""
 VALUES_PER_POSITION = 16
 """Activations of a block in inference, relative to its width."""
+MEMORY_WORTH_ANNOUNCING = 100_000_000
+"""Bytes from which the memory of the votes is announced."""
 WORTH_MEASURING, WORTH_ANNOUNCING = 2000, 20.0
 """Supervision steps of all sequences from which the time is measured; seconds from which it is announced."""
 
 
 def check_inference(model: TRM, config: InferenceConfig) -> None:
     """Raise `UserError` if the votes of a puzzle, or the samples of a sequence, exceed the memory of the machine."""
-    length = model.meta.seq_len
-    votes = config.num_votes * (4 * length + BYTES_PER_VOTE)
+    votes = _votes_memory(model, config)
     check_memory(votes, f"num_votes={config.num_votes}")
     if model.device.type == "cpu":
         width = model.positions * model.config.block_width * VALUES_PER_POSITION * model.compute_dtype.itemsize
@@ -29,7 +30,7 @@ def check_inference(model: TRM, config: InferenceConfig) -> None:
 
 
 def estimate(model: TRM, sequences: int, config: InferenceConfig, batch_size: int) -> str | None:
-    """The expected time of answering `sequences` sequences, and the memory of the votes of a puzzle.
+    """The expected time of answering `sequences` sequences, and the memory of the votes of a puzzle if it is large.
 
     None if the time is short. It is an upper bound if sequences halt early; it is measured on a small batch.
     """
@@ -45,6 +46,11 @@ def estimate(model: TRM, sequences: int, config: InferenceConfig, batch_size: in
     seconds = (time.monotonic() - started) / size * steps
     if seconds < WORTH_ANNOUNCING:
         return None
-    memory = readable(config.num_votes * (4 * model.meta.seq_len + BYTES_PER_VOTE))
     work = f"{sequences * config.num_samples:,} sequences of {config.max_steps} steps"
-    return f"{work} take about {duration(seconds)} on this machine; the votes of a puzzle need about {memory}"
+    memory = _votes_memory(model, config)
+    votes = f"; the votes of a puzzle need about {readable(memory)}" if memory >= MEMORY_WORTH_ANNOUNCING else ""
+    return f"{work} take about {duration(seconds)} on this machine{votes}"
+
+
+def _votes_memory(model: TRM, config: InferenceConfig) -> int:
+    return config.num_votes * (4 * model.meta.seq_len + BYTES_PER_VOTE)

@@ -15,6 +15,7 @@ from trm.inference.engine import TraceCallback, Verifier, predict
 from trm.inference.puzzle import EvalPuzzle, get_solvable_dataset, make_puzzle, to_tokens
 from trm.inference.voting import Candidate, VoteCounter, grid_hash
 from trm.models.act import TRM
+from trm.utils.errors import UserError
 
 BATCH = 64
 """Sequences computed at a time."""
@@ -69,6 +70,15 @@ def solve_each(
         tokens = to_tokens(meta, dataset, np.asarray(grid))
         puzzle = make_puzzle(meta, tokens, config.num_votes, seed, number)
         yield solve_puzzle(model, meta, puzzle, config, advance=advance)
+
+
+def can_vote(meta: DatasetMeta, grid: np.ndarray | Sequence) -> bool:
+    """Whether the puzzle has an augmentation besides itself."""
+    try:
+        make_puzzle(meta, to_tokens(meta, get_solvable_dataset(meta), np.asarray(grid)), 2, 0, 0)
+    except UserError:
+        return False
+    return True
 
 
 def solve_puzzle(

@@ -14,6 +14,7 @@ from scipy import stats
 
 from trm.config.params import Params
 from trm.models.variants import VARIANTS
+from trm.reporting.terminal.artifact_summary import study_score
 from trm.reporting.training_log import read_log
 from trm.storage.artifacts import read_manifest, timing_file, write_json
 
@@ -124,21 +125,12 @@ def markdown(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     head += ["depth", "training"]
     lines = [f"| {' | '.join(head)} |", "|---" + "|--:" * (len(head) - 1) + "|"]
     for recipe, row in rows.items():
-        cells = [recipe, str(row["seeds"]), *(_score(row, name) for name in SCORES)]
+        cells = [recipe, str(row["seeds"]), *(study_score(row, name) for name in SCORES)]
         cells.append(" / ".join(f"{row[f'loss_{which}']:.3g}" for which in ("first", "last", "lowest")))
         cells += [f"{row['steps_per_second']:.1f}", f"{row['parameters']:,}", str(row["effective_depth"])]
         cells.append(f"{row['train_seconds']:.0f} s {row['device']}")
         lines.append(f"| {' | '.join(cells)} |")
     return lines
-
-
-def _score(row: Mapping[str, Any], name: str) -> str:
-    low, high = row[f"{name}_95"]
-    if low is None:
-        return "-"
-    if row["seeds"] > 1:
-        return f"{100 * row[name]:.1f} ± {100 * (high - low) / 2:.1f}"
-    return f"{100 * row[name]:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def curves(results: Sequence[Result]) -> Figure:

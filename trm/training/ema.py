@@ -3,6 +3,7 @@
 import copy
 
 import torch
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from trm.models.act import TRM
 
@@ -19,5 +20,5 @@ def ema_copy(model: TRM) -> TRM:
 @torch.no_grad()
 def update_ema(average: TRM, model: TRM, rate: float) -> None:
     """shadow = rate * shadow + (1 - rate) * weight, without bias correction."""
-    for shadow, weight in zip(average.parameters(), model.parameters(), strict=True):
-        shadow.lerp_(weight, 1 - rate)
+    update = get_ema_multi_avg_fn(rate)  # few operations for all parameters
+    update(list(average.parameters()), list(model.parameters()), None)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trm.config.training import AdamAtan2Params
+from trm.utils.errors import UserError
 
 
 class AdamAtan2(torch.optim.Optimizer):
@@ -60,15 +61,21 @@ class AdamAtan2(torch.optim.Optimizer):
 def network_optimizer(
     params: Iterable[nn.Parameter], settings: AdamAtan2Params, device: torch.device
 ) -> torch.optim.Optimizer:
-    """The optimizer of the network: the CUDA kernel of package `adam_atan2` if usable, else our implementation.
+    """The optimizer of the network. The schedule sets its learning rate before each step.
 
-    The schedule sets the learning rate before each step.
+    Raises `UserError` if the CUDA kernel is asked for and cannot be used.
     """
     betas = (settings.beta1, settings.beta2)
-    if device.type == "cuda" and importlib.util.find_spec("adam_atan2_backend"):
-        package: Any = importlib.import_module("adam_atan2")
-        return package.AdamATan2(params, lr=0.0, betas=betas, weight_decay=settings.weight_decay)
-    return AdamAtan2(params, lr=0.0, betas=betas, weight_decay=settings.weight_decay)
+    if not settings.fused:
+        return AdamAtan2(params, lr=0.0, betas=betas, weight_decay=settings.weight_decay)
+    if device.type != "cuda" or not importlib.util.find_spec("adam_atan2_backend"):
+        reason = f"the device is {device.type}" if device.type != "cuda" else "package adam-atan2 is not installed"
+        raise UserError(
+            f"train.optimizer.network.fused is true, but {reason}; set it to false, or train on CUDA with the package: "
+            "pip install 'trm[cuda]' (requires nvcc)"
+        )
+    package: Any = importlib.import_module("adam_atan2")
+    return package.AdamATan2(params, lr=0.0, betas=betas, weight_decay=settings.weight_decay)
 
 
 @torch.no_grad()
@@ -76,9 +83,8 @@ def sign_sgd_rows(table: Tensor, identifiers: Tensor, gradients: Tensor, lr: flo
     """Update in place the rows of `table` [N, dim] with indices `identifiers` int [B], by `gradients` [B, dim].
 
     Gradients of equal identifiers are summed; then row = row * (1 - lr * weight_decay) - lr * sign(gradient), once per
-    distinct row. The cost depends on B, not on N.
+    distinct row. The cost depends on B, not on N. No size depends on the identifiers, so a GPU is not waited for.
     """
-    rows, place = torch.unique(identifiers, return_inverse=True)
-    summed = torch.zeros(len(rows), table.shape[1], dtype=gradients.dtype, device=gradients.device)
-    summed.index_add_(0, place, gradients)
-    table[rows] = table[rows] * (1 - lr * weight_decay) - lr * summed.sign()
+    first = torch.searchsorted(identifiers.sort().values, identifiers)  # equal for equal identifiers
+    summed = torch.zeros_like(gradients).index_add_(0, first, gradients)[first]
+    table[identifiers] = table[identifiers] * (1 - lr * weight_decay) - lr * summed.sign()

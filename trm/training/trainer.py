@@ -4,7 +4,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from trm.data.batches import START, StreamPosition, collate, total_steps, traini
 from trm.data.parquet import Split, read_meta, read_split
 from trm.models.act import TRM, Batch, Carry, build_model, draw_min_steps
 from trm.training.checkpoint import FILE, checkpoint_tensors, save_checkpoint
-from trm.training.checks import check_training, learning_warnings
+from trm.training.checks import learning_warnings
 from trm.training.compilation import compile_passes, should_compile
+from trm.training.cost import announcement, check_training
 from trm.training.distributed import SINGLE_PROCESS, World, world
 from trm.training.ema import ema_copy, update_ema
 from trm.training.init_from import init_from
@@ -35,6 +36,7 @@ from trm.training.train_state import TrainState, TsvLog, load_state, replace_dur
 from trm.training.validation import to_tensors, validate
 from trm.utils.device import resolve_device, resolve_precision
 from trm.utils.errors import InternalError, Interrupted, UserError
+from trm.utils.prefetch import prefetched
 from trm.utils.progress import Progress, progress
 
 VALIDATION_METRICS = ("exact_accuracy", "cell_accuracy", "halt_accuracy")
@@ -54,7 +56,8 @@ def train(model: ModelParams, train: TrainParams, dataset: Path, out: Path, key:
                 interrupts.defer()
             run.open(folder, remote_checkpoints(folder) if processes.is_main else None)
             try:
-                with progress("train", run.total, run.state.step, silent=not processes.is_main) as bar:
+                silent = not processes.is_main
+                with progress("train", run.total, run.state.step, silent=silent, announce=run.announcement) as bar:
                     run.run(bar, interrupts)
             except Interrupted as error:
                 with interrupts.held():
@@ -97,7 +100,10 @@ def new_state(
         optimizer=network_optimizer(model.parameters(), settings.optimizer.network, device),
         carry=model.initial_carry(batch),
         position=START,
-        metric_sums=torch.zeros(len(LOSSES) + len(METRICS), dtype=torch.float64),
+        # MPS has no float64.
+        metric_sums=torch.zeros(
+            len(LOSSES) + len(METRICS), dtype=torch.float64, device=device if device.type == "cuda" else "cpu"
+        ),
     )
 
 
@@ -122,22 +128,24 @@ def train_step(
     total: int,
     processes: World = SINGLE_PROCESS,
     held: Callable[[], AbstractContextManager[None]] = nullcontext,
-) -> float:
-    """One supervision step, loss, backward pass and optimizer step; returns the loss of the global batch.
+) -> Tensor:
+    """One supervision step, loss, backward pass and optimizer step; returns the loss of the global batch, float64 [].
 
     network: `network_of` the model of `state`. batch: this process's slots. position: position after the batch. total:
     length of the schedule in steps. The state changes inside one `held` block, so that an interruption leaves it before
-    or after the step. Raises `InternalError` for a non-finite loss, in every process and before any change.
+    or after the step. Raises `InternalError` for a non-finite loss, in every process and before any change; with a GPU,
+    which such a check would stall, `check_losses` does it later.
     """
     step = state.step + 1
     slots = settings.global_batch_size
     generator = _step_generator(settings.seed, step)
-    min_steps = draw_min_steps(state.model.config, slots, generator)[processes.shard(slots)].to(state.model.device)
+    min_steps = draw_min_steps(state.model.config, slots, generator)[processes.shard(slots)]
+    min_steps = min_steps.to(state.model.device, non_blocking=True)
     state.optimizer.zero_grad()
     parts = _parts(len(min_steps), settings.micro_batch_size or slots)
     carries: list[Carry] = []
     rows: list[tuple[Tensor, Tensor]] = []
-    sums = torch.zeros(len(LOSSES) + len(METRICS) + 1, dtype=torch.float64)
+    sums = torch.zeros_like(state.metric_sums)
     for part in parts:
         with nullcontext() if part is parts[-1] else _without_sync(network):
             part_batch = batch if len(parts) == 1 else {name: values[part] for name, values in batch.items()}
@@ -149,10 +157,11 @@ def train_step(
         carries.append(carry)
         if out.puzzle_rows.grad is not None:
             rows.append((carry.puzzle_identifiers, out.puzzle_rows.grad))
-        sums += torch.cat((losses.sums, step_metrics(carry, out), losses.total.detach()[None])).cpu()
-    *totals, loss = processes.all_reduce(sums)
-    if not math.isfinite(loss):
-        raise InternalError(f"step {step}: the loss is {loss.item()}; lower train.lr or raise train.lr_warmup_steps")
+        sums += torch.cat((losses.sums, step_metrics(carry, out))).to(sums.device)
+    sums = processes.all_reduce(sums)
+    loss = sums[0] / slots
+    if reads_are_free(sums.device):
+        _check_loss(loss, f"step {step}: the loss")
     with held():
         rate = _learning_rate(settings, settings.lr, step, total)
         for group in state.optimizer.param_groups:
@@ -165,10 +174,25 @@ def train_step(
             rate = _learning_rate(settings, puzzle_emb.lr, step, total)
             sign_sgd_rows(state.model.puzzle_table, identifiers, gradients, rate, puzzle_emb.weight_decay)
         update_ema(state.average, state.model, settings.ema_rate)
-        state.metric_sums += torch.stack(totals)
+        state.metric_sums += sums
         state.metric_steps += 1
         state.carry, state.position, state.step = Carry.concatenate(carries), position, step
-    return loss.item()
+    return loss
+
+
+def check_losses(state: TrainState) -> None:
+    """Raise `InternalError`, in every process, if a loss since the last line of the log was NaN or infinite."""
+    _check_loss(state.metric_sums[0], f"step {state.step}: the sum of the last {state.metric_steps} losses")
+
+
+def _check_loss(loss: Tensor, name: str) -> None:
+    if not math.isfinite(loss):
+        raise InternalError(f"{name} is {loss.item()}; lower train.lr or raise train.lr_warmup_steps")
+
+
+def reads_are_free(device: torch.device) -> bool:
+    """False for a GPU, which runs behind the program: reading a value waits until it has caught up."""
+    return device.type == "cpu"
 
 
 def _parts(slots: int, most: int) -> list[slice]:
@@ -214,8 +238,8 @@ class _Run:
         self.state = new_state(config, self.meta, settings, to_tensors(first, self.device), self.dtype)
         compiled = should_compile(settings, config, self.meta, self.total, self.device.type)
         self.state.compiled = processes.broadcast_object(compiled)
-        self.validation_note = ""
-        """The last validation accuracy, for the progress display."""
+        self.loss_note = self.validation_note = ""
+        """The last loss that was read and the last validation accuracy, for the progress display."""
 
     def open(self, folder: Path, remote: RemoteCheckpoints | None) -> None:
         """Resume from the state in `folder` or its newest remote copy, if there is one."""
@@ -230,9 +254,15 @@ class _Run:
         if self.state.compiled and self.processes.is_main:
             print("train: with torch.compile; the first steps take longer", file=sys.stderr, flush=True)
         self.network = network_of(self.state.model, self.settings, self.processes, self.state.compiled)
-        self.started = time.monotonic() - self.state.seconds
+        self.started, self.opened_at = time.monotonic() - self.state.seconds, self.state.step
+
+    def announcement(self, duration: str) -> str:
+        """The line that announces a long training, given the expected duration of the steps that remain."""
+        steps = self.total - self.opened_at
+        return announcement(self.state.model, steps, self.settings.global_batch_size, self.processes.size, duration)
 
     def save(self) -> None:
+        check_losses(self.state)
         self.state.seconds = time.monotonic() - self.started
         save_state(self.folder, self.state, self.logs, self.processes)
         if self.remote is not None:
@@ -246,20 +276,19 @@ class _Run:
     def run(self, bar: Progress, interrupts: Interrupts) -> None:
         """Train until the schedule or the data ends; then the result is in the folder."""
         state, settings = self.state, self.settings
-        batches = training_batches(
-            self.split, settings.epochs, settings.global_batch_size, settings.seed, state.position
-        )
         # First, what an interruption right after a step may have skipped.
         self.log_if_due(interrupts)
         self.evaluate_if_due(interrupts)
-        for rows, position in batches:
+        for on_host, position in prefetched(self.batches()):
             if state.step >= self.total:
                 break
-            batch = to_tensors(collate(self.split, rows[self.slots]), self.device)
+            batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in on_host.items()}
             loss = train_step(
                 state, self.network, batch, position, settings, self.total, self.processes, interrupts.held
             )
-            bar.advance(note=f"loss {loss:.4f}{self.validation_note}")
+            if reads_are_free(loss.device):
+                self.loss_note = f"loss {loss:.4f}"
+            bar.advance(note=self.loss_note + self.validation_note)
             self.log_if_due(interrupts)
             self.evaluate_if_due(interrupts)
             if state.step % settings.checkpoint_interval == 0:
@@ -272,6 +301,18 @@ class _Run:
         with interrupts.held():
             self.finish()
 
+    def batches(self) -> Iterator[tuple[Batch, StreamPosition]]:
+        """This process's slots of the batches after the state's position, and the positions after them."""
+        settings = self.settings
+        stream = training_batches(
+            self.split, settings.epochs, settings.global_batch_size, settings.seed, self.state.position
+        )
+        for rows, position in stream:
+            batch = to_tensors(collate(self.split, rows[self.slots]), torch.device("cpu"))
+            if self.device.type == "cuda":  # only pinned memory is copied while the GPU computes
+                batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
+            yield batch, position
+
     def log_if_due(self, interrupts: Interrupts) -> None:
         """Write a line every `log_interval` steps."""
         if self.state.metric_steps >= self.settings.log_interval:
@@ -281,6 +322,7 @@ class _Run:
     def write_log(self) -> None:
         """Write a line: losses averaged over the steps, metrics over the sequences that halted, since the last line."""
         state, settings = self.state, self.settings
+        check_losses(state)
         sums = state.metric_sums.tolist()
         losses, count = sums[: len(LOSSES)], sums[len(LOSSES)]
         row: dict[str, float | int | None] = {"step": state.step, "epoch": state.position.epoch}
@@ -293,6 +335,7 @@ class _Run:
         row |= {name: value / count if count else None for name, value in metrics}
         if self.processes.is_main:
             self.log.add(row)
+        self.loss_note = f"loss {row[LOSSES[0]]:.4f}"
         state.metric_sums.zero_()
         state.metric_steps = 0
 
@@ -304,6 +347,7 @@ class _Run:
 
     def evaluate(self, validation: Split, interrupts: Interrupts) -> None:
         state, steps = self.state, self.state.model.config.halt_max_steps
+        check_losses(state)
         scores = validate(state.average, validation, self.slots.stop - self.slots.start, steps, self.processes)
         with interrupts.held():
             if self.processes.is_main:

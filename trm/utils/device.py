@@ -36,6 +36,8 @@ def resolve_device(device: str) -> torch.device:
             f"start torchrun with --nproc-per-node {count}"
         )
     torch.cuda.set_device(number)
+    # Products of float32 take TF32: many times faster, with 10 bits of the mantissa. Sums stay float32.
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
     return torch.device("cuda", number)
 
 

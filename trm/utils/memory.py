@@ -29,6 +29,11 @@ def check_memory(needed: int, setting: str) -> None:
         )
 
 
+def generation(count: int, what: str, needed: int, duration: str) -> str:
+    """The line that announces a generation that is expected to take `duration` and `needed` bytes."""
+    return f"{count:,} {what} take about {duration} and {readable(needed)} of memory on this machine"
+
+
 def readable(size: int) -> str:
     """A number of bytes for a message: 1.5 GB."""
     from rich.filesize import decimal

@@ -2,12 +2,16 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 PLAIN_LINE_INTERVAL = 10.0
 """Seconds between plain lines."""
+WORTH_ANNOUNCING = 20.0
+"""Expected seconds from which an operation is announced."""
+MEASURED_SECONDS = 2.0
+"""Seconds after the first piece of work, from which the duration is estimated."""
 
 
 class Progress(Protocol):
@@ -52,6 +56,34 @@ class _NoProgress:
         pass
 
 
+class _Announced:
+    """A display that prints one line as soon as the expected duration is known, if it is long.
+
+    The first piece of work does not count: it is often slower.
+    """
+
+    def __init__(self, display: Progress, description: str, left: int, announce: Callable[[str], str]) -> None:
+        self.display, self.description, self.left, self.announce = display, description, left, announce
+        self.first: tuple[float, int] | None = None
+        self.finished = False
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        self.display.advance(amount, note)
+        self.left -= amount
+        if self.finished or not amount:
+            return
+        now = time.monotonic()
+        if self.first is None:
+            self.first = now, self.left
+            return
+        started, left = self.first
+        if now - started >= MEASURED_SECONDS:
+            self.finished = True
+            expected = (now - started) / (left - self.left) * left
+            if expected >= WORTH_ANNOUNCING:
+                print(f"{self.description}: {self.announce(duration(expected))}", file=sys.stderr, flush=True)
+
+
 def duration(seconds: float) -> str:
     """A duration as minutes and seconds, or hours, minutes and seconds: 1:05, 2:00:05."""
     minutes, rest = divmod(round(seconds), 60)
@@ -61,7 +93,12 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def progress(
-    description: str, total: int | None, done: int = 0, unit: str = "", silent: bool = False
+    description: str,
+    total: int | None,
+    done: int = 0,
+    unit: str = "",
+    silent: bool = False,
+    announce: Callable[[str], str] | None = None,
 ) -> Iterator[Progress]:
     """Context manager that displays the progress of the enclosed work.
 
@@ -70,7 +107,18 @@ def progress(
     done: amount completed before.
     unit: `bytes` displays sizes and the transfer rate.
     silent: display nothing, as in all but one of several distributed processes.
+    announce: returns the line that announces a long operation, given its expected duration as text. It is printed once,
+    after the first seconds of work.
     """
+    with _display(description, total, done, unit, silent) as shown:
+        if announce is None or silent or total is None:
+            yield shown
+        else:
+            yield _Announced(shown, description, total - done, announce)
+
+
+@contextmanager
+def _display(description: str, total: int | None, done: int, unit: str, silent: bool) -> Iterator[Progress]:
     if silent:
         yield _NoProgress()
         return

@@ -4,6 +4,7 @@ The question has padding in place of the sum; the label is the complete row.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,7 +21,7 @@ from trm.data.protocol import Augmentations, DatasetPlan, Grid
 from trm.data.puzzle_csv import Layout, Mask, Puzzles, Tokens, write_puzzles
 from trm.data.sources import SPLITS
 from trm.utils.errors import UserError
-from trm.utils.memory import check_memory
+from trm.utils.memory import check_memory, generation
 from trm.utils.paths import file_digest
 from trm.utils.progress import Progress, progress
 
@@ -75,7 +76,8 @@ def fetch(data: Settings, out: Path) -> dict[str, object]:
     source, facts = data.source, {}
     first, second = draw_sums(data.digits, source.train_puzzles + source.test_puzzles, source.seed)
     parts = (slice(source.train_puzzles), slice(source.train_puzzles, None))
-    with progress(f"generate sums of {data.digits} digits", len(first)) as bar:
+    announce = partial(generation, len(first), "sums", len(first) * BYTES_PER_SUM)
+    with progress(f"generate sums of {data.digits} digits", len(first), announce=announce) as bar:
         for split, part in zip(SPLITS, parts, strict=True):
             path = out / f"{split}.csv"
             rows = _blocks(first[part], second[part], data.digits, bar)

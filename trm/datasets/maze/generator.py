@@ -3,6 +3,8 @@
 Wall densities and path lengths match the distribution of Maze-Hard.
 """
 
+from functools import partial
+
 import numpy as np
 import numpy.typing as npt
 
@@ -10,7 +12,7 @@ from trm.data.deduplication import Representatives
 from trm.data.numba_utils import random_state
 from trm.datasets.maze.grid import Mazes, are_equivalent, draw_mazes, fingerprints, label_mazes
 from trm.utils.errors import UserError
-from trm.utils.memory import check_memory
+from trm.utils.memory import check_memory, generation
 from trm.utils.progress import progress
 
 MAX_CELLS_WITHOUT_MAZE = 1_500_000_000
@@ -44,7 +46,8 @@ def generate_mazes(
         raise UserError(
             f"data.source.min_path must be from 1 to {size * size - 1} for a {size}x{size} maze. Got {min_path}"
         )
-    check_memory(count * (BYTES_PER_PUZZLE + 4 * size * size), f"data.source: generating {count} puzzles")
+    needed = count * (BYTES_PER_PUZZLE + 4 * size * size)
+    check_memory(needed, f"data.source: generating {count} puzzles")
     state = random_state(seed, size)
     block = np.empty((_BLOCK, size, size), dtype=np.uint8)
     # About half a second per call, so that progress and Ctrl-C are handled.
@@ -52,7 +55,8 @@ def generate_mazes(
     mazes: list[Mazes] = []
     representatives = Representatives(are_equivalent)
     drawn = tries_without_maze = consecutive_duplicates = 0
-    with progress(f"generate {size}x{size} mazes", count) as bar:
+    announce = partial(generation, count, "mazes", needed)
+    with progress(f"generate {size}x{size} mazes", count, announce=announce) as bar:
         while len(mazes) < count:
             num_mazes, num_tries = draw_mazes(low, high, min_path, tries_per_call, state, block)
             previous = len(mazes)

@@ -1,5 +1,6 @@
 """Generation of Sudoku puzzles: random full grids whose clues are removed as long as the solution stays unique."""
 
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -10,7 +11,7 @@ from trm.datasets.sudoku.augmentation import Grids
 from trm.datasets.sudoku.equivalence import are_equivalent, fingerprints
 from trm.datasets.sudoku.solver import dig_puzzles, units_of
 from trm.utils.errors import UserError
-from trm.utils.memory import check_memory
+from trm.utils.memory import check_memory, generation
 from trm.utils.progress import progress
 
 MIN_CLUES = {4: 4, 6: 8, 9: 17}
@@ -41,7 +42,8 @@ def generate_puzzles(size: int, count: int, clues: Literal["minimal"] | int, see
             f"data.source.clues: no {size}x{size} puzzle with fewer than {MIN_CLUES[size]} clues has one solution. "
             f"Got {clues}; increase it, or set it to minimal"
         )
-    check_memory(count * (BYTES_PER_PUZZLE + 4 * size * size), f"data.source: generating {count} puzzles")
+    needed = count * (BYTES_PER_PUZZLE + 4 * size * size)
+    check_memory(needed, f"data.source: generating {count} puzzles")
     units, block = units_of(size), _BLOCK[size]
     state = np.random.SeedSequence([seed, size]).generate_state(1, np.uint64) | np.uint64(1)
     questions, answers = np.zeros((2, block, size * size), np.uint8)
@@ -50,7 +52,8 @@ def generate_puzzles(size: int, count: int, clues: Literal["minimal"] | int, see
     questions_seen: set[bytes] = set()
     representatives = Representatives(are_equivalent)
     tries_without_puzzle = tries = valid = 0
-    with progress(f"generate {size}x{size} puzzles", count) as bar:
+    announce = partial(generation, count, "puzzles", needed)
+    with progress(f"generate {size}x{size} puzzles", count, announce=announce) as bar:
         while len(puzzles) < count:
             dig_puzzles(units, num_clues, state, questions, answers, ratings)
             grids = questions.reshape(-1, size, size)

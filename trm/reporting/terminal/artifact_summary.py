@@ -129,12 +129,23 @@ def log(path: Path) -> RenderableType:
     return columns(f"{path}: a log of {count:,} rows", ("column", "first", "last"), rows)
 
 
+def study_score(row: Mapping[str, Any], name: str) -> str:
+    """A score of a study in percent, with its 95 % interval."""
+    low, high = row[f"{name}_95"]
+    if low is None:
+        return "-"
+    if row["seeds"] > 1:
+        return f"{100 * row[name]:.1f} ± {100 * (high - low) / 2:.1f}"
+    return f"{100 * row[name]:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
 def study(folder: Path) -> RenderableType:
     """The scores of a study."""
     report = read_json(folder / STUDY)
     rows = []
     for name, row in report["recipes"].items():
-        shown = [f"{100 * row[score]:.1f}" for score in ("exact_accuracy", "cell_accuracy", "halt_accuracy")]
+        others = [f"{100 * row[score]:.1f}" for score in ("cell_accuracy", "halt_accuracy")]
+        shown = [study_score(row, "exact_accuracy"), *others]
         rows.append((name, str(row["seeds"]), *shown, f"{row['loss_last']:.3g}", f"{row['train_seconds']:.0f} s"))
     head = ("recipe", "seeds", "exact %", "cell %", "halt %", "last loss", "training")
     title = f"{folder}: a study, {report['title']}"

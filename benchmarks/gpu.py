@@ -1,0 +1,220 @@
+"""All measurements of a GPU in one go.
+
+    python -m benchmarks.gpu --minutes 4 --out gpu-results
+
+Writes DIR/gpu.json after each part, and DIR/gpu.md at the end. The parts, in order, until the time is over:
+
+- parity: largest differences of logits, loss and gradients from float32 on the CPU, relative to the largest value
+- products: speed of a large matrix product, the peak that the utilization of a step is compared with
+- steps: `benchmarks.train_step` at the published batch sizes, eager and compiled
+- resume: a training that is killed and resumed, against one that is not; and the share of the time in which the GPU has
+  waited, by the speed of the whole training against that of its steps
+
+`--device cpu` tests this program: the sizes are small then.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from benchmarks.train_step import CASES, Case, Timed, peak_memory, seconds_of
+from trm.config.training import TrainParams
+from trm.stages.params import load_recipe
+from trm.storage.artifacts import timing_file
+from trm.training.losses import supervision_loss
+from trm.utils.device import resolve_device
+from trm.utils.errors import UserError
+
+PUBLISHED_BATCH = {"sudoku-mlp": 768, "arc-att": 96, "small": 768, "default": 32}
+"""Sequences of a step on one GPU; arc-att: 768 are divided among eight."""
+PRECISIONS = ("float32", "bfloat16")
+MINUTE = 60
+
+
+def settings_for(device: str, precision: str) -> TrainParams:
+    """The training settings of the default experiment."""
+    return load_recipe("sudoku-6x6").train.model_copy(update={"device": device, "precision": precision})
+
+
+def parity(device: torch.device) -> Iterator[dict[str, Any]]:
+    """Differences from the CPU, float32 with and without TF32, and bfloat16."""
+    for name, batch in {"small": 8, "sudoku-mlp": 8, "arc-att": 1}.items():
+        case = replace(CASES[name], batch=batch)
+        expected = outputs(case, "cpu", "float32")
+        for precision, tf32 in [("float32", "ieee"), ("float32", "tf32"), ("bfloat16", "tf32")]:
+            resolve_device(device.type)
+            torch.backends.cuda.matmul.fp32_precision = tf32
+            found = outputs(case, device.type, precision)
+            differences = {key: difference(found[key], expected[key]) for key in expected}
+            yield {"case": name, "precision": precision, "products": tf32, **differences}
+    resolve_device(device.type)
+
+
+def outputs(case: Case, device: str, precision: str) -> dict[str, Tensor]:
+    """Logits, loss and all gradients of the first step, on the CPU in float32."""
+    timed = Timed("parity", case, None, settings_for(device, precision), compiled=False)
+    model = timed.state.model
+    carry, out = model(timed.state.carry, timed.batch, torch.ones(timed.settings.global_batch_size, device=device))
+    losses = supervision_loss(carry, out, "stablemax", timed.settings.global_batch_size)
+    losses.total.backward()
+    gradients = [weight.grad.flatten() for weight in model.parameters() if weight.grad is not None]
+    found = {"logits": out.logits, "loss": losses.total, "gradients": torch.cat(gradients)}
+    return {name: tensor.detach().float().cpu() for name, tensor in found.items()}
+
+
+def difference(found: Tensor, expected: Tensor) -> float:
+    """The largest difference, relative to the largest value."""
+    return float(f"{((found - expected).abs().max() / expected.abs().max()).item():.2e}")
+
+
+def products(device: torch.device, size: int) -> Iterator[dict[str, Any]]:
+    """TFLOP/s of a product of two square matrices."""
+    for dtype in (torch.float32, torch.bfloat16):
+        a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+        seconds = sorted(seconds_of(partial(torch.mm, a, b), device) for _ in range(8))[1]
+        tflops = round(2 * size**3 / seconds / 1e12, 3)
+        yield {"size": size, "precision": str(dtype).removeprefix("torch."), "tflops": tflops}
+
+
+def steps(device: torch.device, count: int, deadline: float) -> Iterator[dict[str, Any]]:
+    """Step times of all cases. Those that do not fit into the memory are reported as such."""
+    is_gpu = device.type == "cuda"
+    for name in ("sudoku-mlp", "arc-att", "small", "default") if is_gpu else ("default",):
+        for precision in reversed(PRECISIONS):
+            for compiled in (False, True) if is_gpu else (False,):
+                if time.monotonic() > deadline:
+                    return
+                if is_gpu:
+                    torch.cuda.empty_cache()
+                    torch.cuda.reset_peak_memory_stats(device)
+                batch = PUBLISHED_BATCH[name] if is_gpu else None
+                started = time.monotonic()
+                try:
+                    timed = Timed(name, CASES[name], batch, settings_for(device.type, precision), compiled)
+                    timed.step()
+                    first = time.monotonic() - started
+                    memory = peak_memory(device)
+                    for _ in range(count):
+                        timed.step()
+                    yield {**timed.result(), "peak_memory_bytes": memory, "first_step_seconds": round(first, 1)}
+                except torch.OutOfMemoryError:
+                    tried = {"case": name, "precision": precision, "compiled": compiled, "batch": batch}
+                    yield tried | {"memory": "exceeded"}
+
+
+def resume(device: torch.device) -> Iterator[dict[str, Any]]:
+    """Train twice; kill and resume the second training. Both have the same settings and data."""
+    epochs = 30 if device.type == "cuda" else 2
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        set_device = [f"--set=train.device={device.type}", f"--set=train.epochs={epochs}"]
+        trm(folder, "a", "init", "sudoku-4x4")
+        for stage in ("fetch", "augment"):
+            trm(folder, "a", stage)
+        started = time.monotonic()
+        trm(folder, "a", "train", *set_device)
+        whole = load_file(folder / "outputs/model/checkpoint.safetensors")
+        seconds = time.monotonic() - started
+        timing = json.loads(timing_file(folder / "outputs/model").read_text())
+        (folder / "outputs/model").rename(folder / "whole")
+        killed = start(folder, "b", "train", *set_device, "--set=train.checkpoint_interval=20")
+        while killed.poll() is None and not list((folder / "b").rglob("state.safetensors")):
+            time.sleep(0.05)
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+        trm(folder, "b", "train", *set_device, "--set=train.checkpoint_interval=20")
+        resumed = load_file(folder / "outputs/model/checkpoint.safetensors")
+        differences = [(tensor.float() - resumed[name].float()).abs().flatten() for name, tensor in whole.items()]
+        largest = torch.cat(differences).max().item()
+        timed = Timed("resume", Case("sudoku-4x4", 32, {}), None, settings_for(device.type, "float32"), compiled=False)
+        for _ in range(20):
+            timed.step()
+        busy = timing["steps_per_second"] * timed.result()["train_seconds"]
+        yield {
+            "seconds": round(seconds, 1),
+            "steps_per_second": timing["steps_per_second"],
+            "time_outside_steps": round(max(1 - busy, 0), 3),
+            "bytes_equal": largest == 0,
+            "largest_weight_difference": largest,
+        }
+
+
+def start(folder: Path, states: str, *command: str) -> subprocess.Popen[bytes]:
+    """Start a command of `trm` in the folder."""
+    root = str(Path(__file__).resolve().parents[1])
+    environment = {**os.environ, "PYTHONPATH": root, "TRM_STATE_DIR": str(folder / states)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "trm", *command], cwd=folder, env=environment, stdout=subprocess.DEVNULL
+    )
+
+
+def trm(folder: Path, states: str, *command: str) -> None:
+    """Run a command of `trm` in the folder."""
+    if start(folder, states, *command).wait():
+        raise UserError(f"trm {' '.join(command)} failed")
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The results as tables."""
+    lines = [f"# {results['device']}", "", f"torch {results['torch']}, {results['seconds']:.0f} s in all", ""]
+    for name, rows in results["parts"].items():
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        lines += [f"## {name}", "", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+        lines += ["| " + " | ".join(str(row.get(key, "")) for key in columns) + " |" for row in rows]
+        lines.append("")
+    lines += [f"Not measured, for lack of time: {', '.join(results['skipped']) or 'nothing'}.", ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure all parts and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--minutes", type=float, default=4, help="no part starts after this time (default: 4)")
+    parser.add_argument("--out", type=Path, default=Path("gpu-results"), metavar="DIR", help="default: gpu-results")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    options = parser.parse_args()
+    try:
+        device = resolve_device(options.device)
+    except UserError as error:
+        parser.error(str(error))
+    started = time.monotonic()
+    deadline = started + MINUTE * options.minutes
+    is_gpu = device.type == "cuda"
+    parts: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
+        "parity": lambda: parity(device),
+        "products": lambda: products(device, 8192 if is_gpu else 512),
+        "steps": lambda: steps(device, 10 if is_gpu else 3, deadline),
+        "resume": lambda: resume(device),
+    }
+    name = torch.cuda.get_device_name(device) if is_gpu else "CPU"
+    results: dict[str, Any] = {"device": name, "torch": torch.__version__, "parts": {}, "skipped": []}
+    options.out.mkdir(parents=True, exist_ok=True)
+    for part, measure in parts.items():
+        if time.monotonic() > deadline:
+            results["skipped"].append(part)
+            continue
+        rows = results["parts"][part] = []
+        for row in measure():
+            rows.append(row)
+            print(json.dumps({"part": part, **row}), flush=True)
+            results["seconds"] = round(time.monotonic() - started, 1)
+            (options.out / "gpu.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    (options.out / "gpu.md").write_text(markdown(results), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""The cost of a training: a refusal beyond the memory of the machine, and the line that announces a long one."""
+
+import resource
+import sys
+
+import torch
+
+from trm.config.dataset_meta import DatasetMeta
+from trm.config.model import ModelParams
+from trm.config.training import TrainParams
+from trm.models.act import TRM
+from trm.models.variants import VARIANTS
+from trm.utils.memory import check_memory, readable
+
+VALUES_PER_POSITION = 8
+"""Activations of a block that a training step keeps for the backward pass, relative to its width; at least."""
+COPIES = 5
+"""Float32 copies of the weights that a training keeps: weights, gradients, two moments, and their EMA."""
+
+
+def check_training(
+    config: ModelParams, meta: DatasetMeta, slots: int, train: TrainParams, device: torch.device
+) -> None:
+    """Raise `UserError` if the weights or the batch certainly exceed the memory of this machine; only for the CPU.
+
+    slots: sequences of the process.
+    """
+    if device.type != "cpu":
+        return
+    variant, sequence = VARIANTS[config.arch], config.puzzle_emb_len + meta.seq_len
+    values = (config.lma.length if config.lma.enable else sequence) * config.block_width
+    blocks = (variant.passes(config) + 1) * min(variant.blocks(config).values())
+    # The SwiGLU layer of a block has three matrices of width times two thirds of expansion times width.
+    weights = sum(variant.blocks(config).values()) * int(2 * config.expansion * config.block_width**2)
+    copies = 2 if train.freeze_weights else COPIES
+    check_memory(4 * weights * copies, f"model.hidden_size={config.hidden_size}")
+    computed = min(slots, train.micro_batch_size or slots)
+    states = slots * values * len(variant.states)
+    kept = computed * (values * VALUES_PER_POSITION * blocks + meta.seq_len * meta.vocab_size)
+    check_memory(4 * (states + kept), f"train.global_batch_size={train.global_batch_size}")
+
+
+def announcement(model: TRM, steps: int, batch_size: int, processes: int, duration: str) -> str:
+    """The line that announces `steps` further steps that are expected to take `duration`."""
+    device, count = model.device.type, f"{processes} processes" if processes > 1 else ""
+    if device == "cpu":
+        threads = torch.get_num_threads()
+        count = ", ".join(filter(None, (count, f"{threads} thread{'s' * (threads > 1)}")))
+    where = f"{device} ({count})" if count else device
+    memory = f"this process uses {readable(_peak_memory(model.device))}"
+    return f"{steps:,} steps of {batch_size:,} examples take about {duration} on {where}; {memory}"
+
+
+def _peak_memory(device: torch.device) -> int:
+    """The most bytes that this process has used, on the GPU or in the memory of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # macOS counts bytes, Linux kilobytes
