@@ -175,7 +175,7 @@ def collectives(work: Workload, processes: int, state_item: int = BFLOAT16) -> l
     if width:
         messages.append(Collective("puzzle identifiers", "all_gather", (INT * slots,)))
         messages.append(Collective("puzzle gradients", "all_gather", (FLOAT * slots * width,)))
-    messages.append(Collective("metric sums", "all_reduce", (8 * (len(LOSSES) + len(METRICS) + 1),)))
+    messages.append(Collective("metric sums", "all_reduce", (8 * (len(LOSSES) + len(METRICS)),)))
     messages.append(Collective("interruption flag", "all_reduce", (8,)))
     saved = tuple(slots * size for size in carry_sizes(work.model, state_item))
     messages.append(Collective("saved carry", "all_gather", saved, work.train.checkpoint_interval))

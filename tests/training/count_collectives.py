@@ -57,9 +57,9 @@ def main() -> None:
     file, dataset, folder, first, last = sys.argv[1:]
     params, counter = load_params(Path(file)), CallCounter()
     before: dict[int, tuple[Counter[tuple[str, int]], int]] = {}
-    train_step: Callable[..., float] = loop.train_step
+    train_step: Callable[..., object] = loop.train_step
 
-    def counted_step(state: Any, *rest: Any) -> float:  # noqa: ANN401 - the arguments of `train_step`
+    def counted_step(state: Any, *rest: Any) -> object:  # noqa: ANN401 - the arguments of `train_step`
         before[state.step + 1] = counter.calls.copy(), loopback_bytes()
         return train_step(state, *rest)
 
