@@ -21,7 +21,7 @@ import trm.training.trainer as loop
 from trm.stages.params import load_params
 from trm.utils.launch import rank
 
-OPERATIONS = {"allreduce_": "all_reduce", "_allgather_base_": "all_gather"}
+OPERATIONS = {"allreduce_": "all_reduce", "allgather_": "all_gather"}
 """Operator of PyTorch -> its name in `torch.distributed`. Its first argument is the result."""
 
 

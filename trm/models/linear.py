@@ -1,7 +1,7 @@
 """Linear maps in float32 on x86 processors, computed by oneDNN.
 
 PyTorch calls MKL for float32 products. MKL does not use AVX-512 on processors of AMD, where oneDNN is more than twice
-as fast (docs/results.md, Speed). bfloat16 products use oneDNN in PyTorch, too.
+as fast (docs/results.md, Training speed). bfloat16 products use oneDNN in PyTorch, too.
 """
 
 import platform

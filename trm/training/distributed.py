@@ -67,9 +67,9 @@ class World:
         """Concatenate the tensors of the processes, which have one shape, along the first axis in order of rank."""
         if self.size == 1:
             return tensor
-        gathered = tensor.new_empty(self.size * len(tensor), *tensor.shape[1:])
-        dist.all_gather_single(gathered, tensor.contiguous())
-        return gathered
+        gathered = tensor.new_empty(self.size, *tensor.shape)
+        dist.all_gather(list(gathered), tensor.contiguous())
+        return gathered.flatten(0, 1)
 
     def broadcast_(self, tensor: Tensor) -> None:
         """Overwrite `tensor` with that of the main process."""

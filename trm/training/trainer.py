@@ -39,6 +39,8 @@ from trm.utils.errors import InternalError, Interrupted, UserError
 from trm.utils.prefetch import prefetched
 from trm.utils.progress import Progress, progress
 
+INTERRUPT_INTERVAL = 10
+"""Steps after which several GPUs agree on an interruption: a few seconds, of the 30 that Kubernetes grants."""
 VALIDATION_METRICS = ("exact_accuracy", "cell_accuracy", "halt_accuracy")
 
 
@@ -294,12 +296,17 @@ class _Run:
             if state.step % settings.checkpoint_interval == 0:
                 with interrupts.held():
                     self.save()
-            if self.processes.any(interrupts.pending):
+            if self.asks_for_interrupts() and self.processes.any(interrupts.pending):
                 interrupts.stop()
         if self.validation is not None and state.eval_step < state.step:
             self.evaluate(self.validation, interrupts)
         with interrupts.held():
             self.finish()
+
+    def asks_for_interrupts(self) -> bool:
+        """Whether the processes tell each other after this step if one is to stop. GPUs have to wait for the answer."""
+        is_free = self.processes.size == 1 or reads_are_free(self.device)
+        return is_free or self.state.step % INTERRUPT_INTERVAL == 0
 
     def batches(self) -> Iterator[tuple[Batch, StreamPosition]]:
         """This process's slots of the batches after the state's position, and the positions after them."""

@@ -67,6 +67,6 @@ def require_compiler() -> None:
 def _cpu_has_bfloat16() -> bool:
     return any(
         supported
-        for name, supported in torch.cpu.get_capabilities().items()
+        for name, supported in getattr(torch.cpu, "get_capabilities", dict)().items()  # newer than torch 2.11
         if name in ("amx_bf16", "avx512_bf16", "bf16")
     )
