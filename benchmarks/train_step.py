@@ -38,7 +38,7 @@ from trm.models.model_summary import Product, matrix_products
 from trm.stages.params import load_recipe
 from trm.training.distributed import SINGLE_PROCESS
 from trm.training.ema import ema_copy
-from trm.training.trainer import network_of, new_state, train_step
+from trm.training.step import network_of, new_state, train_step
 from trm.utils.cpu_tuning import keep_memory
 from trm.utils.device import resolve_device, resolve_precision
 

@@ -20,7 +20,7 @@ from trm.config.recipes import (
 from trm.data.batches import START
 from trm.datasets.registry import expected_meta
 from trm.stages.params import load_params, load_recipe
-from trm.training.trainer import new_state, train_step
+from trm.training.step import new_state, train_step
 from trm.utils.errors import ParamsError, UserError
 
 

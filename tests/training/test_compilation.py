@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-import trm.training.trainer as loop
 from trm.config.dataset_meta import DatasetMeta
 from trm.config.model import ModelParams
 from trm.config.training import TrainParams
 from trm.models.model_summary import flops
+from trm.training import step as one_step
+from trm.training import trainer as loop
 from trm.training.compilation import WORTHWHILE, should_compile
 from trm.training.trainer import train
 from trm.utils.errors import UserError
@@ -65,7 +66,7 @@ def test_a_resumed_run_keeps_its_choice(
     first: bool,
 ) -> None:
     compiled: list[object] = []
-    monkeypatch.setattr(loop, "compile_passes", compiled.append)
+    monkeypatch.setattr(one_step, "compile_passes", compiled.append)
     for chosen in (first, not first):
         monkeypatch.setattr(loop, "should_compile", lambda *_, chosen=chosen: chosen)
         facts = train(model_params, train_params, dataset, tmp_path, "key")

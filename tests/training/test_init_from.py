@@ -18,7 +18,8 @@ from trm.models.variants import VARIANTS
 from trm.training.checkpoint import FILE, load_checkpoint, save_checkpoint
 from trm.training.distributed import SINGLE_PROCESS
 from trm.training.ema import ema_copy
-from trm.training.trainer import network_of, new_state, train, train_step
+from trm.training.step import network_of, new_state, train_step
+from trm.training.trainer import train
 from trm.training.validation import to_tensors
 from trm.utils.errors import DataError, ParamsError, UserError
 from trm.utils.paths import file_digest

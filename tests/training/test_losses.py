@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from trm.training.losses import (
     softmax_cross_entropy,
     stablemax_cross_entropy,
     step_metrics,
+    step_weights,
     supervision_loss,
 )
 
@@ -97,3 +99,34 @@ def test_metrics_count_the_slots_that_halted() -> None:
         "halt_accuracy": 2,
         "steps": 12,
     }
+
+
+@pytest.mark.parametrize("loss", [stablemax_cross_entropy, softmax_cross_entropy])
+def test_label_smoothing_by_hand(loss: Callable[..., torch.Tensor]) -> None:
+    # Probabilities 2/3 and 1/3 (softmax) or 3/4 and 1/4 (stablemax of 2 and 0).
+    softmax = loss is softmax_cross_entropy
+    logits = torch.tensor([[[math.log(2), 0.0] if softmax else [2.0, 0.0]] * 2])
+    p, q = (2 / 3, 1 / 3) if softmax else (3 / 4, 1 / 4)
+    expected = -0.8 * math.log(p) - 0.2 * (math.log(p) + math.log(q)) / 2
+    assert loss(logits, torch.tensor([[0, -100]]), 0.2)[0].tolist() == pytest.approx([expected, 0])
+
+
+def test_step_weights_by_hand() -> None:
+    weights = step_weights(torch.tensor([1, 2, 3, 4], dtype=torch.int32), 4, 0.5)
+    mean = (1 + 0.5 + 0.25 + 0.125) / 4
+    assert weights.tolist() == pytest.approx([1 / mean, 0.5 / mean, 0.25 / mean, 0.125 / mean])
+    assert weights.mean().item() == pytest.approx(1)
+
+
+def test_weights_of_halt_loss_and_slots() -> None:
+    """Two slots, token losses log(3/2) and log(3), halt losses log(2) each."""
+    right, wrong = [1.0, 0.0], [0.0, 1.0]
+    carry, out = _step([[right], [wrong]], [[0], [0]], [0.0, 0.0])
+    losses = supervision_loss(carry, out, "stablemax", 2, halt_loss_weight=0.1, slot_weights=torch.tensor([2.0, 0.5]))
+    total = 2 * (math.log(1.5) + 0.1 * math.log(2)) + 0.5 * (math.log(3) + 0.1 * math.log(2))
+    sums = dict(zip(LOSSES, losses.sums.tolist(), strict=True))
+    halt = 2 * math.log(2)
+    assert sums == pytest.approx(
+        {"loss": total, "token_loss": math.log(1.5) + math.log(3), "halt_loss": halt, "q_continue_loss": 0}
+    )
+    assert losses.total.item() == pytest.approx(total / 2)

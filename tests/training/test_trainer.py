@@ -10,18 +10,20 @@ import pytest
 import torch
 
 from trm.config.model import LmaParams, ModelParams
-from trm.config.training import TrainParams
+from trm.config.training import DepthParams, TrainParams
 from trm.data.batches import START, collate
 from trm.data.parquet import read_meta, read_split
 from trm.inference.solve import solve
 from trm.models.variants import VARIANTS
+from trm.training import step as one_step
 from trm.training import trainer as loop
 from trm.training.checkpoint import FILE, load_checkpoint, read_settings
 from trm.training.distributed import SINGLE_PROCESS
 from trm.training.losses import Losses
 from trm.training.schedule import learning_rate
+from trm.training.step import network_of, new_state, train_step
 from trm.training.train_state import read_step
-from trm.training.trainer import network_of, new_state, train, train_step
+from trm.training.trainer import train
 from trm.training.validation import to_tensors, validate
 from trm.utils.errors import InternalError, Interrupted, UserError
 from trm.utils.paths import states_folder
@@ -81,6 +83,51 @@ def test_only_rows_of_the_batch_change_in_the_puzzle_table(
     assert moved[[0, 2, 4]].abs().max() == 0
     # Step 1 of 4 warm-up steps: sign(g) times a quarter of 1e-2.
     assert torch.allclose(moved[[1, 3]].abs(), torch.tensor(1e-2 / 4))
+
+
+def test_the_options_of_the_loss_are_used(
+    dataset: Path, model_params: ModelParams, train_params: TrainParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = to_tensors(collate(read_split(dataset / "train"), np.array([0, 4, 8, 12])), torch.device("cpu"))
+    seen: list[dict[str, object]] = []
+    real = one_step.supervision_loss
+
+    def recorded(*args: object, **options: object) -> object:
+        seen.append(options)
+        return real(*args, **options)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(one_step, "supervision_loss", recorded)
+    changes = {"label_smoothing": 0.2, "halt_loss_weight": 0.05, "step_loss_decay": 0.7, "max_grad_norm": 1e-3}
+    settings = _changed(train_params, **changes)
+    state = new_state(model_params, read_meta(dataset), settings, batch, torch.float32)
+    train_step(state, state.model, batch, START, settings, 10)
+    assert (seen[0]["label_smoothing"], seen[0]["halt_loss_weight"]) == (0.2, 0.05)
+    weights = seen[0]["slot_weights"]
+    assert isinstance(weights, torch.Tensor)
+    assert weights.tolist() == pytest.approx([4 / (1 + 0.7 + 0.7**2 + 0.7**3)] * 4)  # all slots are in step 1 of 4
+    gradients = [weight.grad.flatten() for weight in state.model.parameters() if weight.grad is not None]
+    assert torch.cat(gradients).norm().item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_depth_schedule(dataset: Path, model_params: ModelParams, train_params: TrainParams) -> None:
+    """10 steps: 1 round of 1 pass until step 3, 2 rounds of 1 until step 6, then the model's 2 rounds of 2."""
+    batch = to_tensors(collate(read_split(dataset / "train"), np.array([0, 4, 8, 12])), torch.device("cpu"))
+    parts = (DepthParams(until=0.3, H_cycles=1, L_cycles=1), DepthParams(until=0.6, H_cycles=2, L_cycles=1))
+    settings = _changed(train_params, depth_schedule=parts, micro_batch_size=2)
+    state = new_state(model_params, read_meta(dataset), settings, batch, torch.float32)
+    passes, net = [0], state.model.net
+
+    def counted(*args: object) -> object:
+        passes[-1] += 1
+        return net(*args)  # pyright: ignore[reportArgumentType]
+
+    vars(state.model)["net"] = counted
+    for _ in range(10):
+        train_step(state, state.model, batch, START, settings, 10)
+        passes.append(0)
+    # Two micro-batches; a round has one pass more, for the answer.
+    assert passes[:-1] == [2 * 2] * 3 + [2 * 2 * 2] * 3 + [2 * 2 * 3] * 4
+    assert state.model.config == state.average.config == model_params
 
 
 def test_log_and_model(dataset: Path, model_params: ModelParams, train_params: TrainParams, tmp_path: Path) -> None:
@@ -154,7 +201,8 @@ def test_resumed_run_equals_uninterrupted_run(
     whole.mkdir()
     train(params, train_params, dataset, whole, "whole")
     name = {"between steps": "train_step", "inside an update": "update_ema"}[moment]
-    real, calls = getattr(loop, name), []
+    module = loop if name == "train_step" else one_step
+    real, calls = getattr(module, name), []
 
     def interrupted(*args: object) -> object:
         calls.append(args)
@@ -162,7 +210,7 @@ def test_resumed_run_equals_uninterrupted_run(
             os.kill(os.getpid(), signal.SIGTERM)
         return real(*args)
 
-    monkeypatch.setattr(loop, name, interrupted)
+    monkeypatch.setattr(module, name, interrupted)
     stops = 0
     while True:
         parts.mkdir()
@@ -207,16 +255,17 @@ def test_non_finite_loss_stops_the_run(
     case: str,
 ) -> None:
     changes, message = NAN_LOSS[case]
-    monkeypatch.setattr(loop, "reads_are_free", lambda _: case == "a CPU")
-    real = loop.supervision_loss
+    for module in (loop, one_step):
+        monkeypatch.setattr(module, "reads_are_free", lambda _: case == "a CPU")
+    real = one_step.supervision_loss
     calls: list[int] = []
 
-    def poisoned(*args: object) -> object:
+    def poisoned(*args: object, **options: object) -> object:
         calls.append(1)
-        losses = real(*args)  # pyright: ignore[reportArgumentType]
+        losses = real(*args, **options)  # pyright: ignore[reportArgumentType]
         return Losses(losses.total * math.nan, losses.sums * math.nan) if len(calls) == 7 else losses
 
-    monkeypatch.setattr(loop, "supervision_loss", poisoned)
+    monkeypatch.setattr(one_step, "supervision_loss", poisoned)
     with pytest.raises(InternalError, match=f"^{message}; lower train.lr"):
         train(model_params, _changed(train_params, **changes), dataset, tmp_path, "key")
     assert not (tmp_path / FILE).exists()
@@ -287,7 +336,7 @@ def test_compiled_gradients_are_the_same(
     for compiled in (False, True):
         model = new_state(params, read_meta(dataset), train_params, batch, torch.float32).model
         carry, out = network_of(model, train_params, SINGLE_PROCESS, compiled)(model.initial_carry(batch), batch)
-        loop.supervision_loss(carry, out, "stablemax", 4).total.backward()
+        one_step.supervision_loss(carry, out, "stablemax", 4).total.backward()
         gradients.append([weight.grad for weight in model.parameters()])
     for plain, other in zip(*gradients, strict=True):
         assert torch.allclose(plain, other, atol=1e-4 * plain.abs().max().item())

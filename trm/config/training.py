@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from trm.config.base import BelowOne, Device, Fraction, Natural, Positive, Precision, Rate, Section, Sha256
+from trm.config.base import BelowOne, Device, Fraction, Natural, Positive, Precision, Rate, Scale, Section, Sha256
 
 
 class InitFromParams(Section):
@@ -42,6 +42,17 @@ class SignSgdParams(Section):
     """Learning rate after warm-up; the schedule is that of `train.lr`."""
     weight_decay: Rate
     """Decoupled weight decay of the rows that move."""
+
+
+class DepthParams(Section):
+    """A part of the training with a shallower recursion."""
+
+    until: Fraction
+    """End of this part, as a fraction of all optimizer steps."""
+    H_cycles: Positive
+    """Rounds of a supervision step, instead of model.H_cycles."""
+    L_cycles: Positive
+    """Latent updates of a round, instead of model.L_cycles."""
 
 
 class OptimizerParams(Section):
@@ -82,6 +93,18 @@ class TrainParams(Section):
     """Decay of the exponential moving average of the weights; 0: no EMA."""
     loss: Literal["stablemax", "softmax"]
     """Token loss: cross-entropy with stablemax (float64) or softmax."""
+    label_smoothing: BelowOne
+    """Fraction of the token target that is distributed evenly over all tokens (SIC, arXiv 2601.19085: 0.2)."""
+    halt_loss_weight: Rate
+    """Weight of the halt loss, relative to the token loss (TRM: 0.5; SIC: 0.05)."""
+    step_loss_decay: Scale
+    """Weight of the loss of supervision step t: this number to the power t - 1, normalized to a mean of 1 over all
+    steps (CGAR, arXiv 2511.08653: 0.7); 1: equal weights."""
+    max_grad_norm: Scale | None
+    """Largest norm of the gradient of the network; a larger one is scaled down (RSM, arXiv 2603.15641: 1)."""
+    depth_schedule: tuple[DepthParams, ...]
+    """Parts of the training with another depth, in order of `until`; after the last one the depth is that of `model`
+    (CGAR, arXiv 2511.08653: 1 round of 2 passes until 0.3, 2 of 4 until 0.6). Evaluation has the depth of `model`."""
     eval_interval: Positive
     """Epochs between two evaluations on the validation groups."""
     log_interval: Positive
@@ -99,4 +122,7 @@ class TrainParams(Section):
     def _check(self) -> Self:
         if self.freeze_weights and self.init_from is None:
             raise ValueError("init_from must name a trained model if freeze_weights is true. Got null")
+        ends = [part.until for part in self.depth_schedule]
+        if ends != sorted(set(ends)):
+            raise ValueError(f"depth_schedule: each until must be larger than the one before. Got {ends}")
         return self

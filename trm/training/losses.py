@@ -13,20 +13,21 @@ METRICS = ("count", "cell_accuracy", "exact_accuracy", "halt_accuracy", "steps")
 LOSSES = ("loss", "token_loss", "halt_loss", "q_continue_loss")
 
 
-def stablemax_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def stablemax_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     """-log(s(x_label) / sum s(x)), s(x) = x + 1 for x >= 0, else 1 / (1 - x); 0 for ignored labels.
 
     `logits` [B, L, V], `labels` int [B, L]; the loss is [B, L] in float64 (float32 on MPS, which has no float64).
+    smoothing: fraction of the target that is distributed evenly over all V tokens.
     """
     x = logits.to(_loss_dtype(logits))
     # The clamps restrict each branch to its domain, so no gradient is computed near the pole of 1 / (1 - x) at 1.
     s = torch.where(x < 0, 1 / (1 - x.clamp(max=0) + 1e-30), x.clamp(min=0) + 1)
-    return _pick(-torch.log(s / s.sum(-1, keepdim=True)), labels)
+    return _pick(-torch.log(s / s.sum(-1, keepdim=True)), labels, smoothing)
 
 
-def softmax_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Softmax cross-entropy, float32 [B, L]; 0 for ignored labels."""
-    return _pick(-torch.log_softmax(logits.float(), -1), labels)
+def softmax_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Softmax cross-entropy, float32 [B, L]; 0 for ignored labels. The arguments are those of stablemax."""
+    return _pick(-torch.log_softmax(logits.float(), -1), labels, smoothing)
 
 
 TOKEN_LOSSES = {"stablemax": stablemax_cross_entropy, "softmax": softmax_cross_entropy}
@@ -36,10 +37,21 @@ def _loss_dtype(x: Tensor) -> torch.dtype:
     return torch.float32 if x.device.type == "mps" else torch.float64
 
 
-def _pick(negative_log_p: Tensor, labels: Tensor) -> Tensor:
+def _pick(negative_log_p: Tensor, labels: Tensor, smoothing: float) -> Tensor:
     labelled = labels != IGNORE_INDEX
     index = torch.where(labelled, labels, 0).long().unsqueeze(-1)
-    return torch.where(labelled, negative_log_p.gather(-1, index).squeeze(-1), 0)
+    loss = negative_log_p.gather(-1, index).squeeze(-1)
+    if smoothing:
+        loss = (1 - smoothing) * loss + smoothing * negative_log_p.mean(-1)
+    return torch.where(labelled, loss, 0)
+
+
+def step_weights(steps: Tensor, max_steps: int, decay: float) -> Tensor:
+    """Weights of slots in their supervision step `steps` (int [B], from 1): decay^(step - 1), with a mean of 1 over
+    steps 1 to `max_steps` (CGAR, arXiv 2511.08653). float32 [B].
+    """
+    mean = sum(decay**step for step in range(max_steps)) / max_steps
+    return decay ** (steps - 1).float() / mean
 
 
 @dataclass(frozen=True)
@@ -47,28 +59,38 @@ class Losses:
     """The loss of a batch and its parts."""
 
     total: Tensor
-    """The scalar to differentiate: sum over slots of (token loss + 0.5 * (halt + continue loss)) / G."""
+    """The scalar to differentiate: weighted sum over slots of (token loss + 0.5 * (halt + continue loss)) / G."""
     sums: Tensor
-    """Detached, [len(LOSSES)]: sums over slots; the first is `total` * G."""
+    """Detached, [len(LOSSES)]: sums over slots; the first is `total` * G, the others have no weights."""
 
 
-def supervision_loss(carry: Carry, out: Output, token_loss: str, global_batch_size: int) -> Losses:
+def supervision_loss(
+    carry: Carry,
+    out: Output,
+    token_loss: str,
+    global_batch_size: int,
+    *,
+    label_smoothing: float = 0.0,
+    halt_loss_weight: float = 0.5,
+    slot_weights: Tensor | None = None,
+) -> Losses:
     """Loss of the step that returned `carry` and `out`. Slots without labelled tokens do not count.
 
-    token_loss: a key of `TOKEN_LOSSES`.
+    token_loss: a key of `TOKEN_LOSSES`. halt_loss_weight: weight of the halt loss and of the continue loss.
+    slot_weights: float [B], weights of the slots; None: 1.
     """
     labelled = carry.labels != IGNORE_INDEX
     counts = labelled.sum(-1)
     real = counts > 0
-    per_token = TOKEN_LOSSES[token_loss](out.logits, carry.labels)
-    token_sum = (per_token.sum(-1) / counts.clamp(min=1)).sum()
-    exact = _exact(carry, out)
-    halt_loss = _binary(out.halt_logit, exact.float(), real)
-    q_continue_loss = torch.zeros_like(halt_loss)
+    per_token = TOKEN_LOSSES[token_loss](out.logits, carry.labels, label_smoothing)
+    parts = [per_token.sum(-1) / counts.clamp(min=1), _binary(out.halt_logit, _exact(carry, out).float(), real)]
     if out.continue_target is not None:
-        q_continue_loss = _binary(out.continue_logit, out.continue_target, real)
-    total = token_sum + 0.5 * (halt_loss + q_continue_loss)
-    sums = torch.stack([part.detach().to(token_sum.dtype) for part in (total, token_sum, halt_loss, q_continue_loss)])
+        parts.append(_binary(out.continue_logit, out.continue_target, real))
+    token_loss_sum, *halt_losses = ((part if slot_weights is None else part * slot_weights).sum() for part in parts)
+    total = token_loss_sum + halt_loss_weight * sum(halt_losses)
+    sums = [part.detach().to(total.dtype) for part in (total, *(part.sum() for part in parts))]
+    sums += [torch.zeros_like(total)] * (len(LOSSES) - len(sums))
+    sums = torch.stack([part.detach() for part in sums])
     return Losses(total / global_batch_size, sums)
 
 
@@ -98,4 +120,4 @@ def _exact(carry: Carry, out: Output) -> Tensor:
 
 
 def _binary(logit: Tensor, target: Tensor, real: Tensor) -> Tensor:
-    return (F.binary_cross_entropy_with_logits(logit, target, reduction="none") * real).sum()
+    return F.binary_cross_entropy_with_logits(logit, target, reduction="none") * real
