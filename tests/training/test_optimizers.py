@@ -9,9 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trm.config.training import AdamAtan2Params
+from trm.config.dataset_meta import DatasetMeta
+from trm.config.model import ModelParams
+from trm.config.training import AdamAtan2Params, AdamWParams, MuonParams, TrainParams
+from trm.models.act import TRM, build_model
 from trm.training import optimizers
-from trm.training.optimizers import AdamAtan2, network_optimizer, sign_sgd_rows
+from trm.training.optimizers import AdamAtan2, network_optimizers, sign_sgd_rows
 from trm.utils.errors import UserError
 
 
@@ -62,20 +65,61 @@ def test_adam_atan2_against_the_kernel(
 SETTINGS = AdamAtan2Params(name="adam_atan2", beta1=0.9, beta2=0.95, weight_decay=0.1, fused=False)
 
 
-def test_the_cuda_kernel_is_used_where_a_setting_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    weight, fused = torch.nn.Parameter(torch.ones(2)), SETTINGS.model_copy(update={"fused": True})
-    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+def chosen(
+    network: AdamAtan2Params | AdamWParams | MuonParams,
+    train_params: TrainParams,
+    model: TRM,
+    device: str = "cpu",
+    monkeypatch: pytest.MonkeyPatch | None = None,
+) -> list[torch.optim.Optimizer]:
+    """The optimizers of a model that is on `device`."""
+    if monkeypatch is not None:
+        monkeypatch.setattr(TRM, "device", torch.device(device))
+    settings = train_params.optimizer.model_copy(update={"network": network})
+    return network_optimizers(model, train_params.model_copy(update={"optimizer": settings}))
+
+
+def test_the_cuda_kernel_is_used_where_a_setting_asks_for_it(
+    monkeypatch: pytest.MonkeyPatch, train_params: TrainParams, model_params: ModelParams, meta: DatasetMeta
+) -> None:
+    model, fused = build_model(model_params, meta), SETTINGS.model_copy(update={"fused": True})
+    with pytest.raises(UserError, match="fused is true, but the device is cpu; set it to false"):
+        chosen(fused, train_params, model)
     with pytest.raises(UserError, match=r"fused is true, but package adam-atan2 is not installed; .*trm\[cuda\]"):
-        network_optimizer([weight], fused, cuda)
+        chosen(fused, train_params, model, "cuda", monkeypatch)
+
+    class Kernel(AdamAtan2):
+        pass
+
     package = types.ModuleType("adam_atan2")
-    package.AdamATan2 = lambda params, **settings: ("the package", settings)  # pyright: ignore[reportAttributeAccessIssue]
+    package.AdamATan2 = Kernel  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setitem(sys.modules, "adam_atan2", package)
     monkeypatch.setattr(optimizers.importlib.util, "find_spec", lambda _: object())
-    chosen = network_optimizer([weight], fused, cuda)
-    assert chosen == ("the package", {"lr": 0.0, "betas": (0.9, 0.95), "weight_decay": 0.1})
-    assert isinstance(network_optimizer([weight], SETTINGS, cuda), AdamAtan2)
-    with pytest.raises(UserError, match="fused is true, but the device is cpu; set it to false"):
-        network_optimizer([weight], fused, cpu)
+    (kernel,) = chosen(fused, train_params, model)
+    assert type(kernel) is Kernel
+    assert (kernel.param_groups[0]["betas"], kernel.param_groups[0]["weight_decay"]) == ((0.9, 0.95), 0.1)
+    (plain,) = chosen(SETTINGS, train_params, model)
+    assert type(plain) is AdamAtan2
+
+
+def test_each_weight_has_one_optimizer(train_params: TrainParams, model_params: ModelParams, meta: DatasetMeta) -> None:
+    model = build_model(model_params.model_copy(update={"pos_encodings": "learned"}), meta)
+    adamw = AdamWParams(name="adamw", beta1=0.8, beta2=0.9, weight_decay=0.3)
+    (single,) = chosen(adamw, train_params, model)
+    assert isinstance(single, torch.optim.AdamW)
+    group = single.param_groups[0]
+    assert (group["betas"], group["weight_decay"], group["base_lr"]) == ((0.8, 0.9), 0.3, train_params.lr)
+    muon = MuonParams(name="muon", lr=0.02, momentum=0.9, weight_decay=0.005, others=adamw)
+    matrices, others = chosen(muon, train_params, model)
+    assert isinstance(matrices, torch.optim.Muon) and isinstance(others, torch.optim.AdamW)
+    group = matrices.param_groups[0]
+    assert (group["base_lr"], group["momentum"], group["weight_decay"]) == (0.02, 0.9, 0.005)
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    by_muon, by_adamw = ({names[id(w)] for w in each.param_groups[0]["params"]} for each in (matrices, others))
+    assert by_muon == {name for name in names.values() if name.startswith("networks.")}
+    assert by_adamw == {
+        "token_embedding", "position_embedding", "output_head.weight", "q_head.weight", "q_head.bias",
+    }  # fmt: skip
 
 
 def test_sign_sgd_by_hand() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from trm.config.model import LmaParams, ModelParams
-from trm.config.training import DepthParams, TrainParams
+from trm.config.training import TrainParams
 from trm.data.batches import START, collate
 from trm.data.parquet import read_meta, read_split
 from trm.inference.solve import solve
@@ -83,51 +83,6 @@ def test_only_rows_of_the_batch_change_in_the_puzzle_table(
     assert moved[[0, 2, 4]].abs().max() == 0
     # Step 1 of 4 warm-up steps: sign(g) times a quarter of 1e-2.
     assert torch.allclose(moved[[1, 3]].abs(), torch.tensor(1e-2 / 4))
-
-
-def test_the_options_of_the_loss_are_used(
-    dataset: Path, model_params: ModelParams, train_params: TrainParams, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    batch = to_tensors(collate(read_split(dataset / "train"), np.array([0, 4, 8, 12])), torch.device("cpu"))
-    seen: list[dict[str, object]] = []
-    real = one_step.supervision_loss
-
-    def recorded(*args: object, **options: object) -> object:
-        seen.append(options)
-        return real(*args, **options)  # pyright: ignore[reportArgumentType]
-
-    monkeypatch.setattr(one_step, "supervision_loss", recorded)
-    changes = {"label_smoothing": 0.2, "halt_loss_weight": 0.05, "step_loss_decay": 0.7, "max_grad_norm": 1e-3}
-    settings = _changed(train_params, **changes)
-    state = new_state(model_params, read_meta(dataset), settings, batch, torch.float32)
-    train_step(state, state.model, batch, START, settings, 10)
-    assert (seen[0]["label_smoothing"], seen[0]["halt_loss_weight"]) == (0.2, 0.05)
-    weights = seen[0]["slot_weights"]
-    assert isinstance(weights, torch.Tensor)
-    assert weights.tolist() == pytest.approx([4 / (1 + 0.7 + 0.7**2 + 0.7**3)] * 4)  # all slots are in step 1 of 4
-    gradients = [weight.grad.flatten() for weight in state.model.parameters() if weight.grad is not None]
-    assert torch.cat(gradients).norm().item() == pytest.approx(1e-3, rel=1e-3)
-
-
-def test_depth_schedule(dataset: Path, model_params: ModelParams, train_params: TrainParams) -> None:
-    """10 steps: 1 round of 1 pass until step 3, 2 rounds of 1 until step 6, then the model's 2 rounds of 2."""
-    batch = to_tensors(collate(read_split(dataset / "train"), np.array([0, 4, 8, 12])), torch.device("cpu"))
-    parts = (DepthParams(until=0.3, H_cycles=1, L_cycles=1), DepthParams(until=0.6, H_cycles=2, L_cycles=1))
-    settings = _changed(train_params, depth_schedule=parts, micro_batch_size=2)
-    state = new_state(model_params, read_meta(dataset), settings, batch, torch.float32)
-    passes, net = [0], state.model.net
-
-    def counted(*args: object) -> object:
-        passes[-1] += 1
-        return net(*args)  # pyright: ignore[reportArgumentType]
-
-    vars(state.model)["net"] = counted
-    for _ in range(10):
-        train_step(state, state.model, batch, START, settings, 10)
-        passes.append(0)
-    # Two micro-batches; a round has one pass more, for the answer.
-    assert passes[:-1] == [2 * 2] * 3 + [2 * 2 * 2] * 3 + [2 * 2 * 3] * 4
-    assert state.model.config == state.average.config == model_params
 
 
 def test_log_and_model(dataset: Path, model_params: ModelParams, train_params: TrainParams, tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Section `train`: initialization, optimization, logging and checkpoints."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from trm.config.base import BelowOne, Device, Fraction, Natural, Positive, Precision, Rate, Scale, Section, Sha256
 
@@ -33,6 +33,37 @@ class AdamAtan2Params(Section):
     """True: the CUDA kernel of the package adam-atan2 (`pip install trm[cuda]`); false: the same formula in PyTorch."""
 
 
+class AdamWParams(Section):
+    """AdamW as in `torch.optim.AdamW`. Its rate is `train.lr`."""
+
+    name: Literal["adamw"]
+    """The algorithm."""
+    beta1: BelowOne
+    """Decay of the average of the gradients."""
+    beta2: BelowOne
+    """Decay of the average of the squared gradients."""
+    weight_decay: Rate
+    """Decoupled weight decay: each step multiplies the weights by 1 - lr * weight_decay."""
+
+
+class MuonParams(Section):
+    """Muon as in `torch.optim.Muon`: momentum whose matrix is orthogonalized (SIC, arXiv 2601.19085).
+
+    For the matrices of the blocks; embeddings, heads and biases have another optimizer.
+    """
+
+    name: Literal["muon"]
+    """The algorithm."""
+    lr: Rate
+    """Learning rate of the matrices after warm-up (SIC: 0.02); the schedule is that of `train.lr`."""
+    momentum: BelowOne
+    """Decay of the average of the gradients."""
+    weight_decay: Rate
+    """Decoupled weight decay: each step multiplies the matrices by 1 - lr * weight_decay (SIC: 1e-4 = 0.02 * 0.005)."""
+    others: Annotated[AdamAtan2Params | AdamWParams, Field(discriminator="name")]
+    """The optimizer of the other weights."""
+
+
 class SignSgdParams(Section):
     """Sparse SignSGD, for the puzzle embedding: only the rows of the batch move, each by the sign of its gradient."""
 
@@ -58,7 +89,7 @@ class DepthParams(Section):
 class OptimizerParams(Section):
     """The optimizer, one entry for each parameter group."""
 
-    network: AdamAtan2Params
+    network: Annotated[AdamAtan2Params | AdamWParams | MuonParams, Field(discriminator="name")]
     """All weights of the network."""
     puzzle_emb: SignSgdParams
     """The puzzle embedding."""

@@ -1,4 +1,4 @@
-"""Adam-atan2 for the network, sparse SignSGD for the puzzle embedding."""
+"""Adam-atan2, AdamW and Muon for the network, sparse SignSGD for the puzzle embedding."""
 
 import importlib
 import importlib.util
@@ -9,7 +9,8 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-from trm.config.training import AdamAtan2Params
+from trm.config.training import AdamAtan2Params, AdamWParams, TrainParams
+from trm.models.recursion import RecursiveNetwork
 from trm.utils.errors import UserError
 
 
@@ -58,16 +59,36 @@ class AdamAtan2(torch.optim.Optimizer):
         return loss
 
 
-def network_optimizer(
-    params: Iterable[nn.Parameter], settings: AdamAtan2Params, device: torch.device
-) -> torch.optim.Optimizer:
-    """The optimizer of the network. The schedule sets its learning rate before each step.
+def network_optimizers(model: RecursiveNetwork, settings: TrainParams) -> list[torch.optim.Optimizer]:
+    """The optimizers of the network: one for all weights, or one for the matrices of the blocks and one for the rest.
 
+    Each parameter group has its learning rate after warm-up as `base_lr`; the schedule sets `lr` before each step.
     Raises `UserError` if the CUDA kernel is asked for and cannot be used.
     """
-    betas = (settings.beta1, settings.beta2)
+    network, device = settings.optimizer.network, model.device
+    if network.name == "muon":
+        matrices = list(model.networks.parameters())
+        inside = {id(weight) for weight in matrices}
+        others = [weight for weight in model.parameters() if id(weight) not in inside]
+        muon = torch.optim.Muon(matrices, lr=0.0, weight_decay=network.weight_decay, momentum=network.momentum)
+        optimizers = {muon: network.lr, _adam(others, network.others, device): settings.lr}
+    else:
+        optimizers = {_adam(list(model.parameters()), network, device): settings.lr}
+    for optimizer, base_lr in optimizers.items():
+        for group in optimizer.param_groups:
+            group["base_lr"] = base_lr
+    return list(optimizers)
+
+
+def _adam(
+    params: list[nn.Parameter], settings: AdamAtan2Params | AdamWParams, device: torch.device
+) -> torch.optim.Optimizer:
+    options: dict[str, Any] = {"lr": 0.0, "betas": (settings.beta1, settings.beta2)}
+    options["weight_decay"] = settings.weight_decay
+    if settings.name == "adamw":
+        return torch.optim.AdamW(params, **options)
     if not settings.fused:
-        return AdamAtan2(params, lr=0.0, betas=betas, weight_decay=settings.weight_decay)
+        return AdamAtan2(params, **options)
     if device.type != "cuda" or not importlib.util.find_spec("adam_atan2_backend"):
         reason = f"the device is {device.type}" if device.type != "cuda" else "package adam-atan2 is not installed"
         raise UserError(
@@ -75,7 +96,7 @@ def network_optimizer(
             "pip install 'trm[cuda]' (requires nvcc)"
         )
     package: Any = importlib.import_module("adam_atan2")
-    return package.AdamATan2(params, lr=0.0, betas=betas, weight_decay=settings.weight_decay)
+    return package.AdamATan2(params, **options)
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from trm.training.distributed import SINGLE_PROCESS, World
 from trm.training.ema import ema_copy, update_ema
 from trm.training.init_from import init_from
 from trm.training.losses import LOSSES, METRICS, step_metrics, step_weights, supervision_loss
-from trm.training.optimizers import network_optimizer, sign_sgd_rows
+from trm.training.optimizers import network_optimizers, sign_sgd_rows
 from trm.training.schedule import learning_rate
 from trm.training.train_state import TrainState
 from trm.utils.errors import InternalError, UserError
@@ -40,7 +40,7 @@ def new_state(
     return TrainState(
         model=model,
         average=ema_copy(model),
-        optimizer=network_optimizer(model.parameters(), settings.optimizer.network, device),
+        optimizers=network_optimizers(model, settings),
         carry=model.initial_carry(batch),
         position=START,
         # MPS has no float64.
@@ -84,7 +84,8 @@ def train_step(
     generator = _step_generator(settings.seed, step)
     min_steps = draw_min_steps(state.model.config, slots, generator)[processes.shard(slots)]
     min_steps = min_steps.to(state.model.device, non_blocking=True)
-    state.optimizer.zero_grad()
+    for optimizer in state.optimizers:
+        optimizer.zero_grad()
     parts = _parts(len(min_steps), settings.micro_batch_size or slots)
     carries: list[Carry] = []
     rows: list[tuple[Tensor, Tensor]] = []
@@ -109,11 +110,12 @@ def train_step(
     if settings.max_grad_norm is not None:
         torch.nn.utils.clip_grad_norm_(state.model.parameters(), settings.max_grad_norm)
     with held():
-        rate = rate_at(settings, settings.lr, step, total)
-        for group in state.optimizer.param_groups:
-            # torch cannot convert larger numbers; infinite weights are reported by the next loss or `check_finite`.
-            group["lr"] = rate if rate <= torch.finfo(torch.float32).max else math.inf
-        state.optimizer.step()
+        for optimizer in state.optimizers:
+            for group in optimizer.param_groups:
+                rate = rate_at(settings, group["base_lr"], step, total)
+                # torch cannot convert larger numbers; infinite weights are reported by the next loss or `check_finite`.
+                group["lr"] = rate if rate <= torch.finfo(torch.float32).max else math.inf
+            optimizer.step()
         if rows:
             identifiers, gradients = (processes.all_gather(torch.cat(values)) for values in zip(*rows, strict=True))
             puzzle_emb = settings.optimizer.puzzle_emb

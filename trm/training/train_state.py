@@ -35,8 +35,8 @@ class TrainState:
     model: TRM
     average: TRM
     """The model with the EMA weights."""
-    optimizer: torch.optim.Optimizer
-    """The optimizer of the network. The puzzle embedding's has no state."""
+    optimizers: list[torch.optim.Optimizer]
+    """The optimizers of the network, of different weights. The puzzle embedding's has no state."""
     carry: Carry
     position: StreamPosition
     """Position of the next batch in the stream of examples."""
@@ -65,23 +65,29 @@ class TrainState:
         return tensors | {"metric_sums": self.metric_sums}
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
-        """The state of the optimizer, whatever it keeps: `optimizer.<parameter>.<key>` -> tensor."""
+        """The state of the optimizers, whatever they keep: `optimizer.<parameter>.<key>` -> tensor."""
         return {
             f"optimizer.{name}.{key}": value
             for name, weight in self.model.named_parameters()
-            for key, value in self.optimizer.state.get(weight, {}).items()
+            for optimizer in self.optimizers
+            for key, value in optimizer.state.get(weight, {}).items()
         }
 
     def set_optimizer_tensor(self, name: str, value: Tensor) -> None:
         """Restore one of `optimizer_tensors`, on the device of its parameter unless it is a scalar."""
         parameter, _, key = name.removeprefix("optimizer.").rpartition(".")
         weight = self.model.get_parameter(parameter)
-        self.optimizer.state[weight][key] = value.to(weight.device) if value.dim() else value.clone()
+        optimizer = next(each for each in self.optimizers if _has(each, weight))
+        optimizer.state[weight][key] = value.to(weight.device) if value.dim() else value.clone()
 
     def numbers(self) -> dict[str, object]:
         """Everything else, for JSON."""
         position = [self.position.epoch, self.position.index]
         return {"position": position, "best_score": self.best_score} | {name: getattr(self, name) for name in COUNTERS}
+
+
+def _has(optimizer: torch.optim.Optimizer, weight: Tensor) -> bool:
+    return any(weight is each for group in optimizer.param_groups for each in group["params"])
 
 
 def save_state(folder: Path, state: TrainState, logs: Sequence["TsvLog"], world: World) -> None:
