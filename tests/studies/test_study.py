@@ -9,11 +9,13 @@ import pytest
 
 from trm.config.recipes import studies
 from trm.config.tracking import TrackingParams
+from trm.datasets.registry import expected_meta
 from trm.evaluation.metrics import proportion
 from trm.stages.records import STAGES, Stage
 from trm.studies import study as module
 from trm.studies.report import Result, markdown, over_seeds, table, write_report
 from trm.studies.study import Run, Study, load_study, run_study, runs_of, stages_to
+from trm.training.cost import training_operations
 from trm.utils.errors import InternalError, ParamsError, UserError
 
 TINY = Study.model_validate(
@@ -37,6 +39,16 @@ TINY = Study.model_validate(
 )
 
 
+def operations(runs: list[Run]) -> list[int]:
+    """Operations of the trainings, for equal numbers of examples per epoch."""
+    result = []
+    for run in runs:
+        meta = expected_meta(run.params.data)
+        assert meta is not None
+        result.append(training_operations(run.params.model, run.params.train, meta, run.params.train.epochs))
+    return result
+
+
 @pytest.mark.parametrize("name", studies())
 def test_included_studies_are_valid(name: str, tmp_path: Path) -> None:
     study, title = load_study(name)
@@ -44,7 +56,10 @@ def test_included_studies_are_valid(name: str, tmp_path: Path) -> None:
     assert len({run.name for run in runs}) == sum(variation.seeds for variation in study.runs.values())
     assert [run.params.train.seed for run in runs] == [run.seed for run in runs]
     assert len({run.params.data.model_dump_json() for run in runs}) == 1
-    assert len({run.params.train.epochs for run in runs}) == 1
+    if name == "methods-small":
+        assert operations(runs) == pytest.approx([operations(runs[:1])[0]] * len(runs), rel=0.01)
+    else:
+        assert len({run.params.train.epochs for run in runs}) == 1
     assert title
 
 

@@ -9,12 +9,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from trm.config.dataset_meta import DatasetMeta
 from trm.config.model import ModelParams
 from trm.config.training import AdamAtan2Params, AdamWParams, DepthParams, MuonParams, TrainParams
 from trm.data.batches import START, collate
 from trm.data.parquet import read_meta, read_split
+from trm.models.model_summary import flops
 from trm.models.variants import VARIANTS
 from trm.training import step as one_step
+from trm.training.cost import training_operations
 from trm.training.distributed import SINGLE_PROCESS
 from trm.training.step import new_state, train_step
 from trm.training.train_state import TrainState, load_state, save_state
@@ -64,6 +67,19 @@ def test_depth_schedule(dataset: Path, model_params: ModelParams, train_params: 
     # Two micro-batches; a round has one pass more, for the answer.
     assert passes[:-1] == [2 * 2] * 3 + [2 * 2 * 2] * 3 + [2 * 2 * 3] * 4
     assert state.model.config == state.average.config == model_params
+
+
+def test_operations_of_a_depth_schedule(
+    model_params: ModelParams, train_params: TrainParams, meta: DatasetMeta
+) -> None:
+    """40 % of the steps with 1 round of 1 pass, the rest with the model's 2 rounds of 2."""
+    parts = (DepthParams(until=0.4, H_cycles=1, L_cycles=1),)
+    shallow = flops(model_params.model_copy(update={"H_cycles": 1, "L_cycles": 1}), meta)[1]
+    full = flops(model_params, meta)[1]
+    changed = train_params.model_copy(update={"depth_schedule": parts})
+    assert training_operations(model_params, train_params, meta, 10) == 10 * 4 * full
+    assert training_operations(model_params, changed, meta, 10) == pytest.approx(4 * 4 * shallow + 6 * 4 * full)
+    assert shallow < 0.7 * full
 
 
 ADAM = st.builds(

@@ -112,7 +112,7 @@ def _explain(problem: ErrorDetails, values: Mapping[str, Any], cls: type[BaseMod
     if lacks_item or problem["type"] == "too_short":
         return f"{key.rpartition('.')[0] if lacks_item else key} has too few items. Got {problem['input']!r}"
     if problem["type"] in ("missing", "union_tag_not_found"):
-        key += ".type" if problem["type"] == "union_tag_not_found" else ""
+        key += f".{_discriminator(problem)}" if problem["type"] == "union_tag_not_found" else ""
         return f"{key} is missing; add it (`trm recipe list` names examples, which have every key)"
     if problem["type"] == "extra_forbidden":
         return _explain_unknown(key, problem, cls)
@@ -120,11 +120,16 @@ def _explain(problem: ErrorDetails, values: Mapping[str, Any], cls: type[BaseMod
         message = problem["msg"].removeprefix("Value error, ")
         return f"{key}: {message}" if key else message
     if problem["type"] == "union_tag_invalid":
-        tags = problem.get("ctx", {}).get("expected_tags", "").replace("'", "")
-        return f"{key}.type must be one of {tags}. Got {problem['input'].get('type')!r}"
+        tags, name = problem.get("ctx", {}).get("expected_tags", "").replace("'", ""), _discriminator(problem)
+        return f"{key}.{name} must be one of {tags}. Got {problem['input'].get(name)!r}"
     expected = problem["msg"].removeprefix("Input should be ")
     expected = expected.replace("String should match pattern", "a string of the form")
     return f"{key} must be {expected}. Got {problem['input']!r}"
+
+
+def _discriminator(problem: ErrorDetails) -> str:
+    """The key that selects one of several forms of a section."""
+    return problem.get("ctx", {}).get("discriminator", "").strip("'")
 
 
 def _explain_unknown(key: str, problem: ErrorDetails, cls: type[BaseModel]) -> str:

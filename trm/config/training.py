@@ -133,7 +133,7 @@ class TrainParams(Section):
     steps (CGAR, arXiv 2511.08653: 0.7); 1: equal weights."""
     max_grad_norm: Scale | None
     """Largest norm of the gradient of the network; a larger one is scaled down (RSM, arXiv 2603.15641: 1)."""
-    depth_schedule: tuple[DepthParams, ...]
+    depth_schedule: Annotated[tuple[DepthParams, ...], Field(strict=False)]
     """Parts of the training with another depth, in order of `until`; after the last one the depth is that of `model`
     (CGAR, arXiv 2511.08653: 1 round of 2 passes until 0.3, 2 of 4 until 0.6). Evaluation has the depth of `model`."""
     eval_interval: Positive

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 from ruamel.yaml import YAML
 
 from trm.config.base import Positive, Section, parse, read_yaml
 from trm.config.params import Params
-from trm.config.recipes import changed, find, read_changes, recipe_text, studies, summary
+from trm.config.recipes import ablations, changed, find, read_changes, recipe_text, studies, summary
 from trm.config.tracking import TrackingParams
 from trm.stages.content_keys import requests
 from trm.stages.params import check_params
@@ -48,8 +48,8 @@ class Study(Section):
     """The base recipe."""
     changes: dict[str, Any] = Field(default_factory=dict)
     """Changes for all runs (data and budget): dotted key -> value."""
-    runs: dict[str, Variation]
-    """Name of an ablation (whose changes are applied), or `baseline` -> how to run it."""
+    runs: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")], Variation]
+    """Name -> how to run it. The name of an ablation applies its changes; `baseline` and other names apply none."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,9 @@ def runs_of(study: Study, folder: Path, tracking: TrackingParams | None = None) 
     for seed in range(most):
         for recipe, variation in study.runs.items():
             if seed < variation.seeds:
-                ablated = {} if recipe == BASELINE else read_changes(recipe)[1]
+                # A variation with changes of its own may have a name that no ablation has.
+                is_own = recipe == BASELINE or (variation.changes and recipe not in ablations())
+                ablated = {} if is_own else read_changes(recipe)[1]
                 changes = study.changes | ablated | variation.changes | {"train.seed": seed}
                 text, run_tracking = changed(recipe_text(study.base), changes), tracking
                 if tracking is not None:

@@ -8,7 +8,7 @@ from trm.config.dataset_meta import DatasetMeta
 from trm.config.model import ModelParams
 from trm.config.training import TrainParams
 from trm.models.act import TRM
-from trm.models.model_summary import flops
+from trm.training.cost import training_operations
 from trm.utils.device import has_compiler, require_compiler
 from trm.utils.paths import cache_folder
 
@@ -28,8 +28,7 @@ def should_compile(settings: TrainParams, config: ModelParams, meta: DatasetMeta
         return settings.compile
     if device not in WORTHWHILE or not has_compiler():
         return False
-    _, operations = flops(config, meta)
-    return operations * settings.global_batch_size * steps >= WORTHWHILE[device]
+    return training_operations(config, settings, meta, steps) >= WORTHWHILE[device]
 
 
 def compile_passes(model: TRM) -> None:

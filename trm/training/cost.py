@@ -9,6 +9,7 @@ from trm.config.dataset_meta import DatasetMeta
 from trm.config.model import ModelParams
 from trm.config.training import TrainParams
 from trm.models.act import TRM
+from trm.models.model_summary import flops
 from trm.models.variants import VARIANTS
 from trm.utils.memory import check_memory, readable
 
@@ -38,6 +39,17 @@ def check_training(
     states = slots * values * len(variant.states)
     kept = computed * (values * VALUES_PER_POSITION * blocks + meta.seq_len * meta.vocab_size)
     check_memory(4 * (states + kept), f"train.global_batch_size={train.global_batch_size}")
+
+
+def training_operations(config: ModelParams, settings: TrainParams, meta: DatasetMeta, steps: int) -> int:
+    """Floating-point operations of the matrix products of a training of `steps` optimizer steps, over all processes."""
+    total, start = 0.0, 0.0
+    ends = [(part.until, part.model_dump(exclude={"until"})) for part in settings.depth_schedule]
+    for end, depth in [*ends, (1.0, {})]:
+        _, operations = flops(config.model_copy(update=depth), meta)
+        total += (end - start) * operations
+        start = end
+    return round(total * settings.global_batch_size * steps)
 
 
 def announcement(model: TRM, steps: int, batch_size: int, processes: int, duration: str) -> str:
