@@ -69,6 +69,21 @@ def test_depth_schedule(dataset: Path, model_params: ModelParams, train_params: 
     assert state.model.config == state.average.config == model_params
 
 
+def test_each_optimizer_has_its_learning_rate_in_the_schedule(
+    dataset: Path, model_params: ModelParams, train_params: TrainParams
+) -> None:
+    """Step 1 of 4 warm-up steps: a quarter of either rate."""
+    adam = AdamWParams(name="adamw", beta1=0.9, beta2=0.95, weight_decay=0.1)
+    muon = MuonParams(name="muon", lr=0.02, momentum=0.95, weight_decay=0.005, others=adam)
+    optimizer = train_params.optimizer.model_copy(update={"network": muon})
+    changed = train_params.model_copy(update={"optimizer": optimizer, "lr_warmup_steps": 4})
+    batch = to_tensors(collate(read_split(dataset / "train"), np.array([0, 4, 8, 12])), torch.device("cpu"))
+    state = new_state(model_params, read_meta(dataset), changed, batch, torch.float32)
+    train_step(state, state.model, batch, START, changed, 10)
+    rates = [group["lr"] for each in state.optimizers for group in each.param_groups]
+    assert rates == pytest.approx([0.02 / 4, train_params.lr / 4])
+
+
 def test_operations_of_a_depth_schedule(
     model_params: ModelParams, train_params: TrainParams, meta: DatasetMeta
 ) -> None:
