@@ -113,9 +113,7 @@ def _section(section: type[BaseModel]) -> Iterator[str]:
         yield from _table(("Key", "Value", "Description"), rows)
 
 
-def _rows(
-    schema: Schema, definitions: Schema, prefix: str, variants: list[Variant]
-) -> Iterator[tuple[str, str, str]]:
+def _rows(schema: Schema, definitions: Schema, prefix: str, variants: list[Variant]) -> Iterator[tuple[str, str, str]]:
     for name, field in schema["properties"].items():
         key, options = prefix + name, field.get("anyOf", field.get("oneOf", [field]))
         sections = [definitions[each["$ref"].rpartition("/")[2]] for each in options if "$ref" in each]

@@ -39,7 +39,20 @@ def test_verdict_has_a_direction(only_candidate: int, only_champion: int, verdic
 
 def test_equal_scores_are_no_difference() -> None:
     paired = compare_paired(scores([True, False] * 5), scores([True, False] * 5))
-    assert (paired.p, paired.low, paired.high, paired.verdict) == (1.0, 0.0, 0.0, "no difference")
+    assert (paired.p, paired.difference, paired.verdict) == (1.0, 0.0, "no difference")
+    # Half a puzzle in each of the two cells: 0 +- 1.96 * sqrt(1) / (10 + 2)
+    assert (paired.low, paired.high) == (pytest.approx(-1.96 / 12, abs=1e-4), pytest.approx(1.96 / 12, abs=1e-4))
+
+
+def test_the_interval_has_a_width_if_one_model_solves_everything() -> None:
+    paired = compare_paired(scores([True] * 20), scores([False] * 20))
+    assert paired.difference == paired.high == 1.0
+    # 20.5 and 0.5 of 22: 20 / 22 - 1.96 * sqrt(21 - 20^2 / 22) / 22
+    low = 20 / 22 - 1.96 * np.sqrt(21 - 400 / 22) / 22
+    assert paired.low == pytest.approx(low, abs=1e-4)
+    several = {(str(task), n): True for task in range(20) for n in range(2)}
+    paired = compare_paired(several, dict.fromkeys(several, False))
+    assert (paired.low, paired.high) == (pytest.approx(low, abs=1e-4), 1.0)
 
 
 def test_tasks_with_several_examples_count_by_fraction() -> None:

@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import stats
 
+from trm.evaluation.metrics import paired_difference
+
 ALPHA = 0.05
 """Significance level. Intervals have the confidence level 1 - ALPHA."""
 RESAMPLES = 9999
@@ -33,7 +35,8 @@ class PairedComparison:
     """`candidate` - `champion`."""
     low: float
     high: float
-    """95 % confidence interval of the difference, by paired bootstrap over the tasks."""
+    """95 % confidence interval of the difference: of two proportions (`paired_difference`), or by paired bootstrap over
+    tasks with several examples."""
     p: float
     """Two-sided p-value."""
     test: str
@@ -76,21 +79,31 @@ def compare_paired(candidate: Scores, champion: Scores) -> PairedComparison:
             (difference,), np.mean, permutation_type="samples", n_resamples=RESAMPLES, rng=rng
         )
         p, test = float(permuted.pvalue), "permutation test over tasks"
-    low, high = float(difference.mean()), float(difference.mean())
-    if len(difference) > 1 and np.ptp(difference) > 0:
-        interval = stats.bootstrap(
-            (difference,),
-            np.mean,
-            confidence_level=1 - ALPHA,
-            n_resamples=RESAMPLES,
-            method="percentile",
-            batch=100,
-            rng=rng,
-        ).confidence_interval
-        low, high = float(interval.low), float(interval.high)
+    low, high = _interval(difference, len(examples) == len(candidate), rng)
     return PairedComparison(
         len(examples), float(a.mean()), float(b.mean()), float(difference.mean()), low, high, p, test, wins, losses
     )
+
+
+def _interval(difference: np.ndarray, is_single: bool, rng: np.random.Generator) -> tuple[float, float]:
+    """95 % interval of the mean of the tasks' differences [n]; never of width 0. is_single: each task has one example."""
+    bounds = paired_difference(difference > 0, difference < 0)
+    assert bounds["low"] is not None and bounds["high"] is not None
+    if is_single:
+        return bounds["low"], bounds["high"]
+    mean = float(difference.mean())
+    if np.ptp(difference) == 0:  # all resamples are equal, so the width is that of signs
+        return min(bounds["low"], mean), max(bounds["high"], mean)
+    interval = stats.bootstrap(
+        (difference,),
+        np.mean,
+        confidence_level=1 - ALPHA,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        batch=100,
+        rng=rng,
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
 
 
 def scores_of(predictions: pa.Table | None) -> Scores:
