@@ -86,7 +86,10 @@ def compare_paired(candidate: Scores, champion: Scores) -> PairedComparison:
 
 
 def _interval(difference: np.ndarray, is_single: bool, rng: np.random.Generator) -> tuple[float, float]:
-    """95 % interval of the mean of the tasks' differences [n]; never of width 0. is_single: each task has one example."""
+    """95 % interval of the mean of the tasks' differences [n]; never of width 0.
+
+    is_single: each task has one example.
+    """
     bounds = paired_difference(difference > 0, difference < 0)
     assert bounds["low"] is not None and bounds["high"] is not None
     if is_single:
