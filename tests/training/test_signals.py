@@ -33,7 +33,7 @@ def test_second_signal_does_not_interrupt_saving() -> None:
     assert saved == [True]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", handled_signals())
 def test_signals_that_stop_a_command(number: signal.Signals) -> None:
     with interruptible(), pytest.raises(Interrupted) as stop:
         os.kill(os.getpid(), number)
