@@ -80,13 +80,13 @@ def test_verdict_and_exit_code(
 
 
 def test_statistics_by_hand(run: Run, tmp_path: Path) -> None:
-    """9 of 12 puzzles are solved by one model only: p = 2 / 2^9."""
+    """9 of 12 puzzles are solved by one model only: p = 2 / 2^9; 9 / 14 +- 1.96 * sqrt(10 - 81 / 14) / 14."""
     one = outputs(tmp_path / "one", [True] * 12)
     other = outputs(tmp_path / "other", [False] * 9 + [True] * 3)
     _, out, _ = run("compare", one, other)
     shown = " ".join(out.split())
     assert "test puzzles, solved exactly: 100.0% and 25.0% difference: +75.0 points" in shown
-    assert "points (95 % interval +50.0 to +100.0); p = 0.0039 (McNemar's exact test)" in shown
+    assert "points (95 % interval +35.5 to +93.0); p = 0.0039 (McNemar's exact test)" in shown
     assert "of 12: 9 solved by the first only, 0 by the second only" in shown
 
 

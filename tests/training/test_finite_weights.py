@@ -55,7 +55,7 @@ def test_learning_rate_beyond_float32(
 def test_an_earlier_best_checkpoint_is_not_published(
     dataset: Path, model_params: ModelParams, train_params: TrainParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trm.training.trainer._learning_rate", lambda *args: 1e39 if args[2] == 40 else 1e-3)
+    monkeypatch.setattr("trm.training.step.rate_at", lambda *args: 1e39 if args[2] == 40 else 1e-3)
     (tmp_path / "out").mkdir()
     with pytest.raises(InternalError, match=r"^step 40: tensor "):
         train(model_params, train_params, dataset, tmp_path / "out", "key")
