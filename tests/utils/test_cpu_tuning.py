@@ -4,6 +4,7 @@ import ctypes
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,20 +14,21 @@ from trm.utils.cpu_tuning import KEPT_MEMORY, SPINS, limit_spinning
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "TORCHINDUCTOR_CACHE_DIR"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
 
-def test_every_command_line_limits_spinning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_line_is_tuned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TRM_CACHE_DIR", str(tmp_path))
     seen: list[str | None] = []
 
     def app(**_: object) -> None:
-        seen.append(os.environ.get("GOMP_SPINCOUNT"))
+        seen.extend(os.environ.get(name) for name in ("GOMP_SPINCOUNT", "TORCHINDUCTOR_CACHE_DIR"))
 
     with pytest.raises(SystemExit):
         run_app(app, "trm")
-    assert seen == [SPINS]
+    assert seen == [SPINS, str(tmp_path / "compiled")]
 
 
 @pytest.mark.parametrize(("name", "value"), [("GOMP_SPINCOUNT", "7"), ("OMP_WAIT_POLICY", "active")])

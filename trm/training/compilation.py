@@ -1,6 +1,4 @@
-"""The choice of torch.compile for a training run, and where compiled code is kept."""
-
-import os
+"""torch.compile: the choice for a training run, and the compilation."""
 
 import torch
 
@@ -10,7 +8,7 @@ from trm.config.training import TrainParams
 from trm.models.act import TRM
 from trm.training.cost import training_operations
 from trm.utils.device import has_compiler, require_compiler
-from trm.utils.paths import cache_folder
+from trm.utils.errors import UserError
 
 WORTHWHILE = {"cpu": 6e13, "cuda": 3e16}
 """Device -> floating-point operations of a run that repays compilation: about ten minutes of training on one core of a
@@ -31,12 +29,24 @@ def should_compile(settings: TrainParams, config: ModelParams, meta: DatasetMeta
     return training_operations(config, settings, meta, steps) >= WORTHWHILE[device]
 
 
-def compile_passes(model: TRM) -> None:
-    """Compile the passes of `model` in place. Raises `UserError` if this machine has no C++ compiler.
+def compile_passes(model: TRM, sequences: int) -> None:
+    """Compile the passes of `model` in place, for batches of `sequences`.
 
-    A pass is compiled in a fraction of the time of a whole supervision step, and is the same in each round.
+    A pass is compiled in a fraction of the time of a whole supervision step, and is the same in each round. Raises
+    `UserError` if this machine has no C++ compiler or the compilation fails; then the model is as before.
     """
     require_compiler()
-    # The default folder is in /tmp: lost when the machine restarts, and at a name that others can guess.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
     vars(model)["net"] = torch.compile(model.net)  # as an attribute: parameter names stay the same
+    try:
+        # torch compiles at the first call: here, where an error leaves nothing half done.
+        for name in model.networks:
+            shape = (sequences, model.positions, model.config.block_width)
+            x = torch.zeros(shape, dtype=model.compute_dtype, device=model.device, requires_grad=True)
+            with torch.no_grad():
+                model.net(name, x)
+            model.net(name, x).float().sum().backward()
+    except Exception as error:  # of many types, which are not public
+        del vars(model)["net"]
+        raise UserError(f"torch.compile failed ({type(error).__name__}); set train.compile to false") from None
+    finally:
+        model.zero_grad()

@@ -56,7 +56,8 @@ def network_of(model: TRM, settings: TrainParams, processes: World, compiled: bo
     With several processes DistributedDataParallel sums gradients in buckets during the backward pass.
     """
     if compiled:
-        compile_passes(model)
+        sequences = settings.global_batch_size // processes.size
+        compile_passes(model, min(sequences, settings.micro_batch_size or sequences))
     if processes.size == 1 or settings.freeze_weights:  # a frozen network has no gradients
         return model
     return DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)

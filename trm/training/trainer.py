@@ -117,7 +117,14 @@ class _Run:
             print(f"train: resuming from step {self.state.step} of {self.total}", file=sys.stderr, flush=True)
         if self.state.compiled and self.processes.is_main:
             print("train: with torch.compile; the first steps take longer", file=sys.stderr, flush=True)
-        self.network = network_of(self.state.model, self.settings, self.processes, self.state.compiled)
+        try:
+            self.network = network_of(self.state.model, self.settings, self.processes, self.state.compiled)
+        except UserError as error:
+            if self.settings.compile != "auto" or self.state.step:
+                raise
+            print(f"train: not compiled: {error}", file=sys.stderr, flush=True)
+            self.state.compiled = False
+            self.network = network_of(self.state.model, self.settings, self.processes)
         self.started, self.opened_at = time.monotonic() - self.state.seconds, self.state.step
 
     def announcement(self, duration: str) -> str:

@@ -3,6 +3,9 @@
 import os
 from contextlib import suppress
 
+from trm.utils.errors import UserError
+from trm.utils.paths import cache_folder
+
 SPINS = "1000"
 """Turns of the loop in which a thread waits before it sleeps."""
 KEPT_MEMORY = 512 << 20
@@ -16,6 +19,7 @@ def tune_process() -> None:
     """Apply all settings to this process. Call it before the import of torch, which reads the environment."""
     limit_spinning()
     keep_memory()
+    cache_compiled_code()
 
 
 def limit_spinning() -> None:
@@ -26,6 +30,15 @@ def limit_spinning() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+
+
+def cache_compiled_code() -> None:
+    """Keep the code that torch.compile generates in the cache folder, unless the environment says otherwise.
+
+    The default is a folder in /tmp: lost when the machine restarts, at a name that others can guess.
+    """
+    with suppress(UserError):  # no home: torch's default
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
 
 
 def keep_memory() -> None:
