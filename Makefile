@@ -89,7 +89,7 @@ retrain: $(READY) ## plan, run, collect, compare and promote on the cluster of p
 	@if [ -e .dev/env ]; then . ./.dev/env; fi; \
 	$(BIN)/python -m pipeline retrain $(if $(filter local,$(CLUSTER)),--local --image "$(IMAGE):latest")
 
-# uv installs in a third of the time. It knows other package indexes than pip, which serves where uv fails.
+# uv is used where it is installed. It does not read the settings of pip, which serves where uv fails.
 # pip may regard an interrupted installation as complete, so it is removed. The stamp file is written last.
 $(READY): pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

@@ -39,8 +39,8 @@ from trm.stages.params import load_recipe
 from trm.training.distributed import SINGLE_PROCESS
 from trm.training.ema import ema_copy
 from trm.training.step import network_of, new_state, train_step
-from trm.utils.cpu_tuning import keep_memory
 from trm.utils.device import resolve_device, resolve_precision
+from trm.utils.process_settings import keep_memory
 
 IDENTIFIERS = 100
 """Rows of the puzzle embedding."""
@@ -56,8 +56,6 @@ class Case:
     batch: int
     changes: dict[str, Any]
     """Keys of section `model`."""
-    grid: tuple[int, int] | None = None
-    """Height and width. None: those of the recipe."""
 
     def model(self) -> ModelParams:
         """The network."""

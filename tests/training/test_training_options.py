@@ -1,4 +1,4 @@
-"""Methods of training beside the published ones: each option, and random combinations of all of them."""
+"""Methods of training in addition to the published ones: each option, and random combinations of all of them."""
 
 from pathlib import Path
 from typing import Any

@@ -24,11 +24,11 @@ from trm.cli.options import LOCAL, OUTPUTS, Overrides, PuzzleCommand, local_mode
 from trm.cli.summary import command_line, folder_options, next_command, print_end, print_summary
 from trm.stages.records import STAGES, Stage, producer
 from trm.stages.runner import run_stage
-from trm.utils.cpu_tuning import tune_process
 from trm.utils.errors import DataError, InternalError, Interrupted, UserError, exit_code
 from trm.utils.file_formats import printable
 from trm.utils.hints import run_all
 from trm.utils.output import flush_output, replace_unencodable
+from trm.utils.process_settings import apply_process_settings
 from trm.utils.stop_signals import handled_signals
 
 app = typer.Typer(
@@ -54,7 +54,7 @@ def run_app(app: Callable[..., object], name: str) -> NoReturn:
     """
     for number in handled_signals():
         signal.signal(number, _raise_interrupted)
-    tune_process()
+    apply_process_settings()
     replace_unencodable()
     code = None
     try:

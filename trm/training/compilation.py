@@ -11,8 +11,8 @@ from trm.utils.device import has_compiler, require_compiler
 from trm.utils.errors import UserError
 
 WORTHWHILE = {"cpu": 6e13, "cuda": 3e16}
-"""Device -> floating-point operations of a run that repays compilation: about ten minutes of training on one core of a
-CPU, five on a GPU. Compilation takes up to a minute."""
+"""Device -> floating-point operations of a run that repays compilation: ten minutes at the 100 GFLOP/s measured on one
+core of a CPU, five minutes at an assumed 100 TFLOP/s of a GPU."""
 
 
 def should_compile(settings: TrainParams, config: ModelParams, meta: DatasetMeta, steps: int, device: str) -> bool:

@@ -59,7 +59,7 @@ class Losses:
     """The loss of a batch and its parts."""
 
     total: Tensor
-    """The scalar to differentiate: weighted sum over slots of (token loss + 0.5 * (halt + continue loss)) / G."""
+    """The scalar to differentiate: weighted sum over slots of (token loss + w * (halt + continue loss)) / G."""
     sums: Tensor
     """Detached, [len(LOSSES)]: sums over slots; the first is `total` * G, the others have no weights."""
 
@@ -89,9 +89,8 @@ def supervision_loss(
     token_loss_sum, *halt_losses = ((part if slot_weights is None else part * slot_weights).sum() for part in parts)
     total = token_loss_sum + halt_loss_weight * sum(halt_losses)
     sums = [part.detach().to(total.dtype) for part in (total, *(part.sum() for part in parts))]
-    sums += [torch.zeros_like(total)] * (len(LOSSES) - len(sums))
-    sums = torch.stack([part.detach() for part in sums])
-    return Losses(total / global_batch_size, sums)
+    sums += [torch.zeros_like(sums[0])] * (len(LOSSES) - len(sums))
+    return Losses(total / global_batch_size, torch.stack(sums))
 
 
 @torch.no_grad()

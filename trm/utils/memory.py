@@ -29,7 +29,7 @@ def check_memory(needed: int, setting: str) -> None:
         )
 
 
-def generation(count: int, what: str, needed: int, duration: str) -> str:
+def generation_announcement(count: int, what: str, needed: int, duration: str) -> str:
     """The line that announces a generation that is expected to take `duration` and `needed` bytes."""
     return f"{count:,} {what} take about {duration} and {readable(needed)} of memory on this machine"
 

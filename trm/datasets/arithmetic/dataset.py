@@ -21,7 +21,7 @@ from trm.data.protocol import Augmentations, DatasetPlan, Grid
 from trm.data.puzzle_csv import Layout, Mask, Puzzles, Tokens, write_puzzles
 from trm.data.sources import SPLITS
 from trm.utils.errors import UserError
-from trm.utils.memory import check_memory, generation
+from trm.utils.memory import check_memory, generation_announcement
 from trm.utils.paths import file_digest
 from trm.utils.progress import Progress, progress
 
@@ -76,7 +76,7 @@ def fetch(data: Settings, out: Path) -> dict[str, object]:
     source, facts = data.source, {}
     first, second = draw_sums(data.digits, source.train_puzzles + source.test_puzzles, source.seed)
     parts = (slice(source.train_puzzles), slice(source.train_puzzles, None))
-    announce = partial(generation, len(first), "sums", len(first) * BYTES_PER_SUM)
+    announce = partial(generation_announcement, len(first), "sums", len(first) * BYTES_PER_SUM)
     with progress(f"generate sums of {data.digits} digits", len(first), announce=announce) as bar:
         for split, part in zip(SPLITS, parts, strict=True):
             path = out / f"{split}.csv"

@@ -12,7 +12,7 @@ from trm.data.deduplication import Representatives
 from trm.data.numba_utils import random_state
 from trm.datasets.maze.grid import Mazes, are_equivalent, draw_mazes, fingerprints, label_mazes
 from trm.utils.errors import UserError
-from trm.utils.memory import check_memory, generation
+from trm.utils.memory import check_memory, generation_announcement
 from trm.utils.progress import progress
 
 MAX_CELLS_WITHOUT_MAZE = 1_500_000_000
@@ -55,7 +55,7 @@ def generate_mazes(
     mazes: list[Mazes] = []
     representatives = Representatives(are_equivalent)
     drawn = tries_without_maze = consecutive_duplicates = 0
-    announce = partial(generation, count, "mazes", needed)
+    announce = partial(generation_announcement, count, "mazes", needed)
     with progress(f"generate {size}x{size} mazes", count, announce=announce) as bar:
         while len(mazes) < count:
             num_mazes, num_tries = draw_mazes(low, high, min_path, tries_per_call, state, block)

@@ -11,7 +11,7 @@ from trm.datasets.sudoku.augmentation import Grids
 from trm.datasets.sudoku.equivalence import are_equivalent, fingerprints
 from trm.datasets.sudoku.solver import dig_puzzles, units_of
 from trm.utils.errors import UserError
-from trm.utils.memory import check_memory, generation
+from trm.utils.memory import check_memory, generation_announcement
 from trm.utils.progress import progress
 
 MIN_CLUES = {4: 4, 6: 8, 9: 17}
@@ -52,7 +52,7 @@ def generate_puzzles(size: int, count: int, clues: Literal["minimal"] | int, see
     questions_seen: set[bytes] = set()
     representatives = Representatives(are_equivalent)
     tries_without_puzzle = tries = valid = 0
-    announce = partial(generation, count, "puzzles", needed)
+    announce = partial(generation_announcement, count, "puzzles", needed)
     with progress(f"generate {size}x{size} puzzles", count, announce=announce) as bar:
         while len(puzzles) < count:
             dig_puzzles(units, num_clues, state, questions, answers, ratings)

@@ -1,4 +1,7 @@
-"""Settings of the C libraries under PyTorch that make training on a CPU faster (docs/results.md, Training speed)."""
+"""Settings of the libraries under PyTorch, for the whole process: threads, memory, compiled code.
+
+docs/results.md, Training speed, has measurements.
+"""
 
 import os
 from contextlib import suppress
@@ -15,7 +18,7 @@ LARGEST_KEPT = 32 << 20
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
-def tune_process() -> None:
+def apply_process_settings() -> None:
     """Apply all settings to this process. Call it before the import of torch, which reads the environment."""
     limit_spinning()
     keep_memory()
@@ -23,7 +26,7 @@ def tune_process() -> None:
 
 
 def limit_spinning() -> None:
-    """Let threads of GNU OpenMP sleep soon when they wait, unless the environment says otherwise.
+    """Let threads of GNU OpenMP sleep soon when they wait, unless an environment variable sets how they wait.
 
     By default they wait for milliseconds in a loop. If another program uses one of the cores, the thread that they wait
     for does not run in this time, and training becomes ten times slower.
@@ -33,7 +36,7 @@ def limit_spinning() -> None:
 
 
 def cache_compiled_code() -> None:
-    """Keep the code that torch.compile generates in the cache folder, unless the environment says otherwise.
+    """Keep the code that torch.compile generates in the cache folder, unless `$TORCHINDUCTOR_CACHE_DIR` is set.
 
     The default is a folder in /tmp: lost when the machine restarts, at a name that others can guess.
     """

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from trm.cli.main import run_app
-from trm.utils.cpu_tuning import KEPT_MEMORY, SPINS, limit_spinning
+from trm.utils.process_settings import KEPT_MEMORY, SPINS, limit_spinning
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def test_freed_memory_is_kept() -> None:
     """A process that frees 100 MB in blocks of 20 MB: the memory returns to the system only without the setting."""
     code = """
 import ctypes, sys
-from trm.utils.cpu_tuning import keep_memory
+from trm.utils.process_settings import keep_memory
 if sys.argv[1] == "tuned":
     keep_memory()
 libc = ctypes.CDLL(None)
