@@ -22,6 +22,7 @@ from trm.cli.compare import compare_command
 from trm.cli.inference import COMMANDS
 from trm.cli.options import LOCAL, OUTPUTS, Overrides, PuzzleCommand, local_model, model_location, typed_message
 from trm.cli.summary import command_line, folder_options, next_command, print_end, print_summary
+from trm.config.base import INPUT
 from trm.stages.records import STAGES, Stage, producer
 from trm.stages.runner import run_stage
 from trm.utils.errors import DataError, InternalError, Interrupted, UserError, exit_code
@@ -93,7 +94,7 @@ def _report_usage(error: Any, name: str) -> NoReturn:  # noqa: ANN401 - typer's 
     message = error.format_message().replace("Value error, ", "").rstrip(".")
     if isinstance(error.__context__, ValidationError):
         (problem, *_) = error.__context__.errors()
-        expected = problem["msg"].removeprefix("Input should be ")
+        expected = problem["msg"].removeprefix(INPUT)
         if expected != problem["msg"]:
             message = f"{error.param.opts[0]} must be {expected}. Got {problem['input']}"
     _exit(2, f"{command}: {message}; see `{command} --help`")

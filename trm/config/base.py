@@ -46,6 +46,8 @@ Precision = Literal["auto", "float32", "bfloat16"]
 Device = Literal["auto", "cpu", "mps", "cuda"]
 
 
+INPUT = "Input should be "
+"""Start of pydantic's messages about values."""
 ALIKE = 0.6
 """Similarity from which a typed key is a misspelt name."""
 ABSENT_IS_NULL = {"absent": "null"}
@@ -101,9 +103,21 @@ def parse(cls: type[SectionT], values: object, where: str, context: object = Non
         return cls.model_validate(values, context=context)
     except ValidationError as error:
         problems = error.errors(include_url=False)
-        misspelt, explained = _misspelt(problems, values, cls) or (problems[:1], _explain(problems[0], values, cls))
-        more = f" (and {len(problems) - len(misspelt)} more)" if len(problems) > len(misspelt) else ""
+        told, explained = _misspelt(problems, values, cls) or _first(problems, values, cls)
+        more = f" (and {len(problems) - len(told)} more)" if len(problems) > len(told) else ""
         raise ParamsError(f"{where}: {explained}{more}") from None
+
+
+def _first(
+    problems: list[ErrorDetails], values: Mapping[str, Any], cls: type[BaseModel]
+) -> tuple[list[ErrorDetails], str]:
+    """The problems of the first key, and their explanation. A value of several types has a problem for each type."""
+    first = problems[0]
+    same = [each for each in problems if _typed_key(each, values) == _typed_key(first, values)]
+    expected = [each["msg"].removeprefix(INPUT) for each in same if each["msg"].startswith(INPUT)]
+    if 1 < len(same) == len(expected):
+        return same, _explain({**first, "msg": INPUT + " or ".join(expected)}, values, cls)
+    return [first], _explain(first, values, cls)
 
 
 def _explain(problem: ErrorDetails, values: Mapping[str, Any], cls: type[BaseModel]) -> str:
@@ -122,7 +136,7 @@ def _explain(problem: ErrorDetails, values: Mapping[str, Any], cls: type[BaseMod
     if problem["type"] == "union_tag_invalid":
         tags, name = problem.get("ctx", {}).get("expected_tags", "").replace("'", ""), _discriminator(problem)
         return f"{key}.{name} must be one of {tags}. Got {problem['input'].get(name)!r}"
-    expected = problem["msg"].removeprefix("Input should be ")
+    expected = problem["msg"].removeprefix(INPUT).replace("a valid tuple", "a list")
     expected = expected.replace("String should match pattern", "a string of the form")
     return f"{key} must be {expected}. Got {problem['input']!r}"
 
