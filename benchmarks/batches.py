@@ -64,7 +64,7 @@ def _measure(split_folder: Path) -> dict[str, int]:
     split = read_split(split_folder)
     epochs = 2 + BATCH * BATCHES * split.counts()["puzzles"] // (split.counts()["examples"] * split.counts()["groups"])
     examples, started = 0, time.perf_counter()
-    for number, (rows, _) in enumerate(training_batches(split, epochs + 1, BATCH, seed=0)):
+    for number, (rows, _, _) in enumerate(training_batches(split, epochs + 1, BATCH, seed=0)):
         examples += len(collate(split, rows)["inputs"])
         if number + 1 == BATCHES:
             break

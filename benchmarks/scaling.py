@@ -193,13 +193,7 @@ def carry_sizes(model: TRM, state_item: int = BFLOAT16) -> list[int]:
 def kept_activations(model: TRM) -> int:
     """Bytes per sequence that the last round keeps in bfloat16 for the backward pass, estimated from the layers."""
     blocks, (low, high) = model.variant.blocks(model.config), model.variant.networks
-    return (_latent_passes(model) * blocks[low] + blocks[high]) * _block_activations(model)
-
-
-def _latent_passes(model: TRM) -> int:
-    """Latent passes with a backward pass."""
-    passes = model.variant.passes(model.config)
-    return min(passes, 1) if model.variant.short_gradient else passes
+    return ((model.gradient_passes - 1) * blocks[low] + blocks[high]) * _block_activations(model)
 
 
 def _block_activations(model: TRM) -> int:
@@ -214,7 +208,7 @@ def _block_activations(model: TRM) -> int:
     if config.mlp_t:
         mix = BFLOAT16 * D * (S + 3 * inner_t)
     else:
-        rotated = 2 if config.pos_encodings == "rope" else 0
+        rotated = 2 if config.pos_encodings in ("rope", "rope_2d") else 0
         mix = BFLOAT16 * S * D * (1 + 3 + rotated + 1) + FLOAT * S * config.block_heads
     return mix + norm + mlp + norm
 
@@ -227,7 +221,7 @@ def memory(work: Workload, processes: int, limit: float) -> tuple[int, dict[str,
     weights, slots = FLOAT * work.weights, work.slots(processes)
     uses = {
         "weights, gradients, two moments, EMA": 5 * weights,
-        "bfloat16 weights of each pass": (_latent_passes(work.model) + 1) * BFLOAT16 * work.weights,
+        "bfloat16 weights of each pass": work.model.gradient_passes * BFLOAT16 * work.weights,
         "puzzle table": FLOAT * work.identifiers * work.model.config.puzzle_emb_ndim,
         "carry before and after the step": 2 * slots * sum(carry_sizes(work.model)),
     }

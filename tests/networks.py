@@ -5,7 +5,6 @@ The result of a training depends on the rounding of the processor; the answers o
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -36,26 +35,23 @@ class ScriptedNetwork(TRM):
         x[..., 0] = inputs_BL
         return x
 
-    def initial_states(self, batch_size: int) -> States:
+    def initial_states(self, batch_size: int, generator: torch.Generator | None = None) -> States:
+        del generator
         shape = (batch_size, self.meta.seq_len, self.config.hidden_size)
         return {"y": torch.zeros(shape), "z": torch.ones(shape)}
 
-    def latent_passes(self, x: Tensor, states: States, passes: range, round_hook: Any = None) -> States:  # noqa: ANN401
-        del x
-        if round_hook is not None:
-            for number in passes:
-                round_hook(number + 1, states)
+    def latent_pass(
+        self, injected: Tensor, states: States, number: int, generator: torch.Generator | None = None
+    ) -> States:
+        del injected, number, generator
         return states
 
-    def answer_pass(self, x: Tensor, states: States, round_hook: Any = None) -> States:  # noqa: ANN401
+    def answer_pass(self, x: Tensor, states: States) -> States:
         y = states["y"].clone()
         y[..., 0] = x[..., 0]
         y[..., 1] += 1
         y[..., 2] = states["z"][:, :1, 0] - 1
-        states = states | {"y": y}
-        if round_hook is not None:
-            round_hook(self.variant.passes(self.config) + 1, states)
-        return states
+        return states | {"y": y}
 
     def read_out(self, states: States) -> tuple[Tensor, Tensor, Tensor]:
         rounds = self.variant.rounds(self.config)
@@ -87,6 +83,7 @@ def copying_network(params: ModelParams, meta: DatasetMeta, fill: int = 1) -> TR
             model.get_buffer(f"{name}_init").copy_(math.sqrt(D) * torch.eye(D)[V])
         model.token_embedding[:, :V] = torch.diag(torch.linspace(0.6, 0.4, V))
         model.token_embedding[1] = 0.25 * torch.eye(D)[fill]
+        assert model.output_head is not None
         model.output_head.weight[:, :V] = torch.eye(V)
         model.output_head.weight[2, V] = 0.5
         model.q_head.weight[0, V] = -1

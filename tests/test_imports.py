@@ -15,7 +15,8 @@ LAYERS = (
     ("config",),
     ("storage",),
     ("data", "models"),
-    ("datasets", "training"),
+    ("datasets",),
+    ("training",),
     ("inference",),
     ("evaluation",),
     ("reporting",),
@@ -32,6 +33,7 @@ DYNAMIC = {
     "trm/__init__.py",
     "trm/datasets/registry.py",
     "trm/datasets/drawings.py",
+    "trm/datasets/online.py",
     "trm/stages/records.py",
     "trm/training/optimizers.py",
 }

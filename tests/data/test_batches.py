@@ -22,17 +22,18 @@ def make_split(*groups: list[int], length: int = 2) -> Split:
 def test_batches_extend_across_epochs() -> None:
     split = make_split(*[[1]] * 10)
     batches = list(training_batches(split, 2, 4, seed=0))
-    assert [position for _, position in batches] == [
+    assert [position for *_, position in batches] == [
         StreamPosition(0, 4),
         StreamPosition(0, 8),
         StreamPosition(1, 2),
         StreamPosition(1, 6),
         StreamPosition(2, 0),
     ]
-    rows = np.concatenate([rows for rows, _ in batches])
+    rows = np.concatenate([rows for rows, *_ in batches])
     assert rows.dtype == np.int64
     assert sorted(rows[:10]) == sorted(rows[10:]) == list(range(10))
     assert rows[:10].tolist() != rows[10:].tolist()
+    assert np.concatenate([epochs for _, epochs, _ in batches]).tolist() == [0] * 10 + [1] * 10
     assert total_steps(split, 2, 4) == 5
     # 3 epochs: 30 examples, 7 batches, two examples are dropped at the end
     assert len(list(training_batches(split, 3, 4, seed=0))) == total_steps(split, 3, 4) == 7
@@ -41,7 +42,7 @@ def test_batches_extend_across_epochs() -> None:
 def test_one_puzzle_per_group_and_epoch() -> None:
     split = make_split([1, 1, 1], [1], [1, 1])
     counts = Counter()
-    for rows, _ in training_batches(split, 3000, 3, seed=1):
+    for rows, *_ in training_batches(split, 3000, 3, seed=1):
         assert sorted(split.groups[rows]) == [0, 1, 2]
         counts.update(rows.tolist())
     assert all(900 < counts[row] < 1100 for row in (0, 1, 2))
@@ -53,13 +54,13 @@ def test_puzzle_is_truncated_at_end_of_batch() -> None:
     split = make_split([5], [5])
     batches = list(training_batches(split, 2, 4, seed=0))
     # Each batch is filled by one puzzle of five; the fifth example is skipped: four batches from four puzzles.
-    assert [position for _, position in batches] == [
+    assert [position for *_, position in batches] == [
         StreamPosition(0, 1),
         StreamPosition(1, 0),
         StreamPosition(1, 1),
         StreamPosition(2, 0),
     ]
-    assert all(len(set(split.groups[rows])) == 1 and len(set(rows)) == 4 for rows, _ in batches)
+    assert all(len(set(split.groups[rows])) == 1 and len(set(rows)) == 4 for rows, *_ in batches)
     # Mean 5 examples, 2 epochs, 2 groups: a schedule of floor(20 / 4) = 5 steps; truncation leaves 4.
     assert total_steps(split, 2, 4) == 5
 
@@ -68,16 +69,16 @@ def test_truncation_across_epochs() -> None:
     split = make_split([3], [3])
     batches = list(training_batches(split, 2, 4, seed=3))
     # 3 + 1 of the second (2 skipped) | 3 + 1 of the second of epoch 1
-    assert [position for _, position in batches] == [StreamPosition(1, 0), StreamPosition(2, 0)]
+    assert [position for *_, position in batches] == [StreamPosition(1, 0), StreamPosition(2, 0)]
     big = list(training_batches(split, 3, 7, seed=3))
     # 3 + 3 + 1 of epoch 1 (2 skipped) | 3 of epoch 1, 3 + 1 of epoch 2 (2 skipped)
-    assert [position for _, position in big] == [StreamPosition(1, 1), StreamPosition(3, 0)]
+    assert [position for *_, position in big] == [StreamPosition(1, 1), StreamPosition(3, 0)]
 
 
 def test_examples_of_puzzle_are_contiguous_and_shuffled() -> None:
     split = make_split([4], [4])
     orders = set()
-    for rows, _ in training_batches(split, 50, 8, seed=0):
+    for rows, *_ in training_batches(split, 50, 8, seed=0):
         first, second = rows[:4], rows[4:]
         assert len(set(split.groups[first])) == len(set(split.groups[second])) == 1
         assert sorted(rows) == list(range(8))
@@ -94,11 +95,13 @@ def test_examples_of_puzzle_are_contiguous_and_shuffled() -> None:
 def test_stream_resumes_from_every_position(shape: list[list[int]], batch: int, epochs: int, seed: int) -> None:
     split = make_split(*shape)
     expected_batches = list(training_batches(split, epochs, batch, seed))
-    assert all(len(rows) == batch for rows, _ in expected_batches)
-    for index, (_, position) in enumerate(expected_batches):
+    assert all(len(rows) == batch for rows, *_ in expected_batches)
+    for index, (*_, position) in enumerate(expected_batches):
         rest = list(training_batches(split, epochs, batch, seed, position))
-        assert [after for _, after in rest] == [after for _, after in expected_batches[index + 1 :]]
-        assert all(np.array_equal(a[0], b[0]) for a, b in zip(rest, expected_batches[index + 1 :], strict=True))
+        assert [after for *_, after in rest] == [after for *_, after in expected_batches[index + 1 :]]
+        for (rows, epochs_of_rows, _), expected in zip(rest, expected_batches[index + 1 :], strict=True):
+            assert np.array_equal(rows, expected[0])
+            assert np.array_equal(epochs_of_rows, expected[1])
 
 
 @given(
@@ -112,9 +115,9 @@ def test_packing_equals_naive_implementation(shape: list[list[int]], batch: int,
     stream: list[list[int]] = []
     for epoch in range(4):
         order = list(training_batches(split, epoch + 1, 1, seed, StreamPosition(epoch, 0)))
-        groups = [int(split.groups[rows[0]]) for rows, _ in order]
+        groups = [int(split.groups[rows[0]]) for rows, *_ in order]
         assert sorted(groups) == list(range(len(shape)))
-        for rows, _ in order:
+        for rows, *_ in order:
             puzzle = split.puzzles[rows[0]]
             stream.append([int(puzzle)] * int((split.puzzles == puzzle).sum()))
     expected, filling = [], []
@@ -123,7 +126,7 @@ def test_packing_equals_naive_implementation(shape: list[list[int]], batch: int,
         if len(filling) == batch:
             expected.append(filling)
             filling = []
-    got = [split.puzzles[rows].tolist() for rows, _ in training_batches(split, 4, batch, seed)]
+    got = [split.puzzles[rows].tolist() for rows, *_ in training_batches(split, 4, batch, seed)]
     assert got == expected
 
 

@@ -108,7 +108,9 @@ def test_large_split_gives_same_batches(tmp_path: Path, monkeypatch: pytest.Monk
     assert isinstance(small.inputs, np.ndarray)
     assert isinstance(large.inputs, CachedRows)
     assert large.counts() == small.counts()
-    for (rows, _), (again, _) in zip(training_batches(small, 3, 16, 0), training_batches(large, 3, 16, 0), strict=True):
+    for (rows, *_), (again, *_) in zip(
+        training_batches(small, 3, 16, 0), training_batches(large, 3, 16, 0), strict=True
+    ):
         assert np.array_equal(rows, again)
         one, other = collate(small, rows), collate(large, rows)
         assert all(np.array_equal(one[name], other[name]) for name in one)

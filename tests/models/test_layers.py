@@ -45,7 +45,7 @@ def test_swiglu_gates_the_second_half_with_the_first() -> None:
 
 def test_rope_rotates_the_halves_against_each_other() -> None:
     # Head size 4: frequencies 1 and 1/100. Position 1 rotates (first, third) by 1 radian, (second, fourth) by 0.01.
-    cos, sin = rope_table(2, 4, 10000.0)
+    cos, sin = rope_table(torch.arange(2)[:, None], 4, 10000.0)
     x = torch.tensor([1.0, 2.0, 3.0, 4.0]).expand(1, 1, 2, 4)
     at_0, at_1 = rotate(x, (cos, sin))[0, 0]
     assert torch.equal(at_0, x[0, 0, 0])

@@ -62,6 +62,7 @@ def test_encode_and_decode(model_params: ModelParams, meta: DatasetMeta, mlp_t: 
     with torch.no_grad():
         model.q_head.weight.normal_()
     logits, halt_logit, _ = model.read_out(states)
+    assert model.output_head is not None
     assert torch.allclose(logits, whole[:, 2:] @ model.output_head.weight.T, atol=1e-5)
     assert torch.allclose(halt_logit, whole[:, 0] @ model.q_head.weight[0] - 5, atol=1e-5)
 

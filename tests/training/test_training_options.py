@@ -1,5 +1,6 @@
 """Methods of training in addition to the published ones: each option, and random combinations of all of them."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +9,28 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from trm.config.dataset_meta import DatasetMeta
 from trm.config.model import ModelParams
 from trm.config.training import AdamAtan2Params, AdamWParams, DepthParams, MuonParams, TrainParams
 from trm.data.batches import START, collate
 from trm.data.parquet import read_meta, read_split
+from trm.models.conversion import arch_of, export_published, import_published
 from trm.models.model_summary import flops
+from trm.models.recursion import States
 from trm.models.variants import VARIANTS
 from trm.training import step as one_step
+from trm.training import trainer
+from trm.training.checkpoint import FILE, load_checkpoint, save_checkpoint
 from trm.training.cost import training_operations
 from trm.training.distributed import SINGLE_PROCESS
+from trm.training.losses import supervision_loss
 from trm.training.step import new_state, train_step
 from trm.training.train_state import TrainState, load_state, save_state
-from trm.training.validation import to_tensors
+from trm.training.trainer import train
+from trm.training.validation import to_tensors, validate
+from trm.utils.errors import UserError
 
 
 def test_the_options_of_the_loss_are_used(
@@ -97,6 +106,130 @@ def test_operations_of_a_depth_schedule(
     assert shallow < 0.7 * full
 
 
+def test_winner_takes_all(dataset: Path, model_params: ModelParams, train_params: TrainParams) -> None:
+    """Of three starts of each sequence the one with the lowest loss is trained: the gradient is that of a step with
+    only these starts.
+    """
+    meta = read_meta(dataset)
+    params = model_params.model_copy(update={"random_start": "latents"})
+    changed = train_params.model_copy(update={"winner_takes_all": 3})
+    batch = to_tensors(collate(read_split(dataset / "train"), np.array([0, 4, 8, 12])), torch.device("cpu"))
+    state = new_state(params, meta, changed, batch, torch.float32)
+    before = copy.deepcopy(state)
+    loss = train_step(state, state.model, batch, START, changed, 10)
+
+    # The same by hand: all starts, then the best one of each sequence.
+    model, starts = before.model, {}
+    repeated = {name: values.repeat_interleave(3, 0) for name, values in batch.items()}
+    real = model.initial_states
+
+    def recorded(batch_size: int, generator: torch.Generator | None = None) -> States:
+        starts.update(real(batch_size, generator))
+        return dict(starts)
+
+    vars(model)["initial_states"] = recorded
+    noise = one_step._noise_generator(model, changed.seed, 1, 0)  # pyright: ignore[reportPrivateUsage]
+    with torch.no_grad():
+        carry, out = model(before.carry, repeated, torch.ones(12), noise)
+    losses = [
+        supervision_loss(carry.part(slice(i, i + 1)), out.at(torch.tensor([i])), "stablemax", 1) for i in range(12)
+    ]
+    token_losses = torch.stack([each.sums[1] for each in losses]).view(4, 3)
+    best = token_losses.argmin(1) + 3 * torch.arange(4)
+    assert len(token_losses.unique()) > 6  # the starts differ
+    vars(model)["initial_states"] = lambda *_: {name: value[best] for name, value in starts.items()}
+    carry, out = model(model.initial_carry(batch), batch, torch.ones(4))
+    expected = supervision_loss(carry, out, "stablemax", 4).total
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    gradients = torch.autograd.grad(expected, list(model.networks.parameters()))
+    for weight, gradient in zip(state.model.networks.parameters(), gradients, strict=True):
+        assert weight.grad is not None
+        assert torch.allclose(weight.grad, gradient, atol=1e-5)
+
+
+def test_all_starts_of_a_sequence_take_their_next_example_together(
+    dataset: Path, model_params: ModelParams, train_params: TrainParams
+) -> None:
+    params = model_params.model_copy(update={"random_start": "all", "halt_max_steps": 3})
+    changed = train_params.model_copy(update={"winner_takes_all": 2})
+    split = read_split(dataset / "train")
+    state = None
+    for step in range(8):
+        batch = to_tensors(collate(split, np.array([0, 4, 8, 12]) + step % 4), torch.device("cpu"))
+        state = state or new_state(params, read_meta(dataset), changed, batch, torch.float32)
+        with torch.no_grad():  # halting decisions of single starts, at random
+            assert state.model.q_head.bias is not None
+            state.model.q_head.bias[0] = 0
+            state.model.q_head.weight[0].normal_(generator=torch.Generator().manual_seed(step))
+        train_step(state, state.model, batch, START, changed, 10)
+        pairs = state.carry.inputs.view(4, 2, -1), state.carry.steps.view(4, 2), state.carry.halted.view(4, 2)
+        for pair in pairs:
+            assert torch.equal(pair[:, 0], pair[:, 1])
+        assert not torch.equal(state.carry.states["z"][0], state.carry.states["z"][1])
+
+
+def test_the_batches_of_a_pool_are_trained_in_turn(
+    dataset: Path, model_params: ModelParams, train_params: TrainParams
+) -> None:
+    """Two batches of four sequences and five steps: three of the first batch, two of the second."""
+    changed = train_params.model_copy(update={"carry_pool": 2, "micro_batch_size": 3})
+    split = read_split(dataset / "train")
+    batches = [to_tensors(collate(split, np.array([0, 4, 8, 12]) + step), torch.device("cpu")) for step in range(5)]
+    state = new_state(model_params, read_meta(dataset), changed, batches[0], torch.float32)
+    for batch in batches:
+        train_step(state, state.model, batch, START, changed, 10)
+    assert state.carry.steps.tolist() == [3] * 4 + [2] * 4
+    assert torch.equal(state.carry.inputs, torch.cat((batches[0]["inputs"], batches[1]["inputs"])))
+
+
+def test_several_starts_need_noise(dataset: Path, model_params: ModelParams, train_params: TrainParams) -> None:
+    batch = to_tensors(collate(read_split(dataset / "train"), np.array([0, 4])), torch.device("cpu"))
+    with pytest.raises(UserError, match=r"train.winner_takes_all must be 1 .* Got 4; or set model.random_start"):
+        new_state(
+            model_params,
+            read_meta(dataset),
+            train_params.model_copy(update={"winner_takes_all": 4}),
+            batch,
+            torch.float32,
+        )
+
+
+@pytest.mark.parametrize("changes", [{"online_augmentation": True, "max_hints": 0.5}, {"max_hints": 1.0}])
+def test_online_augmentation_resumes(
+    changes: dict[str, Any], dataset: Path, model_params: ModelParams, train_params: TrainParams, tmp_path: Path
+) -> None:
+    """Interrupted after step 13 of 40: the same model, and another one than without the changes of examples."""
+    changed = train_params.model_copy(update={**changes, "checkpoint_interval": 13})
+    outs = {name: tmp_path / name for name in ("whole", "resumed", "plain")}
+    for out in outs.values():
+        out.mkdir()
+    train(model_params, changed, dataset, outs["whole"], "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        real = trainer.save_state
+
+        def interrupting(*args: Any) -> None:  # noqa: ANN401 - the arguments of `save_state`
+            real(*args)
+            raise KeyboardInterrupt
+
+        patch.setattr(trainer, "save_state", interrupting)
+        with pytest.raises(KeyboardInterrupt):
+            train(model_params, changed, dataset, outs["resumed"], "resumed")
+    train(model_params, changed, dataset, outs["resumed"], "resumed")
+    train(model_params, train_params, dataset, outs["plain"], "plain")
+    whole, resumed, plain = (load_file(out / "checkpoint.safetensors") for out in outs.values())
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+    assert not all(torch.equal(tensor, plain[name]) for name, tensor in whole.items())
+
+
+def test_datasets_that_cannot_be_augmented_in_training_are_refused(
+    dataset: Path, model_params: ModelParams, train_params: TrainParams, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(trainer, "get_augmentation", lambda _: None)
+    changed = train_params.model_copy(update={"online_augmentation": True})
+    with pytest.raises(UserError, match="train.online_augmentation must be false for dataset sudoku"):
+        train(model_params, changed, dataset, tmp_path, "key")
+
+
 ADAM = st.builds(
     AdamAtan2Params,
     name=st.just("adam_atan2"),
@@ -129,12 +262,21 @@ OPTIONS: dict[str, st.SearchStrategy[Any]] = {
     "loss": st.sampled_from(["stablemax", "softmax"]),
     "micro_batch_size": st.sampled_from([None, 3]),
     "network": ADAM | MUON,
+    "winner_takes_all": st.sampled_from([1, 2]),
+    "carry_pool": st.sampled_from([1, 3]),
 }
 NETWORKS: dict[str, st.SearchStrategy[Any]] = {
     "arch": st.sampled_from(list(VARIANTS)),
     "mlp_t": st.booleans(),
     "q_continue_loss": st.booleans(),
-    "pos_encodings": st.sampled_from(["rope", "learned", "none"]),
+    "pos_encodings": st.sampled_from(["rope", "rope_2d", "learned", "none"]),
+    "swiglu": st.sampled_from(["swiglu", "normed", "conv"]),
+    "register_tokens": st.integers(0, 2),
+    "tied_embeddings": st.booleans(),
+    "random_start": st.sampled_from(["none", "latents", "all"]),
+    "update_damping": st.sampled_from([0.0, 0.05]),
+    "update_noise": st.sampled_from([0.0, 0.01]),
+    "gradient_passes": st.sampled_from([None, 1, 4]),
 }
 
 
@@ -148,8 +290,11 @@ def test_random_combinations_train_and_resume(
     options: dict[str, Any],
     network: dict[str, Any],
 ) -> None:
-    """Two steps; the second one also from the state that was saved after the first. All tensors are equal."""
-    params = model_params.model_copy(update=network)
+    """Two steps; the second one also from the state that was saved after the first. All tensors are equal.
+
+    Then the model is evaluated, saved and loaded, and exported, if the published code has all of its options.
+    """
+    params = ModelParams(**{**model_params.model_dump(), **network, "num_heads": 4})
     optimizer = train_params.optimizer.model_copy(update={"network": options.pop("network")})
     changed = train_params.model_copy(update={**options, "optimizer": optimizer})
     batch = to_tensors(collate(read_split(dataset / "train"), np.array([0, 4, 8, 12])), torch.device("cpu"))
@@ -160,6 +305,10 @@ def test_random_combinations_train_and_resume(
     def step(state: TrainState) -> None:
         train_step(state, state.model, batch, START, changed, 2)
 
+    if changed.winner_takes_all > 1 and not VARIANTS[params.arch].random_states(params.random_start):
+        with pytest.raises(UserError, match="winner_takes_all"):
+            start()
+        return
     whole, resumed = start(), start()
     step(whole)
     save_state(tmp_path, whole, [], SINGLE_PROCESS)
@@ -172,3 +321,16 @@ def test_random_combinations_train_and_resume(
         assert all(torch.equal(tensor, theirs[name]) and tensor.isfinite().all() for name, tensor in ours.items())
     moments = {name.rsplit(".", 1)[1] for name in whole.optimizer_tensors()}
     assert ("momentum_buffer" in moments) is (changed.optimizer.network.name == "muon")
+
+    scores = validate(whole.average, read_split(dataset / "validation"), 4, 2)
+    save_checkpoint(tmp_path / FILE, whole.model, whole.average, {})
+    loaded, _ = load_checkpoint(tmp_path)
+    assert validate(loaded, read_split(dataset / "validation"), 8, 2) == pytest.approx(scores)
+    try:
+        published = import_published(export_published(loaded), arch_of(loaded), loaded.meta)
+    except UserError as error:
+        assert "to export" in str(error) and "\n" not in str(error)
+    else:
+        assert all(
+            torch.equal(*answers) for answers in zip(loaded.answer(batch, 2), published.answer(batch, 2), strict=True)
+        )

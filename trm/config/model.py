@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from trm.config.base import Fraction, Natural, Positive, Scale, Section, Steps
+from trm.config.base import BelowOne, Fraction, Natural, Noise, Positive, Scale, Section, Steps
 
 
 class LmaParams(Section):
@@ -45,6 +45,9 @@ class ModelParams(Section):
     """Blocks of the high-level network in hrm, and of transformers_baseline. Unused in the other architectures."""
     expansion: Scale
     """Width of the SwiGLU layers relative to their input; the inner width is expansion * 2/3, rounded up to 256."""
+    swiglu: Literal["swiglu", "normed", "conv"] = "swiglu"
+    """swiglu: W_down(silu(gate) * up). normed: W_down(sigmoid(gate) * rmsnorm(gate * up)) (SIC, arXiv 2601.19085).
+    conv: a convolution over each token and the one before it in front of W_down (URM, arXiv 2512.14693)."""
     H_cycles: Positive
     """Rounds of a supervision step (T). Unused in transformers_baseline."""
     L_cycles: Positive
@@ -53,8 +56,8 @@ class ModelParams(Section):
     """Latent meta attention."""
     mlp_t: bool
     """True: an MLP over the positions mixes the tokens; False: attention."""
-    pos_encodings: Literal["rope", "learned", "none"]
-    """Position encodings: rotary, a learned table, or none."""
+    pos_encodings: Literal["rope", "rope_2d", "learned", "none"]
+    """Position encodings: rotary, rotary with rows and columns of the grid, a learned table, or none."""
     rope_theta: Scale
     """Base of the rotary frequencies."""
     rms_norm_eps: Scale
@@ -63,6 +66,19 @@ class ModelParams(Section):
     """Width of a puzzle's embedding vector; 0: no puzzle embeddings."""
     puzzle_emb_len: Natural
     """Puzzle tokens in front of the grid (P)."""
+    register_tokens: Natural = 0
+    """Learned tokens between puzzle tokens and grid, the same for all puzzles (SIC: 1, without puzzle tokens)."""
+    tied_embeddings: bool = False
+    """True: the output head has the weights of the token embedding (RSM, arXiv 2603.15641)."""
+    random_start: Literal["none", "latents", "all"] = "none"
+    """States that start from noise, N(0, 1) cut at two standard deviations, instead of one fixed vector: the latents
+    (SIC), or the answer, too (EqR, arXiv 2605.21488)."""
+    update_damping: BelowOne = 0.0
+    """Share d of the old latent in an update: z = d * z + (1 - d) * net(z, ...) (EqR: 0.05)."""
+    update_noise: Noise = 0.0
+    """Standard deviation of the noise added to a latent after each update in training (EqR: 0.01)."""
+    gradient_passes: Positive | None = None
+    """Passes at the end of a supervision step that are differentiated; null: all of the last round (in hrm: 2)."""
     halt_max_steps: Steps
     """Supervision steps after which a sequence always halts (N_sup)."""
     halt_exploration_prob: Fraction
@@ -81,6 +97,11 @@ class ModelParams(Section):
         return self.lma.heads if self.lma.enable else self.num_heads
 
     @property
+    def prefix_len(self) -> int:
+        """Tokens in front of the grid: puzzle tokens and registers."""
+        return self.puzzle_emb_len + self.register_tokens
+
+    @property
     def uses_q_continue(self) -> bool:
         """Whether the continue logit is trained and compared with the halt logit."""
         return self.q_continue_loss or self.arch == "hrm"
@@ -96,10 +117,11 @@ class ModelParams(Section):
             raise ValueError(f"L_cycles must be at most 6 in trm_hier6, one for each z. Got {self.L_cycles}")
         if self.lma.enable:
             self._check_lma()
-        head_size = self.block_width // self.block_heads
-        if self.pos_encodings == "rope" and not self.mlp_t and head_size % 2:
+        head_size, factor = self.block_width // self.block_heads, {"rope": 2, "rope_2d": 4}
+        if not self.mlp_t and head_size % factor.get(self.pos_encodings, 1):
             sizes = "lma.dim / lma.heads" if self.lma.enable else "hidden_size / num_heads"
-            raise ValueError(f"rope needs an even head size. Got {sizes} = {head_size}")
+            needed = "an even head size" if self.pos_encodings == "rope" else "a head size that is a multiple of 4"
+            raise ValueError(f"{self.pos_encodings} needs {needed}. Got {sizes} = {head_size}")
         if (self.puzzle_emb_ndim == 0) != (P == 0):
             raise ValueError(
                 "puzzle_emb_ndim and puzzle_emb_len must both be 0 (no puzzle tokens) or both be positive. "
@@ -115,6 +137,8 @@ class ModelParams(Section):
         D, lma = self.hidden_size, self.lma
         if self.arch != "trm":
             raise ValueError(f"lma.enable must be false unless arch is trm. Got arch={self.arch}")
+        if self.pos_encodings == "rope_2d":
+            raise ValueError("pos_encodings must not be rope_2d if lma.enable is true: latent tokens are not cells")
         if lma.dim is None and D % 2:
             raise ValueError(f"lma.dim must be a number if hidden_size is odd. Got null, hidden_size={D}")
         if self.block_width % lma.heads:

@@ -26,8 +26,9 @@ START = StreamPosition()
 
 def training_batches(
     split: Split, epochs: int, global_batch_size: int, seed: int, start: StreamPosition = START
-) -> Iterator[tuple[Rows, StreamPosition]]:
-    """The global batches of a run from `start` on: (rows of the split int64 [G], position of the next batch).
+) -> Iterator[tuple[Rows, Rows, StreamPosition]]:
+    """The global batches of a run from `start` on: (rows of the split, their epochs, position of the next batch).
+    Rows and epochs are int64 [G].
 
     Each epoch permutes the groups, draws one puzzle of each and takes its examples in random order, as a function of
     (seed, epoch). Batches extend across epochs. A puzzle that does not fit into a batch is truncated and its rest
@@ -38,6 +39,7 @@ def training_batches(
     loaded, rows, starts = -1, np.empty(0, np.int64), np.zeros(1, np.int64)
     while True:
         parts: list[Rows] = []
+        epochs_of_parts: list[Rows] = []
         missing = global_batch_size
         while missing and epoch < epochs:
             if loaded != epoch:
@@ -45,6 +47,7 @@ def training_batches(
             first = int(starts[index])
             part = rows[first : first + missing]
             parts.append(part)
+            epochs_of_parts.append(np.full(len(part), epoch, np.int64))
             missing -= len(part)
             # The next puzzle is the first one of which no example was taken.
             index = int(np.searchsorted(starts, first + len(part)))
@@ -52,7 +55,7 @@ def training_batches(
                 epoch, index = epoch + 1, 0
         if missing:
             return
-        yield np.concatenate(parts), StreamPosition(epoch, index)
+        yield np.concatenate(parts), np.concatenate(epochs_of_parts), StreamPosition(epoch, index)
 
 
 def _epoch_order(split: Split, seed: int, epoch: int) -> tuple[Rows, Rows]:

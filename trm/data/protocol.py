@@ -55,6 +55,13 @@ class Augmentations:
     """A word for each augmentation that describes it."""
 
 
+Tokens = npt.NDArray[np.uint8]
+AugmentExamples = Callable[[DatasetMeta, Tokens, Tokens, npt.NDArray[np.uint64]], tuple[Tokens, Tokens]]
+"""A random augmentation of each example: (meta, inputs uint8 [B, L], labels uint8 [B, L], random words uint64 [B]) ->
+(inputs, labels). Label 0 is ignored by the loss. A dataset defines it as `augment_examples` in its module `online`.
+"""
+
+
 class Dataset(Protocol):
     """The module of a dataset. `Any` stands for its own `Settings`."""
 

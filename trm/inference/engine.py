@@ -162,7 +162,7 @@ class InferenceEngine:
         both = (self.states, self._round_start)
         now, before = (torch.cat([states[name] for name in latents], -1).float() for states in both)
         relative = ((now - before).square().sum(-1) / now.square().sum(-1)).sqrt()
-        return relative[:, self.model.config.puzzle_emb_len :].cpu().numpy()
+        return relative[:, self.model.config.prefix_len :].cpu().numpy()
 
     def keep(self, which: npt.NDArray[np.bool_]) -> None:
         """Remove the sequences that are false in `which` [B]."""

@@ -45,6 +45,15 @@ class Carry:
         """The carry of some of the slots."""
         return Carry.of({name: tensor[slots] for name, tensor in self.tensors().items()})
 
+    def at(self, slots: Tensor) -> "Carry":
+        """The carry of the slots with these numbers, int64 [b]."""
+        return Carry.of({name: tensor[slots] for name, tensor in self.tensors().items()})
+
+    def set_part(self, slots: slice, part: "Carry") -> None:
+        """Overwrite the carry of some of the slots, in place."""
+        for mine, new in zip(self.tensors().values(), part.tensors().values(), strict=True):
+            mine[slots] = new
+
     @staticmethod
     def concatenate(parts: "Sequence[Carry]") -> "Carry":
         """The slots of all parts, in order."""
@@ -69,6 +78,12 @@ class Output:
     continue_target: Tensor | None
     """float32 [B] in training with the continue loss (HRM, arXiv 2506.21734, section 2), else None."""
 
+    def at(self, slots: Tensor) -> "Output":
+        """The outputs of the slots with these numbers, int64 [b]."""
+        target = None if self.continue_target is None else self.continue_target[slots]
+        rows = self.puzzle_rows[slots]
+        return Output(self.logits[slots], self.halt_logit[slots], self.continue_logit[slots], rows, target)
+
 
 class TRM(RecursiveNetwork):
     """A recursive network with halting: the model that is trained, saved and used for inference."""
@@ -85,15 +100,22 @@ class TRM(RecursiveNetwork):
             puzzle_identifiers=torch.zeros_like(batch["puzzle_identifiers"]),
         )
 
-    def supervision_step(self, carry: Carry, batch: Batch, min_steps: Tensor | None = None) -> tuple[Carry, Output]:
+    def supervision_step(
+        self,
+        carry: Carry,
+        batch: Batch,
+        min_steps: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Carry, Output]:
         """Run exactly one supervision step; slots that have halted take their example of `batch` first.
 
         min_steps: int [B], steps that each slot must reach before it may halt (exploration). If None in train mode, it
         is drawn from torch's default generator; the trainer passes its own draw. In eval mode slots halt only at
-        `halt_max_steps`. Returns the new carry and the outputs.
+        `halt_max_steps`. generator: source of random start states and update noise, on the device of the model; None:
+        all sequences start from the same noise. Returns the new carry and the outputs.
         """
         fresh = carry.halted[:, None, None]
-        initial = self.initial_states(carry.halted.shape[0])
+        initial = self.initial_states(carry.halted.shape[0], generator)
         states = {name: torch.where(fresh, state, carry.states[name]) for name, state in initial.items()}
         steps = torch.where(carry.halted, 0, carry.steps) + 1
         inputs = torch.where(carry.halted[:, None], batch["inputs"], carry.inputs)
@@ -102,7 +124,7 @@ class TRM(RecursiveNetwork):
 
         puzzle_rows = self.gather_puzzle_rows(identifiers)
         x = self.embed(inputs, puzzle_rows)
-        states = self.deep_recursion(x, states)
+        states = self.deep_recursion(x, states, generator=generator)
         logits, halt_logit, continue_logit = self.read_out(states)
         states = {name: state.detach() for name, state in states.items()}
 
@@ -115,7 +137,9 @@ class TRM(RecursiveNetwork):
                 threshold = continue_logit if self.config.uses_q_continue else torch.zeros_like(halt_logit)
                 halted = last | ((halt_logit > threshold) & (steps >= min_steps))
                 if self.config.uses_q_continue:
-                    _, next_halt, next_continue = self.read_out(self.deep_recursion(x.detach(), states))
+                    _, next_halt, next_continue = self.read_out(
+                        self.deep_recursion(x.detach(), states, generator=generator)
+                    )
                     best = torch.where(last, next_halt, torch.maximum(next_halt, next_continue))
                     continue_target = torch.sigmoid(best)
         carry = Carry(states, steps, halted, inputs, labels, identifiers)

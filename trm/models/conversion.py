@@ -86,12 +86,18 @@ def import_published(
 def export_published(model: TRM) -> dict[str, Tensor]:
     """The model's tensors under the published names (`inner.…`), as float32 copies on the CPU.
 
-    Raises `UserError` for models that the published code does not support: latent meta attention, or an hrm or
-    transformers_baseline with another number of puzzle tokens than its embedding needs.
+    Raises `UserError` for models that the published code does not support: with one of the settings in `NEEDED`, or an
+    hrm or transformers_baseline with another number of puzzle tokens than its embedding needs. A tied output head is
+    exported as a copy of the token embedding.
     """
     config = model.config
-    if config.lma.enable:
-        raise UserError("model.lma.enable must be false to export: the published code has no latent meta attention")
+    for key, needed in NEEDED.items():
+        value = config.lma.enable if key == "lma.enable" else getattr(config, key)
+        if value not in needed:
+            choices = " or ".join(str(each).lower() for each in needed)
+            raise UserError(
+                f"model.{key} must be {choices} to export: the published code has no other. Got {str(value).lower()}"
+            )
     tokens = math.ceil(config.puzzle_emb_ndim / config.hidden_size)
     if config.arch in ("hrm", "transformers_baseline") and config.puzzle_emb_len != tokens:
         raise UserError(
@@ -99,6 +105,9 @@ def export_published(model: TRM) -> dict[str, Tensor]:
             f"Got {config.puzzle_emb_len}"
         )
     names, tensors = _published_names(model), _tensors(model)
+    if config.tied_embeddings:
+        tensors = {**tensors, "output_head.weight": model.token_embedding}
+        names["output_head.weight"] = f"inner.{_NAMES['output_head.weight']}"
     return {names[name]: tensor.detach().to("cpu", torch.float32, copy=True) for name, tensor in tensors.items()}
 
 
@@ -118,6 +127,15 @@ def arch_of(model: TRM) -> dict[str, Any]:
     }
 
 
+NEEDED: dict[str, tuple[object, ...]] = {
+    "lma.enable": (False,),
+    "swiglu": ("swiglu",),
+    "pos_encodings": ("rope", "learned", "none"),
+    "register_tokens": (0,),
+    "random_start": ("none",),
+    "update_damping": (0.0,),
+}
+"""Keys of `model` -> the values with which a model computes what the published code does."""
 _SAME_NAMES = (
     *("hidden_size", "num_heads", "L_layers", "H_layers", "expansion", "H_cycles", "L_cycles", "mlp_t"),
     *("pos_encodings", "rope_theta", "rms_norm_eps", "puzzle_emb_len", "halt_max_steps", "halt_exploration_prob"),

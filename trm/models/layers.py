@@ -76,16 +76,35 @@ class _Gated(torch.autograd.Function):
 
 
 class SwiGLU(nn.Module):
-    """W_down(silu(gate) * up) with [gate, up] = W_in x, over the last dimension of width `width`."""
+    """W_down(h) with [gate, up] = W_in x, over the last dimension of width `width`.
 
-    def __init__(self, width: int, expansion: float) -> None:
+    kind: `swiglu`: h = silu(gate) * up. `normed`: h = sigmoid(gate) * rmsnorm(gate * up), which bounds h (SIC, arXiv
+    2601.19085). `conv`: h = c_1 * g + c_0 * (g of the token before) with g = silu(gate) * up, a depth-wise convolution
+    over the tokens, [..., S, width], that starts as the identity (URM, arXiv 2512.14693).
+    """
+
+    def __init__(self, width: int, expansion: float, kind: str = "swiglu", eps: float = 1e-5) -> None:
         super().__init__()
         inner = math.ceil(round(expansion * width * 2 / 3) / 256) * 256
+        self.kind, self.eps = kind, eps
         self.gate_up = Linear(width, 2 * inner)
         self.down = Linear(inner, width)
+        self.conv = nn.Parameter(torch.stack((torch.zeros(inner), torch.ones(inner)))) if kind == "conv" else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(gated(self.gate_up(x)))
+        both = self.gate_up(x)
+        if self.kind == "normed":
+            gate, up = both.chunk(2, dim=-1)
+            return self.down(torch.sigmoid(gate) * rms_norm(gate * up, self.eps))
+        hidden = gated(both)
+        if self.conv is not None:
+            before, weight = F.pad(hidden[..., :-1, :], (0, 0, 1, 0)), self.conv.to(x.dtype)
+            hidden = hidden * weight[1] + before * weight[0]
+        return self.down(hidden)
+
+    def extra_repr(self) -> str:
+        """The kind, for `print(model)`."""
+        return "" if self.kind == "swiglu" else self.kind
 
 
 class Attention(nn.Module):
@@ -109,11 +128,21 @@ class Attention(nn.Module):
         return f"{self.num_heads} heads"
 
 
-def rope_table(positions: int, head_size: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the rotary position encoding, each float32 [positions, head_size / 2]."""
-    frequency = theta ** -(torch.arange(0, head_size, 2, dtype=torch.float32) / head_size)
-    angle = torch.outer(torch.arange(positions, dtype=torch.float32), frequency)
+def rope_table(coordinates: Tensor, head_size: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the rotary position encoding, each float32 [S, head_size / 2].
+
+    coordinates: [S, A], A coordinates of each position; each of them rotates an equal share of the head.
+    """
+    share = head_size // coordinates.shape[1]
+    frequency = theta ** -(torch.arange(0, share, 2, dtype=torch.float32) / share)
+    angle = (coordinates.float()[:, :, None] * frequency).flatten(1)
     return angle.cos(), angle.sin()
+
+
+def grid_coordinates(prefix: int, height: int, width: int) -> Tensor:
+    """Row and column of each position, from 1; 0 for the `prefix` tokens in front of the grid: [S, 2]."""
+    cells = torch.cartesian_prod(torch.arange(1, height + 1), torch.arange(1, width + 1))
+    return torch.cat((torch.zeros(prefix, 2, dtype=cells.dtype), cells))
 
 
 def rotate(x_BHSK: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
@@ -133,10 +162,12 @@ class Block(nn.Module):
         super().__init__()
         self.mlp_t, self.eps = config.mlp_t, config.rms_norm_eps
         if config.mlp_t:
-            self.mix = SwiGLU(positions, config.expansion)
+            # A convolution over the channels, which have no order, would have no meaning.
+            kind = "swiglu" if config.swiglu == "conv" else config.swiglu
+            self.mix = SwiGLU(positions, config.expansion, kind, self.eps)
         else:
             self.mix = Attention(config.block_width, config.block_heads)
-        self.mlp = SwiGLU(config.block_width, config.expansion)
+        self.mlp = SwiGLU(config.block_width, config.expansion, config.swiglu, self.eps)
 
     def forward(self, x_BSD: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
         if self.mlp_t:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from trm.config.dataset_meta import DatasetMeta
 from trm.config.model import ModelParams
-from trm.models.layers import Block, Linear, rope_table, truncated_normal_
+from trm.models.layers import Block, Linear, grid_coordinates, rope_table, truncated_normal_
+from trm.models.linear import linear
 from trm.models.lma import LatentMetaAttention
 from trm.models.variants import VARIANTS
 
@@ -40,10 +41,12 @@ class RecursiveNetwork(nn.Module):
         super().__init__()
         self.config, self.meta, self.compute_dtype = config, meta, dtype
         self.variant = VARIANTS[config.arch]
-        D, S = config.hidden_size, config.puzzle_emb_len + meta.seq_len
+        D, S = config.hidden_size, config.prefix_len + meta.seq_len
         self.positions = config.lma.length if config.lma.enable else S
         self.token_embedding = nn.Parameter(torch.empty(meta.vocab_size, D))
         self.position_embedding = nn.Parameter(torch.empty(S, D)) if config.pos_encodings == "learned" else None
+        registers = config.register_tokens
+        self.registers = nn.Parameter(torch.empty(registers, D)) if registers else None
         self.lma = LatentMetaAttention(config, S) if config.lma.enable else None
         self.networks = nn.ModuleDict(
             {
@@ -51,13 +54,17 @@ class RecursiveNetwork(nn.Module):
                 for name, blocks in self.variant.blocks(config).items()
             }
         )
-        self.output_head = Linear(D, meta.vocab_size)
+        self.output_head = None if config.tied_embeddings else Linear(D, meta.vocab_size)
         self.q_head = Linear(D, 2, bias=True)
         rows = meta.num_identifiers if config.puzzle_emb_ndim else 0
         self.register_buffer("puzzle_table", torch.zeros(rows, config.puzzle_emb_ndim))
         for name in self.variant.states:
             self.register_buffer(f"{name}_init", torch.empty(config.block_width))
-        cos, sin = rope_table(self.positions, config.block_width // config.block_heads, config.rope_theta)
+        if config.pos_encodings == "rope_2d":
+            coordinates = grid_coordinates(config.prefix_len, meta.height, meta.width)
+        else:
+            coordinates = torch.arange(self.positions)[:, None]
+        cos, sin = rope_table(coordinates, config.block_width // config.block_heads, config.rope_theta)
         self.register_buffer("rope_cos", cos, persistent=False)
         self.register_buffer("rope_sin", sin, persistent=False)
         self._initialize(generator)
@@ -68,6 +75,8 @@ class RecursiveNetwork(nn.Module):
         truncated_normal_(self.token_embedding, 1 / math.sqrt(D), generator)
         if self.position_embedding is not None:
             truncated_normal_(self.position_embedding, 1 / math.sqrt(D), generator)
+        if self.registers is not None:
+            truncated_normal_(self.registers, 1 / math.sqrt(D), generator)
         for layer in self.modules():
             if isinstance(layer, Linear):
                 truncated_normal_(layer.weight, 1 / math.sqrt(layer.weight.shape[1]), generator)
@@ -85,7 +94,8 @@ class RecursiveNetwork(nn.Module):
         if self.position_embedding is not None:
             tables["position_embedding"] = self.position_embedding
         shapes = [f"{name}: {' x '.join(map(str, table.shape))}" for name, table in tables.items()]
-        sizes = f"{config.puzzle_emb_len} puzzle tokens + {meta.height} x {meta.width} grid tokens, width"
+        registers = f"{config.register_tokens} registers + " if config.register_tokens else ""
+        sizes = f"{config.puzzle_emb_len} puzzle tokens + {registers}{meta.height} x {meta.width} grid tokens, width"
         lines = [f"{config.arch}, {meta.name}: {sizes} {config.hidden_size}", ", ".join(shapes)]
         return "\n".join([*lines, f"{self.passes} passes per supervision step, at most {config.halt_max_steps} steps"])
 
@@ -100,13 +110,16 @@ class RecursiveNetwork(nn.Module):
         return self.token_embedding.device
 
     def embed(self, inputs_BL: Tensor, puzzle_rows: Tensor) -> Tensor:
-        """The question x [B, S, D] in the compute dtype: puzzle tokens, then grid tokens, times sqrt(D).
+        """The question x [B, S, D] in the compute dtype: puzzle tokens, registers and grid tokens, times sqrt(D).
 
         inputs_BL: int tokens; puzzle_rows: float32 [B, puzzle_emb_ndim]. With latent meta attention, x is the encoded
         sequence.
         """
         D, P = self.config.hidden_size, self.config.puzzle_emb_len
         x_BSD = F.embedding(inputs_BL, self.token_embedding.to(self.compute_dtype))
+        if self.registers is not None:
+            registers = self.registers.to(self.compute_dtype).expand(len(x_BSD), -1, -1)
+            x_BSD = torch.cat((registers, x_BSD), dim=1)
         if P:
             padded = F.pad(puzzle_rows.to(self.compute_dtype), (0, P * D - puzzle_rows.shape[1]))
             x_BSD = torch.cat((padded.unflatten(1, (P, D)), x_BSD), dim=1)
@@ -115,73 +128,109 @@ class RecursiveNetwork(nn.Module):
         x_BSD = x_BSD * math.sqrt(D)
         return x_BSD if self.lma is None else self.lma.encode(x_BSD)
 
-    def initial_states(self, batch_size: int) -> States:
-        """The initial vectors, expanded to all positions."""
+    def initial_states(self, batch_size: int, generator: torch.Generator | None = None) -> States:
+        """The states before the first step, [B, S, D].
+
+        They are the initial vectors, expanded to all positions; or, with `model.random_start`, noise from `generator`
+        for each sequence. None: the same noise for all sequences and calls.
+        """
         vectors = {name: self.get_buffer(f"{name}_init").to(self.compute_dtype) for name in self.variant.states}
-        return {name: vector.expand(batch_size, self.positions, -1) for name, vector in vectors.items()}
+        states = {name: vector.expand(batch_size, self.positions, -1) for name, vector in vectors.items()}
+        for name in self.random_states:
+            states[name] = self.start_noise(name, batch_size, generator).to(self.device, self.compute_dtype)
+        return states
+
+    @property
+    def random_states(self) -> tuple[str, ...]:
+        """The states that start from noise."""
+        return self.variant.random_states(self.config.random_start)
+
+    def start_noise(self, name: str, batch_size: int, generator: torch.Generator | None) -> Tensor:
+        """Start of the state `name` from noise, float32 [B, S, D] on the device of `generator`."""
+        shape = (1 if generator is None else batch_size, self.positions, self.config.block_width)
+        if generator is None:
+            generator = torch.Generator().manual_seed(self.variant.states.index(name))
+        noise = torch.empty(shape, device=generator.device)
+        return nn.init.trunc_normal_(noise, a=-2, b=2, generator=generator).expand(batch_size, -1, -1)
 
     def net(self, name: str, x_BSD: Tensor) -> Tensor:
         """One pass through all blocks of the network `name`."""
-        uses_rope = self.config.pos_encodings == "rope" and not self.config.mlp_t
+        uses_rope = self.config.pos_encodings in ("rope", "rope_2d") and not self.config.mlp_t
         rope = (self.rope_cos, self.rope_sin) if uses_rope else None
         for block in cast(nn.ModuleList, self.networks[name]):
             x_BSD = block(x_BSD, rope)
         return x_BSD
 
-    def latent_passes(self, x: Tensor, states: States, passes: range, round_hook: "_RoundHook | None" = None) -> States:
-        """The latent updates number `passes` (from 0) of a round, one after the other."""
-        if not passes:
-            return states
-        latents, answer = self.variant.latents, self.variant.answer
-        injected = x if answer in latents else states[answer] + x
-        states = dict(states)
-        for i in passes:
-            states[latents[i % len(latents)]] = self.net(self.variant.networks[0], _sum(states, latents) + injected)
-            if round_hook is not None:
-                round_hook(i + 1, dict(states))
-        return states
+    def injected(self, x: Tensor, states: States) -> Tensor:
+        """What the latent updates of a round read in addition to the latents: the question, and the answer if it is
+        not a latent.
+        """
+        return x if self.variant.answer in self.variant.latents else states[self.variant.answer] + x
 
-    def answer_pass(self, x: Tensor, states: States, round_hook: "_RoundHook | None" = None) -> States:
+    def latent_pass(
+        self, injected: Tensor, states: States, number: int, generator: torch.Generator | None = None
+    ) -> States:
+        """The latent update `number` (from 0) of a round."""
+        latents, damping = self.variant.latents, self.config.update_damping
+        name = latents[number % len(latents)]
+        updated = self.net(self.variant.networks[0], _sum(states, latents) + injected)
+        if damping:
+            updated = torch.lerp(updated, states[name], damping)
+        if self.training and self.config.update_noise:
+            noise = torch.empty_like(updated).normal_(generator=generator)
+            updated = updated + self.config.update_noise * noise
+        return states | {name: updated}
+
+    def answer_pass(self, x: Tensor, states: States) -> States:
         """The last pass of a round: the update of the answer. It reads x only in a variant without latents."""
         latents, answer = self.variant.latents, self.variant.answer
         read = _sum(states, latents) if latents else x
         total = read if answer in latents else states[answer] + read
-        states = states | {answer: self.net(self.variant.networks[1], total)}
-        if round_hook is not None:
-            round_hook(self.variant.passes(self.config) + 1, states)
-        return states
+        return states | {answer: self.net(self.variant.networks[1], total)}
 
-    def latent_recursion(self, x: Tensor, states: States, round_hook: "_RoundHook | None" = None) -> States:
-        """One round: the latent passes, then the answer pass."""
-        passes = range(self.variant.passes(self.config))
-        return self.answer_pass(x, self.latent_passes(x, states, passes, round_hook), round_hook)
+    @property
+    def gradient_passes(self) -> int:
+        """Passes at the end of a supervision step that are differentiated."""
+        round_passes = self.variant.passes(self.config) + 1
+        default = min(2, round_passes) if self.variant.short_gradient else round_passes
+        return min(self.config.gradient_passes or default, self.passes)
 
-    def deep_recursion(self, x: Tensor, states: States, hook: PassHook | None = None) -> States:
-        """All rounds of a supervision step.
+    def deep_recursion(
+        self, x: Tensor, states: States, hook: PassHook | None = None, generator: torch.Generator | None = None
+    ) -> States:
+        """All rounds of a supervision step, of which the last `gradient_passes` passes are differentiated.
 
-        Only the last round is differentiated: entirely, or its last latent pass and its answer pass (HRM).
+        generator: source of the noise of `model.update_noise`, on the device of x; None: torch's default generator.
         """
-        rounds, passes = self.variant.rounds(self.config), self.variant.passes(self.config)
-        first = passes - 1 if self.variant.short_gradient else 0
-        with torch.no_grad():
-            for number in range(1, rounds):
-                states = self.latent_recursion(x, states, hook and functools.partial(hook, number))
-            last_hook = hook and functools.partial(hook, rounds)
-            states = self.latent_passes(x, states, range(first), last_hook)
-        states = self.latent_passes(x, states, range(first, passes), last_hook)
-        return self.answer_pass(x, states, last_hook)
+        passes = self.variant.passes(self.config)
+        first = self.passes - self.gradient_passes
+        """Number of the first pass that is differentiated, from 0."""
+        injected = x
+        for done in range(self.passes):
+            number, position = divmod(done, passes + 1)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and done >= first):
+                if position == 0 or done == first:
+                    injected = self.injected(x, states)
+                if position < passes:
+                    states = self.latent_pass(injected, states, position, generator)
+                else:
+                    states = self.answer_pass(x, states)
+            if hook is not None:
+                hook(number + 1, position + 1, states)
+        return states
 
     def read_out(self, states: States) -> tuple[Tensor, Tensor, Tensor]:
         """Apply the output heads: logits [B, L, V] in the compute dtype; halt and continue logits, float32 [B]."""
         y_BSD = states[self.variant.answer]
         if self.lma is not None:
             y_BSD = self.lma.decode(y_BSD)
-        logits = self.output_head(y_BSD[:, self.config.puzzle_emb_len :])
+        cells_BLD = y_BSD[:, self.config.prefix_len :]
+        if self.output_head is None:
+            logits = linear(cells_BLD, self.token_embedding.to(cells_BLD.dtype), None)
+        else:
+            logits = self.output_head(cells_BLD)
         q = self.q_head(y_BSD[:, 0]).float()
         return logits, q[:, 0], q[:, 1]
-
-
-_RoundHook = Callable[[int, States], None]
 
 
 def _sum(states: States, names: tuple[str, ...]) -> Tensor:

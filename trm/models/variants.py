@@ -32,6 +32,10 @@ class Variant:
         """The states carried from one supervision step to the next."""
         return tuple(dict.fromkeys((self.answer, *self.latents)))
 
+    def random_states(self, random_start: str) -> tuple[str, ...]:
+        """The states that start from noise with this value of `model.random_start`."""
+        return {"none": (), "latents": self.latents, "all": self.states}[random_start]
+
     def rounds(self, config: ModelParams) -> int:
         """Rounds of a supervision step."""
         return config.H_cycles if self.latents else 1

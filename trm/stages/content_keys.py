@@ -29,6 +29,8 @@ REGISTRY = "trm/datasets/registry.py"
 """A stage that imports this file also depends on the dataset named in the settings."""
 DRAWINGS = "trm/datasets/drawings.py"
 """A stage that imports this file also depends on the drawing of that dataset. Training does not."""
+ONLINE = "trm/datasets/online.py"
+"""A stage that imports this file, training, also depends on the augmentation of examples of that dataset."""
 LIBRARIES = ("torch", "numpy", "pyarrow")
 
 
@@ -78,7 +80,7 @@ def digest_of(request: Mapping[str, Any]) -> str:
 def _modules(stage: Stage, dataset_name: str) -> dict[str, str]:
     """Digests of the files that the stage imports, including those of the named dataset and of no other."""
     modules = module_digests(stage.module)
-    for file, part in ((REGISTRY, "dataset"), (DRAWINGS, "drawing")):
+    for file, part in ((REGISTRY, "dataset"), (DRAWINGS, "drawing"), (ONLINE, "online")):
         if file in modules:
             modules = modules | module_digests(f"trm.datasets.{dataset_name}.{part}")
     return dict(sorted(modules.items()))
@@ -88,14 +90,18 @@ def dvc_deps(stage: Stage) -> list[str]:
     """The source folders and files of the package that `dvc.yaml` lists for a stage.
 
     Folders keep the list short. DVC therefore reruns a stage more often than its content key changes, never less.
+    Training has the files of `trm/datasets` that it needs: it does not depend on the others.
     """
-    modules = set(module_digests(stage.module))
-    if REGISTRY in modules:
-        from trm.datasets.registry import dataset_names
+    from trm.datasets.registry import dataset_names
 
-        modules.update(*(module_digests(f"trm.datasets.{name}.dataset") for name in dataset_names()))
-    included = {name.replace(".", "/") + ".py" for name in INCLUDED}
-    return sorted({name if name in included else "/".join(name.split("/")[:2]) for name in modules})
+    modules = set(module_digests(stage.module))
+    for file, part in ((REGISTRY, "dataset"), (ONLINE, "online")):
+        if file in modules:
+            modules.update(*(module_digests(f"trm.datasets.{name}.{part}") for name in dataset_names()))
+    single = {name.replace(".", "/") + ".py" for name in INCLUDED}
+    if REGISTRY not in modules:
+        single |= {name for name in modules if name.startswith("trm/datasets/")}
+    return sorted({name if name in single else "/".join(name.split("/")[:2]) for name in modules})
 
 
 @cache

@@ -28,15 +28,15 @@ def check_training(
     """
     if device.type != "cpu":
         return
-    variant, sequence = VARIANTS[config.arch], config.puzzle_emb_len + meta.seq_len
+    variant, sequence = VARIANTS[config.arch], config.prefix_len + meta.seq_len
     values = (config.lma.length if config.lma.enable else sequence) * config.block_width
     blocks = (variant.passes(config) + 1) * min(variant.blocks(config).values())
     # The SwiGLU layer of a block has three matrices of width times two thirds of expansion times width.
     weights = sum(variant.blocks(config).values()) * int(2 * config.expansion * config.block_width**2)
     copies = 2 if train.freeze_weights else COPIES
     check_memory(4 * weights * copies, f"model.hidden_size={config.hidden_size}")
-    computed = min(slots, train.micro_batch_size or slots)
-    states = slots * values * len(variant.states)
+    computed = min(slots, train.micro_batch_size or slots) * train.winner_takes_all
+    states = slots * train.winner_takes_all * values * len(variant.states)
     kept = computed * (values * VALUES_PER_POSITION * blocks + meta.seq_len * meta.vocab_size)
     check_memory(4 * (states + kept), f"train.global_batch_size={train.global_batch_size}")
 
@@ -49,7 +49,7 @@ def training_operations(config: ModelParams, settings: TrainParams, meta: Datase
         _, operations = flops(config.model_copy(update=depth), meta)
         total += (end - start) * operations
         start = end
-    return round(total * settings.global_batch_size * steps)
+    return round(total * settings.global_batch_size * settings.winner_takes_all * steps)
 
 
 def announcement(model: TRM, steps: int, batch_size: int, processes: int, duration: str) -> str:

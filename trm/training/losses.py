@@ -79,6 +79,16 @@ def supervision_loss(
     token_loss: a key of `TOKEN_LOSSES`. halt_loss_weight: weight of the halt loss and of the continue loss.
     slot_weights: float [B], weights of the slots; None: 1.
     """
+    parts = _slot_losses(carry, out, token_loss, label_smoothing)
+    token_loss_sum, *halt_losses = ((part if slot_weights is None else part * slot_weights).sum() for part in parts)
+    total = token_loss_sum + halt_loss_weight * sum(halt_losses)
+    sums = [part.detach().to(total.dtype) for part in (total, *(part.sum() for part in parts))]
+    sums += [torch.zeros_like(sums[0])] * (len(LOSSES) - len(sums))
+    return Losses(total / global_batch_size, torch.stack(sums))
+
+
+def _slot_losses(carry: Carry, out: Output, token_loss: str, label_smoothing: float) -> list[Tensor]:
+    """Token loss, halt loss and, if it is trained, continue loss of each slot, [B]."""
     labelled = carry.labels != IGNORE_INDEX
     counts = labelled.sum(-1)
     real = counts > 0
@@ -86,11 +96,14 @@ def supervision_loss(
     parts = [per_token.sum(-1) / counts.clamp(min=1), _binary(out.halt_logit, _exact(carry, out).float(), real)]
     if out.continue_target is not None:
         parts.append(_binary(out.continue_logit, out.continue_target, real))
-    token_loss_sum, *halt_losses = ((part if slot_weights is None else part * slot_weights).sum() for part in parts)
-    total = token_loss_sum + halt_loss_weight * sum(halt_losses)
-    sums = [part.detach().to(total.dtype) for part in (total, *(part.sum() for part in parts))]
-    sums += [torch.zeros_like(sums[0])] * (len(LOSSES) - len(sums))
-    return Losses(total / global_batch_size, torch.stack(sums))
+    return parts
+
+
+@torch.no_grad()
+def winners(carry: Carry, out: Output, token_loss: str, starts: int) -> Tensor:
+    """The slot with the lowest token loss of each group of `starts` adjacent slots, int64 [B / starts]."""
+    losses = _slot_losses(carry, out, token_loss, 0.0)[0].view(-1, starts)
+    return losses.argmin(-1) + starts * torch.arange(len(losses), device=losses.device)
 
 
 @torch.no_grad()

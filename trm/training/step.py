@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from trm.training.compilation import compile_passes
 from trm.training.distributed import SINGLE_PROCESS, World
 from trm.training.ema import ema_copy, update_ema
 from trm.training.init_from import init_from
-from trm.training.losses import LOSSES, METRICS, step_metrics, step_weights, supervision_loss
+from trm.training.losses import LOSSES, METRICS, step_metrics, step_weights, supervision_loss, winners
 from trm.training.optimizers import network_optimizers, sign_sgd_rows
 from trm.training.schedule import learning_rate
 from trm.training.train_state import TrainState
@@ -36,12 +37,20 @@ def new_state(
         init_from(model, settings.init_from)
     if settings.freeze_weights and not config.puzzle_emb_ndim:
         raise UserError("train.freeze_weights must be false if model.puzzle_emb_ndim is 0: nothing would be trained")
+    if settings.winner_takes_all > 1 and not model.random_states:
+        raise UserError(
+            f"train.winner_takes_all must be 1 if no state starts from noise. Got {settings.winner_takes_all}; or set "
+            "model.random_start to latents"
+        )
     model = model.to(device).train().requires_grad_(not settings.freeze_weights)
+    carry = model.initial_carry(_repeated(batch, settings.winner_takes_all * settings.carry_pool))
+    if settings.carry_pool > 1:  # changed in place, so no memory may be shared
+        carry = Carry.of({name: tensor.contiguous().clone() for name, tensor in carry.tensors().items()})
     return TrainState(
         model=model,
         average=ema_copy(model),
         optimizers=network_optimizers(model, settings),
-        carry=model.initial_carry(batch),
+        carry=carry,
         position=START,
         # MPS has no float64.
         metric_sums=torch.zeros(
@@ -57,7 +66,7 @@ def network_of(model: TRM, settings: TrainParams, processes: World, compiled: bo
     """
     if compiled:
         sequences = settings.global_batch_size // processes.size
-        compile_passes(model, min(sequences, settings.micro_batch_size or sequences))
+        compile_passes(model, min(sequences, settings.micro_batch_size or sequences) * settings.winner_takes_all)
     if processes.size == 1 or settings.freeze_weights:  # a frozen network has no gradients
         return model
     return DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
@@ -81,35 +90,32 @@ def train_step(
     which such a check would stall, `check_losses` does it later.
     """
     step = state.step + 1
-    slots = settings.global_batch_size
-    generator = _step_generator(settings.seed, step)
-    min_steps = draw_min_steps(state.model.config, slots, generator)[processes.shard(slots)]
+    slots, starts = settings.global_batch_size, settings.winner_takes_all
+    own = processes.shard(slots)
+    min_steps = draw_min_steps(state.model.config, slots, _step_generator(settings.seed, step))[own]
     min_steps = min_steps.to(state.model.device, non_blocking=True)
     for optimizer in state.optimizers:
         optimizer.zero_grad()
+    turn = _slots_of(slice(0, len(min_steps)), starts, (step - 1) % settings.carry_pool * len(min_steps))
+    carry = state.carry if settings.carry_pool == 1 else state.carry.part(turn)
     parts = _parts(len(min_steps), settings.micro_batch_size or slots)
-    carries: list[Carry] = []
-    rows: list[tuple[Tensor, Tensor]] = []
-    sums = torch.zeros_like(state.metric_sums)
+    results: list[_PartResult] = []
     for part in parts:
         synchronized = nullcontext() if part is parts[-1] else _without_sync(network)
         with synchronized, _at_depth(state.model, settings, step / total):
             part_batch = batch if len(parts) == 1 else {name: values[part] for name, values in batch.items()}
-            carry = state.carry if len(parts) == 1 else state.carry.part(part)
-            carry, out = network(carry, part_batch, min_steps[part])
-            losses = supervision_loss(carry, out, settings.loss, slots, **_loss_options(carry, state, settings))
-            # DDP averages the gradients of the processes; the loss is already divided by the global batch size.
-            (losses.total * processes.size).backward()
-        carries.append(carry)
-        if out.puzzle_rows.grad is not None:
-            rows.append((carry.puzzle_identifiers, out.puzzle_rows.grad))
-        sums += torch.cat((losses.sums, step_metrics(carry, out))).to(sums.device)
-    sums = processes.all_reduce(sums)
+            part_carry = carry if len(parts) == 1 else carry.part(_slots_of(part, starts))
+            noise = _noise_generator(state.model, settings.seed, step, own.start + part.start)
+            results.append(
+                _backward(state, network, part_carry, part_batch, min_steps[part], settings, processes.size, noise)
+            )
+    sums = processes.all_reduce(torch.stack([result.sums for result in results]).sum(0))
     loss = sums[0] / slots
     if reads_are_free(sums.device):
         _check_loss(loss, f"step {step}: the loss")
     if settings.max_grad_norm is not None:
         torch.nn.utils.clip_grad_norm_(state.model.parameters(), settings.max_grad_norm)
+    rows = [result.rows for result in results if result.rows is not None]
     with held():
         for optimizer in state.optimizers:
             for group in optimizer.param_groups:
@@ -125,8 +131,58 @@ def train_step(
         update_ema(state.average, state.model, settings.ema_rate)
         state.metric_sums += sums
         state.metric_steps += 1
-        state.carry, state.position, state.step = Carry.concatenate(carries), position, step
+        carry = Carry.concatenate([result.carry for result in results])
+        if settings.carry_pool == 1:
+            state.carry = carry
+        else:
+            state.carry.set_part(turn, carry)
+        state.position, state.step = position, step
     return loss
+
+
+@dataclass(frozen=True)
+class _PartResult:
+    """A part of the batch after its backward pass."""
+
+    carry: Carry
+    rows: tuple[Tensor, Tensor] | None
+    """Identifiers int [b] and gradients float32 [b, puzzle_emb_ndim] of the rows of the puzzle table."""
+    sums: Tensor
+    """Sums of losses and metrics, on the device of `TrainState.metric_sums`."""
+
+
+def _backward(
+    state: TrainState,
+    network: torch.nn.Module,
+    carry: Carry,
+    batch: Batch,
+    min_steps: Tensor,
+    settings: TrainParams,
+    processes: int,
+    noise: torch.Generator | None,
+) -> _PartResult:
+    """Supervision step, loss and backward pass of a part of the batch."""
+    starts = settings.winner_takes_all
+    carry, out = network(carry, _repeated(batch, starts), min_steps.repeat_interleave(starts), noise)
+    trained = carry, out
+    if starts > 1:
+        best = winners(carry, out, settings.loss, starts)
+        trained = carry.at(best), out.at(best)
+        # The slots of a sequence take their next example together.
+        carry = replace(carry, halted=carry.halted[best].repeat_interleave(starts))
+    options = _loss_options(trained[0], state, settings)
+    losses = supervision_loss(*trained, settings.loss, settings.global_batch_size, **options)
+    # DDP averages the gradients of the processes; the loss is already divided by the global batch size.
+    (losses.total * processes).backward()
+    gradients = out.puzzle_rows.grad
+    rows = None if gradients is None else (carry.puzzle_identifiers, gradients)
+    sums = torch.cat((losses.sums, step_metrics(*trained)))
+    return _PartResult(carry, rows, sums.to(state.metric_sums.device, state.metric_sums.dtype))
+
+
+def _slots_of(sequences: slice, starts: int, first: int = 0) -> slice:
+    """The slots of these sequences, counted from the sequence `first`, if each one has `starts` slots."""
+    return slice((first + sequences.start) * starts, (first + sequences.stop) * starts)
 
 
 @contextmanager
@@ -175,6 +231,19 @@ def _parts(slots: int, most: int) -> list[slice]:
     return [slice(start, min(start + most, slots)) for start in range(0, slots, most)]
 
 
+def _repeated(batch: Batch, times: int) -> Batch:
+    """Each sequence `times` times, adjacent."""
+    return batch if times == 1 else {name: values.repeat_interleave(times, 0) for name, values in batch.items()}
+
+
+def _noise_generator(model: TRM, seed: int, step: int, first_slot: int) -> torch.Generator | None:
+    """The generator of start states and update noise of a part of the batch; None if there is no noise."""
+    if not model.random_states and not model.config.update_noise:
+        return None
+    # Computed on the device, because it is needed in each pass.
+    return torch.Generator(model.device).manual_seed(_seed_word(seed, step, 1 + first_slot))
+
+
 def _without_sync(network: Any) -> AbstractContextManager[None]:  # noqa: ANN401 - a module, wrapped or not
     return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
@@ -186,5 +255,8 @@ def rate_at(settings: TrainParams, base: float, step: int, total: int) -> float:
 
 def _step_generator(seed: int, step: int) -> torch.Generator:
     # A function of seed and step: nothing to save, and all processes draw the same numbers.
-    word = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(word >> 1))
+    return torch.Generator().manual_seed(_seed_word(seed, step))
+
+
+def _seed_word(*seeds: int) -> int:
+    return int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0] >> 1)

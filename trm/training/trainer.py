@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from trm.config.dataset_meta import DatasetMeta
 from trm.config.model import ModelParams
 from trm.config.training import TrainParams
 from trm.data.batches import StreamPosition, collate, total_steps, training_batches
+from trm.data.online_augmentation import OnlineAugmentation
 from trm.data.parquet import Split, read_meta, read_split
+from trm.datasets.online import get_augmentation
 from trm.models.act import Batch
 from trm.training.checkpoint import FILE, checkpoint_tensors, save_checkpoint
 from trm.training.checks import learning_warnings
@@ -92,6 +95,7 @@ class _Run:
                 f"train.global_batch_size: {settings.epochs} epochs of {self.split.counts()['groups']} groups do not "
                 f"fill a batch of {settings.global_batch_size} examples; lower it or raise train.epochs"
             )
+        self.augmentation = _online_augmentation(settings, self.meta)
         self.device = resolve_device(settings.device)
         self.dtype = resolve_precision(settings.precision, self.device)
         if processes.is_main:
@@ -183,8 +187,11 @@ class _Run:
         stream = training_batches(
             self.split, settings.epochs, settings.global_batch_size, settings.seed, self.state.position
         )
-        for rows, position in stream:
-            batch = to_tensors(collate(self.split, rows[self.slots]), torch.device("cpu"))
+        for step, (rows, epochs, position) in enumerate(stream, self.state.step):
+            arrays = collate(self.split, rows[self.slots])
+            if self.augmentation is not None:
+                arrays = self.augmentation(arrays, rows[self.slots], epochs[self.slots], min(step / self.total, 1))
+            batch = to_tensors(arrays, torch.device("cpu"))
             if self.device.type == "cuda":  # only pinned memory is copied while the GPU computes
                 batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
             yield batch, position
@@ -263,3 +270,13 @@ class _Run:
         new = self.folder / f"{FILE}.new"
         save_checkpoint(new, self.state.model, self.state.average, facts)
         replace_durably(new, self.folder / FILE)
+
+
+def _online_augmentation(settings: TrainParams, meta: DatasetMeta) -> OnlineAugmentation | None:
+    """The changes of examples in training; None if there are none. Raises `UserError` if the dataset has none."""
+    if not settings.online_augmentation and not settings.max_hints:
+        return None
+    augment = get_augmentation(meta) if settings.online_augmentation else None
+    if settings.online_augmentation and augment is None:
+        raise UserError(f"train.online_augmentation must be false for dataset {meta.name}. Got true")
+    return OnlineAugmentation(meta, settings.seed, augment, settings.max_hints)
