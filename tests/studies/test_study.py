@@ -132,7 +132,9 @@ def result(recipe: str, seed: int, exact: float, losses: list[float]) -> Result:
     metrics = {**scores, "puzzles": 100, "interval_95": {name: [exact - 0.1, exact + 0.1] for name in scores}}
     timing = {"steps_per_second": 4.0, "train_seconds": 50.0}
     log = {"step": np.arange(1, len(losses) + 1) * 100, "loss": np.array(losses)}
-    return Result(recipe, seed, metrics, {"parameters": 1234, "steps": 200, "device": "cpu"}, timing, 42, log, {})
+    validation = {"step": np.array([100, 200]), "exact_accuracy": np.array([0.6, exact + 0.1])}
+    facts = {"parameters": 1234, "steps": 200, "device": "cpu"}
+    return Result(recipe, seed, metrics, facts, timing, 42, log, validation, (1e12 + seed * 1e12, 4e12, 5e12))
 
 
 def test_table_and_report(tmp_path: Path) -> None:
@@ -141,7 +143,10 @@ def test_table_and_report(tmp_path: Path) -> None:
     half = 12.706 * 0.1  # t(1) * deviation / sqrt(2)
     assert first.startswith(f"| a | 2 | 60.0 ± {100 * half:.1f} | ")
     assert "| 4 / 3 / 2 | 4.0 | 1,234 | 42 | 50 s cpu |" in first
+    # 60 % at the first validation, after 1 and 2 * 10^12 operations; seed 0 never reaches 70 %.
+    assert first.endswith(" | 5 | 1.5 / - / - |")
     assert second.startswith("| b | 1 | 25.0 [15.0, 35.0] | ")
+    assert [results[1].operations_to(level) for level in (0.5, 0.7, 0.9)] == [2e12, 4e12, None]
     assert results[0].seconds(np.array([100, 200])).tolist() == [25, 50]
     write_report("A title", results, {"c-0": "the loss is nan"}, tmp_path)
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")

@@ -103,6 +103,8 @@ def test_operations_of_a_depth_schedule(
     changed = train_params.model_copy(update={"depth_schedule": parts})
     assert training_operations(model_params, train_params, meta, 10) == 10 * 4 * full
     assert training_operations(model_params, changed, meta, 10) == pytest.approx(4 * 4 * shallow + 6 * 4 * full)
+    assert training_operations(model_params, changed, meta, 10, 0.5) == pytest.approx(4 * 4 * shallow + 1 * 4 * full)
+    assert training_operations(model_params, changed, meta, 10, 0.3) == pytest.approx(3 * 4 * shallow)
     assert shallow < 0.7 * full
 
 

@@ -17,12 +17,17 @@ from trm.models.variants import VARIANTS
 from trm.reporting.terminal.artifact_summary import study_score
 from trm.reporting.training_log import read_log
 from trm.storage.artifacts import read_manifest, timing_file, write_json
+from trm.training.checkpoint import read_settings
+from trm.training.cost import training_operations
 
 NOTES = (
     "Scores in percent of the test puzzles: mean over seeds ± half the width of its 95 % interval (Student's t, at",
     "least that of the Wilson interval over the puzzles); for one seed, the 95 % interval over puzzles. Loss: first,",
-    "last and lowest value in the training log.",
+    "last and lowest value in the training log. Operations: those of the matrix products of a training, in 10^12; until",
+    "the first validation with an exact accuracy of 50, 70 and 90 %, - if a seed does not reach it.",
 )
+LEVELS = (0.5, 0.7, 0.9)
+"""Validation accuracies whose cost is reported."""
 SCORES = {"exact_accuracy": "exact", "cell_accuracy": "cell", "halt_accuracy": "halt"}
 
 
@@ -42,25 +47,36 @@ class Result:
     """Columns of train.tsv."""
     validation: dict[str, np.ndarray]
     """Columns of validation.tsv; empty without a validation split."""
+    operations: tuple[float, ...] = ()
+    """Floating-point operations until each line of `validation`, then those of the whole training."""
 
     @classmethod
     def of(cls, recipe: str, seed: int, folder: Path, params: Params) -> "Result":
         """Read the results from the folder of the run."""
         model = folder / "model"
+        facts, validation = read_manifest(model, "train")["facts"], read_log(model / "validation.tsv")
+        meta, total = read_settings(model).meta, facts["steps"]
+        steps = [*validation.get("step", ()), total]
         return cls(
             recipe,
             seed,
             json.loads((folder / "evaluation/metrics.json").read_text(encoding="utf-8")),
-            read_manifest(model, "train")["facts"],
+            facts,
             json.loads(timing_file(model).read_text(encoding="utf-8")),
             VARIANTS[params.model.arch].depth(params.model),
             read_log(model / "train.tsv"),
-            read_log(model / "validation.tsv"),
+            validation,
+            tuple(training_operations(params.model, params.train, meta, total, step / total) for step in steps),
         )
 
     def seconds(self, steps: np.ndarray) -> np.ndarray:
         """The training time after this number of steps, at the mean speed."""
         return steps / self.timing["steps_per_second"]
+
+    def operations_to(self, level: float) -> float | None:
+        """Operations until the first validation with this exact accuracy; None if there is none."""
+        accuracies = self.validation.get("exact_accuracy", ())
+        return next((cost for cost, value in zip(self.operations, accuracies, strict=False) if value >= level), None)
 
 
 def write_report(title: str, results: Sequence[Result], failed: Mapping[str, str], folder: Path) -> None:
@@ -98,6 +114,11 @@ def _row(runs: Sequence[Result]) -> dict[str, Any]:
     row |= {"loss_lowest": float(np.mean([loss.min() for loss in losses]))}
     row |= {name: runs[0].facts[name] for name in ("parameters", "steps", "device")}
     row |= {"effective_depth": runs[0].depth}
+    if runs[0].operations:
+        row["operations"] = mean(lambda run: run.operations[-1])
+    for level in LEVELS:
+        costs = [run.operations_to(level) for run in runs]
+        row[f"operations_to_{level:g}"] = None if None in costs else float(np.mean(costs))  # pyright: ignore[reportArgumentType, reportCallIssue]
     return row | {name: mean(lambda run, name=name: run.timing[name]) for name in ("steps_per_second", "train_seconds")}
 
 
@@ -122,36 +143,48 @@ def wilson_reach(share: float, n: int) -> float:
 def markdown(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The lines of the table in Markdown."""
     head = ["recipe", "seeds", "exact %", "cell %", "halt %", "loss first / last / lowest", "steps/s", "parameters"]
-    head += ["depth", "training"]
+    head += ["depth", "training", "operations", "to 50 / 70 / 90 %"]
     lines = [f"| {' | '.join(head)} |", "|---" + "|--:" * (len(head) - 1) + "|"]
     for recipe, row in rows.items():
         cells = [recipe, str(row["seeds"]), *(study_score(row, name) for name in SCORES)]
         cells.append(" / ".join(f"{row[f'loss_{which}']:.3g}" for which in ("first", "last", "lowest")))
         cells += [f"{row['steps_per_second']:.1f}", f"{row['parameters']:,}", str(row["effective_depth"])]
         cells.append(f"{row['train_seconds']:.0f} s {row['device']}")
+        cells.append(_tera(row.get("operations")))
+        cells.append(" / ".join(_tera(row[f"operations_to_{level:g}"]) for level in LEVELS))
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
+def _tera(operations: float | None) -> str:
+    return "-" if operations is None else f"{operations / 1e12:.3g}"
+
+
 def curves(results: Sequence[Result]) -> Figure:
-    """Loss and validation accuracy against steps and against time: a color for each variation, a line for each seed."""
+    """Loss against steps and against time, validation accuracy against operations and against time.
+
+    A color for each variation, a line for each seed.
+    """
     figure = Figure(figsize=(12, 8), layout="constrained")
     axes = figure.subplots(2, 2, sharey="row")
     for number, recipe in enumerate(_recipes(results)):
         style = {"color": f"C{number % 10}", "linestyle": ("-", "--", ":")[number // 10 % 3]}
         for run in (each for each in results if each.recipe == recipe):
             label = {"label": recipe} if run.seed == 0 else {}
-            for row, (log, column) in enumerate([(run.log, "loss"), (run.validation, "exact_accuracy")]):
-                for axis, x in zip(axes[row], (lambda steps: steps, run.seconds), strict=True):
-                    if log:
-                        axis.plot(x(log["step"]), log[column], linewidth=1.2, **style, **label)
+            axes[0, 0].plot(run.log["step"], run.log["loss"], linewidth=1.2, **style, **label)
+            axes[0, 1].plot(run.seconds(run.log["step"]), run.log["loss"], linewidth=1.2, **style)
+            if run.validation:
+                exact, seconds = run.validation["exact_accuracy"], run.seconds(run.validation["step"])
+                axes[1, 0].plot(np.array(run.operations[:-1]) / 1e12, exact, linewidth=1.2, **style)
+                axes[1, 1].plot(seconds, exact, linewidth=1.2, **style)
     _label(axes)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
     return figure
 
 
 def _label(axes: "np.ndarray[Any, np.dtype[Any]]") -> None:
-    names = (("loss", "step"), ("loss", "training time (s)")), (("exact", "step"), ("exact", "training time (s)"))
+    time, operations = "training time (s)", "operations ($10^{12}$)"
+    names = (("loss", "step"), ("loss", time)), (("exact", operations), ("exact", time))
     axis: Axes
     for row, line in zip(axes, names, strict=True):
         for axis, (y, x) in zip(row, line, strict=True):

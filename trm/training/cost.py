@@ -41,13 +41,18 @@ def check_training(
     check_memory(4 * (states + kept), f"train.global_batch_size={train.global_batch_size}")
 
 
-def training_operations(config: ModelParams, settings: TrainParams, meta: DatasetMeta, steps: int) -> int:
-    """Floating-point operations of the matrix products of a training of `steps` optimizer steps, over all processes."""
+def training_operations(
+    config: ModelParams, settings: TrainParams, meta: DatasetMeta, steps: int, completed: float = 1.0
+) -> int:
+    """Floating-point operations of the matrix products of a training of `steps` optimizer steps, over all processes.
+
+    completed: fraction of the training that is counted.
+    """
     total, start = 0.0, 0.0
     ends = [(part.until, part.model_dump(exclude={"until"})) for part in settings.depth_schedule]
     for end, depth in [*ends, (1.0, {})]:
         _, operations = flops(config.model_copy(update=depth), meta)
-        total += (end - start) * operations
+        total += max(min(end, completed) - start, 0) * operations
         start = end
     return round(total * settings.global_batch_size * settings.winner_takes_all * steps)
 
