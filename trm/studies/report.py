@@ -23,8 +23,8 @@ from trm.training.cost import training_operations
 NOTES = (
     "Scores in percent of the test puzzles: mean over seeds ± half the width of its 95 % interval (Student's t, at",
     "least that of the Wilson interval over the puzzles); for one seed, the 95 % interval over puzzles. Loss: first,",
-    "last and lowest value in the training log. Operations: those of the matrix products of a training, in 10^12; until",
-    "the first validation with an exact accuracy of 50, 70 and 90 %, - if a seed does not reach it.",
+    "last and lowest value in the training log. Operations: those of the matrix products of a training, in 10^12;",
+    "until the first validation with 50, 70 and 90 % exact, - if a seed does not reach it.",
 )
 LEVELS = (0.5, 0.7, 0.9)
 """Validation accuracies whose cost is reported."""
