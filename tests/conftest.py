@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numba  # noqa: F401 - imported here, so that the time limit of no property test includes it
 import numpy as np
 import pytest
 import torch

@@ -62,6 +62,13 @@ def test_one_recipe_is_complete_and_the_default() -> None:
     assert [line for line in sections.splitlines() if line[:1].isalpha()] == ["tracking:", "cluster:"]
 
 
+@pytest.mark.parametrize("section", ["model", "train", "evaluate", "report"])
+def test_params_name_every_setting(section: str) -> None:
+    """Also those that have a default: a reader finds each of them in the file."""
+    values = settings((ROOT / "params.yaml").read_text())
+    assert set(values[section]) == set(getattr(load_recipe("sudoku-6x6"), section).model_dump())
+
+
 @pytest.mark.parametrize("name", sorted({*recipes(), *ABLATIONS} - {"sudoku-6x6"}))
 def test_recipe_changes_its_base(name: str) -> None:
     """Each change has an effect (except within `lma`, whose ablations state all settings), and nothing else differs."""

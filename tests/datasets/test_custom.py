@@ -51,7 +51,7 @@ def test_registry() -> None:
         ),
         ({"alphabet": "112"}, "alphabet: must not contain a symbol twice"),
         ({"alphabet": ""}, "alphabet has too few items"),
-        ({"alphabet": 12}, "alphabet must be a valid tuple"),
+        ({"alphabet": 12}, "alphabet must be a list"),
         ({"alphabet": ["1", "ab"]}, "alphabet: a symbol must be one character or an integer. Got 'ab'"),
         ({"alphabet": [1, True]}, "alphabet: a symbol must be one character or an integer. Got True"),
         ({"alphabet": list(range(255))}, "alphabet: must have at most 254 symbols. Got 255"),

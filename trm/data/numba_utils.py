@@ -7,10 +7,11 @@ part of the cache path.
 
 import os
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
-import numba
 import numpy as np
 
 from trm.utils.paths import cache_folder, file_digest
@@ -19,15 +20,44 @@ MACHINE_CODE_FOLDER = os.environ.get("NUMBA_CACHE_DIR") or str(
     cache_folder() / "numba" / file_digest(Path(__file__))[:16]
 )
 """Cache folder of the machine code; see `NUMBA_CACHE_DIR` in the numba docs."""
-numba.config.CACHE_DIR = MACHINE_CODE_FOLDER  # pyright: ignore[reportPrivateImportUsage, reportAttributeAccessIssue]
+
+
+class _Compiled:
+    """A function that numba compiles at its first call. Importing numba takes a quarter of a second."""
+
+    def __init__(self, function: FunctionType) -> None:
+        self._function = function
+
+    @cached_property
+    def dispatcher(self) -> Callable[..., Any]:
+        import numba
+
+        numba.config.CACHE_DIR = MACHINE_CODE_FOLDER  # pyright: ignore[reportPrivateImportUsage, reportAttributeAccessIssue]
+        function = self._function
+        # numba looks up the functions that are called, which must be its own.
+        names = {name: value.dispatcher if isinstance(value, _Compiled) else value for name, value in _used(function)}
+        resolved = FunctionType(function.__code__, function.__globals__ | names, function.__name__)
+        resolved.__module__, resolved.__qualname__ = function.__module__, function.__qualname__
+        try:
+            return numba.njit(cache=True, nogil=True)(resolved)
+        except RuntimeError:  # no writable cache folder: compile in every process
+            return numba.njit(nogil=True)(resolved)
+
+    def __call__(self, *arguments: Any) -> Any:  # noqa: ANN401 - as the function
+        return self.dispatcher(*arguments)
+
+
+def _used(function: FunctionType) -> list[tuple[str, Any]]:
+    return [(name, function.__globals__[name]) for name in function.__code__.co_names if name in function.__globals__]
 
 
 def njit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`numba.njit` without the GIL, with machine code cached on disk if a cache folder is writable."""
-    try:
-        return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # no writable cache folder: compile in every process
-        return numba.njit(nogil=True)(function)
+    """`numba.njit` without the GIL, at the first call, with machine code cached on disk if a cache folder is writable.
+
+    function: its default values are not used.
+    """
+    assert isinstance(function, FunctionType)
+    return _Compiled(function)
 
 
 @njit
