@@ -130,7 +130,7 @@ def test_winner_takes_all(dataset: Path, model_params: ModelParams, train_params
         return dict(starts)
 
     vars(model)["initial_states"] = recorded
-    noise = one_step._noise_generator(model, changed.seed, 1, 0)  # pyright: ignore[reportPrivateUsage]
+    noise = one_step.noise_generator(model, changed.seed, 1, 0)
     with torch.no_grad():
         carry, out = model(before.carry, repeated, torch.ones(12), noise)
     losses = [

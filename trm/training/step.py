@@ -105,7 +105,7 @@ def train_step(
         with synchronized, _at_depth(state.model, settings, step / total):
             part_batch = batch if len(parts) == 1 else {name: values[part] for name, values in batch.items()}
             part_carry = carry if len(parts) == 1 else carry.part(_slots_of(part, starts))
-            noise = _noise_generator(state.model, settings.seed, step, own.start + part.start)
+            noise = noise_generator(state.model, settings.seed, step, own.start + part.start)
             results.append(
                 _backward(state, network, part_carry, part_batch, min_steps[part], settings, processes.size, noise)
             )
@@ -236,7 +236,7 @@ def _repeated(batch: Batch, times: int) -> Batch:
     return batch if times == 1 else {name: values.repeat_interleave(times, 0) for name, values in batch.items()}
 
 
-def _noise_generator(model: TRM, seed: int, step: int, first_slot: int) -> torch.Generator | None:
+def noise_generator(model: TRM, seed: int, step: int, first_slot: int) -> torch.Generator | None:
     """The generator of start states and update noise of a part of the batch; None if there is no noise."""
     if not model.random_states and not model.config.update_noise:
         return None
