@@ -24,7 +24,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[bool | None]:
     valid: list[bool | None] = []
 
     def solve_puzzle(_model: object, _meta: object, puzzle: object, *_: object, **__: object) -> Answer:
-        return Answer(puzzle.grid, 0.5, 1, valid.pop(0))  # pyright: ignore[reportAttributeAccessIssue]
+        return Answer(puzzle.grid, 0.5, 1, valid.pop(0), 0.5, True)  # pyright: ignore[reportAttributeAccessIssue]
 
     monkeypatch.setattr(solve_module, "solve_puzzle", solve_puzzle)
     return valid

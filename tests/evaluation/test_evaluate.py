@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.networks import inference_config
+from tests.networks import inference_config, made_predictions
 from trm.config.dataset_meta import DatasetMeta
 from trm.config.evaluation import EvaluateParams
 from trm.config.model import ModelParams
@@ -29,6 +29,8 @@ SETTINGS = EvaluateParams(
     latent_noise_std=0.0,
     verify=False,
     num_votes=5,
+    selection="votes",
+    min_confidence=0.0,
     pass_at_k=(1, 2, 5),
     max_puzzles=None,
     batch_size=7,
@@ -64,7 +66,7 @@ def test_a_solver_of_all_augmentations_has_perfect_scores(
     def solver(_model: object, tokens: np.ndarray, *_rest: object) -> Predictions:
         solved = [solve_grid((row - 1).reshape(4, 4)) for row in tokens]
         solutions = np.stack([grid for grid in solved if grid is not None]).reshape(len(tokens), -1) + 1
-        return Predictions(solutions, np.linspace(-1, 1, len(tokens), dtype=np.float32), *[np.full(len(tokens), 3)] * 2)
+        return made_predictions(solutions, np.linspace(-1, 1, len(tokens)), 3)
 
     monkeypatch.setattr(stage, "predict", solver)
     metrics, rows = _evaluate(dataset, model, tmp_path / "out")

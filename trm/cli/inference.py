@@ -169,6 +169,7 @@ def sweep_command(
     num_votes: Annotated[str, typer.Option(help="Values of num_votes, separated by commas.")] = "1,4",
     num_samples: Annotated[str, typer.Option(help="Values of num_samples, separated by commas.")] = "1,4",
     latent_noise_std: Annotated[str, typer.Option(help="Values of latent_noise_std, separated by commas.")] = "0.3",
+    selection: Annotated[str, typer.Option(help="Values of selection, separated by commas.")] = "votes",
     max_puzzles: Annotated[int | None, typer.Option(min=1, help="Random sample of each split; default: all.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences computed at a time.")] = 64,
     device: Annotated[str, typer.Option(help="auto, cpu, mps or cuda.")] = "auto",
@@ -185,8 +186,8 @@ def sweep_command(
 
     started = time.monotonic()
     lists = {"max_steps": max_steps, "num_votes": num_votes}
-    lists |= {"num_samples": num_samples, "latent_noise_std": latent_noise_std}
-    grid = {name: [_number(part) for part in text.split(",") if part.strip()] for name, text in lists.items()}
+    lists |= {"num_samples": num_samples, "latent_noise_std": latent_noise_std, "selection": selection}
+    grid = {name: [_number(part.strip()) for part in text.split(",") if part.strip()] for name, text in lists.items()}
     values = {"batch_size": batch_size, "device": device, "precision": precision, "seed": seed}
     values |= {"published": {}, "num_examples": 0, "test_time_compute": {**grid, "max_puzzles": max_puzzles}}
     settings = parse(ReportParams, values, "trm sweep")
