@@ -33,7 +33,15 @@ def logit(p: float) -> float:
 def write_predictions(file: Path, rows: list[dict[str, Any]], row_group: int = 4) -> Path:
     """Write predictions.parquet; columns that a row lacks are those of a separate puzzle with one vote."""
     default: dict[str, Any] = {"pair": 0, "augmentation": 0, "transform": "", "height": 1, "width": 1, "answer": b"\1"}
-    default |= {"votes": 1, "rank": 1, "halt_logit": 0.0, "steps": 1, "halt_step": 1, "cell_accuracy": None}
+    default |= {
+        "votes": 1,
+        "rank": 1,
+        "confidence": 0.5,
+        "halt_logit": 0.0,
+        "steps": 1,
+        "halt_step": 1,
+        "cell_accuracy": None,
+    }
     default |= {"exact": None, "correct": None, "valid": None, "source": "", "rating": 0}
     complete = [default | {"task": str(number), "puzzle": number} | row for number, row in enumerate(rows)]
     pq.write_table(pa.Table.from_pylist(complete, schema=SCHEMA), file, row_group_size=row_group)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from trm.config.dataset_meta import DatasetMeta
 from trm.config.evaluation import SweepParams
-from trm.config.inference import DEFAULT_INFERENCE, InferenceConfig
+from trm.config.inference import DEFAULT_INFERENCE, InferenceConfig, Selection
 from trm.evaluation.eval_dataset import EvalDataset
 from trm.evaluation.metrics import Estimate, paired_difference, proportion
 from trm.evaluation.trajectories import BYTES_PER_STEP, Sample, Trajectories, record_trajectories
@@ -113,7 +113,8 @@ def _settings(grid: SweepParams, steps: Sequence[int], can_verify: bool) -> Iter
         for std in sorted(set(grid.latent_noise_std))
     ]
     checks = (False, True) if can_verify else (False,)
-    votes, selections = sorted({1, *grid.num_votes}), sorted({DEFAULT_INFERENCE.selection, *grid.selection})
+    votes = sorted({1, *grid.num_votes})
+    selections: list[Selection] = sorted({DEFAULT_INFERENCE.selection, *grid.selection})
     for max_steps, early_halting, verify, num_votes, (num_samples, std), selection in itertools.product(
         steps, (False, True), checks, votes, [(1, 0.0), *noisy], selections
     ):

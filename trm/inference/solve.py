@@ -76,6 +76,16 @@ def solve_each(
         yield solve_puzzle(model, meta, puzzle, config, advance=advance)
 
 
+def confidence_text(answer: Answer, config: InferenceConfig) -> str:
+    """The confidence in words, and whether the puzzle is left unanswered; empty with the default selection of answers,
+    all of which are shown.
+    """
+    if not answer.answered:
+        return f"left unanswered: confidence {answer.confidence:.1%} is below {config.min_confidence:.1%}"
+    is_default = (config.selection, config.min_confidence) == ("votes", 0)
+    return "" if is_default else f"confidence {answer.confidence:.1%}"
+
+
 def can_vote(meta: DatasetMeta, grid: np.ndarray | Sequence) -> bool:
     """Whether the puzzle has an augmentation besides itself."""
     try:

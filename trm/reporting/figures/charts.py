@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from trm.evaluation.metrics import Estimate
-from trm.reporting.statistics import Bin, Calibration
+from trm.reporting.statistics import Bin, Calibration, RiskCoverage
 
 THEME = {
     "#1f77b4": "var(--a)",
@@ -140,6 +140,26 @@ def reliability(calibrated: Calibration, span: int = 3) -> Figure:
         axes.xaxis.set_major_formatter(_as_percent)
         axes.set_xlabel("sigmoid of the halt logit")
         axes.set_ylabel("exact answers")
+        _percent(axes)
+        return figure
+
+
+def risk_coverage(
+    curve: RiskCoverage, shown: npt.NDArray[np.int64], marked: Mapping[int, Estimate], span: int = 3
+) -> Figure:
+    """Accuracy among the answered puzzles against coverage.
+
+    shown: indices of the points of the curve that are drawn. marked: index -> accuracy, drawn with its interval.
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=SIZES[span])
+        axes = figure.subplots()
+        axes.plot(curve.coverage[shown], (curve.correct / curve.answered)[shown], color="C0")
+        _with_intervals(axes, curve.coverage[list(marked)], list(marked.values()), 0, "")
+        axes.set_xlim(-0.04, 1.04)
+        axes.xaxis.set_major_formatter(_as_percent)
+        axes.set_xlabel("coverage: puzzles answered")
+        axes.set_ylabel("correct answers among them")
         _percent(axes)
         return figure
 

@@ -17,6 +17,8 @@ DEFINITIONS = {
     "halt_accuracy": "puzzles whose halt logit correctly predicts whether the answer is exact",
     "valid": "answers that obey the rules and match the question, whether or not they equal the label",
     "valid_voted": "the same for the winning answer of the vote",
+    "coverage": "puzzles answered: their confidence is at least min_confidence",
+    "answered_accuracy": "answered puzzles whose winning answer is correct",
 }
 COUNTS = {
     "mean_steps": "supervision steps per puzzle",
@@ -94,8 +96,7 @@ def scores(metrics: Mapping[str, Any], published: Mapping[str, float]) -> list[S
         value, (low, high) = metrics.get(name), intervals.get(name, (None, None))
         if value is None and name not in published:
             continue
-        of_vote = name.startswith("pass@") or name == "valid_voted"
-        n = metrics["tasks" if of_vote else "puzzles"] if value is not None else None
+        n = metrics[_counted(name)] if value is not None else None
         rows.append(Score(name, _definition(name, metrics["num_votes"]), value, low, high, n, published.get(name)))
     return rows + _scores_without_leaks(metrics)
 
@@ -106,9 +107,16 @@ def _scores_without_leaks(metrics: Mapping[str, Any]) -> list[Score]:
     definition = f"the same without the {metrics.get('leaked_tasks')} tasks that are trained on under another name"
     for name, (low, high) in others.get("interval_95", {}).items():
         if others[name] is not None:
-            n = others["tasks" if name.startswith("pass@") or name == "valid_voted" else "puzzles"]
+            n = others[_counted(name)]
             rows.append(Score(f"{name} without leaks", definition, others[name], low, high, n, None))
     return rows
+
+
+def _counted(name: str) -> str:
+    """The key of metrics.json that counts what a metric is a fraction of."""
+    if name == "answered_accuracy":
+        return "answered"
+    return "tasks" if name.startswith("pass@") or name == "valid_voted" else "puzzles"
 
 
 def counts(metrics: Mapping[str, Any], halt_max_steps: int) -> list[tuple[str, str, str]]:
