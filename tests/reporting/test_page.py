@@ -17,7 +17,7 @@ from trm.reporting.html.page import FILE
 from trm.utils.errors import DataError
 
 pytestmark = pytest.mark.slow
-SECTIONS = ["result", "training", "difficulty", "votes", "calibration"]
+SECTIONS = ["result", "training", "difficulty", "votes", "calibration", "selective"]
 SECTIONS += ["gallery", "mistakes", "test-time-compute", "settings"]
 DATASETS = ("sudoku", "maze", "arithmetic", "custom", "arc")
 LOADS = ("src", "srcset", "href", "xlink:href", "action", "data", "poster", "background", "formaction")
@@ -146,7 +146,16 @@ def test_minimal_experiment(tmp_path: Path) -> None:
         "evaluate__pass_at_k": [1],
     }
     page = Parsed(experiment_of("sudoku", tmp_path / "few", **changes).report(num_examples=0, test_time_compute=None))
-    assert page.sections == ["result", "training", "difficulty", "votes", "calibration", "mistakes", "settings"]
+    assert page.sections == [
+        "result",
+        "training",
+        "difficulty",
+        "votes",
+        "calibration",
+        "selective",
+        "mistakes",
+        "settings",
+    ]
     assert page.puzzles["gallery"] == []
     assert "5, of 5 groups sampled from 9" in page.text
     assert "Each puzzle has a single answer: there was no vote." in page.text
@@ -170,7 +179,16 @@ def test_page_without_mistakes(tmp_path: Path) -> None:
     experiment = solving_experiment(tmp_path / "solved", failed=0)
     assert experiment.metrics["exact_accuracy"] == 1
     page = Parsed(experiment.report(test_time_compute=None))
-    assert page.sections == ["result", "training", "difficulty", "votes", "calibration", "gallery", "settings"]
+    assert page.sections == [
+        "result",
+        "training",
+        "difficulty",
+        "votes",
+        "calibration",
+        "selective",
+        "gallery",
+        "settings",
+    ]
     assert page.puzzles["mistakes"] == []
 
 
@@ -215,7 +233,17 @@ def test_imported_model(tmp_path: Path) -> None:
     (model / "manifest.json").write_text(json.dumps(bare))
     page = Parsed(sudoku.report())
     assert page.sections == [
-        *("result", "difficulty", "votes", "calibration", "gallery", "mistakes", "test-time-compute", "settings"),
+        *(
+            "result",
+            "difficulty",
+            "votes",
+            "calibration",
+            "selective",
+            "gallery",
+            "mistakes",
+            "test-time-compute",
+            "settings",
+        ),
     ]
     assert "step_7" in page.text
     assert "halt_exploration_prob" in page.text
