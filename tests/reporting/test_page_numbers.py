@@ -403,6 +403,8 @@ def test_headline() -> None:
         "50.0 % of 1,200 test puzzles solved (95 % interval 40.0 to 60.0); 75.0 % by the vote of 4 augmentations; "
         "published: 87.4 %."
     )
+    text = summary.headline(sudoku_meta(4), METRICS, {}, "halt_first")
+    assert "75.0\u00a0% by the first sequence to halt of 4 augmentations" in text
     text = summary.headline(ARC, METRICS, {}).replace("\u00a0", " ")
     assert text == "100.0 % of 1,000 tasks solved with two attempts (95 % interval 90.0 to 100.0)."
     unknown = METRICS | {"exact_accuracy": None, "pass@2": None}

@@ -57,7 +57,7 @@ def report(
     page = {
         "subject": summary.subject(meta),
         "arch": net.config.arch,
-        "headline": summary.headline(meta, metrics, settings.published),
+        "headline": summary.headline(meta, metrics, settings.published, inference["selection"]),
         "experiment": [
             *summary.experiment(
                 meta,

@@ -27,6 +27,12 @@ COUNTS = {
         "supervision steps until the first positive halting decision, at most {halt_max_steps} (halt_max_steps)"
     ),
 }
+SELECTIONS = {
+    "votes": "the vote of",
+    "halt_first": "the first sequence to halt of",
+    "settled": "the sequence that moved least of",
+}
+"""Selection -> phrase before the number of augmentations."""
 LEAKS = 10
 """Most leaked tasks that are listed."""
 DASH = "\u2013"
@@ -67,8 +73,10 @@ def subject(meta: DatasetMeta) -> str:
     return f"{drawing.title}, {f'up to {size}' if drawing.separate_question else size}"
 
 
-def headline(meta: DatasetMeta, metrics: Mapping[str, Any], published: Mapping[str, float]) -> str:
-    """The result in one sentence."""
+def headline(
+    meta: DatasetMeta, metrics: Mapping[str, Any], published: Mapping[str, float], selection: str = "votes"
+) -> str:
+    """The result in one sentence. selection: how the answer was selected among the augmentations."""
     name = "pass@2" if get_drawing(meta).has_tasks and metrics.get("pass@2") is not None else "exact_accuracy"
     unit = "tasks" if name == "pass@2" else "test puzzles"
     n = metrics["tasks"] if name == "pass@2" else metrics["puzzles"]
@@ -79,7 +87,7 @@ def headline(meta: DatasetMeta, metrics: Mapping[str, Any], published: Mapping[s
     way = " with two attempts" if name == "pass@2" else ""
     text = f"{percent(metrics[name])} of {n:,} {unit} solved{way}{bounds}"
     if name == "exact_accuracy" and metrics["num_votes"] > 1 and metrics.get("pass@1") is not None:
-        text += f"; {percent(metrics['pass@1'])} by the vote of {metrics['num_votes']} augmentations"
+        text += f"; {percent(metrics['pass@1'])} by {SELECTIONS[selection]} {metrics['num_votes']} augmentations"
     without_leaks = metrics.get("without_leaks", {}).get(name)
     if without_leaks is not None:
         text += f"; {percent(without_leaks)} without the {metrics['leaked_tasks']} leaked tasks"
