@@ -12,8 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.reporting.experiments import Experiment, experiment_of, solving_experiment
+from trm.reporting.html import gallery
 from trm.reporting.html.gallery import FIRST_CHARACTER, MISTAKES
 from trm.reporting.html.page import FILE
+from trm.reporting.predictions import read_predictions
 from trm.utils.errors import DataError
 
 pytestmark = pytest.mark.slow
@@ -173,6 +175,22 @@ def test_vote_of_solved_and_failed_puzzles(tmp_path: Path) -> None:
     assert corrupted
     assert page.text.count("solved, but the vote is wrong") == len(corrupted)
     assert re.search(r"Training\s*[0-9.]+ s on cpu \(\w+, \d+ cores\)", page.text)
+
+
+def test_selection_confidence_and_many_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More steps than the page shows."""
+    monkeypatch.setattr(gallery, "MAX_STEPS", 2)
+    changes = {"evaluate__selection": "settled", "evaluate__min_confidence": 0.5}
+    experiment = experiment_of("sudoku", tmp_path / "settled", **changes)
+    page = Parsed(experiment.report(test_time_compute=None))
+    assert page.sections == [name for name in SECTIONS if name != "test-time-compute"]
+    text = " ".join(page.text.split())
+    assert "for 2 supervision steps of 3; the evaluation also used selection settled." in text
+    assert "below min_confidence (0.5 here) is left unanswered. The confidence is the fraction of the sequences" in text
+    assert {len(puzzle["steps"]) for puzzle in page.puzzles["gallery"]} == {2}
+    assert "puzzles answered: their confidence is at least min_confidence" in text
+    table = read_predictions(experiment.folder / "evaluation/predictions.parquet")
+    assert experiment.metrics["coverage"] == (table.confidence >= 0.5).mean()
 
 
 def test_page_without_mistakes(tmp_path: Path) -> None:

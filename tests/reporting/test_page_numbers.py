@@ -204,7 +204,7 @@ def test_risk_coverage_equals_counting(puzzles: list[tuple[float, bool]]) -> Non
 
 def test_section_on_selective_prediction(tmp_path: Path) -> None:
     """Ten puzzles: the eight most confident are correct."""
-    rows = [{"exact": number < 8, "correct": number < 8, "confidence": 1 - number / 10} for number in range(10)]
+    rows = [{"exact": number < 8, "correct": number < 8, "confidence": (10 - number) / 10} for number in range(10)]
     section = sections.selective_prediction(read_predictions(write_predictions(tmp_path / "p", rows)), "settled")
     assert section is not None and section.plot is not None
     assert section.definition.startswith("the fraction of the sequences")
@@ -216,6 +216,10 @@ def test_section_on_selective_prediction(tmp_path: Path) -> None:
         ["at least 100\u00a0%", "0.1", "100.0\u00a0%", "10", "80.0\u00a0%"],
     ]
     assert "at least 90\u00a0%: 88.9\u00a0%" in section.plot.svg
+    rows = [{"exact": True, "correct": True, "confidence": 0.56669}, *rows]
+    more = sections.selective_prediction(read_predictions(write_predictions(tmp_path / "s", rows)), "votes")
+    assert more is not None and more.plot is not None
+    assert "0.5666" in [row[1] for row in more.plot.table.rows]  # rounded down
     single = sections.selective_prediction(read_predictions(write_predictions(tmp_path / "q", rows[:1])), "votes")
     assert single is not None and single.plot is None
     unknown = read_predictions(write_predictions(tmp_path / "r", [{}, {}]))

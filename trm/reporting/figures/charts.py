@@ -154,13 +154,18 @@ def risk_coverage(
     with rc_context(STYLE):
         figure = Figure(figsize=SIZES[span])
         axes = figure.subplots()
-        axes.plot(curve.coverage[shown], (curve.correct / curve.answered)[shown], color="C0")
+        accuracy = (curve.correct / curve.answered)[shown]
+        axes.plot(curve.coverage[shown], accuracy, color="C0")
         _with_intervals(axes, curve.coverage[list(marked)], list(marked.values()), 0, "")
+        # Accuracies close to 100 % must be distinguishable.
+        least = min(accuracy.min(), *(estimate["low"] or 0 for estimate in marked.values()))
+        margin = 0.06 * (1 - least) + 0.001
+        axes.set_ylim(least - margin, 1 + margin)
+        axes.yaxis.set_major_formatter(lambda value, _place: f"{100 * value:.4g} %")
         axes.set_xlim(-0.04, 1.04)
         axes.xaxis.set_major_formatter(_as_percent)
         axes.set_xlabel("coverage: puzzles answered")
         axes.set_ylabel("correct answers among them")
-        _percent(axes)
         return figure
 
 

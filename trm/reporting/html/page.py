@@ -85,11 +85,10 @@ def report(
         "total": len(table),
         "seed": settings.seed,
         "steps": steps,
-        "other_settings": {
-            name: inference[name]
-            for name in ("num_samples", "early_halting", "verify", "selection")
-            if inference[name] not in (1, False, "votes")
-        },
+        "other_settings": [
+            *(name for name in ("num_samples", "early_halting", "verify") if inference[name] not in (1, False)),
+            *([f"selection {inference['selection']}"] if inference["selection"] != "votes" else []),
+        ],
         "evaluated_steps": inference["max_steps"],
         "gallery": gallery.step_by_step(net, *source, chosen, steps, settings.batch_size),
         "mistakes": gallery.mistakes(*source, gallery.confident_mistakes(table).tolist()),

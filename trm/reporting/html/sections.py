@@ -297,7 +297,7 @@ def selective_prediction(table: PredictionTable, selection: str) -> SelectivePre
     rows = [
         [
             f"at least {100 * coverage:.0f}\u00a0%",
-            f"{found.min_confidence[place]:.4g}",
+            f"{np.floor(1e4 * found.min_confidence[place]) / 1e4:g}",  # rounded up, it would answer fewer puzzles
             percent(found.coverage[place]),
             f"{found.answered[place]:,}",
             with_interval(marked[place]),
