@@ -25,6 +25,10 @@ def _small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (("--num-votes", BILLION), "num_votes=1000000000 needs about 2.1 TB of memory, and this machine has 16.0 GB"),
         (("--num-samples", BILLION, "--latent-noise-std", 1), "num_samples=1000000000 needs about"),
+        (
+            ("--num-votes", 1000, "--num-samples", 1000, "--latent-noise-std", 1, "--selection", "halt_first"),
+            "num_votes=1000, num_samples=1000 needs about",
+        ),
     ],
 )
 def test_inference_beyond_the_memory(
