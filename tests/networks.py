@@ -13,6 +13,7 @@ from torch import Tensor
 from trm.config.dataset_meta import DatasetMeta
 from trm.config.inference import DEFAULT_INFERENCE, InferenceConfig
 from trm.config.model import ModelParams
+from trm.inference.engine import Predictions, Tokens
 from trm.models.act import TRM, build_model
 from trm.models.recursion import States
 
@@ -90,6 +91,13 @@ def copying_network(params: ModelParams, meta: DatasetMeta, fill: int = 1) -> TR
         assert model.q_head.bias is not None
         model.q_head.bias[0] = 2
     return model.eval()
+
+
+def made_predictions(tokens: Tokens, halt_logit: np.ndarray, steps: int) -> Predictions:
+    """The answers `tokens` with `halt_logit` [N] after `steps` steps; each halted in the last, and is settled."""
+    taken = np.full(len(tokens), steps, np.int64)
+    score, logit = halt_logit.astype(np.float64), halt_logit.astype(np.float32)
+    return Predictions(tokens, logit, halt_step=taken, steps=taken, score=score, settled=np.ones(len(tokens)))
 
 
 def inference_config(max_steps: int = 16, **changes: object) -> InferenceConfig:

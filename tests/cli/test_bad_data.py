@@ -215,6 +215,7 @@ def test_too_many_augmentations_in_sweep(run: Run, here: Path, data: Values, lim
     sweep = {
         "max_steps": [1],
         "num_votes": [1, limit + 1],
+        "selection": ["votes"],
         "num_samples": [1],
         "latent_noise_std": [],
         "max_puzzles": None,

@@ -44,12 +44,18 @@ def test_visualize_gives_the_answer_of_solve(run: Run, finished: Path, tmp_path:
         ["--num-votes", 3],
         ["--num-votes", 2, "--num-samples", 3, "--latent-noise-std", 0.5],
         ["--num-samples", 2, "--latent-noise-std", 0.5, "--verify", "--early-halting"],
+        ["--num-votes", 3, "--num-samples", 2, "--latent-noise-std", 0.5, "--selection", "halt_first"],
+        ["--num-votes", 2, "--num-samples", 2, "--latent-noise-std", 0.5, "--selection", "settled"],
+        ["--min-confidence", 0.01],
     ):
         _, solved, _ = run("solve", *arguments, *settings)
         code, visualized, err = run("visualize", *arguments, *settings)
         assert (code, err) == (0, "")
         pattern = r"halt probability \S+%.*"
         assert re.findall(pattern, visualized) == re.findall(pattern, solved) != []
+    _, visualized, _ = run("visualize", *arguments, "--min-confidence", 1)
+    (left_unanswered,) = run("solve", *arguments, "--min-confidence", 1)[1].splitlines()
+    assert " ".join(visualized.split()).endswith(f"; {left_unanswered}")  # lines are wrapped
     file = tmp_path / "a.gif"
     test_puzzle = ("--model", finished / "outputs/model", "--dataset", finished / "outputs/dataset", "--index", 3)
     assert run("visualize", *test_puzzle, "--save", file)[0] == 0

@@ -25,6 +25,10 @@ def _small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (("--num-votes", BILLION), "num_votes=1000000000 needs about 2.1 TB of memory, and this machine has 16.0 GB"),
         (("--num-samples", BILLION, "--latent-noise-std", 1), "num_samples=1000000000 needs about"),
+        (
+            ("--num-votes", 1000, "--num-samples", 1000, "--latent-noise-std", 1, "--selection", "halt_first"),
+            "num_votes=1000, num_samples=1000 needs about",
+        ),
     ],
 )
 def test_inference_beyond_the_memory(
@@ -71,7 +75,7 @@ def test_long_inference_is_announced(run: Run, monkeypatch: pytest.MonkeyPatch, 
         ("train", "train.epochs=100000000", "train.global_batch_size=100000000 needs about"),
         ("evaluate", "evaluate.num_votes=1000000000", "num_votes=1000000000 needs about"),
         ("train", "model.hidden_size=100000", "model.hidden_size=100000 needs about 1.6 TB"),  # 20 * 2 * 4 * 100000**2
-        ("train", "model.halt_max_steps=1000", "model.halt_max_steps must be less than or equal to 128. Got 1000"),
+        ("train", "model.halt_max_steps=5000", "model.halt_max_steps must be less than or equal to 4096. Got 5000"),
         ("evaluate", "evaluate.latent_noise_std=1e39", "latent_noise_std must be less than or equal to 1000"),
     ],
 )

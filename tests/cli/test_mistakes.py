@@ -42,7 +42,7 @@ SOLVE = ("solve", "--model", "demo")
         ((*SOLVE, PUZZLE, "--max-steps", 0), "trm solve: --max-steps must be greater than or equal to 1. Got 0;"),
         (
             (*SOLVE, PUZZLE, "--max-steps", 100000),
-            "--max-steps must be less than or equal to 128. Got 100000;",
+            "--max-steps must be less than or equal to 4096. Got 100000;",
         ),
         ((*SOLVE, PUZZLE, "--num-samples", 4), "trm solve: num_samples above 1 requires latent_noise_std above 0"),
         ((*SOLVE, PUZZLE, "--num-votes", 10**12), "num_votes=1000000000000 needs about"),
@@ -78,8 +78,8 @@ def test_mistakes_of_the_command_line(run: Run, here: Path, arguments: tuple[obj
         (r"beta1", "bta", "train.optimizer.network.bta is not a setting; did you mean beta1?"),
         (
             r"halt_max_steps: 8",
-            "halt_max_steps: 1000",
-            "model.halt_max_steps must be less than or equal to 128. Got 1000",
+            "halt_max_steps: 5000",
+            "model.halt_max_steps must be less than or equal to 4096. Got 5000",
         ),
     ],
 )

@@ -10,7 +10,9 @@ import pytest
 
 from tests.cli.helpers import Run, check_error
 from trm.config.dataset_meta import DatasetMeta
+from trm.config.inference import InferenceConfig
 from trm.inference import solve as solve_module
+from trm.inference.puzzle import EvalPuzzle
 from trm.inference.solve import Answer, can_vote
 
 PUZZLE = ".6..2........5.......3.1...43.42...6"
@@ -24,7 +26,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[bool | None]:
     valid: list[bool | None] = []
 
     def solve_puzzle(_model: object, _meta: object, puzzle: object, *_: object, **__: object) -> Answer:
-        return Answer(puzzle.grid, 0.5, 1, valid.pop(0))  # pyright: ignore[reportAttributeAccessIssue]
+        return Answer(puzzle.grid, 0.5, 1, valid.pop(0), 0.5, True)  # pyright: ignore[reportAttributeAccessIssue]
 
     monkeypatch.setattr(solve_module, "solve_puzzle", solve_puzzle)
     return valid
@@ -48,6 +50,42 @@ def test_exit_code_of_invalid_answers(run: Run, answers: list[bool | None], tmp_
     code, out, err = run("solve", "--file", file, "--json", *DEMO)
     assert (code, err) == (3, "solve: 2 of 3 answers are valid\n")
     assert [json.loads(line)["valid"] for line in out.splitlines()] == [True, False, True]
+
+
+def test_unanswered_puzzles(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The confidence of the second puzzle is below the minimum; its valid answer is withheld."""
+    given = iter([(0.9, True), (0.45, True), (0.6, False)] * 2 + [(0.45, True), (0.9, None)])
+
+    def solve_puzzle(_model: object, _meta: object, puzzle: EvalPuzzle, config: InferenceConfig, **_: object) -> Answer:
+        confidence, valid = next(given)
+        return Answer(puzzle.grid, 0.5, 1, valid, confidence, confidence >= config.min_confidence)
+
+    monkeypatch.setattr(solve_module, "solve_puzzle", solve_puzzle)
+    file = tmp_path / "puzzles.txt"
+    file.write_text(f"{PUZZLE}\n" * 3)
+    arguments = ("--min-confidence", 0.5, *DEMO)
+    code, out, err = run("solve", "--file", file, "--json", *arguments)
+    counts = "solve: 2 of 3 puzzles are answered\nsolve: 1 of 2 answers are valid\n"
+    assert (code, err) == (3, counts)
+    first, second, _ = (json.loads(line) for line in out.splitlines())
+    assert (first["answered"], first["valid"], first["confidence"]) == (True, True, 0.9)
+    assert (second["answered"], second["answer"], second["valid"], second["confidence"]) == (False, None, None, 0.45)
+    code, out, err = run("solve", "--file", file, *arguments)
+    assert (code, out.count("left unanswered"), out.count("confidence")) == (3, 1, 3)
+    assert "valid; halt probability 50.0%; confidence 90.0%" in out.splitlines()
+    assert run("solve", PUZZLE, *arguments) == (3, "left unanswered: confidence 45.0% is below 50.0%\n", "")
+    assert run("solve", PUZZLE, *arguments)[0] == 0
+
+
+def test_selections(run: Run) -> None:
+    for selection in ("halt_first", "settled"):
+        code, out, _ = run("solve", PUZZLE, *DEMO, "--num-votes", 2, "--max-steps", 3, "--selection", selection)
+        assert code in (0, 3)  # the answer depends on the rounding of the processor
+        assert "; confidence " in out.splitlines()[-1]
+    check_error(
+        run("solve", PUZZLE, *DEMO, "--selection", "first"), "selection must be 'votes', 'halt_first' or 'settled'"
+    )
+    check_error(run("solve", PUZZLE, *DEMO, "--min-confidence", 2), "--min-confidence must be less than or equal to 1")
 
 
 def test_hint_for_invalid_answers(run: Run, answers: list[bool | None]) -> None:

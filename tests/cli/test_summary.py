@@ -58,7 +58,8 @@ def test_next_command(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_inference_options() -> None:
     """Only settings that differ from the defaults: 16 steps, no halting, one vote."""
     settings = {"max_steps": 16, "early_halting": True, "num_samples": 2, "latent_noise_std": 0.3, "num_votes": 1}
-    options = ["--early-halting", "--num-samples", "2", "--latent-noise-std", "0.3"]
+    settings |= {"selection": "halt_first", "min_confidence": 0.0}
+    options = ["--early-halting", "--num-samples", "2", "--latent-noise-std", "0.3", "--selection", "halt_first"]
     assert inference_options(settings) == options
 
 

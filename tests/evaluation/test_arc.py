@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from tests.networks import made_predictions
 from trm.config.base import parse
 from trm.config.data import AugmentParams
 from trm.config.dataset_meta import DatasetMeta
@@ -37,6 +38,8 @@ SETTINGS = EvaluateParams(
     latent_noise_std=0.0,
     verify=False,
     num_votes=AUGMENTATIONS,
+    selection="votes",
+    min_confidence=0.0,
     pass_at_k=(1, 2),
     max_puzzles=None,
     batch_size=4,
@@ -121,7 +124,7 @@ def run(
             if name.startswith("two"):
                 pair = next(p for p in (0, 1) if np.array_equal(canvas(TEST_INPUTS[p], name), grid_only))
                 found[row] = canvas(answers[seen.index(name)][pair], name)
-        return Predictions(found, np.zeros(len(tokens), np.float32), *[np.ones(len(tokens), np.int64)] * 2)
+        return made_predictions(found, np.zeros(len(tokens)), 1)
 
     monkeypatch.setattr(stage, "predict", answer)
     out.mkdir()

@@ -3,11 +3,12 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.networks import inference_config
+from tests.networks import inference_config, made_predictions
 from trm.config.dataset_meta import DatasetMeta
 from trm.config.evaluation import EvaluateParams
 from trm.config.model import ModelParams
@@ -15,10 +16,13 @@ from trm.data.parquet import read_meta, read_split
 from trm.datasets.sudoku.dataset import augmentations, cells
 from trm.datasets.sudoku.solver import count_solutions, solve_grid
 from trm.evaluation import evaluate as stage
+from trm.evaluation.eval_dataset import EvalDataset
 from trm.evaluation.evaluate import evaluate
 from trm.inference.engine import Predictions, predict
+from trm.inference.solve import solve_puzzle
 from trm.models.act import build_model
 from trm.training.checkpoint import FILE, load_checkpoint, save_checkpoint
+from trm.training.distributed import World
 from trm.training.ema import ema_copy
 from trm.utils.errors import UserError
 
@@ -29,6 +33,8 @@ SETTINGS = EvaluateParams(
     latent_noise_std=0.0,
     verify=False,
     num_votes=5,
+    selection="votes",
+    min_confidence=0.0,
     pass_at_k=(1, 2, 5),
     max_puzzles=None,
     batch_size=7,
@@ -64,7 +70,7 @@ def test_a_solver_of_all_augmentations_has_perfect_scores(
     def solver(_model: object, tokens: np.ndarray, *_rest: object) -> Predictions:
         solved = [solve_grid((row - 1).reshape(4, 4)) for row in tokens]
         solutions = np.stack([grid for grid in solved if grid is not None]).reshape(len(tokens), -1) + 1
-        return Predictions(solutions, np.linspace(-1, 1, len(tokens), dtype=np.float32), *[np.full(len(tokens), 3)] * 2)
+        return made_predictions(solutions, np.linspace(-1, 1, len(tokens)), 3)
 
     monkeypatch.setattr(stage, "predict", solver)
     metrics, rows = _evaluate(dataset, model, tmp_path / "out")
@@ -110,6 +116,67 @@ def test_the_chunk_size_does_not_change_the_bytes(
     monkeypatch.setattr(stage, "MAX_SEQUENCES", 10)
     assert _evaluate(dataset, model, tmp_path / "b") == first
     assert (tmp_path / "a/metrics.json").read_bytes() == (tmp_path / "b/metrics.json").read_bytes()
+
+
+SELECTIONS: list[dict[str, object]] = [
+    {"selection": "votes", "num_samples": 2, "latent_noise_std": 0.5},
+    {"selection": "halt_first", "num_votes": 3},
+    {"selection": "halt_first", "num_votes": 3, "num_samples": 2, "latent_noise_std": 0.5, "verify": True},
+    {"selection": "settled", "num_samples": 2, "latent_noise_std": 0.5},
+]
+
+
+@pytest.mark.parametrize("changes", SELECTIONS)
+def test_rows_of_a_selection(dataset: Path, model: Path, tmp_path: Path, changes: dict[str, object]) -> None:
+    """The winning answers and confidences are those of the puzzles alone, and do not depend on the batch size."""
+    metrics, rows = _evaluate(dataset, model, tmp_path / "out", **changes, min_confidence=0.5)
+    other, same = _evaluate(dataset, model, tmp_path / "other", **changes, min_confidence=0.5, batch_size=100)
+    assert [rows[name] for name in ("answer", "rank", "steps")] == [same[name] for name in ("answer", "rank", "steps")]
+    assert rows["confidence"] == pytest.approx(same["confidence"], abs=1e-5)
+    assert metrics["coverage"] == other["coverage"]
+    settings = SETTINGS.model_copy(update=changes)
+    net, meta = load_checkpoint(model)
+    tests = EvalDataset(dataset, meta, settings.num_votes, None, settings.seed)
+    answered = 0
+    for task in tests.sample():
+        (example,) = tests.examples(task)
+        answer = solve_puzzle(net, meta, example, settings)
+        of_puzzle = [line for line, puzzle in enumerate(rows["puzzle"]) if puzzle == example.row]
+        (winner,) = {rows["answer"][line] for line in of_puzzle if rows["rank"][line] == 1}
+        assert winner == answer.grid.tobytes()
+        (confidence,) = {rows["confidence"][line] for line in of_puzzle}
+        assert confidence == pytest.approx(answer.confidence, abs=1e-5)
+        answered += answer.confidence >= 0.5
+        if changes["selection"] == "halt_first":
+            assert len({rows["steps"][line] for line in of_puzzle}) == 1
+    assert metrics["coverage"] == answered / 6
+
+
+@pytest.mark.parametrize("changes", SELECTIONS)
+def test_two_processes_give_the_rows_of_one(dataset: Path, model: Path, changes: dict[str, object]) -> None:
+    sent: list[bytes] = []
+
+    class Other(World):
+        def gather_object(self, value: bytes) -> list[bytes]:
+            sent.append(value)
+            return []
+
+    class Main(World):
+        def gather_object(self, value: bytes) -> list[bytes]:
+            return [value, sent.pop(0)]
+
+    settings = SETTINGS.model_copy(update=changes)
+    net, meta = load_checkpoint(model)
+    tests = EvalDataset(dataset, meta, settings.num_votes, None, settings.seed)
+    single, other, main = (
+        list(stage._answers(net, tests, settings, processes, lambda _: None))
+        for processes in (World(), Other(1, 2), Main(0, 2))
+    )
+    assert other == []
+    one, two = (pa.concat_tables(tables).to_pydict() for tables in (single, main))
+    for name in ("halt_logit", "confidence"):
+        assert two.pop(name) == pytest.approx(one.pop(name), abs=1e-5)
+    assert two == one
 
 
 def test_a_sample_gets_the_same_augmentations(dataset: Path, model: Path, tmp_path: Path) -> None:

@@ -103,6 +103,7 @@ def rows(**columns: list) -> pa.Table:
     """Rows of predictions.parquet; columns not given have default values."""
     count = len(columns["exact"])
     rest: dict[str, list] = {"pair": [0] * count, "valid": [None] * count, "halt_logit": [0.0] * count}
+    rest["confidence"] = [1.0] * count
     rest |= {"steps": [16] * count, "halt_step": [16] * count, "correct": columns["exact"]}
     rest["cell_accuracy"] = [value if value is None else float(value) for value in columns["exact"]]
     table = pa.table({**rest, **columns})
@@ -166,6 +167,46 @@ def test_tasks_of_several_pairs_by_hand() -> None:
     assert found["valid"] is found["valid_voted"] is None
     assert (found["puzzles"], found["tasks"]) == (3, 3)
     assert json.dumps(found, allow_nan=False)
+
+
+def test_coverage_by_hand() -> None:
+    """Four puzzles with two augmentations, the last without solution: at 0.6, a and c and d are answered; the vote
+    answers a and b correctly."""
+    table = rows(
+        task=["a", "a", "b", "b", "c", "c", "d", "d"],
+        augmentation=[0, 1] * 4,
+        exact=[False, True, True, False, False, False, None, None],
+        rank=[2, 1, 1, 2, 1, 2, 1, 2],
+        confidence=[0.6, 0.6, 0.59, 0.59, 0.9, 0.9, 1.0, 1.0],
+    )
+    tasks = dict.fromkeys("abcd", 1)
+    plain = compute_metrics(table, tasks, num_votes=2, pass_at_k=[1], passes=10)
+    found = compute_metrics(table, tasks, num_votes=2, pass_at_k=[1], passes=10, min_confidence=0.6)
+    assert found["coverage"] == 3 / 4
+    assert found["answered_accuracy"] == 1 / 2
+    assert found["answered"] == 3
+    intervals, without = found["interval_95"], plain["interval_95"]
+    assert isinstance(intervals, dict) and isinstance(without, dict)
+    assert intervals["coverage"] == pytest.approx(wilson(3, 4))
+    assert intervals["answered_accuracy"] == pytest.approx(wilson(1, 2))
+    # All other metrics count every puzzle.
+    more = {"coverage", "answered_accuracy"}
+    assert {name: value for name, value in found.items() if name in plain and name != "interval_95"} == {
+        name: value for name, value in plain.items() if name != "interval_95"
+    }
+    assert set(found) - set(plain) == more | {"answered"}
+    assert set(intervals) - set(without) == more
+    nothing = compute_metrics(table, tasks, num_votes=2, pass_at_k=[1], passes=10, min_confidence=1.0)
+    assert (nothing["coverage"], nothing["answered_accuracy"], nothing["answered"]) == (1 / 4, None, 1)
+    assert json.dumps(nothing, allow_nan=False)
+    leaks = leak_metrics(table, tasks, {"a", "d"}, num_votes=2, pass_at_k=[1], passes=10, min_confidence=0.6)[
+        "without_leaks"
+    ]
+    assert isinstance(leaks, dict)
+    assert (leaks["coverage"], leaks["answered_accuracy"], leaks["answered"]) == (1 / 2, 0, 1)
+    everything = leak_metrics(table, tasks, set(tasks), 2, [1], 10, 0.6)["without_leaks"]
+    assert isinstance(everything, dict)
+    assert everything["coverage"] is everything["answered_accuracy"] is None
 
 
 def test_no_scores_without_solutions() -> None:

@@ -33,6 +33,12 @@ SETTINGS = [
     inference_config(6, early_halting=True, num_samples=3, latent_noise_std=1.0),
     inference_config(6, num_samples=2, latent_noise_std=0.3, num_votes=3),
     inference_config(6, early_halting=True, num_samples=3, latent_noise_std=0.3, num_votes=4, verify=True),
+    inference_config(6, num_votes=4, selection="halt_first"),
+    inference_config(6, num_samples=3, latent_noise_std=0.3, num_votes=2, selection="halt_first"),
+    inference_config(6, num_samples=2, latent_noise_std=1.0, num_votes=4, selection="halt_first", verify=True),
+    inference_config(5, num_votes=4, selection="settled"),
+    inference_config(6, num_samples=3, latent_noise_std=0.3, num_votes=3, selection="settled", early_halting=True),
+    inference_config(6, num_samples=3, latent_noise_std=1.0, num_votes=2, selection="settled", verify=True),
 ]
 
 
@@ -92,7 +98,8 @@ def test_replays_by_hand() -> None:
     correct = np.array([[False, True, False]])
     samples = (Sample(0.0, 0), Sample(0.5, 1))
     both = np.ones((1, 2), bool)
-    trajectories = Trajectories(samples, answer, logit, halts, both, correct, correct)
+    movement = np.array([[[[9, 4, 3], [9, 1, 2]], [[9, 4, 1], [9, 3, 2]]]], np.float32)
+    trajectories = Trajectories(samples, answer, logit, halts, movement, both, correct, correct)
 
     def replay(max_steps: int, **changes: object) -> tuple[int, int]:
         won, steps = trajectories.replay(inference_config(max_steps, **changes))
@@ -108,17 +115,33 @@ def test_replays_by_hand() -> None:
     assert replay(3, **noisy, num_votes=2, verify=True) == (1, 8)
     assert replay(3, num_votes=2) == (1, 6)
     assert replay(3, **noisy, num_votes=2, early_halting=True) == (1, 2 + 3 + 3 + 1)  # 2 and 1, logits 3 and 9
-    alone = Trajectories(samples, answer, logit, halts, np.array([[True, False]]), correct, correct)
+    assert replay(3, selection="settled") == (0, 3)
+    assert replay(3, **noisy, selection="settled") == (2, 6)  # 2 moved less than 3
+    assert replay(3, **noisy, selection="settled", early_halting=True) == (2, 2 + 3)  # at their last steps: 4 and 2
+    assert replay(3, num_votes=2, selection="settled") == (1, 6)
+    assert replay(2, **noisy, num_votes=2, selection="settled") == (2, 8)
+    assert replay(3, **noisy, selection="halt_first") == (1, 2 + 2)  # the first sample halts in step 2
+    assert replay(3, **noisy, num_votes=2, selection="halt_first") == (2, 4)  # the last sample halts in step 1
+    assert replay(1, **noisy, selection="halt_first") == (2, 2)  # none has halted: the higher logit
+    alone = Trajectories(samples, answer, logit, halts, movement, np.array([[True, False]]), correct, correct)
+    assert alone.replay(inference_config(3, **noisy, num_votes=2, selection="halt_first"))[1].tolist() == [4]
     assert alone.replay(inference_config(3, num_votes=2))[1].tolist() == [3]  # a missing augmentation costs nothing
     halts = np.array([[[[1, 1, 1], [0, 0, 0]], [[1, 1, 1], [0, 0, 0]]]], bool)
-    halted = Trajectories(samples, answer, logit, halts, both, correct, correct)
+    halted = Trajectories(samples, answer, logit, halts, movement, both, correct, correct)
     # The first sample halts at step 1: that it would be valid at step 2 does not stop the second.
     config = inference_config(3, **noisy, early_halting=True, verify=True)
     assert halted.replay(config)[1].tolist() == [1 + 3]
 
 
 def test_a_sweep(dataset: Path, model: TRM) -> None:
-    grid = SweepParams(max_steps=(1, 2), num_votes=(3,), num_samples=(2,), latent_noise_std=(0.5,), max_puzzles=None)
+    grid = SweepParams(
+        max_steps=(1, 2),
+        num_votes=(3,),
+        selection=("votes",),
+        num_samples=(2,),
+        latent_noise_std=(0.5,),
+        max_puzzles=None,
+    )
     meta = read_meta(dataset)
     results = run_sweep(model, meta, dataset, grid, 64, 0)
     assert results == run_sweep(model, meta, dataset, grid, 5, 0)
@@ -139,10 +162,44 @@ def test_a_sweep(dataset: Path, model: TRM) -> None:
     assert {split["puzzles"] for split in few["splits"].values()} == {2}
 
 
+def test_a_sweep_of_selections(dataset: Path, model: TRM) -> None:
+    """With one sequence there is nothing to select, and halt_first always halts early."""
+    grid = SweepParams(
+        max_steps=(2,),
+        num_votes=(3,),
+        selection=("halt_first", "settled"),
+        num_samples=(1,),
+        latent_noise_std=(),
+        max_puzzles=None,
+    )
+    results = run_sweep(model, read_meta(dataset), dataset, grid, 64, 0)
+    rows = results["splits"]["test"]["rows"]
+    names = ("num_votes", "selection", "early_halting")
+    found = {tuple(row["settings"][name] for name in names) for row in rows}
+    votes = {(count, "votes", early) for count in (1, 3) for early in (False, True)}
+    assert found == votes | {(3, "settled", False), (3, "settled", True), (3, "halt_first", False)}
+    changes = [
+        row["settings"]["selection"] for name, row in single_changes(rows, results["published"]) if name == "selection"
+    ]
+    assert changes == ["halt_first", "settled"]
+
+
+def test_trajectories_beyond_the_memory(dataset: Path, model: TRM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """4 validation puzzles in 2 augmentations and 1 sample: 4,096 steps of 8 * 13 + 8 * (16 + 13) bytes."""
+    grid = SweepParams(
+        max_steps=(4096,), num_votes=(2,), selection=("votes",), num_samples=(1,), latent_noise_std=(), max_puzzles=None
+    )
+    monkeypatch.setattr("trm.utils.memory.available_memory", lambda: 4096 * (8 * 13 + 8 * 29) - 1)
+    with pytest.raises(UserError, match=r"^max_steps=4096 needs about 1\.4 MB of memory, and this machine has 1\.4 MB"):
+        run_sweep(model, read_meta(dataset), dataset, grid, 64, 0)
+
+
 def test_without_validation_puzzles_nothing_is_selected(dataset: Path, model: TRM, tmp_path: Path) -> None:
     copy = shutil.copytree(dataset, tmp_path / "dataset")
     shutil.rmtree(copy / "validation")
-    grid = SweepParams(max_steps=(1,), num_votes=(1,), num_samples=(1,), latent_noise_std=(), max_puzzles=None)
+    grid = SweepParams(
+        max_steps=(1,), num_votes=(1,), selection=("votes",), num_samples=(1,), latent_noise_std=(), max_puzzles=None
+    )
     results = run_sweep(model, read_meta(dataset), copy, grid, 64, 0)
     assert results["selected"] is None
     assert list(results["splits"]) == ["test"]
@@ -184,11 +241,20 @@ def test_a_paired_difference_by_hand() -> None:
 def test_invalid_arguments(dataset: Path, model: TRM, tmp_path: Path) -> None:
     message = "num_samples above 1 requires a latent_noise_std, and vice versa. Got num_samples=\\[2\\]"
     with pytest.raises(ValueError, match=message):
-        SweepParams(max_steps=(1,), num_votes=(1,), num_samples=(2,), latent_noise_std=(), max_puzzles=None)
+        SweepParams(
+            max_steps=(1,),
+            num_votes=(1,),
+            selection=("votes",),
+            num_samples=(2,),
+            latent_noise_std=(),
+            max_puzzles=None,
+        )
     unknown = tmp_path / "dataset"
     unknown.mkdir()
     split = read_split(dataset / "test")
     write_split(unknown / "test", [replace(split, labels=np.zeros_like(split.labels[:]))], 16, {})
-    grid = SweepParams(max_steps=(1,), num_votes=(1,), num_samples=(1,), latent_noise_std=(), max_puzzles=None)
+    grid = SweepParams(
+        max_steps=(1,), num_votes=(1,), selection=("votes",), num_samples=(1,), latent_noise_std=(), max_puzzles=None
+    )
     with pytest.raises(UserError, match="no solution of these puzzles is known"):
         run_sweep(model, read_meta(dataset), unknown, grid, 64, 0)

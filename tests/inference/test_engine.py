@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.networks import inference_config
+from tests.networks import inference_config, made_predictions
 from trm.config.inference import InferenceConfig
 from trm.config.model import ModelParams
 from trm.datasets.sudoku.dataset import sudoku_meta
@@ -128,8 +128,16 @@ def test_a_puzzle_stops_at_the_first_valid_answer(model: TRM, monkeypatch: pytes
     wrong, clue = np.zeros((4, 4), np.uint8), np.zeros((3, 16), np.uint8)
     clue[:, 0] = 1  # a 1 in the first cell
     sizes = scripted([[wrong] * 4, [wrong, SOLVED, wrong, wrong], [wrong, OTHER[::-1], wrong, wrong]], monkeypatch)
-    verifier = Verifier(META, clue + np.uint8(1), np.array([0, 0, 1]))
-    found = predict(model, clue + np.uint8(1), np.zeros(3, int), inference_config(4), 64, verifier=verifier)
+    verifier = Verifier(META, clue + np.uint8(1))
+    found = predict(
+        model,
+        clue + np.uint8(1),
+        np.zeros(3, int),
+        inference_config(4),
+        64,
+        puzzles=np.array([0, 0, 1]),
+        verifier=verifier,
+    )
     assert found.steps.tolist() == [2, 2, 4]
     assert sizes == [3, 3, 1, 1]
     assert np.array_equal(found.tokens[1] - 1, SOLVED.ravel())
@@ -139,7 +147,7 @@ def test_a_valid_answer_beats_a_higher_halt_logit(model: TRM, monkeypatch: pytes
     wrong = np.ones((4, 4), np.uint8)
     scripted([[wrong] * 2, [wrong, SOLVED]], monkeypatch)  # the first sample has the higher halt logit
     blank = np.ones((1, 16), np.uint8)
-    verifier = Verifier(META, blank, np.array([0]))
+    verifier = Verifier(META, blank)
     config = inference_config(2, num_samples=2, latent_noise_std=0.1)
     found = predict(model, blank, np.zeros(1, int), config, 64, seeds=[[0]], verifier=verifier)
     assert np.array_equal(found.tokens[0] - 1, SOLVED.ravel())
@@ -156,7 +164,7 @@ def test_solve_passes_its_settings_on(model: TRM, monkeypatch: pytest.MonkeyPatc
         received.append(config)
         tokens_found = np.full(tokens.shape, 2, np.uint8)
         tokens_found[0] = SOLVED.ravel() + 1
-        return Predictions(tokens_found, np.array([-9.0, 1, 1, 1], np.float32), *[np.ones(4, np.int64)] * 2)
+        return made_predictions(tokens_found, np.array([-9.0, 1, 1, 1]), 1)
 
     monkeypatch.setattr("trm.inference.solve.predict", predict)
     blank = np.zeros((4, 4), np.uint8)
@@ -179,4 +187,4 @@ def test_invalid_arguments(model: TRM) -> None:
     for name in ("arc", "custom"):
         without = META.model_copy(update={"name": name})
         with pytest.raises(UserError, match=f"verify must be false for dataset {name}, which has no rules to check"):
-            Verifier(without, np.ones((1, 16), np.uint8), np.zeros(1, int))
+            Verifier(without, np.ones((1, 16), np.uint8))

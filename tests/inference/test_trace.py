@@ -67,6 +67,8 @@ NOISY, BOTH = (
     inference_config(3, num_samples=3, latent_noise_std=0.5),
     inference_config(5, early_halting=True, num_samples=4, latent_noise_std=1.0),
 )
+FIRST = inference_config(5, num_samples=3, latent_noise_std=0.5, selection="halt_first")
+SETTLED = inference_config(4, num_samples=3, latent_noise_std=0.5, selection="settled")
 MANY = inference_config(2, num_samples=20, latent_noise_std=0.5, num_votes=5)
 """More samples than a batch holds, with five votes."""
 
@@ -89,7 +91,11 @@ def same(answer: Answer, frames: list[Frame], expected: Answer) -> None:
 
 
 @pytest.mark.parametrize("arch", ["trm", "trm_singlez", "hrm", "transformers_baseline"])
-@pytest.mark.parametrize("config", [PLAIN, EARLY, NOISY, BOTH], ids=["plain", "early", "noisy", "both"])
+@pytest.mark.parametrize(
+    "config",
+    [PLAIN, EARLY, NOISY, BOTH, FIRST, SETTLED],
+    ids=["plain", "early", "noisy", "both", "halt_first", "settled"],
+)
 @pytest.mark.parametrize("votes", [1, 5])
 def test_answer_equals_solve(model_params: ModelParams, arch: str, config: InferenceConfig, votes: int) -> None:
     model, config = model_of(model_params, arch=arch), config.model_copy(update={"num_votes": votes})
@@ -155,6 +161,36 @@ def test_early_halting_in_frames(model_params: ModelParams) -> None:
             assert one.status != "done" or (frame.step == 2 and frame.ends_step)
             if frame.ends_step:  # a new model halts on a positive logit, and on no other
                 assert (one.status == "halted") == (one.halt_logit > 0)
+
+
+def test_statuses_of_halt_first(model_params: ModelParams) -> None:
+    """The first sequences to halt stop all others; one of them answers."""
+    config = inference_config(16, selection="halt_first", num_votes=3, num_samples=4, latent_noise_std=1.0)
+    _, frames = traced(model_of(model_params), META, QUESTION, config)
+    assert frames[-1].step < 16
+    assert {one.status for frame in frames[:-1] for one in frame.samples} == {"running"}
+    assert {one.status for one in frames[-1].samples} == {"halted", "stopped"}
+    (shown,) = [one for one in frames[-1].samples if one.shown]
+    halted = [one.halt_logit for one in frames[-1].samples if one.status == "halted"]
+    assert (shown.status, shown.halt_logit) == ("halted", max(halted))
+
+
+def test_the_shown_sample_of_halt_first(model_params: ModelParams) -> None:
+    """Of several augmentations with the winning answer, the one with the highest halt logit."""
+    question = SOLVED * (SOLVED != 4)  # has one solution
+    augmentations = make_puzzle(META, question.ravel() + np.uint8(1), 3, 0).augmentations.tokens
+
+    def script(tokens: np.ndarray, _step: int, _noise: float) -> tuple[np.ndarray, float]:
+        solution = solve_grid((tokens - 1).reshape(4, 4))
+        assert solution is not None
+        return solution.ravel() + np.uint8(1), [1.0, 3.0, 2.0][(augmentations == tokens).all(axis=1).argmax()]
+
+    config = inference_config(2, selection="halt_first", num_votes=3)
+    answer, frames = traced(ScriptedNetwork(model_params, META, script), META, question, config)
+    same(answer, frames, of_solve(ScriptedNetwork(model_params, META, script), META, question, config))
+    assert [one.shown for one in frames[-1].samples] == [False, True, False]
+    assert frames[-1].halt_logit == 3
+    assert answer.confidence == pytest.approx(1 / (1 + np.exp(-3)))
 
 
 def test_samples_and_their_letters(model_params: ModelParams) -> None:

@@ -53,6 +53,7 @@ TINY: dict[str, Any] = {
     "report.test_time_compute": {
         "max_steps": [1, 2],
         "num_votes": [1],
+        "selection": ["votes"],
         "num_samples": [1, 2],
         "latent_noise_std": [0.3],
         "max_puzzles": 5,
@@ -73,6 +74,7 @@ SOLVING: dict[str, Any] = SUDOKU | {
     "report.test_time_compute": {
         "max_steps": [1, 2, 8],
         "num_votes": [1, 3],
+        "selection": ["votes"],
         "num_samples": [1, 2],
         "latent_noise_std": [0.3],
         "max_puzzles": 8,

@@ -12,12 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.reporting.experiments import Experiment, experiment_of, solving_experiment
+from trm.reporting.html import gallery
 from trm.reporting.html.gallery import FIRST_CHARACTER, MISTAKES
 from trm.reporting.html.page import FILE
+from trm.reporting.predictions import read_predictions
 from trm.utils.errors import DataError
 
 pytestmark = pytest.mark.slow
-SECTIONS = ["result", "training", "difficulty", "votes", "calibration"]
+SECTIONS = ["result", "training", "difficulty", "votes", "calibration", "selective"]
 SECTIONS += ["gallery", "mistakes", "test-time-compute", "settings"]
 DATASETS = ("sudoku", "maze", "arithmetic", "custom", "arc")
 LOADS = ("src", "srcset", "href", "xlink:href", "action", "data", "poster", "background", "formaction")
@@ -146,7 +148,16 @@ def test_minimal_experiment(tmp_path: Path) -> None:
         "evaluate__pass_at_k": [1],
     }
     page = Parsed(experiment_of("sudoku", tmp_path / "few", **changes).report(num_examples=0, test_time_compute=None))
-    assert page.sections == ["result", "training", "difficulty", "votes", "calibration", "mistakes", "settings"]
+    assert page.sections == [
+        "result",
+        "training",
+        "difficulty",
+        "votes",
+        "calibration",
+        "selective",
+        "mistakes",
+        "settings",
+    ]
     assert page.puzzles["gallery"] == []
     assert "5, of 5 groups sampled from 9" in page.text
     assert "Each puzzle has a single answer: there was no vote." in page.text
@@ -166,11 +177,36 @@ def test_vote_of_solved_and_failed_puzzles(tmp_path: Path) -> None:
     assert re.search(r"Training\s*[0-9.]+ s on cpu \(\w+, \d+ cores\)", page.text)
 
 
+def test_selection_confidence_and_many_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More steps than the page shows."""
+    monkeypatch.setattr(gallery, "MAX_STEPS", 2)
+    changes = {"evaluate__selection": "settled", "evaluate__min_confidence": 0.5}
+    experiment = experiment_of("sudoku", tmp_path / "settled", **changes)
+    page = Parsed(experiment.report(test_time_compute=None))
+    assert page.sections == [name for name in SECTIONS if name != "test-time-compute"]
+    text = " ".join(page.text.split())
+    assert "for 2 supervision steps of 3; the evaluation also used selection settled." in text
+    assert "below min_confidence (0.5 here) is left unanswered. The confidence is the fraction of the sequences" in text
+    assert {len(puzzle["steps"]) for puzzle in page.puzzles["gallery"]} == {2}
+    assert "puzzles answered: their confidence is at least min_confidence" in text
+    table = read_predictions(experiment.folder / "evaluation/predictions.parquet")
+    assert experiment.metrics["coverage"] == (table.confidence >= 0.5).mean()
+
+
 def test_page_without_mistakes(tmp_path: Path) -> None:
     experiment = solving_experiment(tmp_path / "solved", failed=0)
     assert experiment.metrics["exact_accuracy"] == 1
     page = Parsed(experiment.report(test_time_compute=None))
-    assert page.sections == ["result", "training", "difficulty", "votes", "calibration", "gallery", "settings"]
+    assert page.sections == [
+        "result",
+        "training",
+        "difficulty",
+        "votes",
+        "calibration",
+        "selective",
+        "gallery",
+        "settings",
+    ]
     assert page.puzzles["mistakes"] == []
 
 
@@ -215,7 +251,17 @@ def test_imported_model(tmp_path: Path) -> None:
     (model / "manifest.json").write_text(json.dumps(bare))
     page = Parsed(sudoku.report())
     assert page.sections == [
-        *("result", "difficulty", "votes", "calibration", "gallery", "mistakes", "test-time-compute", "settings"),
+        *(
+            "result",
+            "difficulty",
+            "votes",
+            "calibration",
+            "selective",
+            "gallery",
+            "mistakes",
+            "test-time-compute",
+            "settings",
+        ),
     ]
     assert "step_7" in page.text
     assert "halt_exploration_prob" in page.text

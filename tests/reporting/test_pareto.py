@@ -64,6 +64,8 @@ def test_describe() -> None:
     assert describe(ROWS[4]["settings"], PUBLISHED) == "16 steps, 4 samples, noise 0.3"
     assert describe(ROWS[1]["settings"], PUBLISHED) == "16 steps, early halting"
     assert describe(PUBLISHED | {"verify": True, "num_votes": 2}, PUBLISHED) == "16 steps, verification, 2 votes"
+    changed = PUBLISHED | {"num_votes": 2, "selection": "halt_first", "min_confidence": 0.5}
+    assert describe(changed, PUBLISHED) == "16 steps, 2 votes, selection halt_first, confidence from 0.5"
 
 
 def test_verdict() -> None:
@@ -121,7 +123,7 @@ SETTINGS = ReportParams(
     published={},
     num_examples=0,
     test_time_compute=SweepParams(
-        max_steps=(1, 2), num_votes=(1, 2), num_samples=(1,), latent_noise_std=(), max_puzzles=3
+        max_steps=(1, 2), num_votes=(1, 2), selection=("votes",), num_samples=(1,), latent_noise_std=(), max_puzzles=3
     ),
     batch_size=16,
     precision="float32",

@@ -195,14 +195,19 @@ def test_passes_on_a_terminal(model: TRM, monkeypatch: pytest.MonkeyPatch) -> No
 def test_outcome() -> None:
     one, four = (input_puzzle(META, QUESTION, num_votes, 0).puzzle for num_votes in (1, 4))
     known, unknown = Puzzle(one, SOLVED), Puzzle(one, None)
-    assert outcome(Answer(SOLVED, 0.75, 3, True), Puzzle(four, SOLVED)) == (
-        "solved; halt probability 75.0%; 3 of 4 votes"
-    )
-    assert outcome(Answer(SOLVED[::-1], 0.5, 1, False), known) == "not solved; halt probability 50.0%"
-    assert outcome(Answer(SOLVED[::-1], 0.5, 1, True), known).startswith("valid, but not the known solution;")
-    assert outcome(Answer(SOLVED, 0.5, 1, True), unknown).startswith("valid;")
-    assert outcome(Answer(SOLVED, 0.5, 1, False), unknown).startswith("not solved: invalid;")
-    assert outcome(Answer(SOLVED, 0.5, 1, None), unknown).startswith("no rules to check;")
+
+    def text(puzzle: Puzzle, grid: np.ndarray, valid: bool | None, votes: int = 1, **settings: object) -> str:
+        config = inference_config(**settings)  # pyright: ignore[reportArgumentType]
+        return outcome(Answer(grid, 0.75, votes, valid, 0.5, config.min_confidence <= 0.5), puzzle, config)
+
+    assert text(Puzzle(four, SOLVED), SOLVED, True, 3) == "solved; halt probability 75.0%; 3 of 4 votes"
+    assert text(known, SOLVED[::-1], False) == "not solved; halt probability 75.0%"
+    assert text(known, SOLVED[::-1], True).startswith("valid, but not the known solution;")
+    assert text(unknown, SOLVED, True).startswith("valid;")
+    assert text(unknown, SOLVED, False).startswith("not solved: invalid;")
+    assert text(unknown, SOLVED, None).startswith("no rules to check;")
+    assert text(known, SOLVED, True, selection="settled") == "solved; halt probability 75.0%; confidence 50.0%"
+    assert text(known, SOLVED, True, min_confidence=0.51).endswith("; left unanswered: confidence 50.0% is below 51.0%")
 
 
 def test_visualize_returns_whether_the_puzzle_is_solved(model: TRM) -> None:

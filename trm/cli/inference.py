@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from trm.data.protocol import Grid
     from trm.inference.solve import Answer
 
-INVALID_ANSWER = 3
-"""Exit code of `trm solve` if an answer breaks a rule or changes a clue."""
+UNSOLVED = 3
+"""Exit code of `trm solve` if a puzzle is left unanswered, or an answer breaks a rule or changes a clue."""
 MODEL, DATASET = f"{OUTPUTS / 'model'}", f"{OUTPUTS / 'dataset'}"
 
 ModelLocation = Annotated[
@@ -49,7 +49,7 @@ def solve_command(
 ) -> None:
     """Solve puzzles with a trained model. Results are printed as they come.
 
-    The exit code is 0, or 3 if an answer breaks a rule of the puzzle or changes a clue.
+    The exit code is 0, or 3 if a puzzle is left unanswered, or an answer breaks a rule of the puzzle or changes a clue.
     """
     from trm.inference.cost import check_inference, estimate
     from trm.inference.puzzle_input import check_puzzles, read_puzzles
@@ -64,7 +64,7 @@ def solve_command(
     for note in check_puzzles(questions, meta):
         print(f"note: {note}", file=sys.stderr, flush=True)
     check_inference(net, config)
-    total, invalid, has_rules = len(questions) * config.num_votes, 0, False
+    total, invalid, unanswered, has_rules = len(questions) * config.num_votes, 0, 0, False
     expected = estimate(net, total, config, BATCH)
     if expected:
         print(f"solve: {expected}", file=sys.stderr, flush=True)
@@ -72,17 +72,21 @@ def solve_command(
         for question, answer in zip(
             questions, solve_each(net, meta, questions, config, seed, bar.advance), strict=True
         ):
-            invalid, has_rules = invalid + (answer.valid is False), answer.valid is not None
+            unanswered += not answer.answered
+            invalid, has_rules = invalid + (answer.answered and answer.valid is False), answer.valid is not None
             if json:
-                _print_json(question, answer, config.num_votes)
+                _print_json(question, answer, config)
             else:
-                _print_answer(answer, meta, config.num_votes)
+                _print_answer(answer, meta, config)
+    answered = len(questions) - unanswered
+    if len(questions) > 1 and unanswered:
+        print(f"solve: {answered} of {len(questions)} puzzles are answered", file=sys.stderr, flush=True)
     if len(questions) > 1 and has_rules:
-        print(f"solve: {len(questions) - invalid} of {len(questions)} answers are valid", file=sys.stderr, flush=True)
+        print(f"solve: {answered - invalid} of {answered} answers are valid", file=sys.stderr, flush=True)
     if invalid and not json and config.num_votes == 1 and can_vote(meta, questions[0]):
         print("hint: --num-votes 4 --verify may find a valid answer", file=sys.stderr, flush=True)
-    if invalid:
-        raise typer.Exit(INVALID_ANSWER)
+    if invalid or unanswered:
+        raise typer.Exit(UNSOLVED)
 
 
 @with_inference_options
@@ -169,6 +173,7 @@ def sweep_command(
     num_votes: Annotated[str, typer.Option(help="Values of num_votes, separated by commas.")] = "1,4",
     num_samples: Annotated[str, typer.Option(help="Values of num_samples, separated by commas.")] = "1,4",
     latent_noise_std: Annotated[str, typer.Option(help="Values of latent_noise_std, separated by commas.")] = "0.3",
+    selection: Annotated[str, typer.Option(help="Values of selection, separated by commas.")] = "votes",
     max_puzzles: Annotated[int | None, typer.Option(min=1, help="Random sample of each split; default: all.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences computed at a time.")] = 64,
     device: Annotated[str, typer.Option(help="auto, cpu, mps or cuda.")] = "auto",
@@ -185,8 +190,8 @@ def sweep_command(
 
     started = time.monotonic()
     lists = {"max_steps": max_steps, "num_votes": num_votes}
-    lists |= {"num_samples": num_samples, "latent_noise_std": latent_noise_std}
-    grid = {name: [_number(part) for part in text.split(",") if part.strip()] for name, text in lists.items()}
+    lists |= {"num_samples": num_samples, "latent_noise_std": latent_noise_std, "selection": selection}
+    grid = {name: [_number(part.strip()) for part in text.split(",") if part.strip()] for name, text in lists.items()}
     values = {"batch_size": batch_size, "device": device, "precision": precision, "seed": seed}
     values |= {"published": {}, "num_examples": 0, "test_time_compute": {**grid, "max_puzzles": max_puzzles}}
     settings = parse(ReportParams, values, "trm sweep")
@@ -211,23 +216,30 @@ def _number(text: str) -> object:
     return text
 
 
-def _print_json(question: "Grid", answer: "Answer", num_votes: int) -> None:
+def _print_json(question: "Grid", answer: "Answer", config: InferenceConfig) -> None:
     import json
 
-    result = {"question": question.tolist(), "answer": answer.grid.tolist(), "valid": answer.valid}
-    result |= {"halt_probability": round(answer.halt_probability, 6), "votes": answer.votes, "num_votes": num_votes}
-    print(json.dumps(result), flush=True)
+    shown = answer.answered
+    result = {"question": question.tolist(), "answered": shown}
+    result |= {"answer": answer.grid.tolist() if shown else None, "valid": answer.valid if shown else None}
+    result |= {"confidence": round(answer.confidence, 6), "halt_probability": round(answer.halt_probability, 6)}
+    print(json.dumps(result | {"votes": answer.votes, "num_votes": config.num_votes}), flush=True)
 
 
-def _print_answer(answer: "Answer", meta: "DatasetMeta", num_votes: int) -> None:
+def _print_answer(answer: "Answer", meta: "DatasetMeta", config: InferenceConfig) -> None:
     from rich.console import Console
 
+    from trm.inference.solve import confidence_text
     from trm.reporting.terminal.dataset_summary import grid_text
 
+    if not answer.answered:
+        print(confidence_text(answer, config), flush=True)
+        return
     verdict = {True: "valid", False: "invalid: breaks a rule or a clue", None: "no rules to check"}
     Console(highlight=False, soft_wrap=True).print(grid_text(meta, answer.grid))
-    line = f"{verdict[answer.valid]}; halt probability {answer.halt_probability:.1%}"
-    print(line + (f"; {answer.votes} of {num_votes} votes" if num_votes > 1 else ""), flush=True)
+    words = [verdict[answer.valid], f"halt probability {answer.halt_probability:.1%}"]
+    words += [f"{answer.votes} of {config.num_votes} votes"] if config.num_votes > 1 else []
+    print("; ".join([*words, *filter(None, [confidence_text(answer, config)])]), flush=True)
 
 
 COMMANDS = {

@@ -16,7 +16,8 @@ SCORES = {
     "halt_accuracy": "halt accuracy",
     "valid": "valid",
     "valid_voted": "valid after the vote",
-    "abstained": "abstained",
+    "coverage": "coverage",
+    "answered_accuracy": "accuracy if answered",
 }
 """Metric -> name in the table of `trm evaluate`; pass@k follows."""
 

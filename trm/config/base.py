@@ -33,7 +33,7 @@ Rate = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(int_to
 Scale = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(int_to_float)]
 Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(int_to_float)]
 BelowOne = Annotated[float, Field(ge=0, lt=1), BeforeValidator(int_to_float)]
-Steps = Annotated[int, Field(ge=1, le=128), BeforeValidator(integral_to_int)]
+Steps = Annotated[int, Field(ge=1, le=4096), BeforeValidator(integral_to_int)]
 """Supervision steps."""
 Noise = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False), BeforeValidator(int_to_float)]
 """Standard deviation of latent noise. Latents have about unit scale, and larger numbers overflow in float32."""

@@ -5,7 +5,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from trm.config.base import Device, Fraction, Natural, Noise, Positive, Precision, Section, Steps
-from trm.config.inference import InferenceConfig
+from trm.config.inference import InferenceConfig, Selection
 
 
 class EvaluateParams(InferenceConfig):
@@ -35,6 +35,8 @@ class SweepParams(Section):
     """Values of `max_steps`."""
     num_votes: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)]
     """Values of `num_votes`."""
+    selection: Annotated[tuple[Selection, ...], Field(min_length=1, strict=False)]
+    """Values of `selection`."""
     num_samples: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)]
     """Values of `num_samples`."""
     latent_noise_std: Annotated[tuple[Annotated[Noise, Field(gt=0)], ...], Field(strict=False)]

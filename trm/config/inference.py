@@ -1,10 +1,12 @@
 """How much computation a puzzle gets at inference: the settings behind evaluate, solve, visualize, demo and sweep."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import model_validator
 
-from trm.config.base import Noise, Positive, Section, Steps
+from trm.config.base import Fraction, Noise, Positive, Section, Steps
+
+Selection = Literal["votes", "halt_first", "settled"]
 
 
 class InferenceConfig(Section):
@@ -22,6 +24,10 @@ class InferenceConfig(Section):
     """Check the rules after each step and stop at the first valid answer, which wins. Only for datasets with rules."""
     num_votes: Positive
     """Augmentations of each puzzle that vote on its answer, including the puzzle itself."""
+    selection: Selection
+    """Which answer wins. votes: most votes; halt_first: the first sequence to halt; settled: least moved latents."""
+    min_confidence: Fraction
+    """Confidence from which a puzzle is answered, 0 to 1. Below it the answer is withheld; 0 answers every puzzle."""
 
     @model_validator(mode="after")
     def _check_noise(self) -> Self:
@@ -34,6 +40,13 @@ class InferenceConfig(Section):
 
 
 DEFAULT_INFERENCE = InferenceConfig(
-    max_steps=16, early_halting=False, num_samples=1, latent_noise_std=0.0, verify=False, num_votes=1
+    max_steps=16,
+    early_halting=False,
+    num_samples=1,
+    latent_noise_std=0.0,
+    verify=False,
+    num_votes=1,
+    selection="votes",
+    min_confidence=0.0,
 )
 """The published settings: 16 supervision steps, one sample, no voting. The default outside `params.yaml`."""

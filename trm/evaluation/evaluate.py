@@ -21,7 +21,7 @@ from trm.evaluation.eval_dataset import EvalDataset, EvalExample, check_same_dat
 from trm.evaluation.metrics import compute_metrics, leak_metrics
 from trm.evaluation.submission import submission
 from trm.inference.cost import check_inference, estimate
-from trm.inference.engine import Verifier, predict
+from trm.inference.engine import Predictions, Verifier, predict
 from trm.inference.voting import VoteCounter, grid_hash, same_grid
 from trm.models.act import TRM
 from trm.training.checkpoint import load_checkpoint
@@ -41,6 +41,7 @@ SCHEMA = pa.schema(
         "answer": pa.binary(),  # cell values, row by row
         "votes": pa.int32(),  # augmentations of the puzzle that gave this answer
         "rank": pa.int32(),  # rank of this answer among the candidates of the puzzle, from 1
+        "confidence": pa.float64(),  # confidence of the answer of rank 1
         "halt_logit": pa.float32(),
         "steps": pa.int32(),  # supervision steps of all samples together
         "halt_step": pa.int32(),  # first step with a positive halting decision
@@ -82,10 +83,11 @@ def evaluate(evaluate: EvaluateParams, dataset: Path, model: Path, out: Path, ke
         return {}
     predictions = pq.read_table(file)
     tasks = {tests.name(task): tests.num_pairs(task) for task in tests.sample()}
-    metrics = compute_metrics(predictions, tasks, settings.num_votes, settings.pass_at_k, net.passes)
+    inputs = (settings.num_votes, settings.pass_at_k, net.passes, settings.min_confidence)
+    metrics = compute_metrics(predictions, tasks, *inputs)
     leaks = read_leaks(dataset)
     if leaks is not None:
-        metrics |= leak_metrics(predictions, tasks, leaks, settings.num_votes, settings.pass_at_k, net.passes)
+        metrics |= leak_metrics(predictions, tasks, leaks, *inputs)
     _write_json(out / "metrics.json", metrics, indent=2)
     if tests.names is not None:
         all_tasks = {tests.name(task): tests.num_pairs(task) for task in range(len(tests.split.group_starts) - 1)}
@@ -159,8 +161,9 @@ def _answer(
     identifiers = np.concatenate([example.identifiers for example in examples])
     k = [example.num_votes for example in examples]
     seeds = [seed for example in examples for seed in example.seeds]
-    verifier = Verifier(tests.meta, tokens, np.arange(len(examples)).repeat(k)) if settings.verify else None
-    predicted = predict(model, tokens, identifiers, settings, settings.batch_size, advance, seeds, verifier)
+    puzzles = np.arange(len(examples)).repeat(k)
+    verifier = Verifier(tests.meta, tokens) if settings.verify else None
+    predicted = predict(model, tokens, identifiers, settings, settings.batch_size, advance, seeds, puzzles, verifier)
 
     ends = np.cumsum(k)
     parts = [slice(end - n, end) for n, end in zip(k, ends, strict=True)]
@@ -169,11 +172,12 @@ def _answer(
     ]
     questions = [example.grid for example, grids in zip(examples, answers, strict=True) for _ in grids]
     valid = tests.dataset.valid(tests.meta, questions, [grid for grids in answers for grid in grids])
-    logits = [predicted.halt_logit[part] for part in parts]
     verified = valid if settings.verify and valid is not None else [False] * len(tokens)
-    votes, ranks = _vote(examples, answers, logits, [verified[part] for part in parts])
+    votes, ranks, confidences = _vote(examples, answers, settings, predicted, parts, verified)
     columns: dict[str, list] = {name: [] for name in SCHEMA.names}
-    for example, part, grids, votes_of, ranks_of in zip(examples, parts, answers, votes, ranks, strict=True):
+    for example, part, grids, votes_of, ranks_of, confidence in zip(
+        examples, parts, answers, votes, ranks, confidences, strict=True
+    ):
         n = len(grids)
         accuracies = _accuracies(example, predicted.tokens[part], grids)
         rows: dict[str, Sequence] = {
@@ -187,6 +191,7 @@ def _answer(
             "answer": [grid.tobytes() for grid in grids],
             "votes": votes_of,
             "rank": ranks_of,
+            "confidence": [confidence] * n,
             "halt_logit": predicted.halt_logit[part].tolist(),
             "steps": predicted.steps[part].tolist(),
             "halt_step": predicted.halt_step[part].tolist(),
@@ -215,24 +220,30 @@ def _accuracies(example: EvalExample, tokens: np.ndarray, grids: Sequence[Grid])
 def _vote(
     examples: Sequence[EvalExample],
     answers: Sequence[Sequence[Grid]],
-    halt_logits: Sequence[np.ndarray],
-    verified: Sequence[Sequence[bool]],
-) -> tuple[list[list[int]], list[list[int]]]:
-    """For each augmentation of each example: the votes for its answer, and the rank of the answer.
+    settings: EvaluateParams,
+    predicted: Predictions,
+    parts: Sequence[slice],
+    verified: Sequence[bool],
+) -> tuple[list[list[int]], list[list[int]], list[float]]:
+    """For each augmentation of each example: the votes for its answer, and the rank of the answer; for each example the
+    confidence of its best answer.
 
-    Test examples of a task with equal questions share their votes.
+    parts: the rows of each example in `predicted` and `verified`. Test examples of a task with equal questions share
+    their votes.
     """
-    counter = VoteCounter()
+    counter = VoteCounter(settings.selection)
     names = [(example.task, grid_hash(example.grid)) for example in examples]
-    for name, grids, logits in zip(names, answers, halt_logits, strict=True):
-        for grid, logit in zip(grids, logits.tolist(), strict=True):
-            counter.add(name, grid, logit)
-    votes, ranks = [], []
-    for name, grids, are_verified in zip(names, answers, verified, strict=True):
+    for name, grids, part in zip(names, answers, parts, strict=True):
+        outputs = (predicted.halt_logit[part], predicted.score[part], predicted.settled[part])
+        for grid, *of_grid in zip(grids, *(values.tolist() for values in outputs), strict=True):
+            counter.add(name, grid, *of_grid)
+    votes, ranks, confidences = [], [], []
+    for name, grids, part in zip(names, answers, parts, strict=True):
         hashes = [grid_hash(grid) for grid in grids]
-        preferred = {key for key, is_verified in zip(hashes, are_verified, strict=True) if is_verified}
+        preferred = {key for key, is_verified in zip(hashes, verified[part], strict=True) if is_verified}
         ranked = counter.ranked(name, preferred)
         rank_of = {grid_hash(candidate.grid): rank for rank, candidate in enumerate(ranked, 1)}
         ranks.append([rank_of[key] for key in hashes])
         votes.append([ranked[rank - 1].votes for rank in ranks[-1]])
-    return votes, ranks
+        confidences.append(ranked[0].confidence)
+    return votes, ranks, confidences

@@ -12,6 +12,8 @@ from scipy import stats
 CONFIDENCE = 0.95
 SINGLE_ANSWER = ("exact_accuracy", "cell_accuracy", "halt_accuracy", "valid")
 """Metrics of the puzzle itself (augmentation 0)."""
+ABSTAINING = ("coverage", "answered_accuracy")
+"""Metrics of answer-or-abstain."""
 
 
 class Estimate(TypedDict):
@@ -78,6 +80,7 @@ def leak_metrics(
     num_votes: int,
     pass_at_k: Sequence[int],
     passes: int,
+    min_confidence: float = 0.0,
 ) -> dict[str, object]:
     """The number of evaluated tasks that are trained on under another name and, if there are any, the metrics of the
     others, without the means.
@@ -89,16 +92,21 @@ def leak_metrics(
     if not facts["leaked_tasks"]:
         return facts
     rows = predictions.filter(pc.field("task").isin(pa.array(sorted(kept), pa.string())))
-    names = (*SINGLE_ANSWER, "valid_voted", *(f"pass@{k}" for k in pass_at_k))
+    names = [*SINGLE_ANSWER, "valid_voted", *(f"pass@{k}" for k in pass_at_k), *(ABSTAINING if min_confidence else ())]
     others: dict[str, object] = {**dict.fromkeys(names), "puzzles": 0, "tasks": len(kept), "interval_95": {}}
     if len(rows):
-        metrics = compute_metrics(rows, kept, num_votes, pass_at_k, passes)
+        metrics = compute_metrics(rows, kept, num_votes, pass_at_k, passes, min_confidence)
         others = {name: value for name, value in metrics.items() if not name.startswith(("mean_", "num_"))}
     return {**facts, "without_leaks": others}
 
 
 def compute_metrics(
-    predictions: pa.Table, tasks: Mapping[str, int], num_votes: int, pass_at_k: Sequence[int], passes: int
+    predictions: pa.Table,
+    tasks: Mapping[str, int],
+    num_votes: int,
+    pass_at_k: Sequence[int],
+    passes: int,
+    min_confidence: float = 0.0,
 ) -> dict[str, object]:
     """The contents of `metrics.json` from the rows of predictions.parquet, those of a test example adjacent.
 
@@ -106,7 +114,10 @@ def compute_metrics(
 
     `pass@k` and `valid_voted` are metrics of the vote: the score of a task is the mean over its test examples (0
     without predictions), the result is the mean over the tasks. `mean_forward_passes` counts the forward passes of a
-    test example over all augmentations and samples. All other metrics are those of the puzzle itself (augmentation 0).
+    test example over all augmentations and samples. With `min_confidence` above 0 there are two more: `coverage` is the
+    fraction of the test examples whose confidence reaches it, and `answered_accuracy` the fraction of these whose
+    winning answer is correct; the rest counts every test example, answered or not. All other metrics are those of the
+    puzzle itself (augmentation 0).
     Values are fractions, their bounds are under `interval_95`. Metrics without solutions or rules are null.
     """
     first = np.flatnonzero(_column(predictions, "augmentation") == 0)
@@ -142,6 +153,11 @@ def compute_metrics(
         "valid_voted": of_vote(valid & (rank == 1), has_rules),
     }
     estimates |= {f"pass@{k}": of_vote(correct & (rank <= k), bool(known.any())) for k in pass_at_k}
+    answered = _column(rows, "confidence") >= min_confidence if min_confidence else np.ones(len(rows), bool)
+    if min_confidence:
+        won = np.logical_or.reduceat(correct & (rank == 1), first)[answered & known]
+        estimates["coverage"] = proportion(int(answered.sum()), len(rows))
+        estimates["answered_accuracy"] = proportion(int(won.sum()), len(won))
     return {
         **{name: estimate["value"] for name, estimate in estimates.items()},
         "mean_steps": float(_column(rows, "steps").mean()),
@@ -150,6 +166,7 @@ def compute_metrics(
         "puzzles": len(rows),
         "tasks": len(tasks),
         "num_votes": num_votes,
+        **({"answered": int(answered.sum())} if min_confidence else {}),
         "interval_95": {name: [estimate["low"], estimate["high"]] for name, estimate in estimates.items()},
     }
 

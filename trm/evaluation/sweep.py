@@ -14,12 +14,13 @@ import numpy.typing as npt
 
 from trm.config.dataset_meta import DatasetMeta
 from trm.config.evaluation import SweepParams
-from trm.config.inference import DEFAULT_INFERENCE, InferenceConfig
+from trm.config.inference import DEFAULT_INFERENCE, InferenceConfig, Selection
 from trm.evaluation.eval_dataset import EvalDataset
 from trm.evaluation.metrics import Estimate, paired_difference, proportion
-from trm.evaluation.trajectories import Sample, Trajectories, record_trajectories
+from trm.evaluation.trajectories import BYTES_PER_STEP, Sample, Trajectories, record_trajectories
 from trm.inference.cost import check_inference, estimate
 from trm.models.act import TRM
+from trm.utils.memory import check_memory
 from trm.utils.progress import progress
 
 SELECTION_SPLIT, SCORING_SPLIT = "validation", "test"
@@ -83,6 +84,9 @@ def run_sweep(
         noisy = [Sample(std, n) for std in grid.latent_noise_std for n in range(1, max(grid.num_samples))]
         samples = [Sample(0.0, 0), *noisy]
         total = len(samples) * sum(tests.num_sequences(task) for task in tests.sample())
+        # The trajectories of all sequences, and the answers of a batch.
+        needed = max(steps) * (total * BYTES_PER_STEP + min(batch_size, total) * (meta.seq_len + BYTES_PER_STEP))
+        check_memory(needed, f"max_steps={max(steps)}")
         # Samples are in `total` already.
         expected = estimate(model, total, largest.model_copy(update={"num_samples": 1}), batch_size)
         if expected:
@@ -110,9 +114,14 @@ def _settings(grid: SweepParams, steps: Sequence[int], can_verify: bool) -> Iter
     ]
     checks = (False, True) if can_verify else (False,)
     votes = sorted({1, *grid.num_votes})
-    for max_steps, early_halting, verify, num_votes, (num_samples, std) in itertools.product(
-        steps, (False, True), checks, votes, [(1, 0.0), *noisy]
+    selections: list[Selection] = sorted({DEFAULT_INFERENCE.selection, *grid.selection})
+    for max_steps, early_halting, verify, num_votes, (num_samples, std), selection in itertools.product(
+        steps, (False, True), checks, votes, [(1, 0.0), *noisy], selections
     ):
+        # With one sequence there is nothing to select; halt_first always halts early.
+        is_single, always_halts = num_votes * num_samples == 1, selection == "halt_first"
+        if selection != DEFAULT_INFERENCE.selection and (is_single or (always_halts and early_halting)):
+            continue
         yield InferenceConfig(
             max_steps=max_steps,
             early_halting=early_halting,
@@ -120,6 +129,8 @@ def _settings(grid: SweepParams, steps: Sequence[int], can_verify: bool) -> Iter
             latent_noise_std=std,
             verify=verify,
             num_votes=num_votes,
+            selection=selection,
+            min_confidence=DEFAULT_INFERENCE.min_confidence,
         )
 
 
@@ -185,13 +196,13 @@ def pareto_front(rows: Sequence[Row]) -> list[Row]:
 def single_changes(rows: Sequence[Row], published: Mapping[str, Any]) -> list[tuple[str, Row]]:
     """The rows that differ from the published setting in one respect, each with the name of the changed setting.
 
-    `num_samples` and `latent_noise_std` count as one.
+    `num_samples` and `latent_noise_std` count as one; so does a selection with its votes or its samples.
     """
     changes = []
     for row in rows:
-        changed = [name for name in SETTINGS if row["settings"][name] != published[name]]
-        if set(changed) == {"num_samples", "latent_noise_std"}:
-            changes.append(("num_samples", row))
+        changed = [name for name in SETTINGS if row["settings"][name] != published[name] and name != "latent_noise_std"]
+        if changed in (["num_samples", "selection"], ["num_votes", "selection"]):
+            changes.append(("selection", row))
         elif len(changed) == 1:
             changes.append((changed[0], row))
     return sorted(changes, key=lambda change: (SETTINGS.index(change[0]), *map(float, _order(change[1]))))

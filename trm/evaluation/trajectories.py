@@ -14,12 +14,14 @@ import numpy.typing as npt
 from trm.config.inference import InferenceConfig
 from trm.data.protocol import Grid
 from trm.evaluation.eval_dataset import EvalDataset, EvalExample
-from trm.inference.engine import InferenceEngine, Outputs
-from trm.inference.voting import grid_hash, same_grid, vote_winners
+from trm.inference.engine import InferenceEngine, Tokens
+from trm.inference.voting import grid_hash, same_grid, selection_score, vote_winners
 from trm.models.act import TRM
 from trm.utils.errors import UserError
 
 Scalar = TypeVar("Scalar", bound=np.generic)
+BYTES_PER_STEP = 13
+"""Memory of a step of a sequence in `Trajectories`."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Trajectories:
     """Halt logit after the step."""
     halts: npt.NDArray[np.bool_]
     """Halting decision after the step."""
+    movement: npt.NDArray[np.float32]
+    """Movement of the latents in the step (`InferenceEngine.movement`)."""
     exists: npt.NDArray[np.bool_]
     """[N, V]: a task may have fewer augmentations than requested."""
     correct: npt.NDArray[np.bool_]
@@ -58,10 +62,12 @@ class Trajectories:
         samples = [Sample(config.latent_noise_std if number else 0.0, number) for number in range(config.num_samples)]
         columns = [self.samples.index(sample) for sample in samples]
         part = np.ix_(range(len(self.answer)), range(V), columns, range(S))
-        answer, exists = self.answer[part], self.exists[:, :V]
+        answer, halts, exists = self.answer[part], self.halts[part], self.exists[:, :V]
         last = np.full(answer.shape[:3], S)
         if config.early_halting:
-            last = _first(self.halts[part], S)
+            last = _first(halts, S)
+        if config.selection == "halt_first":
+            last = last.clip(max=_first(halts & exists[..., None, None], S).min(axis=(1, 2), keepdims=True))
         valid = np.zeros_like(answer, bool)
         if config.verify:
             assert self.valid is not None, "verify without rules"
@@ -70,8 +76,10 @@ class Trajectories:
             last = np.minimum(last, _first(valid & computed, S).min(axis=(1, 2), keepdims=True))
         at = last[..., None] - 1
         final, logit, verified = _take(answer, at), _take(self.halt_logit[part], at), _take(valid, at)
-        best = np.lexsort((-logit, ~verified), axis=2)[..., :1]  # [N, V, 1], the rule of `best_samples`
-        winners = vote_winners(_take(final, best), _take(logit, best), _take(verified, best), exists)
+        score = selection_score(config.selection, logit, _take(halts, at), _take(self.movement[part], at))
+        best = np.lexsort((-score, ~verified), axis=2)[..., :1]  # [N, V, 1], the rule of `best_samples`
+        scores = None if config.selection == "votes" else _take(score, best)
+        winners = vote_winners(_take(final, best), _take(logit, best), _take(verified, best), exists, scores)
         return winners, (last.sum(axis=2) * exists).sum(axis=1)
 
 
@@ -121,6 +129,7 @@ def record_trajectories(
         answer=np.concatenate([part.answer for part in parts]),
         halt_logit=np.concatenate([part.halt_logit for part in parts]),
         halts=np.concatenate([part.halts for part in parts]),
+        movement=np.concatenate([part.movement for part in parts]),
         exists=exists,
         correct=correct,
         valid=valid,
@@ -148,6 +157,7 @@ class _Part:
     answer: npt.NDArray[np.int32]
     halt_logit: npt.NDArray[np.float32]
     halts: npt.NDArray[np.bool_]
+    movement: npt.NDArray[np.float32]
 
     @classmethod
     def record(
@@ -161,17 +171,19 @@ class _Part:
         advance: Callable[[int], None],
     ) -> "_Part":
         shape = (len(examples), num_votes, len(samples), steps)
-        answer, logit, halts = np.zeros(shape, np.int32), np.zeros(shape, np.float32), np.zeros(shape, bool)
+        answer, halts = np.zeros(shape, np.int32), np.zeros(shape, bool)
+        logit, movement = np.zeros((2, *shape), np.float32)
         numbers: list[dict[bytes, int]] = [{} for _ in examples]
         grids: list[list[Grid]] = [[] for _ in examples]
         for index, sample in enumerate(samples):
-            all_tokens, all_logits, all_halts = _run(model, examples, steps, sample, batch_size)
+            all_tokens, all_logits, all_halts, all_movements = _run(model, examples, steps, sample, batch_size)
             start = 0
             for row, example in enumerate(examples):
                 k = example.num_votes
                 part, start = slice(start, start + k), start + k
                 tokens = all_tokens[part]
                 logit[row, :k, index], halts[row, :k, index] = all_logits[part], all_halts[part]
+                movement[row, :k, index] = all_movements[part]
                 for step in range(steps):
                     if step and (tokens[:, step] == tokens[:, step - 1]).all():
                         answer[row, :, index, step] = answer[row, :, index, step - 1]
@@ -183,20 +195,23 @@ class _Part:
                             grids[row].append(grid)
                         answer[row, number, index, step] = numbers[row][key]
                 advance(k)
-        return cls(examples, grids, answer, logit, halts)
+        return cls(examples, grids, answer, logit, halts, movement)
 
 
-def _run(model: TRM, examples: Sequence[EvalExample], steps: int, sample: Sample, batch_size: int) -> Outputs:
-    """One sample of all augmentations of the examples: tokens [B, S, L], halt logits and decisions [B, S]."""
+def _run(
+    model: TRM, examples: Sequence[EvalExample], steps: int, sample: Sample, batch_size: int
+) -> tuple[Tokens, npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
+    """One sample of all augmentations: tokens [B, S, L]; halt logits, halting decisions and movements [B, S]."""
     tokens = np.concatenate([example.augmentations.tokens for example in examples])
     identifiers = np.concatenate([example.identifiers for example in examples])
     seeds = [seed for example in examples for seed in example.seeds]
     predicted = np.zeros((len(tokens), steps, tokens.shape[1]), np.uint8)
-    logits, halts = np.zeros((len(tokens), steps), np.float32), np.zeros((len(tokens), steps), bool)
+    (logits, movements), halts = np.zeros((2, len(tokens), steps), np.float32), np.zeros((len(tokens), steps), bool)
     for start in range(0, len(tokens), batch_size):
         part = slice(start, start + batch_size)
         noise_seeds = [[*seed, sample.number] if sample.number else None for seed in seeds[part]]
         engine = InferenceEngine(model, tokens[part], identifiers[part], sample.noise_std, noise_seeds)
         for step in range(steps):
             predicted[part, step], logits[part, step], halts[part, step] = engine.step()
-    return predicted, logits, halts
+            movements[part, step] = engine.movement()
+    return predicted, logits, halts, movements

@@ -27,6 +27,9 @@ def check_inference(model: TRM, config: InferenceConfig) -> None:
     if model.device.type == "cpu":
         width = model.positions * model.config.block_width * VALUES_PER_POSITION * model.compute_dtype.itemsize
         check_memory(votes + config.num_samples * width, f"num_samples={config.num_samples}")
+        if config.verify or config.selection == "halt_first":  # the sequences of a puzzle stop each other
+            sequences = config.num_votes * config.num_samples
+            check_memory(votes + sequences * width, f"num_votes={config.num_votes}, num_samples={config.num_samples}")
 
 
 def estimate(model: TRM, sequences: int, config: InferenceConfig, batch_size: int) -> str | None:

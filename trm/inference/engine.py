@@ -1,7 +1,7 @@
 """The inference engine: supervision steps, early halting, noisy samples and verification of a batch of sequences."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ from torch import Tensor
 from trm.config.dataset_meta import DatasetMeta
 from trm.config.inference import InferenceConfig
 from trm.datasets.registry import get_dataset
-from trm.inference.voting import best_samples
+from trm.inference.voting import best_samples, selection_score
 from trm.models.act import TRM
 from trm.models.recursion import States
 from trm.utils.errors import UserError
@@ -35,6 +35,11 @@ class Predictions:
     """[N]: the first supervision step with a positive halting decision, or the last step."""
     steps: npt.NDArray[np.int64]
     """[N]: supervision steps of all samples together."""
+    score: npt.NDArray[np.float64]
+    """[N]: `trm.inference.voting.selection_score` of the sample that answers, after its last step."""
+    settled: npt.NDArray[np.float64]
+    """[N]: fraction of the samples whose decoded answer did not change in their last step; a single step settles
+    nothing."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,8 @@ class StepTrace:
     """uint8 [B, L]: the decoded answer of each sample."""
     halt_logit: npt.NDArray[np.float32]
     """[B]."""
+    score: npt.NDArray[np.float64]
+    """[B]: the score by which the selection prefers a sample."""
     moved: Movement | None
     """0 for samples that have stopped; None if latents do not correspond to cells or there are none."""
     active: npt.NDArray[np.bool_]
@@ -66,7 +73,7 @@ class StepTrace:
 
     def best(self) -> npt.NDArray[np.int64]:
         """Index of the sample that answers for each sequence, [sequences]."""
-        return best_samples(self.halt_logit, self.verified, len(self.rows) // len(np.unique(self.rows)))
+        return best_samples(self.score, self.verified, len(self.rows) // len(np.unique(self.rows)))
 
 
 TraceCallback = Callable[[StepTrace], None]
@@ -78,11 +85,9 @@ class Verifier:
     An augmentation of a puzzle is a puzzle itself, so its answer is checked as it is.
     """
 
-    def __init__(self, meta: DatasetMeta, tokens: Tokens, puzzles: npt.NDArray[np.int64]) -> None:
-        """tokens: the questions, uint8 [N, L]. puzzles: int64 [N], the puzzle of which each row is an augmentation;
-        rows of a puzzle are adjacent. Raises `UserError` if the dataset has no rules.
-        """
-        self.puzzles, self._meta, self._dataset = puzzles, meta, get_dataset(meta.name)
+    def __init__(self, meta: DatasetMeta, tokens: Tokens) -> None:
+        """tokens: the questions, uint8 [N, L]. Raises `UserError` if the dataset has no rules."""
+        self._meta, self._dataset = meta, get_dataset(meta.name)
         rng = np.random.default_rng(0)  # not used: no augmentation is drawn
         no_rules = UserError(f"verify must be false for dataset {meta.name}, which has no rules to check. Got true")
         if hasattr(self._dataset, "recall"):  # its augmentations come from the dataset
@@ -122,12 +127,13 @@ class InferenceEngine:
         rows = torch.from_numpy(identifiers.astype(np.int32)).to(model.device)
         with torch.no_grad():
             self._x = model.embed(inputs, model.gather_puzzle_rows(rows))
-            self.states = self._round_start = model.initial_states(len(inputs))
+            self.states = self._step_start = self._round_start = model.initial_states(len(inputs))
         self._generators = [_generator(seed) for seed in (seeds if noise_std else [None] * len(tokens))]
 
     @torch.no_grad()
     def step(self) -> Outputs:
         """Run one supervision step."""
+        self._step_start = self.states
         self._add_noise()
         self._round_start = self.states
         self.states = self.model.deep_recursion(self._x, self.states, self._after_pass if self._on_pass else None)
@@ -156,13 +162,26 @@ class InferenceEngine:
 
         Requires `on_pass`: otherwise only the start of the step is known.
         """
-        latents = self.model.variant.latents
-        if self.model.lma is not None or not latents:
+        if self.model.lma is not None or not self.model.variant.latents:
             return None
-        both = (self.states, self._round_start)
-        now, before = (torch.cat([states[name] for name in latents], -1).float() for states in both)
-        relative = ((now - before).square().sum(-1) / now.square().sum(-1)).sqrt()
-        return relative[:, self.model.config.prefix_len :].cpu().numpy()
+        return self._relative_change(self._round_start).cpu().numpy()
+
+    @torch.no_grad()
+    def movement(self) -> npt.NDArray[np.float32]:
+        """float32 [B]: change of the latents of each cell since the start of the step, before its noise, relative to
+        their norm; mean over the cells.
+
+        The states of a variant without latents are those of the answer. With latent meta attention, cells are the
+        positions of the latent sequence.
+        """
+        return self._relative_change(self._step_start).mean(dim=1).cpu().numpy()
+
+    def _relative_change(self, before: States) -> Tensor:
+        """|now - before| / |now| of the latents of each cell, float32 [B, cells]."""
+        names = self.model.variant.latents or (self.model.variant.answer,)
+        now, then = (torch.cat([states[name] for name in names], -1).float() for states in (self.states, before))
+        relative = ((now - then).square().sum(-1) / now.square().sum(-1)).sqrt()
+        return relative if self.model.lma is not None else relative[:, self.model.config.prefix_len :]
 
     def keep(self, which: npt.NDArray[np.bool_]) -> None:
         """Remove the sequences that are false in `which` [B]."""
@@ -200,21 +219,27 @@ def predict(
     batch_size: int,
     advance: Callable[[int], None] = lambda _: None,
     seeds: Sequence[Sequence[int]] | None = None,
+    puzzles: npt.NDArray[np.int64] | None = None,
     verifier: Verifier | None = None,
     on_trace: TraceCallback | None = None,
 ) -> Predictions:
     """Answer the sequences `tokens` (uint8 [N, L]) with puzzle `identifiers` (int [N]), about `batch_size` at a time.
 
     Of `config`, the number of votes is not used: each row is answered for itself. The noise of a sample is drawn from
-    the `seeds` of its sequence and the number of the sample. With a `verifier`, a puzzle stops at the first answer that
-    obeys the rules. `advance` is called with the number of finished sequences; `on_trace` after each forward pass.
+    the `seeds` of its sequence and the number of the sample. puzzles: int64 [N], the puzzle of which each row is an
+    augmentation, rows of a puzzle adjacent; None: each row is a puzzle. With a `verifier`, a puzzle stops at the first
+    answer that obeys the rules; with selection halt_first, when the first of its sequences halts. `advance` is called
+    with the number of finished sequences; `on_trace` after each forward pass.
     """
-    puzzles = np.arange(len(tokens)) if verifier is None else verifier.puzzles
+    # Where the sequences of a puzzle do not stop each other, they need not share a batch.
+    stops_puzzle = verifier is not None or config.selection == "halt_first"
+    puzzles = puzzles if puzzles is not None and stops_puzzle else np.arange(len(tokens))
     parts = []
     for chosen in _batches(puzzles, max(batch_size // config.num_samples, 1)):
-        parts.append(_predict_batch(model, tokens, identifiers, config, chosen, seeds, verifier, on_trace))
+        batch = _Batch(model, tokens, identifiers, config, chosen, seeds, puzzles, verifier, on_trace)
+        parts.append(batch.run())
         advance(len(chosen))
-    names = ("tokens", "halt_logit", "halt_step", "steps")
+    names = [field.name for field in fields(Predictions)]
     return Predictions(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
 
@@ -227,69 +252,120 @@ def _batches(puzzles: npt.NDArray[np.int64], size: int) -> Iterator[npt.NDArray[
             start = end
 
 
-def _predict_batch(
-    model: TRM,
-    tokens: Tokens,
-    identifiers: npt.NDArray[np.integer],
-    config: InferenceConfig,
-    chosen: npt.NDArray[np.int64],
-    seeds: Sequence[Sequence[int]] | None,
-    verifier: Verifier | None,
-    on_trace: TraceCallback | None,
-) -> Predictions:
-    """All samples of the `chosen` sequences in one batch, which shrinks as samples finish."""
-    rows = chosen.repeat(config.num_samples)
-    samples = np.tile(np.arange(config.num_samples), len(chosen))
-    noise_seeds = [
-        [*seeds[row], sample] if sample and seeds is not None else None
-        for row, sample in zip(rows.tolist(), samples.tolist(), strict=True)
-    ]
-    B, last_pass = len(rows), (model.variant.rounds(model.config), model.variant.passes(model.config) + 1)
-    answer, logit = np.zeros((B, tokens.shape[1]), np.uint8), np.zeros(B, np.float32)
-    halt_step, taken = np.full(B, config.max_steps), np.zeros(B, np.int64)
-    halted, verified = np.zeros((2, B), bool)
-    computed = active = np.arange(B)
-    """The samples computed in this step, and those that remain after it."""
-    step = 1
+class _Batch:
+    """All samples of the `chosen` sequences in one batch, which shrinks as samples finish: B = sequences x samples."""
 
-    def emit(place: tuple[int, int], outputs: Outputs, moved: Movement | None) -> None:
-        """Pass the current outputs of all samples to `on_trace`."""
-        assert on_trace is not None
-        tokens_now, logit_now, movement = answer.copy(), logit.copy(), None
-        tokens_now[computed], logit_now[computed] = outputs[:2]
-        if moved is not None:
-            movement = np.zeros(answer.shape, np.float32)
-            movement[computed] = moved
-        flags = (np.isin(np.arange(B), active), halted.copy(), verified.copy())
-        on_trace(StepTrace(step, *place, place == last_pass, rows, tokens_now, logit_now, movement, *flags))
+    def __init__(
+        self,
+        model: TRM,
+        tokens: Tokens,
+        identifiers: npt.NDArray[np.integer],
+        config: InferenceConfig,
+        chosen: npt.NDArray[np.int64],
+        seeds: Sequence[Sequence[int]] | None,
+        puzzles: npt.NDArray[np.int64],
+        verifier: Verifier | None,
+        on_trace: TraceCallback | None,
+    ) -> None:
+        self._config, self._verifier, self._on_trace = config, verifier, on_trace
+        self._last_pass = (model.variant.rounds(model.config), model.variant.passes(model.config) + 1)
+        self._rows = rows = chosen.repeat(config.num_samples)
+        self._puzzles = puzzles[rows]
+        samples = np.tile(np.arange(config.num_samples), len(chosen))
+        noise_seeds = [
+            [*seeds[row], sample] if sample and seeds is not None else None
+            for row, sample in zip(rows.tolist(), samples.tolist(), strict=True)
+        ]
+        B = len(rows)
+        self._answer, self._logit = np.zeros((B, tokens.shape[1]), np.uint8), np.zeros(B, np.float32)
+        self._score, self._taken, self._halt_step = np.zeros(B), np.zeros(B, np.int64), np.full(B, config.max_steps)
+        self._halted, self._verified, self._settled = np.zeros((3, B), bool)
+        self._step = 0
+        self._computed = self._active = np.arange(B)
+        """The samples computed in this step, and those that remain after it."""
+        on_pass = self._after_pass if on_trace else None
+        self._engine = InferenceEngine(
+            model, tokens[rows], identifiers[rows], config.latent_noise_std, noise_seeds, on_pass
+        )
 
-    def on_pass(number_of_round: int, number: int) -> None:
-        emit((number_of_round, number), engine.read(), engine.moved())
+    def run(self) -> Predictions:
+        """Run all steps."""
+        while len(self._active) and self._step < self._config.max_steps:
+            self._step += 1
+            self._run_step()
+        num_samples = self._config.num_samples
+        best = best_samples(self._score, self._verified, num_samples)
+        return Predictions(
+            tokens=self._answer[best],
+            halt_logit=self._logit[best],
+            halt_step=self._halt_step[best],
+            steps=self._taken.reshape(-1, num_samples).sum(axis=1),
+            score=self._score[best],
+            settled=self._settled.reshape(-1, num_samples).mean(axis=1),
+        )
 
-    engine = InferenceEngine(
-        model, tokens[rows], identifiers[rows], config.latent_noise_std, noise_seeds, on_pass if on_trace else None
-    )
-    for step in range(1, config.max_steps + 1):
-        computed = active
-        outputs = engine.step()
+    def _run_step(self) -> None:
+        active = self._computed = self._active
+        outputs = self._engine.step()
         predicted, logits, halts = outputs
-        moved = engine.moved() if on_trace is not None else None
-        changed = (predicted != answer[active]).any(axis=1) | (step == 1)
-        answer[active], logit[active], taken[active] = predicted, logits, step
-        halt_step[active[halts]] = np.minimum(halt_step[active[halts]], step)
-        done = halts & config.early_halting
-        halted[active[done]] = True
-        if verifier is not None and changed.any():
-            checked = active[changed]
-            verified[checked] = verifier.check(rows[checked], answer[checked])
-            done |= np.isin(verifier.puzzles[rows[active]], verifier.puzzles[rows[verified]])
+        scores = self._scores(outputs)
+        moved = self._engine.moved() if self._on_trace is not None else None
+        changed = (predicted != self._answer[active]).any(axis=1) | (self._step == 1)
+        self._answer[active], self._logit[active], self._taken[active] = predicted, logits, self._step
+        self._score[active], self._settled[active] = scores, ~changed
+        self._halt_step[active[halts]] = np.minimum(self._halt_step[active[halts]], self._step)
+        done = self._stop(halts, changed)
         if done.any():
-            active = active[~done]
-            if len(active):
-                engine.keep(~done)
-        if on_trace is not None:
-            emit(last_pass, outputs, moved)
-        if not len(active):
-            break
-    best = best_samples(logit, verified, config.num_samples)
-    return Predictions(answer[best], logit[best], halt_step[best], taken.reshape(len(chosen), -1).sum(axis=1))
+            self._active = active[~done]
+            if len(self._active):
+                self._engine.keep(~done)
+        if self._on_trace is not None:
+            self._emit(self._last_pass, outputs, scores, moved)
+
+    def _stop(self, halts: npt.NDArray[np.bool_], changed: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Which active samples stop after this step. halts: their halting decisions; changed: their answer is new."""
+        active, halts_first = self._active, self._config.selection == "halt_first"
+        done = halts & (self._config.early_halting or halts_first)
+        self._halted[active[done]] = True
+        if halts_first:
+            done = np.isin(self._puzzles[active], self._puzzles[active[done]])
+        if self._verifier is not None and changed.any():
+            checked = active[changed]
+            self._verified[checked] = self._verifier.check(self._rows[checked], self._answer[checked])
+            done |= np.isin(self._puzzles[active], self._puzzles[self._verified])
+        return done
+
+    def _scores(self, outputs: Outputs) -> npt.NDArray[np.float64]:
+        selection = self._config.selection
+        return selection_score(selection, *outputs[1:], self._engine.movement() if selection == "settled" else None)
+
+    def _after_pass(self, number_of_round: int, number: int) -> None:
+        outputs = self._engine.read()
+        self._emit((number_of_round, number), outputs, self._scores(outputs), self._engine.moved())
+
+    def _emit(
+        self, place: tuple[int, int], outputs: Outputs, scores: npt.NDArray[np.float64], moved: Movement | None
+    ) -> None:
+        """Pass the current outputs of all samples to `on_trace`."""
+        assert self._on_trace is not None
+        tokens, logit, score, movement = self._answer.copy(), self._logit.copy(), self._score.copy(), None
+        tokens[self._computed], logit[self._computed], score[self._computed] = *outputs[:2], scores
+        if moved is not None:
+            movement = np.zeros(tokens.shape, np.float32)
+            movement[self._computed] = moved
+        self._on_trace(
+            StepTrace(
+                step=self._step,
+                round=place[0],
+                number=place[1],
+                ends_step=place == self._last_pass,
+                rows=self._rows,
+                tokens=tokens,
+                halt_logit=logit,
+                score=score,
+                moved=movement,
+                active=np.isin(np.arange(len(tokens)), self._active),
+                halted=self._halted.copy(),
+                verified=self._verified.copy(),
+            )
+        )

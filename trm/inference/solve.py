@@ -33,6 +33,10 @@ class Answer:
     """Augmentations of the puzzle that gave this grid."""
     valid: bool | None
     """Whether the grid obeys the rules; None if the dataset has no rules."""
+    confidence: float
+    """Confidence that the grid is correct, 0 to 1 (`trm.inference.voting.Candidate`). Rules do not affect it."""
+    answered: bool
+    """Whether the confidence is at least `min_confidence`; if not, `grid` is the answer that is withheld."""
 
 
 def solve(
@@ -72,6 +76,16 @@ def solve_each(
         yield solve_puzzle(model, meta, puzzle, config, advance=advance)
 
 
+def confidence_text(answer: Answer, config: InferenceConfig) -> str:
+    """The confidence in words, and whether the puzzle is left unanswered; empty with the default selection of answers,
+    all of which are shown.
+    """
+    if not answer.answered:
+        return f"left unanswered: confidence {answer.confidence:.1%} is below {config.min_confidence:.1%}"
+    is_default = (config.selection, config.min_confidence) == ("votes", 0)
+    return "" if is_default else f"confidence {answer.confidence:.1%}"
+
+
 def can_vote(meta: DatasetMeta, grid: np.ndarray | Sequence) -> bool:
     """Whether the puzzle has an augmentation besides itself."""
     try:
@@ -94,26 +108,49 @@ def solve_puzzle(
     Raises `UserError` if `config.verify` is set and the dataset has no rules.
     """
     tokens, same_puzzle = puzzle.augmentations.tokens, np.zeros(puzzle.num_votes, np.int64)
-    verifier = Verifier(meta, tokens, same_puzzle) if config.verify else None
-    predictions = predict(model, tokens, puzzle.identifiers, config, BATCH, advance, puzzle.seeds, verifier, on_trace)
+    predictions = predict(
+        model,
+        tokens,
+        puzzle.identifiers,
+        config,
+        BATCH,
+        advance,
+        puzzle.seeds,
+        same_puzzle,
+        Verifier(meta, tokens) if config.verify else None,
+        on_trace,
+    )
     grids = puzzle.augmentations.invert(predictions.tokens)
-    best = rank_answers(meta, puzzle, grids, predictions.halt_logit, config.verify)[0]
+    outputs = (predictions.halt_logit, predictions.score, predictions.settled)
+    best = rank_answers(meta, puzzle, config, grids, *outputs)[0]
     valid = get_dataset(meta.name).valid(meta, [puzzle.grid], [best.grid])
-    return Answer(best.grid, best.halt_probability, best.votes, None if valid is None else bool(valid[0]))
+    return Answer(
+        grid=best.grid,
+        halt_probability=best.halt_probability,
+        votes=best.votes,
+        valid=None if valid is None else bool(valid[0]),
+        confidence=best.confidence,
+        answered=best.confidence >= config.min_confidence,
+    )
 
 
 def rank_answers(
     meta: DatasetMeta,
     puzzle: EvalPuzzle,
+    config: InferenceConfig,
     grids: Sequence[Grid],
-    halt_logits: Sequence[float] | np.ndarray,
-    verify: bool,
+    halt_logit: np.ndarray,
+    score: np.ndarray,
+    settled: np.ndarray,
 ) -> list[Candidate]:
-    """The candidates of a vote by `grids`, best first; with `verify`, valid answers rank before the others."""
-    counter = VoteCounter()
-    for grid, halt_logit in zip(grids, halt_logits, strict=True):
-        counter.add(0, grid, halt_logit)
-    if not verify:
+    """The candidates among `grids`, best first, by `config.selection`; with `config.verify`, valid ones rank first.
+
+    halt_logit, score, settled: [number of grids], as in `Predictions`.
+    """
+    counter = VoteCounter(config.selection)
+    for grid, *outputs in zip(grids, halt_logit.tolist(), score.tolist(), settled.tolist(), strict=True):
+        counter.add(0, grid, *outputs)
+    if not config.verify:
         return counter.ranked(0)
     distinct = {grid_hash(grid): grid for grid in grids}
     valid = get_dataset(meta.name).valid(meta, [puzzle.grid] * len(distinct), list(distinct.values()))

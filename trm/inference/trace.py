@@ -82,6 +82,7 @@ class _Tracer:
         k, count = puzzle.num_votes, puzzle.num_votes * config.num_samples
         self._tokens = np.zeros((count, meta.seq_len), np.uint8)
         self._logits = np.zeros(count, np.float32)
+        self._scores = np.zeros(count)
         self._status: list[Status] = ["pending"] * count
         self._best = np.full(k, -1)
         """The best sample of each augmentation; -1 before its first pass."""
@@ -92,17 +93,18 @@ class _Tracer:
         rows = trace.rows[::num_samples]
         places = (rows[:, None] * num_samples + np.arange(num_samples)).ravel()
         self._tokens[places], self._logits[places] = trace.tokens, trace.halt_logit
+        self._scores[places] = trace.score
         self._best[rows] = places[trace.best()]
         for index, place in enumerate(places.tolist()):
             self._status[place] = self._status_of(trace, index)
 
         grids = self._inverted()
         voters = self._best[self._best >= 0]
-        candidates = rank_answers(
-            self._meta, self._puzzle, [grids[place] for place in voters], self._logits[voters], self._config.verify
-        )
+        outputs = (self._logits[voters], self._scores[voters], np.zeros(len(voters)))  # the confidence is not shown
+        candidates = rank_answers(self._meta, self._puzzle, self._config, [grids[place] for place in voters], *outputs)
         answer = candidates[0].grid
-        shown = next(int(place) for place in voters if same_grid(grids[place], answer))
+        same = [int(place) for place in voters if same_grid(grids[place], answer)]
+        shown = same[0] if self._config.selection == "votes" else max(same, key=lambda place: self._scores[place])
         moved = None
         if trace.moved is not None:
             canvas = np.zeros(self._meta.seq_len, np.float32)

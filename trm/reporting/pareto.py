@@ -38,6 +38,8 @@ PHRASES = {
     "latent_noise_std": "noise {:g}",
     "verify": "verification",
     "num_votes": "{} vote{}",
+    "selection": "selection {}",
+    "min_confidence": "confidence from {:g}",
 }
 """Setting -> phrase with its value and a plural ending."""
 GROUPS = (("single answer", "C0", "o"), ("votes", "C1", "s"), ("samples", "C2", "^"), ("votes and samples", "C3", "D"))

@@ -25,6 +25,7 @@ COLUMNS = (
         "augmentation",
         "votes",
         "rank",
+        "confidence",
         "halt_logit",
         "halt_step",
         "exact",
@@ -83,6 +84,8 @@ class PredictionTable:
     """None if the dataset has no rules."""
     votes: npt.NDArray[np.int32]
     """Votes for the winning answer."""
+    confidence: npt.NDArray[np.float64]
+    """Confidence of the winning answer, 0 to 1."""
     vote_correct: Mask
     """The winning answer is the solution."""
     top2_correct: Mask
@@ -121,7 +124,7 @@ def read_predictions(file: Path) -> PredictionTable:
         top2_correct=np.logical_or.reduceat(correct & (rank <= 2), first),
         **{
             name: columns[name][first]
-            for name in ("pair", "puzzle", "rating", "halt_logit", "halt_step", "exact", "correct")
+            for name in ("pair", "puzzle", "rating", "confidence", "halt_logit", "halt_step", "exact", "correct")
         },
     )
 

@@ -1,4 +1,4 @@
-"""Statistics of predictions: accuracy by difficulty, agreement of votes, calibration of the halt logit."""
+"""Statistics of predictions: difficulty, agreement of votes, calibration of the halt logit, selective prediction."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +40,29 @@ class Calibration:
     """The mean probability of each bin."""
     error: float
     """Expected calibration error: |probability - accuracy| of a bin, averaged over the puzzles."""
+
+
+@dataclass(frozen=True)
+class RiskCoverage:
+    """Answer-or-abstain with every possible `min_confidence`: arrays over its values, from the highest."""
+
+    min_confidence: npt.NDArray[np.float64]
+    answered: npt.NDArray[np.int64]
+    """Number of puzzles whose confidence is at least `min_confidence`."""
+    correct: npt.NDArray[np.int64]
+    """Those of them whose winning answer is correct."""
+    area: float
+    """Area under the risk-coverage curve: for each puzzle the error rate of the puzzles that are at least as confident,
+    averaged over the puzzles."""
+
+    @property
+    def coverage(self) -> npt.NDArray[np.float64]:
+        """Fraction of the puzzles that is answered."""
+        return self.answered / self.answered[-1]
+
+    def at(self, coverage: float) -> int:
+        """Index of the highest `min_confidence` that answers at least this fraction of the puzzles."""
+        return int(np.searchsorted(self.answered, coverage * self.answered[-1] - 1e-9))
 
 
 @dataclass(frozen=True)
@@ -88,6 +111,14 @@ def calibration(halt_logit: npt.NDArray[np.floating], exact: Mask) -> Calibratio
     bins = [each for each in _make_bins(_fractions(), place, {"exact": exact}) if each.n]
     gaps = [abs(mean - (each.scores["exact"]["value"] or 0)) for mean, each in zip(means, bins, strict=True)]
     return Calibration(bins, means, float(np.average(gaps, weights=counts[nonempty])))
+
+
+def risk_coverage(confidence: npt.NDArray[np.floating], correct: Mask) -> RiskCoverage:
+    """The risk-coverage curve of confidences [N > 0] and correct answers [N]. Equal confidences answer together."""
+    negated, place = np.unique(-confidence.astype(np.float64), return_inverse=True)
+    counts = np.bincount(place)
+    answered, right = np.cumsum(counts), np.cumsum(np.bincount(place[correct], minlength=len(counts)))
+    return RiskCoverage(-negated, answered, right, float(np.average(1 - right / answered, weights=counts)))
 
 
 def halting(table: PredictionTable, halt_max_steps: int) -> dict[str, float]:

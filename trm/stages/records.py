@@ -89,7 +89,10 @@ STAGES = (
         duration_sections=("data", "augment", "model", "evaluate"),
         duration_invariant=tuple(
             f"evaluate.{name}"
-            for name in ("max_steps", "num_votes", "num_samples", "latent_noise_std", "pass_at_k", "seed")
+            for name in (
+                *("max_steps", "num_votes", "num_samples", "latent_noise_std"),
+                *("min_confidence", "pass_at_k", "seed"),
+            )
         ),
         work=lambda sections: math.prod(
             sections["evaluate"][name] for name in ("max_steps", "num_votes", "num_samples")

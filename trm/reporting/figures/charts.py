@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from trm.evaluation.metrics import Estimate
-from trm.reporting.statistics import Bin, Calibration
+from trm.reporting.statistics import Bin, Calibration, RiskCoverage
 
 THEME = {
     "#1f77b4": "var(--a)",
@@ -141,6 +141,31 @@ def reliability(calibrated: Calibration, span: int = 3) -> Figure:
         axes.set_xlabel("sigmoid of the halt logit")
         axes.set_ylabel("exact answers")
         _percent(axes)
+        return figure
+
+
+def risk_coverage(
+    curve: RiskCoverage, shown: npt.NDArray[np.int64], marked: Mapping[int, Estimate], span: int = 3
+) -> Figure:
+    """Accuracy among the answered puzzles against coverage.
+
+    shown: indices of the points of the curve that are drawn. marked: index -> accuracy, drawn with its interval.
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=SIZES[span])
+        axes = figure.subplots()
+        accuracy = (curve.correct / curve.answered)[shown]
+        axes.plot(curve.coverage[shown], accuracy, color="C0")
+        _with_intervals(axes, curve.coverage[list(marked)], list(marked.values()), 0, "")
+        # Accuracies close to 100 % must be distinguishable.
+        least = min(accuracy.min(), *(estimate["low"] or 0 for estimate in marked.values()))
+        margin = 0.06 * (1 - least) + 0.001
+        axes.set_ylim(least - margin, 1 + margin)
+        axes.yaxis.set_major_formatter(lambda value, _place: f"{100 * value:.4g} %")
+        axes.set_xlim(-0.04, 1.04)
+        axes.xaxis.set_major_formatter(_as_percent)
+        axes.set_xlabel("coverage: puzzles answered")
+        axes.set_ylabel("correct answers among them")
         return figure
 
 

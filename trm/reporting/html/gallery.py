@@ -26,6 +26,8 @@ FIRST_CHARACTER = 48
 """Cell c is coded as the character with number 48 + c."""
 MISTAKES = 10
 """Number of confident mistakes shown."""
+MAX_STEPS = 128
+"""Most supervision steps shown; more would make the page large."""
 ATTEMPTS = 2
 """Attempts per test pair in ARC."""
 

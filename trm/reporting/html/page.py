@@ -52,11 +52,12 @@ def report(
     if grid is not None and table.known.any():
         sweep = run_sweep(net, meta, dataset, grid, settings.batch_size, settings.seed)
     source = (meta, dataset, file, table)
+    steps = min(inference["max_steps"], gallery.MAX_STEPS)
     chosen = gallery.choose_examples(table, settings.num_examples, settings.seed).tolist()
     page = {
         "subject": summary.subject(meta),
         "arch": net.config.arch,
-        "headline": summary.headline(meta, metrics, settings.published),
+        "headline": summary.headline(meta, metrics, settings.published, inference["selection"]),
         "experiment": [
             *summary.experiment(
                 meta,
@@ -77,17 +78,19 @@ def report(
         "tasks": sections.tasks(meta, table, settings.seed),
         "vote": sections.vote(table),
         "calibration": sections.calibration(table),
+        "selective": sections.selective_prediction(table, inference["selection"]),
+        "min_confidence": inference["min_confidence"],
         "known": bool(table.known.any()),
         "has_mistakes": bool((table.known & ~table.correct).any()),
         "total": len(table),
         "seed": settings.seed,
-        "steps": inference["max_steps"],
-        "other_settings": {
-            name: inference[name]
-            for name in ("num_samples", "early_halting", "verify")
-            if inference[name] not in (1, False)
-        },
-        "gallery": gallery.step_by_step(net, *source, chosen, inference["max_steps"], settings.batch_size),
+        "steps": steps,
+        "other_settings": [
+            *(name for name in ("num_samples", "early_halting", "verify") if inference[name] not in (1, False)),
+            *([f"selection {inference['selection']}"] if inference["selection"] != "votes" else []),
+        ],
+        "evaluated_steps": inference["max_steps"],
+        "gallery": gallery.step_by_step(net, *source, chosen, steps, settings.batch_size),
         "mistakes": gallery.mistakes(*source, gallery.confident_mistakes(table).tolist()),
         "drawing": gallery.script_drawing(get_drawing(meta)),
         "test_time_compute": sweep_section(sweep),

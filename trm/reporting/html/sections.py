@@ -1,4 +1,4 @@
-"""The sections of the report with charts: training, difficulty, votes, calibration."""
+"""The sections of the report with charts: training, difficulty, votes, calibration, selective prediction."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +14,12 @@ from trm.config.dataset_meta import DatasetMeta
 from trm.data.parquet import Split
 from trm.datasets.drawings import get_drawing
 from trm.datasets.registry import get_dataset
+from trm.evaluation.metrics import proportion
 from trm.reporting import statistics
 from trm.reporting.figures import charts
 from trm.reporting.figures.charts import Columns, Scale, inline_svg
 from trm.reporting.html.summary import DASH, percent, with_interval
-from trm.reporting.predictions import Mask, PredictionTable
+from trm.reporting.predictions import Mask, PredictionTable, evenly_spaced
 from trm.reporting.statistics import Bin
 from trm.reporting.training_log import read_log
 
@@ -29,6 +30,14 @@ CURVE_ROWS = 12
 ROWS_AT_ONCE = 8192
 TASKS = 500
 """Maximum number of tasks listed."""
+COVERAGES = (0.5, 0.8, 0.9, 1.0)
+"""Coverages in the table of the risk-coverage curve."""
+CONFIDENCES = {
+    "votes": "the sum of the halt probabilities of the votes for the winning answer, divided by the number of votes",
+    "halt_first": "the halt probability of the sequence that gives the answer",
+    "settled": "the fraction of the sequences of the puzzle whose answer did not change in their last step",
+}
+"""Selection -> definition of the confidence."""
 SCORES = {"exact": "single answer, exact", "valid": "single answer, valid", "vote": "vote"}
 
 
@@ -260,3 +269,47 @@ def calibration(table: PredictionTable) -> tuple[Plot, float] | None:
     caption = "Reliability of the halt logit"
     description = f"Reliability diagram of {len(found.bins)} bins; the expected calibration error is {found.error:.3f}."
     return plot(charts.reliability(found), "reliability", caption, description, numbers, 3), found.error
+
+
+@dataclass(frozen=True)
+class SelectivePrediction:
+    """The section on answer-or-abstain."""
+
+    definition: str
+    """What the confidence is."""
+    plot: Plot | None
+    """The risk-coverage curve; None if all puzzles have the same confidence."""
+    area: float
+    """The area under the curve."""
+
+
+def selective_prediction(table: PredictionTable, selection: str) -> SelectivePrediction | None:
+    """The risk-coverage curve; None without known solutions."""
+    known = table.known
+    if not known.any():
+        return None
+    found = statistics.risk_coverage(table.confidence[known], table.vote_correct[known])
+    if len(found.answered) == 1:
+        return SelectivePrediction(CONFIDENCES[selection], None, found.area)
+    places = [found.at(coverage) for coverage in COVERAGES]
+    correct, answered = found.correct[places].tolist(), found.answered[places].tolist()
+    marked = {place: proportion(*counts) for place, *counts in zip(places, correct, answered, strict=True)}
+    rows = [
+        [
+            f"at least {100 * coverage:.0f}\u00a0%",
+            f"{np.floor(1e4 * found.min_confidence[place]) / 1e4:g}",  # rounded up, it would answer fewer puzzles
+            percent(found.coverage[place]),
+            f"{found.answered[place]:,}",
+            with_interval(marked[place]),
+        ]
+        for coverage, place in zip(COVERAGES, places, strict=True)
+    ]
+    numbers = Table(["coverage", "min_confidence", "answered", "puzzles", "correct among them"], rows)
+    caption = "Risk-coverage curve"
+    description = (
+        f"Correct answers among the most confident puzzles. {'; '.join(f'{row[0]}: {row[4]}' for row in rows)}."
+    )
+    chart = charts.risk_coverage(found, evenly_spaced(len(found.answered), CURVE_POINTS), marked)
+    return SelectivePrediction(
+        CONFIDENCES[selection], plot(chart, "risk-coverage", caption, description, numbers, 3), found.area
+    )

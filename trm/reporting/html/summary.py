@@ -17,6 +17,8 @@ DEFINITIONS = {
     "halt_accuracy": "puzzles whose halt logit correctly predicts whether the answer is exact",
     "valid": "answers that obey the rules and match the question, whether or not they equal the label",
     "valid_voted": "the same for the winning answer of the vote",
+    "coverage": "puzzles answered: their confidence is at least min_confidence",
+    "answered_accuracy": "answered puzzles whose winning answer is correct",
 }
 COUNTS = {
     "mean_steps": "supervision steps per puzzle",
@@ -25,6 +27,12 @@ COUNTS = {
         "supervision steps until the first positive halting decision, at most {halt_max_steps} (halt_max_steps)"
     ),
 }
+SELECTIONS = {
+    "votes": "the vote of",
+    "halt_first": "the first sequence to halt of",
+    "settled": "the sequence that moved least of",
+}
+"""Selection -> phrase before the number of augmentations."""
 LEAKS = 10
 """Most leaked tasks that are listed."""
 DASH = "\u2013"
@@ -65,8 +73,10 @@ def subject(meta: DatasetMeta) -> str:
     return f"{drawing.title}, {f'up to {size}' if drawing.separate_question else size}"
 
 
-def headline(meta: DatasetMeta, metrics: Mapping[str, Any], published: Mapping[str, float]) -> str:
-    """The result in one sentence."""
+def headline(
+    meta: DatasetMeta, metrics: Mapping[str, Any], published: Mapping[str, float], selection: str = "votes"
+) -> str:
+    """The result in one sentence. selection: how the answer was selected among the augmentations."""
     name = "pass@2" if get_drawing(meta).has_tasks and metrics.get("pass@2") is not None else "exact_accuracy"
     unit = "tasks" if name == "pass@2" else "test puzzles"
     n = metrics["tasks"] if name == "pass@2" else metrics["puzzles"]
@@ -77,7 +87,7 @@ def headline(meta: DatasetMeta, metrics: Mapping[str, Any], published: Mapping[s
     way = " with two attempts" if name == "pass@2" else ""
     text = f"{percent(metrics[name])} of {n:,} {unit} solved{way}{bounds}"
     if name == "exact_accuracy" and metrics["num_votes"] > 1 and metrics.get("pass@1") is not None:
-        text += f"; {percent(metrics['pass@1'])} by the vote of {metrics['num_votes']} augmentations"
+        text += f"; {percent(metrics['pass@1'])} by {SELECTIONS[selection]} {metrics['num_votes']} augmentations"
     without_leaks = metrics.get("without_leaks", {}).get(name)
     if without_leaks is not None:
         text += f"; {percent(without_leaks)} without the {metrics['leaked_tasks']} leaked tasks"
@@ -94,8 +104,7 @@ def scores(metrics: Mapping[str, Any], published: Mapping[str, float]) -> list[S
         value, (low, high) = metrics.get(name), intervals.get(name, (None, None))
         if value is None and name not in published:
             continue
-        of_vote = name.startswith("pass@") or name == "valid_voted"
-        n = metrics["tasks" if of_vote else "puzzles"] if value is not None else None
+        n = metrics[_counted(name)] if value is not None else None
         rows.append(Score(name, _definition(name, metrics["num_votes"]), value, low, high, n, published.get(name)))
     return rows + _scores_without_leaks(metrics)
 
@@ -106,9 +115,16 @@ def _scores_without_leaks(metrics: Mapping[str, Any]) -> list[Score]:
     definition = f"the same without the {metrics.get('leaked_tasks')} tasks that are trained on under another name"
     for name, (low, high) in others.get("interval_95", {}).items():
         if others[name] is not None:
-            n = others["tasks" if name.startswith("pass@") or name == "valid_voted" else "puzzles"]
+            n = others[_counted(name)]
             rows.append(Score(f"{name} without leaks", definition, others[name], low, high, n, None))
     return rows
+
+
+def _counted(name: str) -> str:
+    """The key of metrics.json that counts what a metric is a fraction of."""
+    if name == "answered_accuracy":
+        return "answered"
+    return "tasks" if name.startswith("pass@") or name == "valid_voted" else "puzzles"
 
 
 def counts(metrics: Mapping[str, Any], halt_max_steps: int) -> list[tuple[str, str, str]]:

@@ -16,7 +16,7 @@ from trm.data.protocol import Grid
 from trm.datasets.drawings import get_drawing
 from trm.evaluation.eval_dataset import EvalDataset, check_same_dataset
 from trm.inference.puzzle import EvalPuzzle, get_solvable_dataset, make_puzzle, to_tokens
-from trm.inference.solve import Answer
+from trm.inference.solve import Answer, confidence_text
 from trm.inference.trace import Frame, trace
 from trm.inference.voting import same_grid
 from trm.models.act import TRM
@@ -64,17 +64,17 @@ def dataset_puzzle(model: str, meta: DatasetMeta, dataset: Path, index: int, num
 class _Changes:
     """Converts frames to views and passes on the first one, those with a change, and the last one."""
 
-    def __init__(self, first: View, every_pass: bool, show: Callable[[View], None]) -> None:
-        self._view, self._every_pass, self._show = first, every_pass, show
+    def __init__(self, first: View, every_pass: bool, keeps_steps: bool, show: Callable[[View], None]) -> None:
+        self._view, self._every_pass, self._keeps_steps, self._show = first, every_pass, keeps_steps, show
         self._shown: Frame | None = None
         self._skipped: View | None = None
         self.steps: list[Frame] = []
-        """The last frame of every step."""
+        """The last frame of every step; only if `keeps_steps`, because steps may be many."""
 
     def add(self, frame: Frame) -> None:
         """Add the next frame of the trace."""
         if frame.ends_step:
-            self.steps.append(frame)
+            self.steps += [frame] if self._keeps_steps else []
         elif not self._every_pass:
             return
         shown = self._shown
@@ -120,7 +120,7 @@ def visualize(
         # The alternate screen neither scrolls nor breaks when the window is resized.
         with keyboard() as keys, Live(console=console, auto_refresh=False, screen=True) as live:
             player = Player(console, live, keys)
-            changes = _Changes(first, True, player.show)
+            changes = _Changes(first, True, save is not None, player.show)
             try:
                 answer = trace(model, meta, puzzle.puzzle, config, changes.add)
                 changes.finish()
@@ -130,11 +130,16 @@ def visualize(
         console.print(render(player.view, window_of(console, console.height, compact=True)))
         last_step = player.view.frame.step
     else:
-        changes = _Changes(first, False, lambda view: console.print(render(view, window_of(console, None)), end="\n\n"))
+        changes = _Changes(
+            first,
+            every_pass=False,
+            keeps_steps=save is not None,
+            show=lambda view: console.print(render(view, window_of(console, None)), end="\n\n"),
+        )
         answer = trace(model, meta, puzzle.puzzle, config, changes.add)
         changes.finish()
         last_step = config.max_steps
-    console.print(f"stopped at step {last_step}" if answer is None else outcome(answer, puzzle))
+    console.print(f"stopped at step {last_step}" if answer is None else outcome(answer, puzzle, config))
     if save is not None and changes.steps:
         save_gif(drawing, changes.steps, puzzle.puzzle.grid, puzzle.solution, save)
         console.print(f"{save}: {len(changes.steps)} steps")
@@ -148,7 +153,7 @@ def is_solved(answer: Answer, puzzle: Puzzle) -> bool:
     return same_grid(answer.grid, puzzle.solution)
 
 
-def outcome(answer: Answer, puzzle: Puzzle) -> str:
+def outcome(answer: Answer, puzzle: Puzzle, config: InferenceConfig) -> str:
     """The result in one line."""
     words = {True: "valid", False: "not solved: invalid", None: "no rules to check"}[answer.valid]
     if puzzle.solution is not None:
@@ -156,5 +161,6 @@ def outcome(answer: Answer, puzzle: Puzzle) -> str:
         if words == "not solved" and answer.valid:
             words = "valid, but not the known solution"
     words += f"; halt probability {answer.halt_probability:.1%}"
-    num_votes = puzzle.puzzle.num_votes
-    return words + (f"; {answer.votes} of {num_votes} votes" if num_votes > 1 else "")
+    num_votes, confidence = puzzle.puzzle.num_votes, confidence_text(answer, config)
+    words += f"; {answer.votes} of {num_votes} votes" if num_votes > 1 else ""
+    return f"{words}; {confidence}" if confidence else words
