@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tests.networks import inference_config, made_predictions
+from trm.config.dataset_meta import DatasetMeta
 from trm.config.inference import InferenceConfig
 from trm.config.model import ModelParams
 from trm.datasets.sudoku.dataset import sudoku_meta
@@ -188,3 +189,18 @@ def test_invalid_arguments(model: TRM) -> None:
         without = META.model_copy(update={"name": name})
         with pytest.raises(UserError, match=f"verify must be false for dataset {name}, which has no rules to check"):
             Verifier(without, np.ones((1, 16), np.uint8))
+
+
+def test_samples_of_a_model_with_random_start(model_params: ModelParams, meta: DatasetMeta) -> None:
+    """The first sample has the start of all sequences; the others have their own, whatever else is in the batch."""
+    model = build_model(ModelParams(**{**model_params.model_dump(), "random_start": "all"}), meta).eval()
+    tokens, identifiers = np.ones((3, 16), np.uint8), np.zeros(3, np.int64)
+    engine = InferenceEngine(model, tokens, identifiers, 0.1, [None, [1, 1], [1, 2]])
+    start = model.initial_states(1)
+    alone = InferenceEngine(model, tokens[:1], identifiers[:1], 0.1, [[1, 2]])
+    for name in ("y", "z"):
+        assert torch.equal(engine.states[name][0], start[name][0])
+        assert not torch.equal(engine.states[name][1], engine.states[name][2])
+        assert not torch.equal(engine.states[name][0], engine.states[name][1])
+        assert torch.equal(engine.states[name][2], alone.states[name][0])
+        assert engine.states[name].abs().max() <= 2

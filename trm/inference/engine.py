@@ -127,8 +127,8 @@ class InferenceEngine:
         rows = torch.from_numpy(identifiers.astype(np.int32)).to(model.device)
         with torch.no_grad():
             self._x = model.embed(inputs, model.gather_puzzle_rows(rows))
-            self.states = self._step_start = self._round_start = model.initial_states(len(inputs))
-        self._generators = [_generator(seed) for seed in (seeds if noise_std else [None] * len(tokens))]
+            self._generators = [_generator(seed) for seed in (seeds if noise_std else [None] * len(tokens))]
+            self.states = self._step_start = self._round_start = self._initial_states()
 
     @torch.no_grad()
     def step(self) -> Outputs:
@@ -138,6 +138,19 @@ class InferenceEngine:
         self._round_start = self.states
         self.states = self.model.deep_recursion(self._x, self.states, self._after_pass if self._on_pass else None)
         return self.read()
+
+    def _initial_states(self) -> States:
+        """The states before the first step. With `model.random_start` each noisy sequence has a start of its own."""
+        states = self.model.initial_states(len(self._x))
+        for name in self.model.random_states if any(self._generators) else ():
+            starts = [
+                state
+                if generator is None
+                else self.model.start_noise(name, 1, generator)[0].to(state.device, state.dtype)
+                for state, generator in zip(states[name], self._generators, strict=True)
+            ]
+            states[name] = torch.stack(starts)
+        return states
 
     def _after_pass(self, number_of_round: int, number: int, states: States) -> None:
         assert self._on_pass is not None
