@@ -21,8 +21,8 @@ from trm.training.checkpoint import FILE, load_checkpoint, read_settings
 from trm.training.distributed import SINGLE_PROCESS
 from trm.training.losses import Losses
 from trm.training.schedule import learning_rate
+from trm.training.state_folder import StateFolder
 from trm.training.step import network_of, new_state, train_step
-from trm.training.train_state import read_step
 from trm.training.trainer import train
 from trm.training.validation import to_tensors, validate
 from trm.utils.errors import InternalError, Interrupted, UserError
@@ -224,8 +224,7 @@ def test_non_finite_loss_stops_the_run(
     with pytest.raises(InternalError, match=f"^{message}; lower train.lr"):
         train(model_params, _changed(train_params, **changes), dataset, tmp_path, "key")
     assert not (tmp_path / FILE).exists()
-    state = states_folder() / "key/state.safetensors"
-    assert not state.exists() or read_step(state) < 7
+    assert StateFolder(states_folder() / "key").newest_step() < 7
 
 
 def test_too_large_batch_is_rejected(

@@ -1,6 +1,5 @@
 """The stage `train`: optimizer steps, logging, evaluation, checkpoints; interrupted runs resume."""
 
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from trm.data.online_augmentation import OnlineAugmentation
 from trm.data.parquet import Split, read_meta, read_split
 from trm.datasets.online import get_augmentation
 from trm.models.act import Batch
-from trm.training.checkpoint import FILE, checkpoint_tensors, save_checkpoint
+from trm.training.checkpoint import checkpoint_tensors, save_checkpoint
 from trm.training.checks import learning_warnings
 from trm.training.compilation import should_compile
 from trm.training.cost import announcement, check_training
@@ -26,8 +25,9 @@ from trm.training.distributed import World, world
 from trm.training.losses import LOSSES, METRICS
 from trm.training.remote_checkpoints import RemoteCheckpoints, remote_checkpoints
 from trm.training.signals import Interrupts, interruptible
+from trm.training.state_folder import StateFolder, run_folder
 from trm.training.step import check_losses, network_of, new_state, rate_at, reads_are_free, train_step
-from trm.training.train_state import TsvLog, load_state, replace_durably, run_folder, save_state
+from trm.training.train_state import TsvLog, load_state, save_state
 from trm.training.validation import to_tensors, validate
 from trm.utils.device import resolve_device, resolve_precision
 from trm.utils.errors import InternalError, Interrupted, UserError
@@ -64,8 +64,7 @@ def train(model: ModelParams, train: TrainParams, dataset: Path, out: Path, key:
                 raise Interrupted(error.signal, saved) from None
             run.finish_uploads()
             if processes.is_main:
-                for file in (folder / FILE, *(log.path for log in run.logs)):
-                    shutil.copyfile(file, out / file.name)
+                run.states.publish(out)
     state = run.state
     return {
         "device": run.device.type,
@@ -111,13 +110,13 @@ class _Run:
 
     def open(self, folder: Path, remote: RemoteCheckpoints | None) -> None:
         """Resume from the state in `folder` or its newest remote copy, if there is one."""
-        self.folder, self.remote = folder, remote
+        self.states, self.remote = StateFolder(folder), remote
         if remote is not None:
             remote.download()
         self.log = TsvLog(folder / "train.tsv", ("step", "epoch", "lr", *LOSSES, *METRICS[1:]))
         self.validation_log = TsvLog(folder / "validation.tsv", ("step", "epoch", *VALIDATION_METRICS))
         self.logs = [self.log, self.validation_log] if self.validation is not None else [self.log]
-        if load_state(folder, self.state, self.logs, self.processes) and self.processes.is_main:
+        if load_state(self.states, self.state, self.logs, self.processes) and self.processes.is_main:
             print(f"train: resuming from step {self.state.step} of {self.total}", file=sys.stderr, flush=True)
         if self.state.compiled and self.processes.is_main:
             print("train: with torch.compile; the first steps take longer", file=sys.stderr, flush=True)
@@ -139,7 +138,7 @@ class _Run:
     def save(self) -> None:
         check_losses(self.state)
         self.state.seconds = time.monotonic() - self.started
-        save_state(self.folder, self.state, self.logs, self.processes)
+        save_state(self.states, self.state, self.logs, self.processes)
         if self.remote is not None:
             self.remote.save()
 
@@ -267,9 +266,7 @@ class _Run:
         self.check_finite()
         if not self.processes.is_main:
             return
-        new = self.folder / f"{FILE}.new"
-        save_checkpoint(new, self.state.model, self.state.average, facts)
-        replace_durably(new, self.folder / FILE)
+        self.states.put_checkpoint(lambda path: save_checkpoint(path, self.state.model, self.state.average, facts))
 
 
 def _online_augmentation(settings: TrainParams, meta: DatasetMeta) -> OnlineAugmentation | None:
