@@ -102,7 +102,10 @@ def verified_manifest(folder: Path, stage: str | None = None) -> dict[str, Any]:
 
 
 def intact_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of `folder`, byte by byte as `write_manifest` wrote it. Raises `DataError`, without a remedy."""
+    """The manifest of `folder`, byte by byte as `write_manifest` wrote it. Raises `DataError`, without a remedy.
+
+    A manifest without a digest of itself, as earlier versions wrote it, is refused, too.
+    """
     path = folder / MANIFEST
     try:
         text = path.read_bytes()

@@ -25,6 +25,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from trm.storage.artifacts import MANIFEST, json_bytes, parse_manifest, staged
@@ -130,6 +131,32 @@ def published_names(uri: str) -> list[str]:
     """The names of the artifacts directly below `uri`, sorted."""
     names = (re.fullmatch(rf"([^/]+)/{MANIFEST}", name) for name in Store(uri).sizes(""))
     return sorted(match[1] for match in names if match)
+
+
+def artifacts_below(uri: str) -> list[str]:
+    """The URIs of all artifacts at or below `uri`, sorted."""
+    names = (re.fullmatch(rf"((?:.+/)?){MANIFEST}", name) for name in Store(uri).sizes(""))
+    return sorted(f"{uri}/{match[1]}".rstrip("/") for match in names if match)
+
+
+def verify(uri: str) -> tuple[dict[str, Any] | None, list[str]]:
+    """Verify the digests of the artifact at `uri`; returns its manifest and what is damaged.
+
+    The manifest is None if the artifact does not exist. Each file is downloaded to a temporary folder. Raises
+    `DataError` for an invalid manifest.
+    """
+    store = Store(uri)
+    found = _published(store)
+    if found is None:
+        return None, []
+    manifest, problems = _parsed(found, uri), list[str]()
+    for name, entry in manifest["files"].items():
+        with TemporaryDirectory() as folder:
+            try:
+                _download(store, Path(folder), {name: entry}, _version(found))
+            except DataError as error:
+                problems.append(str(error))
+    return manifest, problems
 
 
 def remove(uri: str) -> None:

@@ -75,7 +75,7 @@ class StateFolder:
             if error.errno != errno.EIO:
                 raise
             raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from None
-        belongs = (manifest.get("stage"), manifest.get("key")) == (STAGE, self.path.name)
+        belongs = (manifest.get("stage"), manifest.get("key")) == (STAGE, self.path.absolute().name)
         if not belongs or FILE not in manifest["files"] or type(manifest.get("step")) is not int:
             raise DataError(f"{state / MANIFEST}: not the manifest of a state of this run")
         return manifest
@@ -108,6 +108,16 @@ class StateFolder:
             with suppress(DataError):
                 return self.verify(state)["step"]
         return 0
+
+    def damaged_logs(self) -> Iterator[str]:
+        """The path of each log in the folder that does not continue that of the newest undamaged state."""
+        for state in self.states():
+            with suppress(DataError):
+                for name in self.verify(state)["files"]:
+                    path = self.path / name
+                    if path.suffix == ".tsv" and not is_continued((state / name).read_bytes(), path):
+                        yield f"{path}: differs from the log in {state}"
+                return
 
     def put_checkpoint(self, write: Callable[[Path], None]) -> None:
         """Store the best checkpoint, which `write(path)` writes, for this and all later states."""
@@ -178,6 +188,15 @@ class StateFolder:
         shutil.rmtree(old, ignore_errors=True)
         state.rename(old)
         shutil.rmtree(old)
+
+
+def is_continued(content: bytes | bytearray, log: Path) -> bool:
+    """Whether the file `log` starts with `content` and goes on with text.
+
+    A crash of the machine may leave NUL bytes at its end.
+    """
+    there = log.read_bytes() if log.is_file() else b""
+    return there.startswith(content) and b"\0" not in there
 
 
 def warn(message: str) -> None:

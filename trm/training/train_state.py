@@ -18,7 +18,7 @@ from trm.data.batches import StreamPosition
 from trm.models.act import TRM, Carry
 from trm.training.checkpoint import read_header, write_tensors
 from trm.training.distributed import World
-from trm.training.state_folder import FILE, StateFolder, warn
+from trm.training.state_folder import FILE, StateFolder, is_continued, warn
 from trm.utils.errors import DataError
 
 COUNTERS: dict[str, Any] = {
@@ -215,7 +215,7 @@ class TsvLog:
     def restore(self, content: bytes) -> None:
         """Continue after the lines `content` of a saved state; empty: start a new log."""
         self.content = bytearray(content or ("\t".join(self.columns) + "\n").encode())
-        if self.path.is_file() and self.path.read_bytes().startswith(self.content):
+        if is_continued(self.content, self.path):
             with self.path.open("ab") as file:
                 file.truncate(len(self.content))
             return
