@@ -70,7 +70,7 @@ CHANGES: dict[str, Any] = {
 """A training of 30 short steps."""
 KEY = "key"
 INTERRUPTED = 18
-"""Step of the interruption, of 30: the states are those of steps 15 and 18."""
+"""Step before which the training of 30 steps is interrupted: the states are those of steps 15 and 17."""
 
 
 def main() -> None:
