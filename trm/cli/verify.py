@@ -32,7 +32,8 @@ def verify_command(
         if not each.problems and each.manifest is not None:
             files = each.manifest["files"].values()
             size = sum(entry["bytes"] for entry in files)
-            print(printable(f"ok      {each.location}: {len(files)} files, {size:,} bytes"), flush=True)
+            counts = f"{len(files)} file{'s' * (len(files) != 1)}, {size:,} bytes"
+            print(printable(f"ok      {each.location}: {counts}"), flush=True)
     print(f"{count} verified, {damaged} damaged")
     if damaged:
         raise typer.Exit(1)

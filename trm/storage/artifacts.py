@@ -102,10 +102,7 @@ def verified_manifest(folder: Path, stage: str | None = None) -> dict[str, Any]:
 
 
 def intact_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of `folder`, byte by byte as `write_manifest` wrote it. Raises `DataError`, without a remedy.
-
-    A manifest without a digest of itself, as earlier versions wrote it, is refused, too.
-    """
+    """The manifest of `folder`, byte by byte as `write_manifest` wrote it. Raises `DataError`, without a remedy."""
     path = folder / MANIFEST
     try:
         text = path.read_bytes()
@@ -115,6 +112,8 @@ def intact_manifest(folder: Path) -> dict[str, Any]:
         raise DataError(f"{path}: is missing") from None
     except ValueError:
         intact, manifest = False, {}
+    if not intact and manifest and MANIFEST_DIGEST not in manifest:
+        raise DataError(f"{path}: has no digest of itself; an earlier version wrote it, or it is corrupt")
     if not intact:
         raise DataError(f"{path}: corrupt, its contents differ from its digest")
     return manifest
