@@ -97,6 +97,10 @@ def test_every_bit_of_a_manifest_counts(states: StateFolder) -> None:
             path.write_bytes(whole[:position] + bytes([whole[position] ^ (1 << bit)]) + whole[position + 1 :])
             with pytest.raises(DataError, match="corrupt"):
                 states.verify(path.parent)
+    for damaged in (whole[:-1], whole + b"\n", whole.replace(b"  ", b"\t")):  # JSON with the same values
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match="corrupt"):
+            states.verify(path.parent)
 
 
 def test_no_undamaged_state(states: StateFolder) -> None:
