@@ -5,7 +5,7 @@ the complete random state.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,8 @@ class TrainState:
     """Exact and cell accuracy of the best checkpoint."""
     seconds: float = 0.0
     """Training time, over all processes that resumed the run."""
+    own_losses: dict[int, Tensor] = field(default_factory=dict)
+    """Step -> sum of the losses of this process's slots, float [], since the last check. Not saved."""
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that all processes share: weights, EMA weights, buffers and metric sums."""

@@ -103,6 +103,8 @@ def checkpoint_or_state(path: Path) -> RenderableType:
     header = read_header(path)
     if "model" in header:
         return model(path, None)
+    if "non_finite_loss" in header:
+        return facts(f"{path}: the batch of a non-finite loss", header.items())
     return facts(f"{path}: {DESCRIPTIONS['state']}", header.items())
 
 
