@@ -50,9 +50,7 @@ def test_learning_rate_beyond_float32(
     (tmp_path / "out").mkdir()
     for lr, lr_min_ratio in ((1e39, 1.0), (1e39, 0.0), (3.4e38, 1.0), (1e300, 1.0)):
         settings = train_params.model_copy(update={"lr": lr, "lr_min_ratio": lr_min_ratio})
-        with pytest.raises(
-            InternalError, match=r"^step 2, process 0 of 1: the loss is nan, its batch is in .*; lower train.lr"
-        ):
+        with pytest.raises(InternalError, match=r"^step 2, process 0 of 1: the loss is nan, .*; lower train.lr"):
             train(model_params, settings, dataset, tmp_path / "out", f"{lr} {lr_min_ratio}")
     assert list((tmp_path / "out").iterdir()) == []
 

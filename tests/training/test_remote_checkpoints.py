@@ -110,7 +110,7 @@ def folder(tmp_path: Path) -> Path:
     """The local folder of the run, with the state of step 10."""
     path = tmp_path / "key"
     path.mkdir()
-    StateFolder(path).save(lambda file: file.write_bytes(b"local") and None, {}, 10)
+    StateFolder(path).save(lambda file: file.write_bytes(b"local"), {}, 10)
     return path
 
 
@@ -170,7 +170,7 @@ def test_state_is_deleted_while_its_files_are_linked(folder: Path, monkeypatch: 
         found = list(real(path))
         if path.name == "state-1" and path.parent == folder:
             states = StateFolder(folder)
-            states.save(lambda file: file.write_bytes(b"newer") and None, {}, 20)
+            states.save(lambda file: file.write_bytes(b"newer"), {}, 20)
             path.rename(folder / ".old")
         return iter(found)
 

@@ -27,11 +27,11 @@ def log(step: int) -> bytes:
 
 
 def save(states: StateFolder, step: int) -> None:
-    states.save(lambda path: path.write_bytes(content(step)) and None, {"train.tsv": log(step)}, step)
+    states.save(lambda path: path.write_bytes(content(step)), {"train.tsv": log(step)}, step)
 
 
 def put_checkpoint(states: StateFolder, step: int) -> None:
-    states.put_checkpoint(lambda path: path.write_bytes(b"checkpoint %d" % step) and None)
+    states.put_checkpoint(lambda path: path.write_bytes(b"checkpoint %d" % step))
 
 
 def read(state: Path, manifest: dict[str, Any]) -> int:

@@ -79,6 +79,7 @@ STAGES = (
         duration_invariant=(
             *("train.epochs", "train.lr", "train.lr_min_ratio", "train.lr_warmup_steps", "train.optimizer"),
             *("train.ema_rate", "train.seed", "train.eval_interval", "train.log_interval", "train.checkpoint_interval"),
+            "train.max_seconds",
         ),
         work=lambda sections: sections["train"]["epochs"],
     ),

@@ -119,14 +119,14 @@ class StateFolder:
                         yield f"{path}: differs from the log in {state}"
                 return
 
-    def put_checkpoint(self, write: Callable[[Path], None]) -> None:
+    def put_checkpoint(self, write: Callable[[Path], object]) -> None:
         """Store the best checkpoint, which `write(path)` writes, for this and all later states."""
         path = self.path / checkpoint.FILE
         path.unlink(missing_ok=True)  # a state may contain the same file
         write(path)
         self._checkpoint = file_entry(path)
 
-    def save(self, write: Callable[[Path], None], logs: Mapping[str, bytes], step: int) -> None:
+    def save(self, write: Callable[[Path], object], logs: Mapping[str, bytes], step: int) -> None:
         """Save a state durably, and delete all states but it and the one before it.
 
         write: writes the tensors to a path. logs: name -> contents of each log.
