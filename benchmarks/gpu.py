@@ -132,7 +132,7 @@ def resume(device: torch.device) -> Iterator[dict[str, Any]]:
         timing = json.loads(timing_file(folder / "outputs/model").read_text())
         (folder / "outputs/model").rename(folder / "whole")
         killed = start(folder, "b", "train", *set_device, "--set=train.checkpoint_interval=20")
-        while killed.poll() is None and not list((folder / "b").rglob("state.safetensors")):
+        while killed.poll() is None and not list((folder / "b").glob("*/state-*")):
             time.sleep(0.05)
         killed.send_signal(signal.SIGKILL)
         killed.wait()

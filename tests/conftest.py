@@ -128,6 +128,7 @@ def train_params() -> TrainParams:
         eval_interval=2,
         log_interval=3,
         checkpoint_interval=5,
+        max_seconds=None,
         precision="float32",
         device="cpu",
         seed=0,

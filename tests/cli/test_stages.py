@@ -146,7 +146,7 @@ def test_finished_experiment(run: Run, finished: Path) -> None:
         manifest = json.loads((outputs / folder / MANIFEST).read_text())
         timing = json.loads((outputs / f"{folder}.timing.json").read_text())
         assert timing["key"] == manifest["key"]
-        assert "seconds" not in json.dumps(manifest)
+        assert '"seconds"' not in json.dumps(manifest)
         code, out, _ = run("inspect", outputs / folder)
         assert code == 0
         assert manifest["key"] in "".join(out.split())

@@ -98,3 +98,11 @@ def test_interrupted_training_names_its_state(here: Path, finished: Path, number
     assert process.returncode == 128 + number
     saved = r"the state of step \d+ of 2500000 is saved, the same command resumes"
     assert re.fullmatch(rf"trm: stopped by signal {number.value}; {saved}", last)
+
+
+def test_time_limit_of_a_training(run: Run, here: Path, finished: Path) -> None:
+    code, out, err = run("train", "--dataset", finished / "outputs/dataset", "--set", "train.max_seconds=1e-9")
+    assert (code, out) == (143, "")
+    message = "trm: train.max_seconds has passed; the state of step 1 of 10 is saved, the same command resumes"
+    assert err.splitlines()[-1] == message
+    assert not (here / "outputs").exists()

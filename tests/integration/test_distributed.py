@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -17,12 +18,13 @@ from typing import Any, TextIO
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.conftest import ROOT
-from tests.params import params_text
+from tests.params import edit_params, params_text
 from trm.storage.artifacts import write_manifest
 from trm.training.checkpoint import load_checkpoint
-from trm.training.train_state import read_step
+from trm.training.state_folder import StateFolder
 from trm.utils.paths import file_digest
 
 pytestmark = pytest.mark.slow
@@ -255,8 +257,8 @@ def test_result_after_twenty_kills_equals_uninterrupted_run(
         while set(_workers(process)) & set(victims):
             assert process.poll() is None
             time.sleep(0.01)
-        (state,) = killed.folder.glob("states/*/state.safetensors")
-        assert read_step(state) >= seen - 7  # the steps between two states
+        (folder,) = killed.folder.glob("states/*")
+        assert StateFolder(folder).newest_step() >= seen - 7  # the steps between two states
     assert process.wait(timeout=200) == 0, (tmp_path / "log").read_text()
     for name in ("checkpoint.safetensors", "train.tsv", "validation.tsv"):
         assert (killed.folder / "model" / name).read_bytes() == (whole.folder / "model" / name).read_bytes()
@@ -268,6 +270,23 @@ def _runs(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_time_limit_of_two_processes(published: Path, tmp_path: Path) -> None:
+    """Both end after the same step; the limit is not part of the content key."""
+    limited = Experiment(tmp_path / "run", published, {"train.max_seconds": 1e-6})
+    out = limited.train(2, code=1)
+    assert "trm: train.max_seconds has passed; the state of step 1 of 50 is saved, the same command resumes" in out
+    edit_params(limited.folder / "params.yaml", {"train.max_seconds": None})
+    assert "train: resuming from step 1 of 50" in limited.train(2)
+
+
+def test_non_finite_loss_of_two_processes(published: Path, tmp_path: Path) -> None:
+    experiment = Experiment(tmp_path / "run", published, {"train.lr": 1e30, "train.lr_warmup_steps": 0})
+    out = experiment.train(2, code=1)
+    assert re.search(r"trm: step \d+, process 0 of 2: the loss is (nan|inf), its batch is in", out)
+    (file,) = experiment.folder.glob("states/*/non-finite-loss.safetensors")
+    assert len(load_file(file)["inputs"]) == 4
 
 
 def test_indivisible_batch_is_rejected(published: Path, tmp_path: Path) -> None:

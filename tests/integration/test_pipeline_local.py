@@ -78,7 +78,7 @@ def test_local_run_and_collect_leave_nothing_to_do(here: Local) -> None:
 @pytest.mark.parametrize(
     ("setting", "value", "message", "stage"),
     [
-        ("lr", 1.0e30, "trm: step 2: the loss is", "train"),
+        ("lr", 1.0e30, "trm: step 2, process 0 of 1: the loss is", "train"),
         # A container that exits at once, which Kubeflow's local runner reports as success.
         ("device", "cuda", "trm: device cuda is not available", "evaluate"),
     ],

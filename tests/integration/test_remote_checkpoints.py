@@ -55,9 +55,11 @@ def test_resume_on_another_machine(
     uninterrupted.states = moved.states = STATES
     uninterrupted.train(processes)
     final = remote_checkpoints(storage)
-    assert list(final) == [50]  # older checkpoints are deleted
+    assert max(final) == 50
+    assert len(final) <= 2  # older checkpoints are deleted
     assert {"state.safetensors", "checkpoint.safetensors", "train.tsv", "validation.tsv"} == set(final[50]["files"])
-    storage.client().delete_object(Bucket="trm", Key=f"states/{final[50]['key']}/000000000050/manifest.json")
+    for step in final:
+        storage.client().delete_object(Bucket="trm", Key=f"states/{final[50]['key']}/{step:012}/manifest.json")
     shutil.rmtree(machine)
 
     process = moved.start(processes, "train", "--dataset", str(published), "--model", "model")
@@ -66,8 +68,7 @@ def test_resume_on_another_machine(
         time.sleep(0.005)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
-    (step,) = remote_checkpoints(storage)
-    assert 20 <= step < 50  # saved on SIGTERM
+    assert 20 <= max(remote_checkpoints(storage)) < 50  # saved on SIGTERM
     shutil.rmtree(machine)
     out = moved.train(processes)
     assert "train: 50 done" in out
@@ -89,8 +90,8 @@ def test_training_continues_while_s3_is_unavailable(
     while experiment.lines(machine) < seen + 200:
         assert process.poll() is None  # training continues
         time.sleep(0.01)
-    # The current state, one pending copy and the logs, however many states were saved.
-    assert len(list(machine.glob("states/*/**/state.safetensors"))) <= 2
+    # Two states, one being written, one being deleted and one pending copy, however many states were saved.
+    assert len(list(machine.glob("states/*/**/state.safetensors"))) <= 5
     storage.start()
     reached = experiment.lines(machine)
     while max(remote_checkpoints(storage), default=0) < reached:

@@ -1,6 +1,7 @@
 """Weights that are not finite are neither published nor loaded."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ from trm.data.parquet import read_meta
 from trm.models.act import build_model
 from trm.models.conversion import arch_of, export_published
 from trm.training.checkpoint import FILE, load_checkpoint, save_checkpoint
+from trm.training.distributed import SINGLE_PROCESS, World
 from trm.training.ema import ema_copy
 from trm.training.import_export import export_checkpoint, import_checkpoint
+from trm.training.non_finite import first_non_finite
 from trm.training.trainer import train
 from trm.utils.errors import DataError, InternalError
 from trm.utils.paths import file_digest
@@ -47,9 +50,28 @@ def test_learning_rate_beyond_float32(
     (tmp_path / "out").mkdir()
     for lr, lr_min_ratio in ((1e39, 1.0), (1e39, 0.0), (3.4e38, 1.0), (1e300, 1.0)):
         settings = train_params.model_copy(update={"lr": lr, "lr_min_ratio": lr_min_ratio})
-        with pytest.raises(InternalError, match=r"^step 2: the loss is nan; lower train.lr"):
+        with pytest.raises(InternalError, match=r"^step 2, process 0 of 1: the loss is nan, .*; lower train.lr"):
             train(model_params, settings, dataset, tmp_path / "out", f"{lr} {lr_min_ratio}")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@dataclass(frozen=True)
+class OneOfTwo(World):
+    """The second process of two; the first one has found a loss after `step` steps."""
+
+    step: float = math.inf
+
+    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        return torch.cat([torch.tensor([[self.step, math.inf]], dtype=tensor.dtype), tensor])
+
+
+def test_process_of_the_first_non_finite_loss() -> None:
+    losses = {5: torch.tensor(1.0), 6: torch.tensor(math.nan), 7: torch.tensor(math.nan)}
+    assert first_non_finite(losses, SINGLE_PROCESS)[:2] == (6, 0)
+    for other, expected in ((5, (5, 0, math.inf)), (6, (6, 0, math.inf))):
+        assert first_non_finite(losses, OneOfTwo(1, 2, step=other)) == expected
+    for other in (7, math.inf):
+        assert first_non_finite(losses, OneOfTwo(1, 2, step=other))[:2] == (6, 1)
 
 
 def test_an_earlier_best_checkpoint_is_not_published(

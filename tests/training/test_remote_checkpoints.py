@@ -9,7 +9,9 @@ import pytest
 
 from tests.components.train.fake_training_operator import wait_for
 from trm.storage import s3
-from trm.training.remote_checkpoints import FILE, RemoteCheckpoints
+from trm.storage.artifacts import write_manifest
+from trm.training.remote_checkpoints import RemoteCheckpoints
+from trm.training.state_folder import FILE, StateFolder
 from trm.utils.errors import DataError, UserError
 
 
@@ -74,22 +76,104 @@ def test_lost_upload_is_reported_at_the_end(tmp_path: Path, capsys: pytest.Captu
     assert "the last state is not uploaded; it is in" in capsys.readouterr().err
 
 
-def test_copy_that_is_replaced_during_the_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another machine, which is being stopped, uploads a newer copy and deletes this one."""
-    names = ["000000000010"]
+class Bucket:
+    """Copies of states in S3: step -> the copy is undamaged."""
 
-    def download(uri: str, folder: Path) -> None:
-        if uri.endswith("10"):
-            names[:] = ["000000000020", "not-a-step"]
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, copies: dict[int, bool]) -> None:
+        self.copies = copies
+        for name in ("published_names", "download", "remove"):
+            monkeypatch.setattr(s3, name, getattr(self, name))
+
+    def published_names(self, _uri: str) -> list[str]:
+        return [f"{step:012}" for step in self.copies]
+
+    def download(self, uri: str, folder: Path) -> None:
+        step = int(uri.rpartition("/")[2])
+        if step not in self.copies:
             raise DataError(f"{uri}: contains no artifact")
+        if not self.copies[step]:
+            raise DataError(f"{uri}: {FILE} is corrupt; delete {uri}")
         folder.mkdir(parents=True)
-        (folder / FILE).write_text("state 20")
+        (folder / FILE).write_bytes(b"state")
+        (folder / "train.tsv").write_text(f"{step} lines")
+        write_manifest(folder, {"stage": "state", "key": folder.parent.name, "step": step})
 
-    monkeypatch.setattr(s3, "published_names", lambda uri: list(names))
+    def remove(self, uri: str) -> None:
+        del self.copies[int(uri.rpartition("/")[2])]
+
+
+URI = "s3://bucket/states/key"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The local folder of the run, with the state of step 10."""
+    path = tmp_path / "key"
+    path.mkdir()
+    StateFolder(path).save(lambda file: file.write_bytes(b"local"), {}, 10)
+    return path
+
+
+def test_newest_copy_is_downloaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = Bucket(monkeypatch, {5: True, 10: True})
+    RemoteCheckpoints(URI, folder).download()
+    assert (folder / "state-1" / FILE).read_bytes() == b"local", "the local state is as new"
+    bucket.copies[20] = True
+    RemoteCheckpoints(URI, folder).download()
+    assert StateFolder(folder).newest_step() == 20
+    assert (folder / "train.tsv").read_text() == "20 lines"
+    (folder / "state-2" / FILE).write_bytes(b"damaged")
+    RemoteCheckpoints(URI, folder).download()
+    assert StateFolder(folder).newest_step() == 20
+    assert [path.name for path in StateFolder(folder).states()] == ["state-3", "state-2", "state-1"]
+
+
+def test_damaged_copies(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    bucket = Bucket(monkeypatch, {20: True, 30: False, 40: False})
+    RemoteCheckpoints(URI, folder).download()
+    assert StateFolder(folder).newest_step() == 20
+    for line, step in zip(capsys.readouterr().err.splitlines(), (40, 30), strict=True):
+        uri = f"{URI}/{step:012}"
+        assert line == f"train: warning: {uri}: {FILE} is corrupt; delete {uri}; an older state is used"
+    assert bucket.copies == {20: True}
+    bucket.copies = {40: False}
+    RemoteCheckpoints(URI, folder).download()
+    assert "an older state is used" in capsys.readouterr().err
+    bucket.copies = {40: False}
+    empty = folder.parent / "other" / "key"
+    empty.mkdir(parents=True)
+    with pytest.raises(DataError, match=f"corrupt; delete .*40, or delete {URI} to start the training again"):
+        RemoteCheckpoints(URI, empty).download()
+    assert bucket.copies == {40: False}
+
+
+def test_copy_that_is_replaced_during_the_download(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another machine, which is being stopped, uploads a newer copy and deletes this one."""
+    bucket = Bucket(monkeypatch, {15: True})
+    real = bucket.download
+
+    def download(uri: str, target: Path) -> None:
+        if uri.endswith("15"):
+            bucket.copies = {20: True}
+        real(uri, target)
+
     monkeypatch.setattr(s3, "download", download)
-    RemoteCheckpoints("s3://bucket/states/key", tmp_path).download()
-    assert (tmp_path / FILE).read_text() == "state 20"
-    (tmp_path / FILE).unlink()
-    monkeypatch.setattr(s3, "published_names", lambda uri: ["000000000010"])
-    with pytest.raises(DataError, match="contains no artifact"):
-        RemoteCheckpoints("s3://bucket/states/key", tmp_path).download()
+    RemoteCheckpoints(URI, folder).download()
+    assert StateFolder(folder).newest_step() == 20
+
+
+def test_state_is_deleted_while_its_files_are_linked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two further states were saved meanwhile."""
+    real = Path.iterdir
+
+    def listed(path: Path) -> Iterator[Path]:
+        found = list(real(path))
+        if path.name == "state-1" and path.parent == folder:
+            states = StateFolder(folder)
+            states.save(lambda file: file.write_bytes(b"newer"), {}, 20)
+            path.rename(folder / ".old")
+        return iter(found)
+
+    monkeypatch.setattr(Path, "iterdir", listed)
+    assert RemoteCheckpoints(URI, folder)._take_snapshot(folder / ".copy") == 20
+    assert (folder / ".copy" / FILE).read_bytes() == b"newer"

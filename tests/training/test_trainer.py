@@ -4,25 +4,28 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from trm.config.model import LmaParams, ModelParams
 from trm.config.training import TrainParams
 from trm.data.batches import START, collate
 from trm.data.parquet import read_meta, read_split
 from trm.inference.solve import solve
+from trm.models.act import Batch
 from trm.models.variants import VARIANTS
 from trm.training import step as one_step
 from trm.training import trainer as loop
-from trm.training.checkpoint import FILE, load_checkpoint, read_settings
+from trm.training.checkpoint import FILE, load_checkpoint, read_header, read_settings
 from trm.training.distributed import SINGLE_PROCESS
 from trm.training.losses import Losses
 from trm.training.schedule import learning_rate
+from trm.training.state_folder import StateFolder
 from trm.training.step import network_of, new_state, train_step
-from trm.training.train_state import read_step
 from trm.training.trainer import train
 from trm.training.validation import to_tensors, validate
 from trm.utils.errors import InternalError, Interrupted, UserError
@@ -184,20 +187,36 @@ def test_resumed_run_equals_uninterrupted_run(
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-NAN_LOSS = {
-    "a CPU": ({}, "step 7: the loss is nan"),
-    "a GPU, log line": ({}, "step 9: the sum of the last 3 losses is nan"),
-    "a GPU, saved state": ({"log_interval": 100}, "step 10: the sum of the last 10 losses is nan"),
-    "a GPU, validation": (
-        {"log_interval": 100, "checkpoint_interval": 8},
-        "step 8: the sum of the last 8 losses is nan",
-    ),
-    "a GPU, end": (
-        {"log_interval": 100, "checkpoint_interval": 100, "eval_interval": 100},
-        "step 40: the sum of the last 40 losses is nan",
-    ),
+def test_time_limit(dataset: Path, model_params: ModelParams, train_params: TrainParams, tmp_path: Path) -> None:
+    """Each start takes one step, saves the state and ends; the last one publishes the bytes of a run without limit."""
+    settings = _changed(train_params, epochs=2)
+    published = []
+    for name, limit in (("whole", None), ("limited", 1e-9)):
+        out, stops = tmp_path / name, list[str]()
+        out.mkdir()
+        while True:
+            try:
+                train(model_params, _changed(settings, max_seconds=limit), dataset, out, name)
+                break
+            except Interrupted as stop:
+                stops.append(str(stop))
+        published.append({path.name: path.read_bytes() for path in out.iterdir()})
+        expected = range(1, 11) if limit else ()
+        assert stops == [
+            f"train.max_seconds has passed; the state of step {step} of 10 is saved, the same command resumes"
+            for step in expected
+        ]
+    assert published[0] == published[1]
+
+
+NAN_LOSS: dict[str, dict[str, int]] = {
+    "a CPU": {},
+    "a GPU, log line": {},
+    "a GPU, saved state": {"log_interval": 100},
+    "a GPU, validation": {"log_interval": 100, "checkpoint_interval": 8},
+    "a GPU, end": {"log_interval": 100, "checkpoint_interval": 100, "eval_interval": 100},
 }
-"""Device and what is due first after step 7 -> changed settings, message."""
+"""Device and what is due first after step 7 -> changed settings."""
 
 
 @pytest.mark.parametrize("case", NAN_LOSS)
@@ -209,23 +228,34 @@ def test_non_finite_loss_stops_the_run(
     monkeypatch: pytest.MonkeyPatch,
     case: str,
 ) -> None:
-    changes, message = NAN_LOSS[case]
+    """The error names the step, also if a GPU finds it later, and the batch of the step is saved."""
     for module in (loop, one_step):
         monkeypatch.setattr(module, "reads_are_free", lambda _: case == "a CPU")
-    real = one_step.supervision_loss
+    real, real_step = one_step.supervision_loss, loop.train_step
     calls: list[int] = []
+    batches: list[Batch] = []
 
     def poisoned(*args: object, **options: object) -> object:
         calls.append(1)
         losses = real(*args, **options)  # pyright: ignore[reportArgumentType]
         return Losses(losses.total * math.nan, losses.sums * math.nan) if len(calls) == 7 else losses
 
+    def recorded(*args: Any) -> object:  # noqa: ANN401
+        batches.append(args[2])
+        return real_step(*args)
+
     monkeypatch.setattr(one_step, "supervision_loss", poisoned)
-    with pytest.raises(InternalError, match=f"^{message}; lower train.lr"):
-        train(model_params, _changed(train_params, **changes), dataset, tmp_path, "key")
+    monkeypatch.setattr(loop, "train_step", recorded)
+    file = states_folder() / "key/non-finite-loss.safetensors"
+    message = f"step 7, process 0 of 1: the loss is nan, its batch is in {file}; lower train.lr"
+    with pytest.raises(InternalError, match=f"^{message}"):
+        train(model_params, _changed(train_params, **NAN_LOSS[case]), dataset, tmp_path, "key")
     assert not (tmp_path / FILE).exists()
-    state = states_folder() / "key/state.safetensors"
-    assert not state.exists() or read_step(state) < 7
+    assert StateFolder(states_folder() / "key").newest_step() < 7
+    saved = load_file(file)
+    assert saved.keys() == batches[6].keys()
+    assert all(torch.equal(saved[name], tensor) for name, tensor in batches[6].items())
+    assert read_header(file) == {"non_finite_loss": "nan", "step": 7, "rank": 0}
 
 
 def test_too_large_batch_is_rejected(

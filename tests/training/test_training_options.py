@@ -26,6 +26,7 @@ from trm.training.checkpoint import FILE, load_checkpoint, save_checkpoint
 from trm.training.cost import training_operations
 from trm.training.distributed import SINGLE_PROCESS
 from trm.training.losses import supervision_loss
+from trm.training.state_folder import StateFolder
 from trm.training.step import new_state, train_step
 from trm.training.train_state import TrainState, load_state, save_state
 from trm.training.trainer import train
@@ -313,8 +314,8 @@ def test_random_combinations_train_and_resume(
         return
     whole, resumed = start(), start()
     step(whole)
-    save_state(tmp_path, whole, [], SINGLE_PROCESS)
-    assert load_state(tmp_path, resumed, [], SINGLE_PROCESS)
+    save_state(StateFolder(tmp_path), whole, [], SINGLE_PROCESS)
+    assert load_state(StateFolder(tmp_path), resumed, [], SINGLE_PROCESS)
     for state in (whole, resumed):
         step(state)
     for tensors in (TrainState.tensors, TrainState.optimizer_tensors, lambda state: state.carry.tensors()):

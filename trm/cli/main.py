@@ -22,6 +22,7 @@ from trm.cli.compare import compare_command
 from trm.cli.inference import COMMANDS
 from trm.cli.options import LOCAL, OUTPUTS, Overrides, PuzzleCommand, local_model, model_location, typed_message
 from trm.cli.summary import command_line, folder_options, next_command, print_end, print_summary
+from trm.cli.verify import verify_command
 from trm.config.base import INPUT
 from trm.stages.records import STAGES, Stage, producer
 from trm.stages.runner import run_stage
@@ -206,6 +207,7 @@ def inspect_command(
 
 
 app.command("compare")(compare_command)
+app.command("verify")(verify_command)
 
 
 @app.command("model-summary")

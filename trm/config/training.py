@@ -154,6 +154,9 @@ class TrainParams(Section):
     """Optimizer steps averaged into one line of the training log."""
     checkpoint_interval: Positive
     """Optimizer steps between two saved training states."""
+    max_seconds: Scale | None
+    """Time after which the training saves its state and ends with exit code 143, for queues with a time limit; the same
+    command resumes. It is not part of the content key. null: no limit."""
     precision: Precision
     """Compute dtype; auto: bfloat16 where the hardware supports it, else float32. Weights stay float32."""
     device: Device

@@ -57,9 +57,12 @@ def key_request(
 
     `dataset_name` selects the dataset whose modules count; `input_keys` are the content keys of the stage's inputs.
     """
+    params = {name: sections[name].model_dump(mode="json") for name in stage.sections}
+    for section, name in (key.split(".") for key in stage.not_in_key):
+        params[section][name] = None
     request: dict[str, Any] = {
         "stage": stage.name,
-        "params": {name: sections[name].model_dump(mode="json") for name in stage.sections},
+        "params": params,
         "inputs": dict(input_keys),
         "modules": _modules(stage, dataset_name),
         # The CPU and the CUDA build of a release count as one version.

@@ -25,6 +25,8 @@ class Stage:
     """`module:function`, called with its sections and inputs by name, `out` (an empty folder) and `key`."""
     help: str
     """One line for `trm --help` and the Kubeflow component."""
+    not_in_key: tuple[str, ...] = ()
+    """Settings (`section.key`) that do not change the result; they are null in content keys and manifests."""
     duration_sections: tuple[str, ...] = ()
     """Sections whose settings affect the duration, including those of earlier stages; empty: `sections`. `python -m
     pipeline plan` estimates durations from recorded results with equal settings in these sections."""
@@ -72,10 +74,12 @@ STAGES = (
         output="model",
         run="trm.training.trainer:train",
         help="Train the model. Interrupted runs resume.",
+        not_in_key=("train.max_seconds",),
         duration_sections=("data", "augment", "model", "train"),
         duration_invariant=(
             *("train.epochs", "train.lr", "train.lr_min_ratio", "train.lr_warmup_steps", "train.optimizer"),
             *("train.ema_rate", "train.seed", "train.eval_interval", "train.log_interval", "train.checkpoint_interval"),
+            "train.max_seconds",
         ),
         work=lambda sections: sections["train"]["epochs"],
     ),

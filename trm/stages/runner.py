@@ -162,7 +162,7 @@ def _run_here(
             facts = _call(stage, sections, folders, staging, key)
         except Interrupted as error:
             note = error.note or "nothing was written; the same command starts it again"
-            raise Interrupted(error.signal, note) from None
+            raise Interrupted(error.signal, note, error.reason) from None
         timing = {"stage": stage.name, "key": key, "started": started.isoformat(timespec="seconds")}
         timing |= {"seconds": round(time.monotonic() - clock, 3), **_machine(), **facts.pop("timing", {})}
         timing |= {"wandb": wandb} if wandb else {}

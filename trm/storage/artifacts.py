@@ -1,10 +1,12 @@
 """Artifacts: the output folder of a stage, which is published completely or not at all, with a manifest.
 
 `manifest.json` contains the stage, its content key, its settings, the keys of its inputs, facts of the run (device,
-precision, number of processes) and the digest of every file. It contains no times and hosts, so that equal requests
-give equal bytes; they are in `<folder>.timing.json` next to it.
+precision, number of processes) and the digest of every file and of itself. It contains no times and hosts, so that
+equal requests give equal bytes; they are in `<folder>.timing.json` next to it.
 """
 
+import errno
+import hashlib
 import json
 import os
 import re
@@ -12,7 +14,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -26,19 +28,54 @@ TIMING = "timing.json"
 """Wall times and host: `timing.json` next to an artifact in S3, `<folder>.timing.json` next to a local folder."""
 
 
+MANIFEST_DIGEST = "manifest_sha256"
+"""Key of the manifest: the SHA-256 of its other keys, in the format of `write_json`."""
+FileEntry = Mapping[str, Any]
+"""The entry of a file in a manifest: its `sha256` in hex digits and its size in `bytes`."""
+
+
+def json_bytes(value: Mapping[str, Any]) -> bytes:
+    """Indented JSON with sorted keys and a final newline."""
+    return (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write indented JSON with sorted keys and a final newline."""
-    path.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_bytes(json_bytes(value))
 
 
-def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write the manifest of a finished `folder`: the `facts` and the digest and size of every file in it."""
-    files = {
-        path.relative_to(folder).as_posix(): {"sha256": file_digest(path), "bytes": path.stat().st_size}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-    write_json(folder / MANIFEST, {**facts, "files": files})
+def file_entry(path: Path) -> dict[str, Any]:
+    """The entry of a file in a manifest."""
+    return {"sha256": file_digest(path), "bytes": path.stat().st_size}
+
+
+def write_manifest(folder: Path, facts: Mapping[str, Any], known: Mapping[str, FileEntry] | None = None) -> None:
+    """Write the manifest of a finished `folder`: the `facts` and the digest and size of every file in it.
+
+    known: name -> entry of files whose digests were computed when their contents were made.
+    """
+    known = known or {}
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    manifest = {**facts, "files": {name: known.get(name) or file_entry(folder / name) for name in names}}
+    write_json(folder / MANIFEST, {**manifest, MANIFEST_DIGEST: _digest(manifest)})
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json_bytes({**manifest, MANIFEST_DIGEST: None})).hexdigest()
+
+
+def parse_manifest(text: bytes) -> dict[str, Any]:
+    """Parse a manifest. Raises `ValueError` if it is invalid or has a file outside its folder."""
+    try:
+        manifest = json.loads(text)
+        for name, entry in manifest["files"].items():
+            path = PurePosixPath(name)
+            safe = not path.is_absolute() and ".." not in path.parts and str(path) == name and name != MANIFEST
+            if not safe or not re.fullmatch("[0-9a-f]{64}", entry["sha256"]) or int(entry["bytes"]) < 0:
+                raise ValueError(name)
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+    return manifest
 
 
 def read_manifest(folder: Path, stage: str | None = None) -> dict[str, Any]:
@@ -59,15 +96,55 @@ def read_manifest(folder: Path, stage: str | None = None) -> dict[str, Any]:
 def verified_manifest(folder: Path, stage: str | None = None) -> dict[str, Any]:
     """As `read_manifest`, and verify the digest of every file. Raises `DataError`."""
     manifest = read_manifest(folder, stage)
-    for name, expected in manifest["files"].items():
+    for problem in damages(folder, manifest["files"]):
+        raise DataError(f"{problem}; delete {folder} and run `{run_all()}`")
+    return manifest
+
+
+def intact_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of `folder`, byte by byte as `write_manifest` wrote it. Raises `DataError`, without a remedy."""
+    path = folder / MANIFEST
+    try:
+        text = path.read_bytes()
+        manifest = parse_manifest(text)
+        intact = manifest.get(MANIFEST_DIGEST) == _digest(manifest) and text == json_bytes(manifest)
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{path}: is missing") from None
+    except ValueError:
+        intact, manifest = False, {}
+    if not intact and manifest and MANIFEST_DIGEST not in manifest:
+        raise DataError(f"{path}: has no digest of itself; an earlier version wrote it, or it is corrupt")
+    if not intact:
+        raise DataError(f"{path}: corrupt, its contents differ from its digest")
+    return manifest
+
+
+def damages(folder: Path, files: Mapping[str, FileEntry]) -> Iterator[str]:
+    """The path of each file that is missing or differs from its entry, and what is wrong with it."""
+    for name, entry in files.items():
         path = folder / name
         if not path.is_file():
-            raise DataError(f"{path}: is missing; delete {folder} and run `{run_all()}`")
-        if path.stat().st_size != expected["bytes"] or file_digest(path) != expected["sha256"]:
-            raise DataError(
-                f"{path}: corrupt, its SHA-256 differs from the manifest; delete {folder} and run `{run_all()}`"
-            )
-    return manifest
+            yield f"{path}: is missing"
+            continue
+        try:
+            differs = path.stat().st_size != entry["bytes"] or file_digest(path) != entry["sha256"]
+        except OSError as error:
+            if error.errno != errno.EIO:  # others are no damage of the file
+                raise
+            yield f"{path}: cannot be read ({error.strerror})"
+            continue
+        if differs:
+            yield f"{path}: corrupt, its SHA-256 differs from the manifest"
+
+
+def copy_verified(source: Path, target: Path, entry: FileEntry) -> None:
+    """Copy a file whose bytes must be those of its entry in a manifest. Raises `DataError`, without a remedy."""
+    try:
+        shutil.copyfile(source, target)
+    except FileNotFoundError:
+        raise DataError(f"{source}: is missing") from None
+    for _ in damages(target.parent, {target.name: entry}):
+        raise DataError(f"{source}: corrupt, its SHA-256 differs from the manifest")
 
 
 @contextmanager

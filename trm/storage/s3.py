@@ -24,10 +24,11 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from trm.storage.artifacts import MANIFEST, staged
+from trm.storage.artifacts import MANIFEST, json_bytes, parse_manifest, staged
 from trm.storage.artifacts import read_manifest as read_local_manifest
 from trm.storage.s3_client import BLOCK, ConflictError, FileChunk, NotFoundError, OnBytes, Store
 from trm.storage.s3_threads import map_ordered, run_in_background
@@ -59,7 +60,7 @@ def read_manifest(uri: str) -> dict[str, Any] | None:
 def put_json(uri: str, value: Mapping[str, Any]) -> None:
     """Write a small JSON object; an existing one is replaced."""
     folder, _, name = uri.rpartition("/")
-    Store(folder).put(name, (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
+    Store(folder).put(name, json_bytes(value))
 
 
 def get_json(uri: str) -> dict[str, Any] | None:
@@ -132,6 +133,32 @@ def published_names(uri: str) -> list[str]:
     return sorted(match[1] for match in names if match)
 
 
+def artifacts_below(uri: str) -> list[str]:
+    """The URIs of all artifacts at or below `uri`, sorted."""
+    names = (re.fullmatch(rf"((?:.+/)?){MANIFEST}", name) for name in Store(uri).sizes(""))
+    return sorted(f"{uri}/{match[1]}".rstrip("/") for match in names if match)
+
+
+def verify(uri: str) -> tuple[dict[str, Any] | None, list[str]]:
+    """Verify the digests of the artifact at `uri`; returns its manifest and what is damaged.
+
+    The manifest is None if the artifact does not exist. Each file is downloaded to a temporary folder. Raises
+    `DataError` for an invalid manifest.
+    """
+    store = Store(uri)
+    found = _published(store)
+    if found is None:
+        return None, []
+    manifest, problems = _parsed(found, uri), list[str]()
+    for name, entry in manifest["files"].items():
+        with TemporaryDirectory() as folder:
+            try:
+                _download(store, Path(folder), {name: entry}, _version(found))
+            except DataError as error:
+                problems.append(str(error))
+    return manifest, problems
+
+
 def remove(uri: str) -> None:
     """Delete the artifact at `uri`. The manifest is deleted first, so that the artifact is absent from then on."""
     store = Store(uri)
@@ -153,15 +180,9 @@ def _published(store: Store) -> bytes | None:
 def _parsed(text: bytes, where: str) -> dict[str, Any]:
     """Parse a manifest. Its file names must stay inside the folder: a bucket may have other writers."""
     try:
-        manifest = json.loads(text)
-        for name, facts in manifest["files"].items():
-            path = PurePosixPath(name)
-            safe = not path.is_absolute() and ".." not in path.parts and str(path) == name and name != MANIFEST
-            if not safe or not re.fullmatch("[0-9a-f]{64}", facts["sha256"]) or int(facts["bytes"]) < 0:
-                raise ValueError(name)
-    except (ValueError, KeyError, TypeError, AttributeError):
+        return parse_manifest(text)
+    except ValueError:
         raise DataError(f"{where}: {MANIFEST} is invalid; delete it and run the stage again") from None
-    return manifest
 
 
 def _publish_manifest(store: Store, own: bytes) -> bytes:

@@ -1,8 +1,9 @@
 """Copies of the training state in S3, from which another machine resumes if this one is lost.
 
 Enabled by `$TRM_STATE_DIR=s3://bucket/folder`: each copy is an artifact `<folder>/<content key>/<step>`, complete or
-absent. A thread uploads one copy at a time. If S3 is slow or unavailable, training continues and intermediate states
-are skipped; the disk holds at most one state in addition to the newest.
+absent, with the files and digests of a local state (`trm.training.state_folder`). The last two are kept. A thread
+uploads one copy at a time. If S3 is slow or unavailable, training continues and intermediate states are skipped; the
+disk holds at most one state in addition to the local ones.
 """
 
 import os
@@ -13,14 +14,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from trm.storage import s3
-from trm.storage.artifacts import write_manifest
-from trm.training.train_state import FILE, read_step
+from trm.storage.artifacts import intact_manifest
+from trm.training.state_folder import KEPT, StateFolder, warn
 from trm.utils.errors import DataError, InternalError, UserError
-from trm.utils.paths import cache_folder, is_s3_uri
+from trm.utils.paths import is_s3_uri
 
 SHUTDOWN_TIMEOUT = 20.0
 """Seconds that a stopped run waits for its last upload; Kubernetes kills after 30."""
-SNAPSHOT = "copy"
+SNAPSHOT = ".copy"
+"""Folder with links to the files that are uploaded."""
 
 
 def remote_checkpoints(folder: Path) -> "RemoteCheckpoints | None":
@@ -41,24 +43,33 @@ class RemoteCheckpoints:
         self._failing = False
 
     def download(self) -> None:
-        """Replace an older local state by the newest copy. Raises the errors of `trm.storage.s3`."""
-        file = self.folder / FILE
-        downloaded = cache_folder() / "states" / f"{self.folder.name}.download"
-        while True:
-            newest = max(self._steps(), default=0)
-            if newest == 0 or (file.exists() and read_step(file) >= newest):
-                return
+        """Download the newest undamaged copy if it is newer than the local states.
+
+        Raises the errors of `trm.storage.s3`, and `DataError` if all copies are damaged and there is no local state.
+        """
+        states = StateFolder(self.folder)
+        local = states.newest_step()
+        damaged: dict[int, DataError] = {}
+        while (newest := max(self._steps() - damaged.keys(), default=0)) > local:
+            state = states.next_state()
             try:
-                s3.download(self._copy_uri(newest), downloaded)
-                break
-            except DataError:
+                s3.download(self._copy_uri(newest), state)
+                states.verify(state)
+            except DataError as error:
+                shutil.rmtree(state, ignore_errors=True)
                 # A machine that has lost this run, and does not know it yet, may have replaced the copy by a newer one.
                 if newest in self._steps():
-                    raise
-        # The state last: it refers to the other files.
-        for path in sorted(downloaded.iterdir(), key=lambda path: path.name == FILE):
-            path.replace(self.folder / path.name)
-        shutil.rmtree(downloaded)
+                    damaged[newest] = error
+                continue
+            for path in state.glob("*.tsv"):
+                shutil.copyfile(path, self.folder / path.name)
+            break
+        if damaged and not states.newest_step():
+            raise DataError(f"{next(iter(damaged.values()))}, or delete {self.uri} to start the training again")
+        for step, error in damaged.items():
+            warn(f"{error}; an older state is used")
+            with suppress(UserError, InternalError):  # a published copy is never replaced by another one
+                s3.remove(self._copy_uri(step))
 
     def save(self) -> None:
         """Upload the state just saved, as soon as the previous upload is finished."""
@@ -103,25 +114,32 @@ class RemoteCheckpoints:
 
     def _copy(self) -> None:
         snapshot = self.folder / SNAPSHOT
-        shutil.rmtree(snapshot, ignore_errors=True)
-        snapshot.mkdir()
-        # The state first: what it refers to in the other files is already there, and those only grow or improve.
-        for path in sorted(self.folder.glob("*.safetensors"), key=lambda path: path.name != FILE):
-            os.link(path, snapshot / path.name)
-        for path in self.folder.glob("*.tsv"):
-            shutil.copyfile(path, snapshot / path.name)
-        step = read_step(snapshot / FILE)
-        write_manifest(snapshot, {"stage": "state", "key": self.folder.name, "step": step})
+        step = self._take_snapshot(snapshot)
+        # The upload compares every file with the digest in its manifest.
         s3.publish(snapshot, self._copy_uri(step))
         shutil.rmtree(snapshot)
         with suppress(UserError, InternalError):  # some credentials may not delete; the next upload tries again
-            for older in self._steps():
-                if older < step:
-                    s3.remove(self._copy_uri(older))
+            for older in sorted(self._steps())[:-KEPT]:
+                s3.remove(self._copy_uri(older))
 
-    def _steps(self) -> list[int]:
+    def _take_snapshot(self, snapshot: Path) -> int:
+        """Create links to the files of the newest state, which the training may delete; returns its step."""
+        states = StateFolder(self.folder)
+        while True:
+            (newest, *_) = states.states()
+            shutil.rmtree(snapshot, ignore_errors=True)
+            snapshot.mkdir()
+            try:
+                for path in newest.iterdir():
+                    os.link(path, snapshot / path.name)
+                return intact_manifest(snapshot)["step"]
+            except (FileNotFoundError, DataError):
+                if newest in states.states():
+                    raise
+
+    def _steps(self) -> set[int]:
         """The steps of the copies in S3."""
-        return [int(name) for name in s3.published_names(self.uri) if name.isdecimal()]
+        return {int(name) for name in s3.published_names(self.uri) if name.isdecimal()}
 
     def _copy_uri(self, step: int) -> str:
         return f"{self.uri}/{step:012}"

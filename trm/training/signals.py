@@ -27,9 +27,9 @@ class Interrupts:
         """From now on a signal only sets `pending`: several processes must stop at the same step."""
         self._deferred = self._holding = True
 
-    def stop(self) -> NoReturn:
-        """Raise `Interrupted` for the signal that arrived here or in another process."""
-        raise Interrupted(self._pending or signal.SIGTERM)
+    def stop(self, reason: str = "") -> NoReturn:
+        """Raise `Interrupted` for the signal that arrived here or in another process, or for another `reason`."""
+        raise Interrupted(self._pending or signal.SIGTERM, reason=reason)
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
         """The signal handler."""

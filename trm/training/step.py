@@ -21,10 +21,11 @@ from trm.training.distributed import SINGLE_PROCESS, World
 from trm.training.ema import ema_copy, update_ema
 from trm.training.init_from import init_from
 from trm.training.losses import LOSSES, METRICS, step_metrics, step_weights, supervision_loss, winners
+from trm.training.non_finite import REMEDY, NonFiniteLossError
 from trm.training.optimizers import network_optimizers, sign_sgd_rows
 from trm.training.schedule import learning_rate
 from trm.training.train_state import TrainState
-from trm.utils.errors import InternalError, UserError
+from trm.utils.errors import UserError
 
 
 def new_state(
@@ -86,8 +87,8 @@ def train_step(
 
     network: `network_of` the model of `state`. batch: this process's slots. position: position after the batch. total:
     length of the schedule in steps. The state changes inside one `held` block, so that an interruption leaves it before
-    or after the step. Raises `InternalError` for a non-finite loss, in every process and before any change; with a GPU,
-    which such a check would stall, `check_losses` does it later.
+    or after the step. Raises `NonFiniteLossError`, in every process and before any change; with a GPU, which such a
+    check would stall, `check_losses` does it later.
     """
     step = state.step + 1
     slots, starts = settings.global_batch_size, settings.winner_takes_all
@@ -109,7 +110,9 @@ def train_step(
             results.append(
                 _backward(state, network, part_carry, part_batch, min_steps[part], settings, processes.size, noise)
             )
-    sums = processes.all_reduce(torch.stack([result.sums for result in results]).sum(0))
+    own_sums = torch.stack([result.sums for result in results]).sum(0)
+    state.own_losses[step] = own_sums[0]
+    sums = processes.all_reduce(own_sums)
     loss = sums[0] / slots
     if reads_are_free(sums.device):
         _check_loss(loss, f"step {step}: the loss")
@@ -213,13 +216,14 @@ def _loss_options(carry: Carry, state: TrainState, settings: TrainParams) -> dic
 
 
 def check_losses(state: TrainState) -> None:
-    """Raise `InternalError`, in every process, if a loss since the last line of the log was NaN or infinite."""
+    """Raise `NonFiniteLossError`, in every process, if a loss since the last line of the log was NaN or infinite."""
     _check_loss(state.metric_sums[0], f"step {state.step}: the sum of the last {state.metric_steps} losses")
+    state.own_losses.clear()
 
 
 def _check_loss(loss: Tensor, name: str) -> None:
     if not math.isfinite(loss):
-        raise InternalError(f"{name} is {loss.item()}; lower train.lr or raise train.lr_warmup_steps")
+        raise NonFiniteLossError(f"{name} is {loss.item()}; {REMEDY}")
 
 
 def reads_are_free(device: torch.device) -> bool:

@@ -1,17 +1,15 @@
-"""The training state: everything a run needs to resume exactly, and the folder it is saved in.
+"""The training state: everything a run needs to resume exactly. `trm.training.state_folder` keeps it on the disk.
 
 All randomness is a function of the seed and the step (exploration) or the epoch (data). So `step` and `position` are
 the complete random state.
 """
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -20,12 +18,19 @@ from trm.data.batches import StreamPosition
 from trm.models.act import TRM, Carry
 from trm.training.checkpoint import read_header, write_tensors
 from trm.training.distributed import World
-from trm.utils.errors import DataError, UserError
-from trm.utils.paths import states_folder
+from trm.training.state_folder import FILE, StateFolder, is_continued, warn
+from trm.utils.errors import DataError
 
-FILE = "state.safetensors"
-COUNTERS = ("compiled", "step", "metric_steps", "eval_step", "eval_epoch", "best_step", "seconds")
-"""Numbers of the state that are saved as they are."""
+COUNTERS: dict[str, Any] = {
+    "compiled": bool,
+    "step": int,
+    "metric_steps": int,
+    "eval_step": int,
+    "eval_epoch": int,
+    "best_step": int,
+    "seconds": float,
+}
+"""Numbers of the state that are saved as they are, and their types."""
 
 
 @dataclass
@@ -57,6 +62,8 @@ class TrainState:
     """Exact and cell accuracy of the best checkpoint."""
     seconds: float = 0.0
     """Training time, over all processes that resumed the run."""
+    own_losses: dict[int, Tensor] = field(default_factory=dict)
+    """Step -> sum of the losses of this process's slots, float [], since the last check. Not saved."""
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that all processes share: weights, EMA weights, buffers and metric sums."""
@@ -90,39 +97,37 @@ def _has(optimizer: torch.optim.Optimizer, weight: Tensor) -> bool:
     return any(weight is each for group in optimizer.param_groups for each in group["params"])
 
 
-def save_state(folder: Path, state: TrainState, logs: Sequence["TsvLog"], world: World) -> None:
-    """Write the state to `folder` atomically.
+def save_state(states: StateFolder, state: TrainState, logs: Sequence["TsvLog"], world: World) -> None:
+    """Save the state and the logs.
 
     The main process writes the slots of all processes, so that any number of processes can resume.
     """
     carry = {f"carry.{name}": world.all_gather(tensor) for name, tensor in state.carry.tensors().items()}
     if not world.is_main:
         return
-    # The logs first: a state never refers to lines that are not on disk.
-    sizes = {log.path.name: log.sync() for log in logs}
-    new = folder / f"{FILE}.new"
-    write_tensors(new, state.tensors() | state.optimizer_tensors() | carry, {**state.numbers(), "logs": sizes})
-    replace_durably(new, folder / FILE)
+    tensors = state.tensors() | state.optimizer_tensors() | carry
+    contents = {log.path.name: bytes(log.content) for log in logs}
+    states.save(lambda path: write_tensors(path, tensors, state.numbers()), contents, state.step)
 
 
-def load_state(folder: Path, state: TrainState, logs: Sequence["TsvLog"], world: World) -> bool:
-    """Restore `state` and the logs from `folder`; returns False if there is no saved state.
+def load_state(states: StateFolder, state: TrainState, logs: Sequence["TsvLog"], world: World) -> bool:
+    """Restore `state` and the logs from the newest undamaged state; returns False if no state was saved.
 
     The main process reads the file and broadcasts it. Each process takes its part of the slots, however many processes
-    saved them.
+    saved them. Raises `DataError` if all saved states are damaged.
     """
-    file = folder / FILE
-    header, saved = (read_header(file), _read(file)) if world.is_main and file.exists() else (None, {})
-    header = world.broadcast_object(header)
-    if header is None:
-        for log in logs if world.is_main else ():
-            log.truncate(0)
+    found: _Saved | None = None
+    if world.is_main:
+        found = states.load(lambda folder, manifest: _read(folder, manifest, state, logs, world))
+        for log in logs:
+            log.restore(found.logs[log.path.name] if found else b"")
+    numbers, saved = world.broadcast_object(found and found.numbers), found.tensors if found else {}
+    if numbers is None:
         return False
-    local = state.carry
-    own = world.shard(world.size * len(local.steps))
+    own = world.shard(world.size * len(state.carry.steps))
     with torch.no_grad():
         carry: dict[str, Tensor] = {}
-        for name, like in local.tensors().items():
+        for name, like in state.carry.tensors().items():
             slots = like.new_empty(world.size * len(like), *like.shape[1:])
             if world.is_main:
                 slots.copy_(saved[f"carry.{name}"])
@@ -139,93 +144,94 @@ def load_state(folder: Path, state: TrainState, logs: Sequence["TsvLog"], world:
             value = optimizer[name] if world.is_main else torch.empty(shape, dtype=dtype)
             world.broadcast_(value)
             state.set_optimizer_tensor(name, value)
-    state.position = StreamPosition(*header["position"])
-    state.best_score = tuple(header["best_score"])
+    state.position = StreamPosition(*numbers["position"])
+    state.best_score = tuple(numbers["best_score"])
     for name in COUNTERS:
-        setattr(state, name, header[name])
-    for log in logs if world.is_main else ():
-        log.truncate(header["logs"][log.path.name])
+        setattr(state, name, numbers[name])
     return True
 
 
-def _read(file: Path) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class _Saved:
+    """A saved state in memory."""
+
+    numbers: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+    logs: Mapping[str, bytes]
+    """Name -> contents."""
+
+
+def _read(
+    folder: Path, manifest: Mapping[str, Any], state: TrainState, logs: Sequence["TsvLog"], world: World
+) -> _Saved:
+    """Read the state in `folder`, whose files have their digests. Raises `DataError` if it does not fit to `state`."""
+    file = folder / FILE
+    numbers = _read_numbers(file)
+    if numbers["step"] != manifest["step"]:
+        raise DataError(f"{file}: is of step {numbers['step']}, its manifest of step {manifest['step']}")
     try:
-        return load_file(file)
+        tensors = load_file(file)
     except (SafetensorError, OSError) as error:
-        raise DataError(f"{file}: damaged state ({error}); delete {file.parent} to start again") from None
+        raise DataError(f"{file}: damaged state ({error})") from None
+    shapes = {name: tensor.shape for name, tensor in state.tensors().items()}
+    for name, tensor in state.carry.tensors().items():
+        shapes[f"carry.{name}"] = torch.Size((world.size * len(tensor), *tensor.shape[1:]))
+    for name, shape in shapes.items():
+        if name not in tensors or tensors[name].shape != shape:
+            raise DataError(f"{file}: has no tensor {name} of shape {tuple(shape)}")
+    for log in logs:
+        if log.path.name not in manifest["files"]:
+            raise DataError(f"{folder / log.path.name}: is missing")
+    return _Saved(numbers, tensors, {log.path.name: (folder / log.path.name).read_bytes() for log in logs})
 
 
-def replace_durably(new: Path, target: Path) -> None:
-    """Rename `new` to `target` such that even a crash of the machine leaves a complete file."""
-    _sync(new)
-    new.replace(target)
-    _sync(target.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+def _read_numbers(file: Path) -> dict[str, Any]:
+    """The numbers in the header of a saved state. Raises `DataError` if one is missing or has another type."""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        numbers = read_header(file)
+    except DataError:
+        numbers = None
+    if not isinstance(numbers, dict):
+        raise DataError(f"{file}: has no header of a training state")
+    for name, kind in (COUNTERS | {"position": [int, int], "best_score": [float, float]}).items():
+        if not _is_of_type(numbers.get(name), kind):
+            raise DataError(f"{file}: its header has no valid {name}")
+    return numbers
+
+
+def _is_of_type(value: object, kind: object) -> bool:
+    """Whether `value` has the type `kind`; a list of types is that of a list."""
+    if isinstance(kind, list):
+        return isinstance(value, list) and list(map(type, value)) == kind
+    return type(value) is kind
 
 
 class TsvLog:
-    """A log of tab-separated values, truncated to the length recorded in a saved state on resume."""
+    """A log of tab-separated values. A saved state contains it; its file is a copy for readers."""
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         self.path, self.columns = path, tuple(columns)
+        self.content = bytearray()
+        """The lines so far, UTF-8."""
 
-    def truncate(self, size: int) -> None:
-        """Remove everything after `size` bytes; 0 keeps only the header."""
-        header = "\t".join(self.columns) + "\n"
-        with self.path.open("ab") as file:
-            file.truncate(size)
-        if size == 0:
-            self.path.write_text(header, encoding="utf-8")
+    def restore(self, content: bytes) -> None:
+        """Continue after the lines `content` of a saved state; empty: start a new log."""
+        self.content = bytearray(content or ("\t".join(self.columns) + "\n").encode())
+        if is_continued(self.content, self.path):
+            with self.path.open("ab") as file:
+                file.truncate(len(self.content))
+            return
+        if content:
+            warn(f"{self.path}: differs from the log in the saved state, which replaces it")
+        self.path.write_bytes(self.content)
 
     def add(self, row: Mapping[str, float | int | None]) -> None:
         """Append a line; None becomes an empty field."""
         fields = [row[column] for column in self.columns]
-        line = "\t".join(
+        text = "\t".join(
             "" if value is None else format(value, ".8g" if isinstance(value, float) else "d") for value in fields
         )
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-
-    def sync(self) -> int:
-        """Flush the file to disk; returns its size in bytes."""
-        _sync(self.path)
-        return self.path.stat().st_size
-
-
-def read_step(file: Path) -> int:
-    """The step of a saved state."""
-    return int(read_header(file)["step"])
-
-
-@contextmanager
-def run_folder(key: str) -> Iterator[Path]:
-    """The state folder of the run with this content key, locked by this process.
-
-    Raises `UserError` with the pid of the process that holds the lock. The lock ends with its process.
-    """
-    folder = states_folder() / key
-    folder.mkdir(parents=True, exist_ok=True)
-    holder = folder / "holder.pid"
-    lock = FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        with suppress(OSError):
-            pid = holder.read_text()
-            raise UserError(
-                f"process {pid} is already training this experiment; wait for it, or stop it (kill {pid})"
-            ) from None
-        raise UserError(f"another process is already training this experiment (state in {folder})") from None
-    try:
-        holder.write_text(str(os.getpid()))
-        yield folder
-    finally:
-        holder.unlink(missing_ok=True)
-        lock.release()
+        line = f"{text}\n".encode()
+        self.content += line
+        with self.path.open("ab") as file:
+            file.write(line)

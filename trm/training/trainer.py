@@ -1,10 +1,11 @@
 """The stage `train`: optimizer steps, logging, evaluation, checkpoints; interrupted runs resume."""
 
-import shutil
+import math
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +19,23 @@ from trm.data.online_augmentation import OnlineAugmentation
 from trm.data.parquet import Split, read_meta, read_split
 from trm.datasets.online import get_augmentation
 from trm.models.act import Batch
-from trm.training.checkpoint import FILE, checkpoint_tensors, save_checkpoint
+from trm.training.checkpoint import checkpoint_tensors, save_checkpoint
 from trm.training.checks import learning_warnings
 from trm.training.compilation import should_compile
 from trm.training.cost import announcement, check_training
 from trm.training.distributed import World, world
 from trm.training.losses import LOSSES, METRICS
+from trm.training.non_finite import FILE as NON_FINITE
+from trm.training.non_finite import REMEDY, NonFiniteLossError, first_non_finite, save_batch
 from trm.training.remote_checkpoints import RemoteCheckpoints, remote_checkpoints
 from trm.training.signals import Interrupts, interruptible
+from trm.training.state_folder import StateFolder, run_folder
 from trm.training.step import check_losses, network_of, new_state, rate_at, reads_are_free, train_step
-from trm.training.train_state import TsvLog, load_state, replace_durably, run_folder, save_state
+from trm.training.train_state import TsvLog, load_state, save_state
 from trm.training.validation import to_tensors, validate
 from trm.utils.device import resolve_device, resolve_precision
 from trm.utils.errors import InternalError, Interrupted, UserError
+from trm.utils.paths import states_folder
 from trm.utils.prefetch import prefetched
 from trm.utils.progress import Progress, progress
 
@@ -56,16 +61,17 @@ def train(model: ModelParams, train: TrainParams, dataset: Path, out: Path, key:
                 silent = not processes.is_main
                 with progress("train", run.total, run.state.step, silent=silent, announce=run.announcement) as bar:
                     run.run(bar, interrupts)
+            except NonFiniteLossError:
+                raise run.non_finite_loss(states_folder() / key) from None
             except Interrupted as error:
                 with interrupts.held():
                     run.save()
                     run.finish_uploads()
                 saved = f"the state of step {run.state.step} of {run.total} is saved, the same command resumes"
-                raise Interrupted(error.signal, saved) from None
+                raise Interrupted(error.signal, saved, error.reason) from None
             run.finish_uploads()
             if processes.is_main:
-                for file in (folder / FILE, *(log.path for log in run.logs)):
-                    shutil.copyfile(file, out / file.name)
+                run.states.publish(out)
     state = run.state
     return {
         "device": run.device.type,
@@ -85,6 +91,7 @@ class _Run:
 
     def __init__(self, config: ModelParams, settings: TrainParams, dataset: Path, processes: World) -> None:
         self.settings, self.processes = settings, processes
+        self.deadline = time.monotonic() + (settings.max_seconds or math.inf)
         self.slots = processes.shard(settings.global_batch_size)
         self.meta = read_meta(dataset)
         self.split: Split = read_split(dataset / "train")
@@ -111,13 +118,13 @@ class _Run:
 
     def open(self, folder: Path, remote: RemoteCheckpoints | None) -> None:
         """Resume from the state in `folder` or its newest remote copy, if there is one."""
-        self.folder, self.remote = folder, remote
+        self.states, self.remote = StateFolder(folder), remote
         if remote is not None:
             remote.download()
         self.log = TsvLog(folder / "train.tsv", ("step", "epoch", "lr", *LOSSES, *METRICS[1:]))
         self.validation_log = TsvLog(folder / "validation.tsv", ("step", "epoch", *VALIDATION_METRICS))
         self.logs = [self.log, self.validation_log] if self.validation is not None else [self.log]
-        if load_state(folder, self.state, self.logs, self.processes) and self.processes.is_main:
+        if load_state(self.states, self.state, self.logs, self.processes) and self.processes.is_main:
             print(f"train: resuming from step {self.state.step} of {self.total}", file=sys.stderr, flush=True)
         if self.state.compiled and self.processes.is_main:
             print("train: with torch.compile; the first steps take longer", file=sys.stderr, flush=True)
@@ -130,16 +137,31 @@ class _Run:
             self.state.compiled = False
             self.network = network_of(self.state.model, self.settings, self.processes)
         self.started, self.opened_at = time.monotonic() - self.state.seconds, self.state.step
+        self.checked = self.state.step, self.state.position
 
     def announcement(self, duration: str) -> str:
         """The line that announces a long training, given the expected duration of the steps that remain."""
         steps = self.total - self.opened_at
         return announcement(self.state.model, steps, self.settings.global_batch_size, self.processes.size, duration)
 
-    def save(self) -> None:
+    def check_losses(self) -> None:
+        """Raise `NonFiniteLossError`, in every process, if a loss since the last check was NaN or infinite."""
         check_losses(self.state)
+        self.checked = self.state.step, self.state.position
+
+    def non_finite_loss(self, folder: Path) -> InternalError:
+        """The error for a non-finite loss. The process with the first one saves its batch in `folder`."""
+        step, rank, loss = first_non_finite(self.state.own_losses, self.processes)
+        if rank == self.processes.rank:
+            batch, _ = next(islice(self.batches(*self.checked), step - 1 - self.checked[0], None))
+            save_batch(folder, batch, step, rank, loss)
+        where = f"step {step}, process {rank} of {self.processes.size}"
+        return InternalError(f"{where}: the loss is {loss}, its batch is in {folder / NON_FINITE}; {REMEDY}")
+
+    def save(self) -> None:
+        self.check_losses()
         self.state.seconds = time.monotonic() - self.started
-        save_state(self.folder, self.state, self.logs, self.processes)
+        save_state(self.states, self.state, self.logs, self.processes)
         if self.remote is not None:
             self.remote.save()
 
@@ -154,7 +176,7 @@ class _Run:
         # First, what an interruption right after a step may have skipped.
         self.log_if_due(interrupts)
         self.evaluate_if_due(interrupts)
-        for on_host, position in prefetched(self.batches()):
+        for on_host, position in prefetched(self.batches(state.step, state.position)):
             if state.step >= self.total:
                 break
             batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in on_host.items()}
@@ -169,8 +191,9 @@ class _Run:
             if state.step % settings.checkpoint_interval == 0:
                 with interrupts.held():
                     self.save()
-            if self.asks_for_interrupts() and self.processes.any(interrupts.pending):
-                interrupts.stop()
+            late = self.processes.is_main and time.monotonic() > self.deadline
+            if self.asks_for_interrupts() and self.processes.any(interrupts.pending or late):
+                interrupts.stop("train.max_seconds has passed" if late else "")
         if self.validation is not None and state.eval_step < state.step:
             self.evaluate(self.validation, interrupts)
         with interrupts.held():
@@ -181,20 +204,18 @@ class _Run:
         is_free = self.processes.size == 1 or reads_are_free(self.device)
         return is_free or self.state.step % INTERRUPT_INTERVAL == 0
 
-    def batches(self) -> Iterator[tuple[Batch, StreamPosition]]:
-        """This process's slots of the batches after the state's position, and the positions after them."""
+    def batches(self, start: int, position: StreamPosition) -> Iterator[tuple[Batch, StreamPosition]]:
+        """This process's slots of the batches after the step `start` and its position, and the positions after them."""
         settings = self.settings
-        stream = training_batches(
-            self.split, settings.epochs, settings.global_batch_size, settings.seed, self.state.position
-        )
-        for step, (rows, epochs, position) in enumerate(stream, self.state.step):
+        stream = training_batches(self.split, settings.epochs, settings.global_batch_size, settings.seed, position)
+        for step, (rows, epochs, after) in enumerate(stream, start):
             arrays = collate(self.split, rows[self.slots])
             if self.augmentation is not None:
                 arrays = self.augmentation(arrays, rows[self.slots], epochs[self.slots], min(step / self.total, 1))
             batch = to_tensors(arrays, torch.device("cpu"))
             if self.device.type == "cuda":  # only pinned memory is copied while the GPU computes
                 batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
-            yield batch, position
+            yield batch, after
 
     def log_if_due(self, interrupts: Interrupts) -> None:
         """Write a line every `log_interval` steps."""
@@ -205,7 +226,7 @@ class _Run:
     def write_log(self) -> None:
         """Write a line: losses averaged over the steps, metrics over the sequences that halted, since the last line."""
         state, settings = self.state, self.settings
-        check_losses(state)
+        self.check_losses()
         sums = state.metric_sums.tolist()
         losses, count = sums[: len(LOSSES)], sums[len(LOSSES)]
         row: dict[str, float | int | None] = {"step": state.step, "epoch": state.position.epoch}
@@ -230,7 +251,7 @@ class _Run:
 
     def evaluate(self, validation: Split, interrupts: Interrupts) -> None:
         state, steps = self.state, self.state.model.config.halt_max_steps
-        check_losses(state)
+        self.check_losses()
         scores = validate(state.average, validation, self.slots.stop - self.slots.start, steps, self.processes)
         with interrupts.held():
             if self.processes.is_main:
@@ -267,9 +288,7 @@ class _Run:
         self.check_finite()
         if not self.processes.is_main:
             return
-        new = self.folder / f"{FILE}.new"
-        save_checkpoint(new, self.state.model, self.state.average, facts)
-        replace_durably(new, self.folder / FILE)
+        self.states.put_checkpoint(lambda path: save_checkpoint(path, self.state.model, self.state.average, facts))
 
 
 def _online_augmentation(settings: TrainParams, meta: DatasetMeta) -> OnlineAugmentation | None:

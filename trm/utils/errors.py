@@ -23,10 +23,10 @@ class InternalError(RuntimeError):
 class Interrupted(BaseException):
     """SIGTERM, SIGINT or SIGHUP was received; the command line exits with code 128 + `signal`."""
 
-    def __init__(self, signal: int, note: str = "") -> None:
-        """note: what the command has saved."""
-        super().__init__(f"stopped by signal {signal}" + (f"; {note}" if note else ""))
-        self.signal, self.note = signal, note
+    def __init__(self, signal: int, note: str = "", reason: str = "") -> None:
+        """note: what the command has saved. reason: why it stopped, if not by the signal."""
+        super().__init__((reason or f"stopped by signal {signal}") + (f"; {note}" if note else ""))
+        self.signal, self.note, self.reason = signal, note, reason
 
 
 def exit_code(error: UserError | InternalError | Interrupted) -> int:

@@ -23,10 +23,11 @@ DESCRIPTIONS = {
     "report": "an HTML report; open report.html in a browser",
     "sweep": "a test-time-compute sweep",
     "export": "a checkpoint in the published format; `trm checkpoint import` reads it",
+    "state": "a training state; `trm train` resumes it",
 }
 """Stage or command -> description of its output."""
-STUDY, STATE = "report.json", "state.safetensors"
-"""A file of every finished study, and of every training state."""
+STUDY = "report.json"
+"""A file of every finished study."""
 DEPTH = 2
 """Levels of folders that are searched for outputs."""
 KEY = 12
@@ -55,7 +56,8 @@ def command_of(manifest: Mapping[str, Any]) -> str:
     """The command that has written the artifact."""
     if is_imported(manifest):
         return "trm checkpoint import"
-    return "trm checkpoint export" if manifest["stage"] == "export" else f"trm {manifest['stage']}"
+    commands = {"export": "trm checkpoint export", "state": "trm train"}
+    return commands.get(manifest["stage"], f"trm {manifest['stage']}")
 
 
 def description_of(manifest: Mapping[str, Any]) -> str:
@@ -101,7 +103,9 @@ def checkpoint_or_state(path: Path) -> RenderableType:
     header = read_header(path)
     if "model" in header:
         return model(path, None)
-    return facts(f"{path}: the state of an interrupted training; `trm train` resumes it", header.items())
+    if "non_finite_loss" in header:
+        return facts(f"{path}: the batch of a non-finite loss", header.items())
+    return facts(f"{path}: {DESCRIPTIONS['state']}", header.items())
 
 
 def params(path: Path) -> RenderableType:
@@ -188,8 +192,6 @@ def _outputs(folder: Path, depth: int) -> Iterator[tuple[Path, str, str]]:
         if (path / MANIFEST).is_file():
             manifest = read_manifest(path)
             yield path, description_of(manifest), manifest.get("key", "")
-        elif (path / STATE).is_file():
-            yield path, "the state of an interrupted training", ""
         elif (path / STUDY).is_file():
             yield path, "a study", ""
         elif depth > 1:

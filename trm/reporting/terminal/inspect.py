@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 
 from trm.reporting.terminal import artifact_summary as summaries
-from trm.reporting.terminal.artifact_summary import STATE, STUDY, lineage, note
+from trm.reporting.terminal.artifact_summary import STUDY, lineage, note
 from trm.reporting.terminal.dataset_summary import RAW_SUFFIXES, describe
 from trm.reporting.terminal.evaluation_summary import evaluation
 from trm.reporting.terminal.tables import facts
@@ -66,7 +66,9 @@ def _folder(path: Path, puzzles: int, console: Console) -> Iterator[RenderableTy
         yield _without_manifest(path, puzzles)
         return
     stage = manifest["stage"]
-    if stage == "train":
+    if stage == "state":
+        yield summaries.checkpoint_or_state(path / "state.safetensors")
+    elif stage == "train":
         yield summaries.model(path, manifest)
     elif stage == "evaluate":
         yield summaries.metrics(path)
@@ -81,11 +83,9 @@ def _folder(path: Path, puzzles: int, console: Console) -> Iterator[RenderableTy
 
 
 def _without_manifest(path: Path, puzzles: int) -> RenderableType:
-    """A folder without a manifest: a folder of outputs, a study, a state, a published checkpoint or raw files."""
+    """A folder without a manifest: a folder of outputs or states, a study, a published checkpoint or raw files."""
     if (path / STUDY).is_file():
         return summaries.study(path)
-    if (path / STATE).is_file():
-        return summaries.checkpoint_or_state(path / STATE)
     if (path / "all_config.yaml").is_file():
         return summaries.params(path / "all_config.yaml")
     if path.is_dir() and (found := summaries.outputs(path)):
