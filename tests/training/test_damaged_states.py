@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks import crash
 from trm.config.model import ModelParams
 from trm.config.training import TrainParams
 from trm.storage.artifacts import MANIFEST, intact_manifest, write_manifest
@@ -211,3 +212,10 @@ def test_earlier_layout_is_ignored(expected: dict[str, bytes], resume: Train) ->
     (states_folder() / KEY).mkdir(parents=True)
     (states_folder() / KEY / FILE).write_bytes(b"state of an earlier version")
     assert resume() == expected
+
+
+@pytest.mark.slow
+def test_benchmark_of_damages(tmp_path: Path) -> None:
+    total = crash.measure(tmp_path, 12, seed=0)["total"]
+    assert total["damages"] == total["detected"] == 12
+    assert total["wrong_bytes_published"] == total["refused"] == total["lost"] == 0
