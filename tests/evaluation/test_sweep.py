@@ -34,6 +34,7 @@ SETTINGS = [
     inference_config(6, num_samples=2, latent_noise_std=0.3, num_votes=3),
     inference_config(6, early_halting=True, num_samples=3, latent_noise_std=0.3, num_votes=4, verify=True),
     inference_config(6, num_votes=4, selection="halt_first"),
+    inference_config(4, num_samples=2, latent_noise_std=0.3, num_votes=3, selection="halt_logit"),
     inference_config(6, num_samples=3, latent_noise_std=0.3, num_votes=2, selection="halt_first"),
     inference_config(6, num_samples=2, latent_noise_std=1.0, num_votes=4, selection="halt_first", verify=True),
     inference_config(5, num_votes=4, selection="settled"),

@@ -15,7 +15,7 @@ from trm.config.model import ModelParams
 from trm.datasets.sudoku.dataset import sudoku_meta
 from trm.inference.engine import InferenceEngine, Predictions, predict
 from trm.inference.solve import solve
-from trm.inference.voting import Selection, VoteCounter, best_samples, selection_score
+from trm.inference.voting import Selection, VoteCounter, best_samples, grid_hash, selection_score
 from trm.models.act import TRM, build_model
 
 META = sudoku_meta(4)
@@ -58,6 +58,21 @@ def scripted(params: ModelParams, scripts: list[list[tuple[int, float]]]) -> tup
         return np.full(16, cell, np.uint8), logit
 
     return ScriptedNetwork(params, META, script), tokens
+
+
+def test_the_highest_halt_logit_wins_over_more_votes() -> None:
+    """A has two votes of -1 and 0.5, B one of 2: confidence sigmoid(2). Verified answers rank before both."""
+    counter = VoteCounter("halt_logit")
+    for grid, logit in ((A, -1.0), (B, 2.0), (A, 0.5), (C, -4.0)):
+        counter.add(0, grid, logit, logit)
+    ranked = counter.ranked(0)
+    assert [candidate.grid.item() for candidate in ranked] == [2, 1, 3]
+    assert [candidate.votes for candidate in ranked] == [1, 2, 1]
+    assert ranked[0].confidence == pytest.approx(1 / (1 + np.exp(-2)))
+    assert ranked[1].confidence == pytest.approx(1 / (1 + np.exp(-0.5)))
+    assert counter.ranked(0, {grid_hash(C)})[0].grid.item() == 3
+    logits = np.array([-1.0, 2.0])
+    assert selection_score("halt_logit", logits, np.array([True, False]), None).tolist() == [-1, 2]
 
 
 HALTING = [
@@ -219,7 +234,7 @@ def test_one_vote_has_the_confidence_of_its_halt_logit() -> None:
 
 
 @given(
-    st.sampled_from(("votes", "halt_first", "settled")),
+    st.sampled_from(("votes", "halt_logit", "halt_first", "settled")),
     st.lists(
         st.tuples(st.sampled_from(range(4)), st.floats(-50, 50), st.floats(-50, 50), st.floats(0, 1)),
         min_size=1,
@@ -259,7 +274,7 @@ def test_a_puzzle_below_the_minimum_is_left_unanswered(model_params: ModelParams
     assert zero.answered
 
 
-@pytest.mark.parametrize("selection", ["votes", "halt_first", "settled"])
+@pytest.mark.parametrize("selection", ["votes", "halt_logit", "halt_first", "settled"])
 def test_memory_does_not_grow_with_the_steps(
     model_params: ModelParams, monkeypatch: pytest.MonkeyPatch, selection: str
 ) -> None:

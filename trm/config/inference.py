@@ -6,7 +6,7 @@ from pydantic import model_validator
 
 from trm.config.base import Fraction, Noise, Positive, Section, Steps
 
-Selection = Literal["votes", "halt_first", "settled"]
+Selection = Literal["votes", "halt_logit", "halt_first", "settled"]
 
 
 class InferenceConfig(Section):
@@ -25,7 +25,8 @@ class InferenceConfig(Section):
     num_votes: Positive
     """Augmentations of each puzzle that vote on its answer, including the puzzle itself."""
     selection: Selection
-    """Which answer wins. votes: most votes; halt_first: the first sequence to halt; settled: least moved latents."""
+    """Which answer wins. votes: most votes; halt_logit: the sequence with the highest halt logit; halt_first: the first
+    sequence to halt; settled: least moved latents."""
     min_confidence: Fraction
     """Confidence from which a puzzle is answered, 0 to 1. Below it the answer is withheld; 0 answers every puzzle."""
 

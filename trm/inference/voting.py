@@ -35,8 +35,8 @@ class Candidate:
     confidence: float
     """Confidence that the answer is correct, 0 to 1. It does not depend on verification.
 
-    votes: sum of sigmoid(halt logit) over its votes, divided by the number of votes of the puzzle; halt_first:
-    sigmoid(halt logit) of its best vote; settled: fraction of the sequences of the puzzle that are settled.
+    votes: sum of sigmoid(halt logit) over its votes, divided by the number of votes of the puzzle. halt_logit and
+    halt_first: sigmoid(halt logit) of its best vote. settled: fraction of the sequences of the puzzle that are settled.
     """
 
 
@@ -94,6 +94,7 @@ class VoteCounter:
         for key, tally in tallies.items():
             confidence = {
                 "votes": tally.probability_sum / votes,
+                "halt_logit": tally.best_probability,
                 "halt_first": tally.best_probability,
                 "settled": settled / votes,
             }[self._selection]
@@ -122,7 +123,8 @@ def selection_score(
     arguments.
 
     settled: the less its latents have moved in the step (`movement`; else None). halt_first: those whose halting
-    decision is positive (`halted`) first, then by the halt logit. votes: by the halt logit (between samples only).
+    decision is positive (`halted`) first, then by the halt logit. halt_logit: by the halt logit. votes: the same, but
+    only between the samples of an augmentation.
     """
     if selection == "settled":
         assert movement is not None

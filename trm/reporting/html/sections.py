@@ -34,6 +34,7 @@ COVERAGES = (0.5, 0.8, 0.9, 1.0)
 """Coverages in the table of the risk-coverage curve."""
 CONFIDENCES = {
     "votes": "the sum of the halt probabilities of the votes for the winning answer, divided by the number of votes",
+    "halt_logit": "the halt probability of the sequence that gives the answer",
     "halt_first": "the halt probability of the sequence that gives the answer",
     "settled": "the fraction of the sequences of the puzzle whose answer did not change in their last step",
 }

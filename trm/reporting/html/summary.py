@@ -29,6 +29,7 @@ COUNTS = {
 }
 SELECTIONS = {
     "votes": "the vote of",
+    "halt_logit": "the sequence with the highest halt logit of",
     "halt_first": "the first sequence to halt of",
     "settled": "the sequence that moved least of",
 }
