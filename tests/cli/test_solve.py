@@ -83,7 +83,8 @@ def test_selections(run: Run) -> None:
         assert code in (0, 3)  # the answer depends on the rounding of the processor
         assert "; confidence " in out.splitlines()[-1]
     check_error(
-        run("solve", PUZZLE, *DEMO, "--selection", "first"), "selection must be 'votes', 'halt_first' or 'settled'"
+        run("solve", PUZZLE, *DEMO, "--selection", "first"),
+        "selection must be 'votes', 'halt_logit', 'halt_first' or 'settled'",
     )
     check_error(run("solve", PUZZLE, *DEMO, "--min-confidence", 2), "--min-confidence must be less than or equal to 1")
 
