@@ -93,7 +93,8 @@ def _extend(curve: list[dict[str, float]], folder: Path, seconds: float) -> None
     """Add the new lines of the validation log. The log of a finished training is with its model."""
     for file in (*folder.glob("states/*/validation.tsv"), folder / "model/validation.tsv"):
         log = read_log(file)
-        for step, exact, cell in zip(*(log.get(name, ()) for name in ("step", "exact_accuracy", "cell_accuracy"))):  # noqa: B905 - of one table
+        columns = (log.get(name, ()) for name in ("step", "exact_accuracy", "cell_accuracy"))
+        for step, exact, cell in zip(*columns, strict=True):
             if step > (curve[-1]["step"] if curve else 0):
                 curve.append(
                     {"step": int(step), "seconds": round(seconds, 1), "exact": float(exact), "cell": float(cell)}

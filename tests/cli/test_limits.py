@@ -75,7 +75,7 @@ def test_long_inference_is_announced(run: Run, monkeypatch: pytest.MonkeyPatch, 
         ("train", "train.epochs=100000000", "train.global_batch_size=100000000 needs about"),
         ("evaluate", "evaluate.num_votes=1000000000", "num_votes=1000000000 needs about"),
         ("train", "model.hidden_size=100000", "model.hidden_size=100000 needs about 1.6 TB"),  # 20 * 2 * 4 * 100000**2
-        ("train", "model.halt_max_steps=5000", "model.halt_max_steps must be less than or equal to 4096. Got 5000"),
+        ("train", "model.halt_max_steps=1000", "model.halt_max_steps must be less than or equal to 128. Got 1000"),
         ("evaluate", "evaluate.latent_noise_std=1e39", "latent_noise_std must be less than or equal to 1000"),
     ],
 )

@@ -78,8 +78,8 @@ def test_mistakes_of_the_command_line(run: Run, here: Path, arguments: tuple[obj
         (r"beta1", "bta", "train.optimizer.network.bta is not a setting; did you mean beta1?"),
         (
             r"halt_max_steps: 8",
-            "halt_max_steps: 5000",
-            "model.halt_max_steps must be less than or equal to 4096. Got 5000",
+            "halt_max_steps: 1000",
+            "model.halt_max_steps must be less than or equal to 128. Got 1000",
         ),
     ],
 )

@@ -34,7 +34,9 @@ Scale = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(int_t
 Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(int_to_float)]
 BelowOne = Annotated[float, Field(ge=0, lt=1), BeforeValidator(int_to_float)]
 Steps = Annotated[int, Field(ge=1, le=4096), BeforeValidator(integral_to_int)]
-"""Supervision steps."""
+"""Supervision steps at inference."""
+TrainingSteps = Annotated[int, Field(ge=1, le=128), BeforeValidator(integral_to_int)]
+"""Supervision steps of a sequence in training."""
 Noise = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False), BeforeValidator(int_to_float)]
 """Standard deviation of latent noise. Latents have about unit scale, and larger numbers overflow in float32."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -103,8 +105,8 @@ def parse(cls: type[SectionT], values: object, where: str, context: object = Non
         return cls.model_validate(values, context=context)
     except ValidationError as error:
         problems = error.errors(include_url=False)
-        told, explained = _misspelt(problems, values, cls) or _first(problems, values, cls)
-        more = f" (and {len(problems) - len(told)} more)" if len(problems) > len(told) else ""
+        reported, explained = _misspelt(problems, values, cls) or _first(problems, values, cls)
+        more = f" (and {len(problems) - len(reported)} more)" if len(problems) > len(reported) else ""
         raise ParamsError(f"{where}: {explained}{more}") from None
 
 

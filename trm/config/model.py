@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from trm.config.base import BelowOne, Fraction, Natural, Noise, Positive, Scale, Section, Steps
+from trm.config.base import BelowOne, Fraction, Natural, Noise, Positive, Scale, Section, TrainingSteps
 
 
 class LmaParams(Section):
@@ -79,7 +79,7 @@ class ModelParams(Section):
     """Standard deviation of the noise added to a latent after each update in training (EqR: 0.01)."""
     gradient_passes: Positive | None = None
     """Passes at the end of a supervision step that are differentiated; null: all of the last round (in hrm: 2)."""
-    halt_max_steps: Steps
+    halt_max_steps: TrainingSteps
     """Supervision steps after which a sequence always halts (N_sup)."""
     halt_exploration_prob: Fraction
     """Probability that a slot must reach a random minimum of steps before it may halt, drawn at each training step."""

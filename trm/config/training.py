@@ -138,13 +138,13 @@ class TrainParams(Section):
     (CGAR, arXiv 2511.08653: 1 round of 2 passes until 0.3, 2 of 4 until 0.6). Evaluation has the depth of `model`."""
     carry_pool: Positive = 1
     """Batches of sequences that are trained in turn, one at each optimizer step. With 1 the consecutive steps of a
-    sequence follow each other, and a small batch is learned by heart while it is trained."""
+    sequence follow each other, and a model may memorize a small batch while it is trained."""
     winner_takes_all: Positive = 1
     """Start states of each sequence, of which only the one with the lowest loss is trained (SIC: 4); 1: off. Requires
     model.random_start. Evaluation has one start state."""
     online_augmentation: bool = False
-    """True: each training example is augmented anew when it is read, in addition to the stage `augment`, which can
-    store the puzzles as they are (augment.num_aug: 0). Only for datasets without puzzle identifiers of their own."""
+    """True: each training example gets a new augmentation each time it is read, in addition to the stage `augment`,
+    which can store the puzzles as they are (augment.num_aug: 0). Only for Sudoku and mazes."""
     max_hints: Fraction = 0.0
     """Largest fraction of the cells asked for that a training question gets from its answer. The fraction of an example
     is drawn uniformly from 0 to this number, which decreases linearly to 0 over the training."""
