@@ -13,6 +13,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -132,11 +133,14 @@ class ApiServer:
         file.write_text(json.dumps(text))
         return file
 
-    def client(self) -> Any:
-        """Return a client of `admin`."""
+    @contextmanager
+    def client(self) -> Iterator[Any]:
+        """Yield a client of `admin`; its connections are closed on exit."""
         configuration: Any = client.Configuration()
         config.load_kube_config(str(self.kubeconfig()), client_configuration=configuration)
-        return client.ApiClient(configuration)
+        api: Any = client.ApiClient(configuration)
+        yield api
+        api.rest_client.pool_manager.clear()
 
     def _is_ready(self) -> bool:
         try:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import urllib3
 from kubernetes import client, config
@@ -55,6 +55,12 @@ class KubernetesClient:
         self._custom, self._core = client.CustomObjectsApi(self._client), client.CoreV1Api(self._client)
         self._jobs = (GROUP, VERSION, self.namespace, PLURAL)
         self._retry_timeout, self._timeout = RETRY_TIMEOUT, {"_request_timeout": TIMEOUT}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.rest_client.pool_manager.clear()  # `ApiClient.close` keeps the connections open
 
     def set_retry_timeout(self, seconds: float) -> None:
         """Repeat further requests for at most this time, with short timeouts: the process is about to be killed."""

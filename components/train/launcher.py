@@ -75,14 +75,14 @@ def launch(template: Mapping[str, Any], command: list[str]) -> None:
         return
     from components.train.kubernetes_client import KubernetesClient
 
-    kubernetes = KubernetesClient(job["metadata"].pop("namespace", None))
     followed: dict[str, Any] | None = None
-    try:
-        followed = _get_or_create(kubernetes, job)
-        _follow(kubernetes, followed, uri)
-    except (Interrupted, UserError):
-        _release(kubernetes, job, followed)
-        raise
+    with KubernetesClient(job["metadata"].pop("namespace", None)) as kubernetes:
+        try:
+            followed = _get_or_create(kubernetes, job)
+            _follow(kubernetes, followed, uri)
+        except (Interrupted, UserError):
+            _release(kubernetes, job, followed)
+            raise
 
 
 def _get_or_create(kubernetes: "KubernetesClient", job: Mapping[str, Any]) -> dict[str, Any]:

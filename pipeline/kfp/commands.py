@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.options import PARAMS, ParamsFile, RunId
+from pipeline.options import PARAMS, ParamsFile, RunId, print_next
 from trm.stages.params import load_params
 from trm.utils.errors import InternalError, UserError
 
@@ -34,6 +34,7 @@ def compile_(
             except OSError as error:
                 raise UserError(f"{output}: not writable ({error.strerror}); pass another file with --output") from None
             print(f"wrote {output}")
+            print_next("submit", params, "or upload the file to Kubeflow")
 
 
 def submit(
@@ -55,7 +56,8 @@ def submit(
     status = "submitted" if new else f"exists ({run.state.lower()}); --force starts a new one"
     print(f"run {run.id} {status}", file=sys.stderr)
     print(KfpClient(settings.cluster).run_url(run.id), file=sys.stderr)
-    print(run.id)
+    print(run.id, flush=True)
+    print_next(f"watch {run.id}", params)
 
 
 def watch(run: RunId, params: ParamsFile = PARAMS) -> None:
@@ -66,7 +68,8 @@ def watch(run: RunId, params: ParamsFile = PARAMS) -> None:
     finished = watch(KfpClient(load_params(params).cluster), run)
     if finished.state != "SUCCEEDED":
         raise InternalError(failure_message(finished))
-    print(f"run {run} succeeded; `python -m pipeline collect {run}` downloads its outputs", file=sys.stderr)
+    print(f"run {run} succeeded", file=sys.stderr)
+    print_next(f"collect {run}", params, "downloads its outputs")
 
 
 def stop(run: RunId, params: ParamsFile = PARAMS) -> None:
@@ -102,7 +105,8 @@ def collect(
 
         found = KfpClient(settings.cluster).get(run)
     for stage, uri in collect(settings, found).items():
-        print(f"{stage}: {uri}")
+        print(f"{stage}: {uri}", flush=True)
+    print_next("compare", params, "with the champion of the dataset")
 
 
 def train_job(

@@ -56,13 +56,14 @@ def stop_train_job(cluster: ClusterParams, run: Run) -> str:
             kubernetes = KubernetesClient(namespace)
         except NoClusterError as error:
             return f"job {name}: left to its launcher ({error})"
-        kubernetes.set_retry_timeout(STOP_TIMEOUT)
-        job = kubernetes.job(name)
-        if job is None or has_finished(job):
-            continue
-        if json.loads(job["metadata"].get("annotations", {}).get(KEEP_ON_STOP, "true")):
-            return f"job {name} in namespace {kubernetes.namespace} continues (keep_on_stop)"
-        kubernetes.delete(job)
+        with kubernetes:
+            kubernetes.set_retry_timeout(STOP_TIMEOUT)
+            job = kubernetes.job(name)
+            if job is None or has_finished(job):
+                continue
+            if json.loads(job["metadata"].get("annotations", {}).get(KEEP_ON_STOP, "true")):
+                return f"job {name} in namespace {kubernetes.namespace} continues (keep_on_stop)"
+            kubernetes.delete(job)
         return f"deleting job {name} in namespace {kubernetes.namespace}"
     return f"no job {name} is running"
 

@@ -1,6 +1,6 @@
 """Commands of `python -m pipeline` for local runs."""
 
-from pipeline.options import PARAMS, ImageName, ParamsFile
+from pipeline.options import PARAMS, ImageName, ParamsFile, print_next
 from trm.stages.params import load_params
 
 
@@ -9,4 +9,5 @@ def local(params: ParamsFile = PARAMS, image: ImageName = "trm:latest") -> None:
     from pipeline.local.docker_runner import run_local
 
     for stage, uri in run_local(load_params(params), image).items():
-        print(f"{stage}: {uri}")
+        print(f"{stage}: {uri}", flush=True)
+    print_next("collect", params, "downloads the outputs")

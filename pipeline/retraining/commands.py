@@ -1,13 +1,23 @@
 """Commands of `python -m pipeline` for retraining: plans, comparisons, champions, publication."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from pipeline.options import PARAMS, AsJson, DatasetName, GitHubOutputs, ImageName, ParamsFile, ResultName
+from pipeline.options import (
+    PARAMS,
+    AsJson,
+    DatasetName,
+    GitHubOutputs,
+    ImageName,
+    ParamsFile,
+    ResultName,
+    print_next,
+)
 from trm.config.params import Params
 from trm.stages.params import load_cluster, load_params
 from trm.utils.errors import UserError
@@ -76,11 +86,14 @@ def compare(
     if key is None:
         report.write_first_report(result, REPORT)
         print(f"{result.dataset} has no champion: {result.key[:12]} is the first result", file=sys.stderr)
+        print_next(_with_name("promote", candidate), params)
         return
     comparison = compare(result, load_result(root, key))
     files = report.write_report(comparison, REPORT)
     print(json.dumps(comparison.as_json(), indent=2) if as_json else report.headline(comparison))
     print(f"report: {', '.join(map(str, files))}", file=sys.stderr)
+    if comparison.verdict == "better":
+        print_next(_with_name("promote", candidate), params)
     _exit(comparison)
 
 
@@ -94,6 +107,7 @@ def promote(
     Exit codes 3 and 4, as of `compare`: the champion is unchanged.
     """
     _promote(load_params(params), result, force)
+    print_next("publish", purpose="opens a pull request with the result that was collected last")
 
 
 def rollback(
@@ -188,6 +202,10 @@ def _promote(params: Params, name: str | None, force: bool) -> None:
         if comparison:
             print(headline(comparison))
         print(_describe(current) + ("" if new else " (unchanged)"))
+
+
+def _with_name(command: str, name: str | None) -> str:
+    return command if name is None else f"{command} {shlex.quote(name)}"
 
 
 def _exit(comparison: "Comparison") -> NoReturn:

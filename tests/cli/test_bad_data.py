@@ -145,7 +145,12 @@ def test_augment_settings(run: Run, here: Path, data: Values | str, augment: Val
 @pytest.mark.parametrize(
     ("data", "path", "value", "words"),
     [
-        (SUDOKU, "name", "sudokus", ("data.name must be one of arc, arithmetic, custom, maze, sudoku. Got 'sudokus'",)),
+        (
+            SUDOKU,
+            "name",
+            "sudokus",
+            ("data.name must be one of arc, arithmetic, custom, maze, sudoku. Got 'sudokus'; restore",),
+        ),
         (SUDOKU, "name", ["sudoku"], ("data.name must be one of ", "Got ['sudoku']")),
         (SUDOKU, "name", None, ("data.name must be one of ", "Got None")),
         (SUDOKU, "source", 3, ("data.source must be ", "Got 3")),

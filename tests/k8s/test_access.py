@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def _is_allowed(server: ApiServer, request: Request) -> bool:
 
 
 @pytest.fixture
-def launcher(applied: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KubernetesClient:
+def launcher(applied: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubernetesClient]:
     """Client with a token of the service account."""
     request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": []}}
     answer = applied.post(f"{ACCOUNT}/token", request)
@@ -70,7 +70,8 @@ def launcher(applied: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("NAMESPACE", raising=False)
     # The kubernetes package reads KUBECONFIG at import.
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
-    return KubernetesClient("trm")
+    with KubernetesClient("trm") as kubernetes:
+        yield kubernetes
 
 
 @pytest.fixture

@@ -21,7 +21,9 @@ def dataset_module(name: object) -> ModuleType:
     """Import and return `trm.datasets.<name>.dataset`. Raises `ParamsError` for an unknown name."""
     known = dataset_names()
     if name not in known:
-        raise ParamsError(f"data.name must be one of {', '.join(known)}. Got {name!r}")
+        # A model outlives the module of its dataset.
+        remedy = "; restore its folder in trm/datasets if this was a dataset in code"
+        raise ParamsError(f"data.name must be one of {', '.join(known)}. Got {name!r}{remedy}")
     module = importlib.import_module(f"trm.datasets.{name}.dataset")
     if not hasattr(module, "Settings"):
         raise ParamsError(f"data.name {name}: {module.__name__} has no class Settings; see trm/data/protocol.py")

@@ -21,15 +21,19 @@ WORTH_MEASURING, WORTH_ANNOUNCING = 2000, 20.0
 
 
 def check_inference(model: TRM, config: InferenceConfig) -> None:
-    """Raise `UserError` if the votes of a puzzle, or the samples of a sequence, exceed the memory of the machine."""
-    votes = _votes_memory(model, config)
+    """Raise `UserError` if the votes of a puzzle, or the samples of a sequence, exceed the memory.
+
+    Votes are in the memory of the machine, sequences in that of the model's device.
+    """
+    votes, device = _votes_memory(model, config), model.device
     check_memory(votes, f"num_votes={config.num_votes}")
-    if model.device.type == "cpu":
-        width = model.positions * model.config.block_width * VALUES_PER_POSITION * model.compute_dtype.itemsize
-        check_memory(votes + config.num_samples * width, f"num_samples={config.num_samples}")
-        if config.verify or config.selection == "halt_first":  # the sequences of a puzzle stop each other
-            sequences = config.num_votes * config.num_samples
-            check_memory(votes + sequences * width, f"num_votes={config.num_votes}, num_samples={config.num_samples}")
+    width = model.positions * model.config.block_width * VALUES_PER_POSITION * model.compute_dtype.itemsize
+    shared = 0 if device.type == "cuda" else votes  # in the same memory
+    check_memory(shared + config.num_samples * width, f"num_samples={config.num_samples}", device)
+    if config.verify or config.selection == "halt_first":  # the sequences of a puzzle stop each other
+        sequences = config.num_votes * config.num_samples
+        name = f"num_votes={config.num_votes}, num_samples={config.num_samples}"
+        check_memory(shared + sequences * width, name, device)
 
 
 def estimate(model: TRM, sequences: int, config: InferenceConfig, batch_size: int) -> str | None:

@@ -188,13 +188,6 @@ class RecursiveNetwork(nn.Module):
         total = read if answer in latents else states[answer] + read
         return states | {answer: self.net(self.variant.networks[1], total)}
 
-    @property
-    def gradient_passes(self) -> int:
-        """Passes at the end of a supervision step that are differentiated."""
-        round_passes = self.variant.passes(self.config) + 1
-        default = min(2, round_passes) if self.variant.short_gradient else round_passes
-        return min(self.config.gradient_passes or default, self.passes)
-
     def deep_recursion(
         self, x: Tensor, states: States, hook: PassHook | None = None, generator: torch.Generator | None = None
     ) -> States:
@@ -203,7 +196,7 @@ class RecursiveNetwork(nn.Module):
         generator: source of the noise of `model.update_noise`, on the device of x; None: torch's default generator.
         """
         passes = self.variant.passes(self.config)
-        first = self.passes - self.gradient_passes
+        first = self.passes - self.variant.gradient_passes(self.config)
         """Number of the first pass that is differentiated, from 0."""
         injected = x
         for done in range(self.passes):

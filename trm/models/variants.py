@@ -44,6 +44,12 @@ class Variant:
         """Latent passes of a round."""
         return config.L_cycles if self.latents else 0
 
+    def gradient_passes(self, config: ModelParams) -> int:
+        """Passes at the end of a supervision step that are differentiated."""
+        round_passes = self.passes(config) + 1
+        default = min(2, round_passes) if self.short_gradient else round_passes
+        return min(config.gradient_passes or default, self.rounds(config) * round_passes)
+
     def blocks(self, config: ModelParams) -> dict[str, int]:
         """Network name -> number of blocks, for the networks in use."""
         sizes = {"L": config.L_layers, "H": config.H_layers}

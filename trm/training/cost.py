@@ -20,25 +20,28 @@ COPIES = 5
 
 
 def check_training(
-    config: ModelParams, meta: DatasetMeta, slots: int, train: TrainParams, device: torch.device
+    config: ModelParams,
+    meta: DatasetMeta,
+    slots: int,
+    train: TrainParams,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Raise `UserError` if the weights or the batch certainly exceed the memory of this machine; only for the CPU.
+    """Raise `UserError` if the weights or the batch certainly exceed the memory of `device`.
 
-    slots: sequences of the process.
+    slots: sequences of the process; dtype: compute dtype.
     """
-    if device.type != "cpu":
-        return
     variant, sequence = VARIANTS[config.arch], config.prefix_len + meta.seq_len
     values = (config.lma.length if config.lma.enable else sequence) * config.block_width
-    blocks = (variant.passes(config) + 1) * min(variant.blocks(config).values())
+    blocks = variant.gradient_passes(config) * min(variant.blocks(config).values())
     # The SwiGLU layer of a block has three matrices of width times two thirds of expansion times width.
     weights = sum(variant.blocks(config).values()) * int(2 * config.expansion * config.block_width**2)
     copies = 2 if train.freeze_weights else COPIES
-    check_memory(4 * weights * copies, f"model.hidden_size={config.hidden_size}")
+    check_memory(4 * weights * copies, f"model.hidden_size={config.hidden_size}", device)
     computed = min(slots, train.micro_batch_size or slots) * train.winner_takes_all
     states = slots * train.winner_takes_all * values * len(variant.states)
     kept = computed * (values * VALUES_PER_POSITION * blocks + meta.seq_len * meta.vocab_size)
-    check_memory(4 * (states + kept), f"train.global_batch_size={train.global_batch_size}")
+    check_memory(dtype.itemsize * (states + kept), f"train.global_batch_size={train.global_batch_size}", device)
 
 
 def training_operations(

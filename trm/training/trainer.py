@@ -108,7 +108,7 @@ class _Run:
         if processes.is_main:
             for warning in learning_warnings(config, settings):
                 print(f"train: warning: {warning}", file=sys.stderr, flush=True)
-        check_training(config, self.meta, self.slots.stop - self.slots.start, settings, self.device)
+        check_training(config, self.meta, self.slots.stop - self.slots.start, settings, self.device, self.dtype)
         first = collate(self.split, np.zeros(self.slots.stop - self.slots.start, dtype=np.int64))
         self.state = new_state(config, self.meta, settings, to_tensors(first, self.device), self.dtype)
         compiled = should_compile(settings, config, self.meta, self.total, self.device.type)

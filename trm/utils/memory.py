@@ -1,10 +1,14 @@
-"""The memory of this machine, and one line of refusal for work that would exceed it."""
+"""The memory of this machine and of its GPU, and one line of refusal for work that would exceed it."""
 
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trm.utils.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 _MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
 
@@ -20,12 +24,20 @@ def available_memory() -> int:
     return available
 
 
-def check_memory(needed: int, setting: str) -> None:
-    """Raise `UserError` if about `needed` bytes exceed the memory of this machine; `setting` is the cause."""
-    available = available_memory()
+def check_memory(needed: int, setting: str, device: "torch.device | None" = None) -> None:
+    """Raise `UserError` if about `needed` bytes exceed the free memory; `setting` is the cause.
+
+    device: where the memory is needed. CUDA: the GPU; other devices and None: this machine.
+    """
+    if device is not None and device.type == "cuda":
+        import torch
+
+        available, owner = torch.cuda.mem_get_info(device)[0], "the GPU has"
+    else:
+        available, owner = available_memory(), "this machine has"
     if needed > available:
         raise UserError(
-            f"{setting} needs about {readable(needed)} of memory, and this machine has {readable(available)}; lower it"
+            f"{setting} needs about {readable(needed)} of memory, and {owner} {readable(available)}; lower it"
         )
 
 

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,7 +63,8 @@ class FakeTrainingOperator:
     problem: BaseException | None = None
 
     def __post_init__(self) -> None:
-        api = self.server.client()
+        self._connections = ExitStack()
+        api = self._connections.enter_context(self.server.client())
         self.core: Any = client.CoreV1Api(api)
         self.custom: Any = client.CustomObjectsApi(api)
         self.kubelet = Kubelet(self.server)
@@ -84,6 +85,7 @@ class FakeTrainingOperator:
         self.core.delete_collection_namespaced_event("default")
         self.core.delete_node(NODE)
         self.kubelet.close()
+        self._connections.close()
         if self.problem:
             raise self.problem
 

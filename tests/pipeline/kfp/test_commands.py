@@ -69,6 +69,7 @@ def test_submit_starts_one_run_of_an_experiment(run: Run, server: FakeKfpServer,
     code, out, err = run("submit")
     assert (code, out) == (0, "run-1\n")
     assert f"{server.host}/#/runs/details/run-1" in err
+    assert err.splitlines()[-1] == f"next: python -m pipeline watch run-1 --params {params_file}"
     params = load_params(params_file)
     (body,) = server.bodies
     wanted = run_arguments(params, content_keys(params), "s3://bucket/trm")
