@@ -193,7 +193,7 @@ def carry_sizes(model: TRM, state_item: int = BFLOAT16) -> list[int]:
 def kept_activations(model: TRM) -> int:
     """Bytes per sequence that the last round keeps in bfloat16 for the backward pass, estimated from the layers."""
     blocks, (low, high) = model.variant.blocks(model.config), model.variant.networks
-    return ((model.gradient_passes - 1) * blocks[low] + blocks[high]) * _block_activations(model)
+    return ((model.variant.gradient_passes(model.config) - 1) * blocks[low] + blocks[high]) * _block_activations(model)
 
 
 def _block_activations(model: TRM) -> int:
@@ -219,9 +219,10 @@ def memory(work: Workload, processes: int, limit: float) -> tuple[int, dict[str,
     The first number is that of the recipe if it has one, and never larger than the sequences of a process.
     """
     weights, slots = FLOAT * work.weights, work.slots(processes)
+    passes = work.model.variant.gradient_passes(work.model.config)
     uses = {
         "weights, gradients, two moments, EMA": 5 * weights,
-        "bfloat16 weights of each pass": work.model.gradient_passes * BFLOAT16 * work.weights,
+        "bfloat16 weights of each pass": passes * BFLOAT16 * work.weights,
         "puzzle table": FLOAT * work.identifiers * work.model.config.puzzle_emb_ndim,
         "carry before and after the step": 2 * slots * sum(carry_sizes(work.model)),
     }

@@ -129,6 +129,7 @@ def train_params() -> TrainParams:
         log_interval=3,
         checkpoint_interval=5,
         max_seconds=None,
+        max_stall_seconds=None,
         precision="float32",
         device="cpu",
         seed=0,

@@ -79,7 +79,7 @@ def test_content_keys_depend_on_the_sections_of_a_stage(monkeypatch: pytest.Monk
 
     assert changed("augment", seed=77) == {"augment", "train", "evaluate", "report"}
     assert changed("train", lr=0.5) == {"train", "evaluate", "report"}
-    assert changed("train", max_seconds=60.0) == set()
+    assert changed("train", max_seconds=60.0, max_stall_seconds=60.0) == set()
     assert changed("evaluate", num_votes=99) == {"evaluate", "report"}
     assert changed("report", num_examples=3) == {"report"}
     assert changed("data", allow_leakage=True) == set(keys)

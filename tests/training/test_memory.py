@@ -1,5 +1,9 @@
-"""Trainings and inferences that exceed the memory of a GPU: no GPU is needed to refuse them."""
+"""Work beyond the memory of a GPU, which needs no GPU to be refused, or beyond the disk."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 
@@ -7,12 +11,17 @@ from trm.config.dataset_meta import DatasetMeta
 from trm.config.inference import DEFAULT_INFERENCE
 from trm.config.model import ModelParams
 from trm.config.training import TrainParams
+from trm.data.batches import collate
+from trm.data.parquet import read_meta, read_split
 from trm.inference.cost import check_inference
 from trm.models.act import TRM, build_model
 from trm.training.cost import check_training
+from trm.training.step import new_state
+from trm.training.trainer import train
+from trm.training.validation import to_tensors
 from trm.utils.errors import UserError
 
-CUDA = torch.device("cuda", 0)
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
 
 @pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 4), (torch.bfloat16, 2)])
@@ -48,3 +57,27 @@ def test_samples_beyond_the_memory_of_the_gpu(
     free[0] -= 1
     with pytest.raises(UserError, match=r"num_samples=1000 needs about 16.4 MB of memory, and the GPU has"):
         check_inference(model, config)
+
+
+def test_states_beyond_the_disk(
+    monkeypatch: pytest.MonkeyPatch,
+    dataset: Path,
+    model_params: ModelParams,
+    train_params: TrainParams,
+    tmp_path: Path,
+) -> None:
+    """Refused before the first step. What the run has saved already counts as free: it will be replaced."""
+    batch = to_tensors(collate(read_split(dataset / "train"), np.arange(4)), CPU)
+    state = new_state(model_params, read_meta(dataset), train_params, batch, torch.float32)
+    weights = sum(weight.nbytes for weight in state.model.state_dict().values())
+    average = sum(weight.nbytes for weight in state.average.parameters())
+    carry = sum(tensor.nbytes for tensor in state.carry.tensors().values())
+    needed = 3 * (weights + average + state.metric_sums.nbytes + weights + carry) + 4 * weights
+    free = [needed]
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free[0]))
+    (tmp_path / "out").mkdir()
+    train(model_params, train_params, dataset, tmp_path / "out", "key")
+    free[0] -= 1
+    train(model_params, train_params, dataset, tmp_path / "out", "key")
+    with pytest.raises(UserError, match=r"the training states need about .* of disk, and .*/other has .*; free space"):
+        train(model_params, train_params, dataset, tmp_path / "out", "other")

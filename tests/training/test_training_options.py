@@ -28,7 +28,7 @@ from trm.training.distributed import SINGLE_PROCESS
 from trm.training.losses import supervision_loss
 from trm.training.state_folder import StateFolder
 from trm.training.step import new_state, train_step
-from trm.training.train_state import TrainState, load_state, save_state
+from trm.training.train_state import TrainState, load_state, snapshot
 from trm.training.trainer import train
 from trm.training.validation import to_tensors, validate
 from trm.utils.errors import UserError
@@ -208,13 +208,14 @@ def test_online_augmentation_resumes(
         out.mkdir()
     train(model_params, changed, dataset, outs["whole"], "whole")
     with pytest.MonkeyPatch.context() as patch:
-        real = trainer.save_state
+        real = trainer.train_step
 
-        def interrupting(*args: Any) -> None:  # noqa: ANN401 - the arguments of `save_state`
-            real(*args)
-            raise KeyboardInterrupt
+        def interrupting(state: TrainState, *args: Any) -> torch.Tensor:  # noqa: ANN401 - the arguments of `train_step`
+            if state.step == 13:
+                raise KeyboardInterrupt
+            return real(state, *args)
 
-        patch.setattr(trainer, "save_state", interrupting)
+        patch.setattr(trainer, "train_step", interrupting)
         with pytest.raises(KeyboardInterrupt):
             train(model_params, changed, dataset, outs["resumed"], "resumed")
     train(model_params, changed, dataset, outs["resumed"], "resumed")
@@ -314,7 +315,9 @@ def test_random_combinations_train_and_resume(
         return
     whole, resumed = start(), start()
     step(whole)
-    save_state(StateFolder(tmp_path), whole, [], SINGLE_PROCESS)
+    save_state = snapshot(whole, [], SINGLE_PROCESS)
+    assert save_state
+    save_state(StateFolder(tmp_path))
     assert load_state(StateFolder(tmp_path), resumed, [], SINGLE_PROCESS)
     for state in (whole, resumed):
         step(state)

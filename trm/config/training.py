@@ -157,6 +157,10 @@ class TrainParams(Section):
     max_seconds: Scale | None
     """Time after which the training saves its state and ends with exit code 143, for queues with a time limit; the same
     command resumes. It is not part of the content key. null: no limit."""
+    max_stall_seconds: Scale | None
+    """Time without a step after which the training prints the stacks of all threads and ends with exit code 1, so that
+    it is started again. It must exceed the time of a validation and of the compilation. It is not part of the content
+    key. null: no limit."""
     precision: Precision
     """Compute dtype; auto: bfloat16 where the hardware supports it, else float32. Weights stay float32."""
     device: Device

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -43,16 +43,26 @@ def checkpoint_tensors(model: TRM, average: TRM) -> Mapping[str, Tensor]:
     return tensors | {name: value for name, value in model.state_dict().items() if f"raw.{name}" not in tensors}
 
 
+def copy_to_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies in the memory of the machine, which no training step changes."""
+    return {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
+
+
 def save_checkpoint(path: Path, model: TRM, average: TRM, facts: Mapping[str, Any]) -> None:
     """Write the raw weights of `model`, the EMA weights of `average`, and their shared buffers."""
-    tensors = checkpoint_tensors(model, average)
+    checkpoint_writer(model, average, facts)(path)
+
+
+def checkpoint_writer(model: TRM, average: TRM, facts: Mapping[str, Any]) -> Callable[[Path], None]:
+    """A function that writes the weights as they are now to a path; the training may go on while it runs."""
+    tensors = copy_to_host(checkpoint_tensors(model, average))
     header = {"model": model.config.model_dump(mode="json"), "meta": model.meta.model_dump(mode="json"), "facts": facts}
-    write_tensors(path, tensors, header)
+    return lambda path: write_tensors(path, tensors, header)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
     """Write a safetensors file with `header` as metadata. The same contents give the same bytes. Raises `OSError`."""
-    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    plain = {name: value.contiguous() for name, value in tensors.items()}
     # A single metadata key: safetensors writes several in random order.
     try:
         save_file(plain, path, metadata={"trm": canonical_json(header)})

@@ -1,7 +1,9 @@
-"""The cost of a training: a refusal beyond the memory of the machine, and the line that announces a long one."""
+"""The cost of a training: a refusal beyond the memory or the disk, and the line that announces a long one."""
 
 import resource
+import shutil
 import sys
+from collections.abc import Mapping
 
 import torch
 
@@ -11,6 +13,9 @@ from trm.config.training import TrainParams
 from trm.models.act import TRM
 from trm.models.model_summary import flops
 from trm.models.variants import VARIANTS
+from trm.training.state_folder import KEPT, StateFolder
+from trm.training.train_state import TrainState
+from trm.utils.errors import UserError
 from trm.utils.memory import check_memory, readable
 
 VALUES_PER_POSITION = 8
@@ -42,6 +47,24 @@ def check_training(
     states = slots * train.winner_takes_all * values * len(variant.states)
     kept = computed * (values * VALUES_PER_POSITION * blocks + meta.seq_len * meta.vocab_size)
     check_memory(dtype.itemsize * (states + kept), f"train.global_batch_size={train.global_batch_size}", device)
+
+
+def check_disk(state: TrainState, states: StateFolder, processes: int) -> None:
+    """Raise `UserError` if the disk certainly lacks the space for the saved states of this run."""
+    weights = _size(state.model.state_dict())
+    whole = _size(state.tensors()) + weights + processes * _size(state.carry.tensors())  # at least one moment
+    needed = (KEPT + 1) * whole + KEPT * 2 * weights  # while a state is saved; the checkpoints have raw and EMA weights
+    saved = sum(path.stat().st_size for state in states.states() for path in state.iterdir())
+    available = saved + shutil.disk_usage(states.path).free
+    if needed > available:
+        raise UserError(
+            f"the training states need about {readable(needed)} of disk, and {states.path} has {readable(available)}; "
+            "free space, or set TRM_STATE_DIR to a folder of another disk"
+        )
+
+
+def _size(tensors: Mapping[str, torch.Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def training_operations(

@@ -4,7 +4,7 @@ All randomness is a function of the seed and the step (exploration) or the epoch
 the complete random state.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from trm.data.batches import StreamPosition
 from trm.models.act import TRM, Carry
-from trm.training.checkpoint import read_header, write_tensors
+from trm.training.checkpoint import copy_to_host, read_header, write_tensors
 from trm.training.distributed import World
 from trm.training.state_folder import FILE, StateFolder, is_continued, warn
 from trm.utils.errors import DataError
@@ -97,17 +97,18 @@ def _has(optimizer: torch.optim.Optimizer, weight: Tensor) -> bool:
     return any(weight is each for group in optimizer.param_groups for each in group["params"])
 
 
-def save_state(states: StateFolder, state: TrainState, logs: Sequence["TsvLog"], world: World) -> None:
-    """Save the state and the logs.
+def snapshot(state: TrainState, logs: Sequence["TsvLog"], world: World) -> Callable[[StateFolder], None] | None:
+    """A function that saves the state and the logs as they are now, in the main process; None in the others.
 
-    The main process writes the slots of all processes, so that any number of processes can resume.
+    The main process copies the slots of all processes, so that any number of processes can resume. The copies are in
+    the memory of the machine: the training may go on while the function runs.
     """
     carry = {f"carry.{name}": world.all_gather(tensor) for name, tensor in state.carry.tensors().items()}
     if not world.is_main:
-        return
-    tensors = state.tensors() | state.optimizer_tensors() | carry
-    contents = {log.path.name: bytes(log.content) for log in logs}
-    states.save(lambda path: write_tensors(path, tensors, state.numbers()), contents, state.step)
+        return None
+    tensors = copy_to_host(state.tensors() | state.optimizer_tensors() | carry)
+    contents, step, numbers = {log.path.name: bytes(log.content) for log in logs}, state.step, state.numbers()
+    return lambda states: states.save(lambda path: write_tensors(path, tensors, numbers), contents, step)
 
 
 def load_state(states: StateFolder, state: TrainState, logs: Sequence["TsvLog"], world: World) -> bool:

@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
@@ -19,10 +19,11 @@ from trm.data.online_augmentation import OnlineAugmentation
 from trm.data.parquet import Split, read_meta, read_split
 from trm.datasets.online import get_augmentation
 from trm.models.act import Batch
-from trm.training.checkpoint import checkpoint_tensors, save_checkpoint
+from trm.training.background import BackgroundWriter
+from trm.training.checkpoint import checkpoint_tensors, checkpoint_writer
 from trm.training.checks import learning_warnings
 from trm.training.compilation import should_compile
-from trm.training.cost import announcement, check_training
+from trm.training.cost import announcement, check_disk, check_training
 from trm.training.distributed import World, world
 from trm.training.losses import LOSSES, METRICS
 from trm.training.non_finite import FILE as NON_FINITE
@@ -31,8 +32,9 @@ from trm.training.remote_checkpoints import RemoteCheckpoints, remote_checkpoint
 from trm.training.signals import Interrupts, interruptible
 from trm.training.state_folder import StateFolder, run_folder
 from trm.training.step import check_losses, network_of, new_state, rate_at, reads_are_free, train_step
-from trm.training.train_state import TsvLog, load_state, save_state
+from trm.training.train_state import TsvLog, load_state, snapshot
 from trm.training.validation import to_tensors, validate
+from trm.training.watchdog import watchdog
 from trm.utils.device import resolve_device, resolve_precision
 from trm.utils.errors import InternalError, Interrupted, UserError
 from trm.utils.paths import states_folder
@@ -53,23 +55,24 @@ def train(model: ModelParams, train: TrainParams, dataset: Path, out: Path, key:
     """
     with world(resolve_device(train.device)) as processes, interruptible() as interrupts:
         run = _Run(model, train, dataset, processes)
-        with run_folder(key) if processes.is_main else nullcontext(out) as folder:
+        with run_folder(key) if processes.is_main else nullcontext(out) as folder, run.writer:
             if processes.size > 1:
                 interrupts.defer()
             run.open(folder, remote_checkpoints(folder) if processes.is_main else None)
             try:
                 silent = not processes.is_main
-                with progress("train", run.total, run.state.step, silent=silent, announce=run.announcement) as bar:
+                shown = progress("train", run.total, run.state.step, silent=silent, announce=run.announcement)
+                with shown as bar, watchdog(train.max_stall_seconds) as run.is_alive:
                     run.run(bar, interrupts)
             except NonFiniteLossError:
                 raise run.non_finite_loss(states_folder() / key) from None
             except Interrupted as error:
                 with interrupts.held():
                     run.save()
-                    run.finish_uploads()
+                    run.finish_writing()
                 saved = f"the state of step {run.state.step} of {run.total} is saved, the same command resumes"
                 raise Interrupted(error.signal, saved, error.reason) from None
-            run.finish_uploads()
+            run.finish_writing()
             if processes.is_main:
                 run.states.publish(out)
     state = run.state
@@ -113,12 +116,17 @@ class _Run:
         self.state = new_state(config, self.meta, settings, to_tensors(first, self.device), self.dtype)
         compiled = should_compile(settings, config, self.meta, self.total, self.device.type)
         self.state.compiled = processes.broadcast_object(compiled)
+        self.writer = BackgroundWriter()
+        self.is_alive: Callable[[], None] = lambda: None
+        """To be called after each step."""
         self.loss_note = self.validation_note = ""
         """The last loss that was read and the last validation accuracy, for the progress display."""
 
     def open(self, folder: Path, remote: RemoteCheckpoints | None) -> None:
         """Resume from the state in `folder` or its newest remote copy, if there is one."""
         self.states, self.remote = StateFolder(folder), remote
+        if self.processes.is_main:
+            check_disk(self.state, self.states, self.processes.size)
         if remote is not None:
             remote.download()
         self.log = TsvLog(folder / "train.tsv", ("step", "epoch", "lr", *LOSSES, *METRICS[1:]))
@@ -161,12 +169,20 @@ class _Run:
     def save(self) -> None:
         self.check_losses()
         self.state.seconds = time.monotonic() - self.started
-        save_state(self.states, self.state, self.logs, self.processes)
-        if self.remote is not None:
-            self.remote.save()
+        save_state = snapshot(self.state, self.logs, self.processes)
+        if save_state is None:
+            return
 
-    def finish_uploads(self) -> None:
-        """Wait for the upload of the last state, for a limited time."""
+        def write() -> None:
+            save_state(self.states)
+            if self.remote is not None:
+                self.remote.save()
+
+        self.writer.submit(write)
+
+    def finish_writing(self) -> None:
+        """Wait until the last state is saved, and for a limited time until it is uploaded."""
+        self.writer.finish()
         if self.remote is not None:
             self.remote.finish()
 
@@ -185,6 +201,7 @@ class _Run:
             )
             if reads_are_free(loss.device):
                 self.loss_note = f"loss {loss:.4f}"
+            self.is_alive()
             bar.advance(note=self.loss_note + self.validation_note)
             self.log_if_due(interrupts)
             self.evaluate_if_due(interrupts)
@@ -288,7 +305,8 @@ class _Run:
         self.check_finite()
         if not self.processes.is_main:
             return
-        self.states.put_checkpoint(lambda path: save_checkpoint(path, self.state.model, self.state.average, facts))
+        write = checkpoint_writer(self.state.model, self.state.average, facts)
+        self.writer.submit(lambda: self.states.put_checkpoint(write))
 
 
 def _online_augmentation(settings: TrainParams, meta: DatasetMeta) -> OnlineAugmentation | None:
