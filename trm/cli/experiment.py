@@ -23,13 +23,12 @@ def init_command(
 ) -> None:
     """Write a recipe to params.yaml in this folder. An existing file is never overwritten."""
     from trm.config.recipes import recipe_text
+    from trm.utils.paths import replace_file
 
     text = recipe_text(recipe)
-    try:
-        with PARAMS.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise UserError(f"{PARAMS}: exists; `trm recipe use {recipe}` replaces it, or use an empty folder") from None
+    if PARAMS.exists() or PARAMS.is_symlink():
+        raise UserError(f"{PARAMS}: exists; `trm recipe use {recipe}` replaces it, or use an empty folder")
+    replace_file(PARAMS, text)
     print(f"{PARAMS} is recipe {recipe}; `{run_all()}` runs it")
 
 

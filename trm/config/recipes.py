@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trm.utils.errors import UserError
 from trm.utils.file_formats import decode_text
+from trm.utils.paths import replace_file
 
 if TYPE_CHECKING:
     from ruamel.yaml import YAML
@@ -171,7 +172,7 @@ def use_recipe(name: str, params: Path, force: bool) -> None:
         own, kept = split_sections(decode_text(params.read_bytes(), params), KEPT_SECTIONS)
         if not force and not any(own == recipe_text(known) for known in recipes() | ablations()):
             raise UserError(f"{params}: has changes of your own; save it elsewhere, or overwrite it with --force")
-    params.write_text(text + kept, encoding="utf-8")
+    replace_file(params, text + kept)
 
 
 def split_sections(text: str, names: tuple[str, ...]) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from trm.utils.errors import DataError
 from trm.utils.file_formats import PICKLE, SAFETENSORS, TORCH, ZIP, decode_text, detect_format, read_head
+from trm.utils.safetensors_errors import os_errors
 
 WRAPPERS = (
     *("ema", "ema_state_dict", "ema_model", "model_ema", "state_dict_ema", "params_ema", "shadow"),
@@ -70,8 +71,9 @@ def _load(path: Path) -> object:
         raise DataError(f"{path}: is {found[0]}, not a PyTorch or safetensors file; {found[1]}")
     if found and found[0] == SAFETENSORS:
         try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
+            with os_errors(path):
+                return load_file(path)
+        except SafetensorError as error:
             raise DataError(f"{path}: damaged safetensors file ({error}); download it again") from None
     try:
         # weights_only: never unpickle code from a downloaded file.

@@ -1,8 +1,6 @@
 """Checkpoints: a safetensors file with raw and EMA weights, and the settings in its header."""
 
 import json
-import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from trm.storage.artifacts import MANIFEST, read_manifest
 from trm.utils.errors import DataError, ParamsError
 from trm.utils.file_formats import SAFETENSORS, TORCH, detect_format, read_head
 from trm.utils.hints import run_all
+from trm.utils.safetensors_errors import os_errors
 
 FILE = "checkpoint.safetensors"
 
@@ -64,18 +63,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     """Write a safetensors file with `header` as metadata. The same contents give the same bytes. Raises `OSError`."""
     plain = {name: value.contiguous() for name, value in tensors.items()}
     # A single metadata key: safetensors writes several in random order.
-    try:
+    with os_errors(path):
         save_file(plain, path, metadata={"trm": canonical_json(header)})
-    except SafetensorError as error:
-        if number := re.search(r"\(os error (\d+)\)", str(error)):
-            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
-        raise
 
 
 def read_header(path: Path) -> dict[str, Any]:
     """Read the metadata written by `write_tensors`. Raises `DataError` for another file."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with os_errors(path), safe_open(path, framework="pt") as file:
             return json.loads(file.metadata()["trm"])
     except FileNotFoundError:
         remedy = f"train a model first (`{run_all()}`), or give another; `demo` is the included model"
@@ -85,7 +80,7 @@ def read_header(path: Path) -> dict[str, Any]:
             stage = read_manifest(path.parent)["stage"]
             raise DataError(f"{path.parent}: is the output of `trm {stage}`, not a model; {remedy}") from None
         raise DataError(f"{path}: no such file; {remedy}") from None
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, IsADirectoryError, KeyError, TypeError, ValueError) as error:
         raise _not_a_checkpoint(path, error) from None
 
 
@@ -130,7 +125,7 @@ def load_checkpoint(
     model = build_model(header.model, header.meta, dtype=dtype)
     parameters = {name for name, _ in model.named_parameters()}
     try:
-        with safe_open(file, framework="pt") as tensors:
+        with os_errors(file), safe_open(file, framework="pt") as tensors:
             for name, tensor in model.state_dict().items():
                 value = tensors.get_tensor(f"{weights}.{name}" if name in parameters else name)
                 if value.shape != tensor.shape:
@@ -141,6 +136,6 @@ def load_checkpoint(
                         "checkpoint, or train it again with a lower train.lr"
                     )
                 tensor.copy_(value)
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
         raise DataError(f"{file}: damaged checkpoint ({error}); create it again") from None
     return model.eval(), header.meta

@@ -1,5 +1,6 @@
 """`trm checkpoint import` and `export`: conversion between published checkpoints and model folders."""
 
+import io
 from pathlib import Path
 
 import torch
@@ -43,7 +44,9 @@ def export_checkpoint(model: Path, out: Path) -> Path:
     step = read_settings(model).facts.get("step")
     name = f"step_{step}" if step is not None else "checkpoint"
     with staged(out) as folder:
-        torch.save(export_published(net), folder / name)
+        contents = io.BytesIO()  # given a file, torch reports a full disk as a fault of its own
+        torch.save(export_published(net), contents)
+        (folder / name).write_bytes(contents.getbuffer())
         YAML(typ="safe", pure=True).dump({"arch": arch_of(net)}, folder / "all_config.yaml")
         write_manifest(folder, {"stage": "export", "facts": {"sha256": file_digest(source)}})
     return out / name

@@ -20,6 +20,7 @@ from trm.training.checkpoint import copy_to_host, read_header, write_tensors
 from trm.training.distributed import World
 from trm.training.state_folder import FILE, StateFolder, is_continued, warn
 from trm.utils.errors import DataError
+from trm.utils.safetensors_errors import os_errors
 
 COUNTERS: dict[str, Any] = {
     "compiled": bool,
@@ -171,8 +172,9 @@ def _read(
     if numbers["step"] != manifest["step"]:
         raise DataError(f"{file}: is of step {numbers['step']}, its manifest of step {manifest['step']}")
     try:
-        tensors = load_file(file)
-    except (SafetensorError, OSError) as error:
+        with os_errors(file):
+            tensors = load_file(file)
+    except SafetensorError as error:
         raise DataError(f"{file}: damaged state ({error})") from None
     shapes = {name: tensor.shape for name, tensor in state.tensors().items()}
     for name, tensor in state.carry.tensors().items():

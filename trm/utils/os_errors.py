@@ -62,7 +62,7 @@ def _path(error: OSError) -> str:
     """The path that the user knows: an output is written to a folder beside it, with a random name."""
     name = error.filename if isinstance(error.filename, (str, bytes)) else ""
     path = os.fsdecode(name)
-    return re.sub(r"/\.([^/]+)\.(?:partial|old)-[0-9a-f]{16}(?=$|[/.]).*", r"/\1", path)
+    return re.sub(r"(^|/)\.([^/]+)\.(?:partial|old)-[0-9a-f]{16}(?=$|[/.]).*", r"\1\2", path)
 
 
 def _setting(path: str, text: str) -> str:

@@ -4,6 +4,8 @@ import errno
 import hashlib
 import os
 import re
+import secrets
+import shutil
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -35,6 +37,23 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file, in hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a text file so that it has the old or the new contents, whatever happens. A symbolic link is followed."""
+    target = path.resolve() if path.is_symlink() else path
+    partial = target.with_name(f".{target.name}.partial-{secrets.token_hex(8)}")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        if target.exists():
+            shutil.copymode(target, partial)
+        partial.replace(target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def is_disk_full(error: BaseException) -> bool:

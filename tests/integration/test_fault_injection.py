@@ -1,0 +1,41 @@
+"""Each command with calls of the operating system that fail."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.fault_injection import COMMANDS
+
+INTERVAL = 11
+"""Every call of this number fails; `python -m tests.fault_injection` makes all of them fail."""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """tests/faults.c, compiled."""
+    compiler = shutil.which("cc")
+    if sys.platform != "linux" or compiler is None:
+        pytest.skip("needs Linux and a C compiler")
+    compiled = tmp_path_factory.mktemp("faults") / "faults.so"
+    options = ["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", compiled, ROOT / "tests/faults.c", "-ldl"]
+    subprocess.run([compiler, *options], check=True)
+    return compiled
+
+
+@pytest.mark.slow
+def test_failed_calls_leave_nothing_half_written(library: Path, tmp_path: Path) -> None:
+    """One line, the output absent or whole, and the right bytes when the command runs again."""
+    command = [sys.executable, "-m", "tests.fault_injection", str(tmp_path), "--every", str(INTERVAL)]
+    environment = os.environ | {"LD_PRELOAD": str(library), "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    assert found["problems"] == []
+    assert found["runs"].keys() == COMMANDS.keys()
+    assert sum(found["runs"].values()) > 60
