@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.cli.helpers import Run, check_error
+from tests.manifests import rewrite_manifest
 from tests.seaweed import artifact
 from trm.evaluation.evaluate import SCHEMA
 
@@ -108,8 +109,7 @@ def test_folders_without_an_evaluation(run: Run, tmp_path: Path) -> None:
     one = outputs(tmp_path / "one", [True])
     check_error(run("compare", one, tmp_path / "nowhere"), f"{tmp_path}/nowhere: no evaluation there; give the output")
     check_error(run("compare", one / "dataset", one), f"{one}/dataset: no evaluation there")
-    newer = json.loads((one / "model/manifest.json").read_text()) | {"key": "another model"}
-    (one / "model/manifest.json").write_text(json.dumps(newer))
+    rewrite_manifest(one / "model", key="another model")
     check_error(run("compare", one / "model", one), f"{one}/model: no evaluation there")
 
 

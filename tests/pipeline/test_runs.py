@@ -18,6 +18,7 @@ from pipeline.runs import (
     write_runs,
 )
 from tests.conftest import ROOT
+from tests.manifests import rewrite_manifest
 from tests.pipeline.published_results import workspace  # noqa: F401 - a fixture
 from trm.stages.params import load_params
 from trm.stages.records import STAGES, Stage, producer
@@ -71,8 +72,7 @@ def test_records_come_from_timing_files_and_are_kept() -> None:
 
 def test_outputs_of_another_experiment_are_ignored() -> None:
     outputs()
-    manifest = Path("outputs/model/manifest.json")
-    manifest.write_text(manifest.read_text().replace("1" * 64, "9" * 64))
+    rewrite_manifest(Path("outputs/model"), key="9" * 64)
     assert [line.stage for line in local_records()] == ["fetch", "augment"]
 
 

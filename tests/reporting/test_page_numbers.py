@@ -21,6 +21,7 @@ from trm.evaluation.evaluate import SCHEMA
 from trm.reporting import statistics
 from trm.reporting.html import gallery, sections, summary
 from trm.reporting.predictions import PredictionTable, read_predictions, rows_at
+from trm.storage.artifacts import write_manifest
 from trm.utils.errors import DataError
 
 ARC = DatasetMeta(name="arc", height=30, width=30, vocabulary=VOCABULARY, num_identifiers=2)
@@ -309,7 +310,7 @@ def test_durations_and_hardware(tmp_path: Path) -> None:
     }
     for name, folder in folders.items():
         folder.mkdir()
-        (folder / "manifest.json").write_text(json.dumps({"stage": "train", "key": name, "facts": facts[name]}))
+        write_manifest(folder, {"stage": "train", "key": name, "facts": facts[name]})
     timing = {"key": "model", "seconds": 4000.0, "train_seconds": 3725.0, "machine": "x86_64", "cores": 16}
     (tmp_path / "model.timing.json").write_text(json.dumps(timing))
     (tmp_path / "evaluation.timing.json").write_text(json.dumps({**timing, "key": "another"}))

@@ -27,7 +27,7 @@ from trm.config.base import INPUT
 from trm.stages.records import STAGES, Stage, producer
 from trm.stages.runner import run_stage
 from trm.utils.errors import DataError, InternalError, Interrupted, UserError, exit_code
-from trm.utils.file_formats import printable
+from trm.utils.file_formats import printable, shorten
 from trm.utils.hints import run_all
 from trm.utils.output import flush_output, replace_unencodable
 from trm.utils.process_settings import apply_process_settings
@@ -106,7 +106,7 @@ def _report_fault(name: str, error: Exception) -> NoReturn:
     if os.environ.get("TRM_TRACEBACK"):
         raise error
     kind = type(error).__name__
-    if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
+    if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or "can't allocate memory" in str(error):
         _exit(1, f"{name}: the memory is not sufficient ({error}); lower the batch size or set train.micro_batch_size")
     _exit(1, f"{name}: {kind}: {error}; this is a fault of the program: run it with TRM_TRACEBACK=1 and report it")
 
@@ -118,7 +118,7 @@ def _raise_interrupted(number: int, _frame: FrameType | None) -> None:
 def _exit(code: int, message: str) -> NoReturn:
     # Text from files and servers is shown, not executed by the terminal.
     with suppress(OSError):
-        print(printable(" ".join(typed_message(message).split())), file=sys.stderr, flush=True)
+        print(printable(shorten(" ".join(typed_message(message).split()))), file=sys.stderr, flush=True)
     sys.exit(code)
 
 

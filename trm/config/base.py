@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from trm.config.yaml_files import load_yaml
 from trm.utils.errors import DataError, ParamsError
 from trm.utils.file_formats import decode_text
 
@@ -29,6 +30,9 @@ def int_to_float(value: object) -> object:
 
 Positive = Annotated[int, Field(ge=1), BeforeValidator(integral_to_int)]
 Natural = Annotated[int, Field(ge=0), BeforeValidator(integral_to_int)]
+Size = Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(integral_to_int)]
+"""A size of the network, which the memory limits further."""
+SizeOrZero = Annotated[int, Field(ge=0, le=1_000_000), BeforeValidator(integral_to_int)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(int_to_float)]
 Scale = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(int_to_float)]
 Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(int_to_float)]
@@ -78,8 +82,6 @@ class Section(BaseModel):
 
 def read_yaml(path: str | Path, remedy: str) -> object:
     """Load a YAML file. Raises `ParamsError`; the message for a missing file ends with `remedy`."""
-    from ruamel.yaml import YAML, YAMLError  # YAML 1.2: 1e-4 is a number, `no` is a word
-
     try:
         text = decode_text(Path(path).read_bytes(), path)
     except FileNotFoundError:
@@ -89,12 +91,9 @@ def read_yaml(path: str | Path, remedy: str) -> object:
     except OSError as error:
         raise ParamsError(f"{path}: cannot be read ({error})") from None
     try:
-        return YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        problem = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise ParamsError(f"{path}{where}: not valid YAML ({problem})") from None
+        return load_yaml(text)
+    except ValueError as error:
+        raise ParamsError(f"{path}: not valid YAML ({error})") from None
 
 
 def parse(cls: type[SectionT], values: object, where: str, context: object = None) -> SectionT:

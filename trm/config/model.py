@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from trm.config.base import BelowOne, Fraction, Natural, Noise, Positive, Scale, Section, TrainingSteps
+from trm.config.base import BelowOne, Fraction, Noise, Scale, Section, Size, SizeOrZero, TrainingSteps
 
 
 class LmaParams(Section):
@@ -14,11 +14,11 @@ class LmaParams(Section):
     """Use latent meta attention."""
     mode: Literal["clean", "unclean"]
     """clean: each chunk of the sequence contains complete channels; unclean: chunks may cross channels."""
-    length: Positive
+    length: Size
     """Latent tokens (S_new). Must divide hidden_size (clean) or all tokens * hidden_size (unclean)."""
-    dim: Positive | None
+    dim: Size | None
     """Width of a latent token (D_new); null: hidden_size / 2."""
-    heads: Positive
+    heads: Size
     """Attention heads of the blocks, instead of num_heads."""
 
 
@@ -35,22 +35,22 @@ class ModelParams(Section):
 
     arch: Literal["trm", "trm_singlez", "trm_hier6", "hrm", "transformers_baseline"]
     """The recursion; see `trm.models.variants`."""
-    hidden_size: Positive
+    hidden_size: Size
     """Width of a token (D)."""
-    num_heads: Positive
+    num_heads: Size
     """Attention heads of a block; must divide hidden_size."""
-    L_layers: Positive
+    L_layers: Size
     """Blocks of the network; of the low-level network in hrm. Unused in transformers_baseline."""
-    H_layers: Positive
+    H_layers: Size
     """Blocks of the high-level network in hrm, and of transformers_baseline. Unused in the other architectures."""
     expansion: Scale
     """Width of the SwiGLU layers relative to their input; the inner width is expansion * 2/3, rounded up to 256."""
     swiglu: Literal["swiglu", "normed", "conv"] = "swiglu"
     """swiglu: W_down(silu(gate) * up). normed: W_down(sigmoid(gate) * rmsnorm(gate * up)) (SIC, arXiv 2601.19085).
     conv: a convolution over each token and the one before it in front of W_down (URM, arXiv 2512.14693)."""
-    H_cycles: Positive
+    H_cycles: Size
     """Rounds of a supervision step (T). Unused in transformers_baseline."""
-    L_cycles: Positive
+    L_cycles: Size
     """Latent updates of a round (n), before the update of the answer. At most 6 in trm_hier6."""
     lma: LmaParams
     """Latent meta attention."""
@@ -62,11 +62,11 @@ class ModelParams(Section):
     """Base of the rotary frequencies."""
     rms_norm_eps: Scale
     """Epsilon of the RMS norms."""
-    puzzle_emb_ndim: Natural
+    puzzle_emb_ndim: SizeOrZero
     """Width of a puzzle's embedding vector; 0: no puzzle embeddings."""
-    puzzle_emb_len: Natural
+    puzzle_emb_len: SizeOrZero
     """Puzzle tokens in front of the grid (P)."""
-    register_tokens: Natural = 0
+    register_tokens: SizeOrZero = 0
     """Learned tokens between puzzle tokens and grid, the same for all puzzles (SIC: 1, without puzzle tokens)."""
     tied_embeddings: bool = False
     """True: the output head has the weights of the token embedding (RSM, arXiv 2603.15641)."""
@@ -77,7 +77,7 @@ class ModelParams(Section):
     """Share d of the old latent in an update: z = d * z + (1 - d) * net(z, ...) (EqR: 0.05)."""
     update_noise: Noise = 0.0
     """Standard deviation of the noise added to a latent after each update in training (EqR: 0.01)."""
-    gradient_passes: Positive | None = None
+    gradient_passes: Size | None = None
     """Passes at the end of a supervision step that are differentiated; null: all of the last round (in hrm: 2)."""
     halt_max_steps: TrainingSteps
     """Supervision steps after which a sequence always halts (N_sup)."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trm.config.yaml_files import load_yaml
 from trm.utils.errors import ParamsError
 
 OPTION = "--set"
@@ -10,18 +11,15 @@ OPTION = "--set"
 
 def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
     """Convert texts `KEY=VALUE` to full key -> value, which is parsed as YAML. Raises `ParamsError`."""
-    from ruamel.yaml import YAML, YAMLError
-
     overrides = {}
     for text in texts:
         key, separator, value = text.partition("=")
         if not separator or not all(key.split(".")):
             raise ParamsError(f"{OPTION}: expected KEY=VALUE, such as train.lr=3e-4. Got {text!r}")
         try:
-            overrides[key] = YAML(typ="safe", pure=True).load(value)
-        except (YAMLError, ValueError) as error:
-            problem = " ".join(str(getattr(error, "problem", None) or error).split())
-            raise ParamsError(f"{OPTION} {key}: not valid YAML ({problem}). Got {value!r}") from None
+            overrides[key] = load_yaml(value)
+        except ValueError as error:
+            raise ParamsError(f"{OPTION} {key}: not valid YAML ({error}). Got {value!r}") from None
     return overrides
 
 

@@ -136,6 +136,8 @@ NEEDED: dict[str, tuple[object, ...]] = {
     "update_damping": (0.0,),
 }
 """Keys of `model` -> the values with which a model computes what the published code does."""
+MAX_SIZE = 10_000_000
+"""Of the sizes that only the published configuration contains. ARC-AGI has about a million identifiers."""
 _SAME_NAMES = (
     *("hidden_size", "num_heads", "L_layers", "H_layers", "expansion", "H_cycles", "L_cycles", "mlp_t"),
     *("pos_encodings", "rope_theta", "rms_norm_eps", "puzzle_emb_len", "halt_max_steps", "halt_exploration_prob"),
@@ -178,7 +180,9 @@ def settings_from_arch(
             values[key] = arch.get(key, _IF_MISSING.get(key))
     dim, D = arch.get("puzzle_emb_ndim", 0), values["hidden_size"]
     tokens = 0 if ours in ("hrm", "transformers_baseline") else values["puzzle_emb_len"]
-    if isinstance(dim, int) and isinstance(D, int) and D > 0:  # otherwise `parse` reports them
+    if (
+        isinstance(dim, int) and isinstance(D, int) and 0 < D <= MAX_SIZE and dim <= MAX_SIZE
+    ):  # otherwise `parse` reports them
         values["puzzle_emb_len"] = (tokens or math.ceil(dim / D)) if dim else 0
     values["puzzle_emb_ndim"] = dim
     no_continue = arch.get("no_ACT_continue", True)
@@ -197,6 +201,9 @@ def _meta_from_arch(arch: Mapping[str, Any], meta: DatasetMeta | None, reset_puz
             raise ParamsError(f"arch.{key} must be {getattr(meta, ours)}, as in the dataset. Got {arch[key]}{remedy}")
     if meta is not None:
         return meta
+    for key in sizes:
+        if type(arch[key]) is not int or not 1 <= arch[key] <= MAX_SIZE:
+            raise ParamsError(f"arch.{key} must be an integer from 1 to {MAX_SIZE:,}. Got {arch[key]!r}")
     L, V, identifiers = arch["seq_len"], arch["vocab_size"], arch["num_puzzle_identifiers"]
     name, height, width, vocabulary = UNKNOWN_DATASET, 1, L, tuple(str(token) for token in range(V))
     side = math.isqrt(L)

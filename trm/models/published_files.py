@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from trm.config.yaml_files import load_yaml
 from trm.utils.errors import DataError
 from trm.utils.file_formats import PICKLE, SAFETENSORS, TORCH, ZIP, decode_text, detect_format, read_head
 from trm.utils.safetensors_errors import os_errors
@@ -43,8 +44,6 @@ def read_published(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     The weights may be in a dict under one of `WRAPPERS`, as Lightning and other training programs save them. Raises
     `DataError` for a missing file or another format.
     """
-    from ruamel.yaml import YAML, YAMLError
-
     config_path = path.parent / "all_config.yaml"
     for file in (path, config_path):
         if not file.is_file():
@@ -56,9 +55,9 @@ def read_published(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             "the weights"
         )
     try:
-        settings = YAML(typ="safe", pure=True).load(decode_text(config_path.read_bytes(), config_path))
-    except YAMLError:
-        raise DataError(f"{config_path}: not valid YAML; download it again") from None
+        settings = load_yaml(decode_text(config_path.read_bytes(), config_path))
+    except ValueError as error:
+        raise DataError(f"{config_path}: not valid YAML ({error}); download it again") from None
     arch = settings.get("arch") if isinstance(settings, dict) else None
     if not isinstance(arch, dict):
         raise DataError(f"{config_path}: has no section `arch`; give the file that was published with the checkpoint")

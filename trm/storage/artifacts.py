@@ -71,7 +71,7 @@ def parse_manifest(text: bytes) -> dict[str, Any]:
         for name, entry in manifest["files"].items():
             path = PurePosixPath(name)
             safe = not path.is_absolute() and ".." not in path.parts and str(path) == name and name != MANIFEST
-            if not safe or not re.fullmatch("[0-9a-f]{64}", entry["sha256"]) or int(entry["bytes"]) < 0:
+            if not safe or not re.fullmatch("[0-9a-f]{64}", entry["sha256"]) or type(entry["bytes"]) is not int:
                 raise ValueError(name)
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(str(error)) from None
@@ -81,13 +81,16 @@ def parse_manifest(text: bytes) -> dict[str, Any]:
 def read_manifest(folder: Path, stage: str | None = None) -> dict[str, Any]:
     """Read the manifest of an artifact, which `stage` must have written if it is not None. Raises `DataError`."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        written_by = manifest["stage"]
+        manifest = parse_manifest((folder / MANIFEST).read_bytes())
+        intact = manifest.get(MANIFEST_DIGEST) == _digest(manifest)
     except (FileNotFoundError, NotADirectoryError):
         remedy = f"run `trm {stage}`" if stage else "give the output folder of a stage"
         raise DataError(f"{folder}: contains no {MANIFEST}; {remedy}, or `{run_all()}`") from None
-    except (ValueError, KeyError, TypeError):
-        raise DataError(f"{folder / MANIFEST}: not a valid manifest; delete {folder} and run `{run_all()}`") from None
+    except ValueError:
+        intact, manifest = False, {}
+    if not intact or "stage" not in manifest:
+        raise DataError(f"{folder / MANIFEST}: not a valid manifest; delete {folder} and run `{run_all()}`")
+    written_by = manifest["stage"]
     if stage and written_by != stage:
         raise DataError(f"{folder}: was written by stage {written_by}; give the output of `trm {stage}`")
     return manifest
