@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import ROOT
 from trm.storage.artifacts import read_manifest, staged, verified_manifest, write_manifest
-from trm.utils.errors import DataError
+from trm.utils.errors import DataError, UserError
 
 WRITER = """
 import sys, time
@@ -73,6 +73,65 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
         (folder / "file").write_text("half")
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../here"])
+def test_the_current_folder_is_not_replaced(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "here"
+    _write(here, "an output")
+    monkeypatch.chdir(here)
+    with pytest.raises(UserError, match="is the current folder, or contains it"), staged(Path(name)):
+        pass
+    assert verified_manifest(here)["key"] == "an output"
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "out"
+    link.symlink_to("disk/out")
+    with pytest.raises(UserError, match=r"out: a link to .*disk/out, which does not exist"), staged(link):
+        pass
+    (tmp_path / "disk/out").mkdir()
+    for text in ("one", "other"):
+        _write(link, text)
+        assert link.is_symlink()
+        assert verified_manifest(tmp_path / "disk/out")["key"] == text
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["out"]
+
+
+def test_a_kill_between_the_two_renames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next writer first finishes the replacement. If it fails itself, the folder is the finished one."""
+    out, rename = tmp_path / "out", Path.rename
+    _write(out, "old")
+
+    def killed(path: Path, target: Path) -> Path:
+        if path.name.startswith(".out.partial-"):
+            os._exit(9)
+        return rename(path, target)
+
+    if (child := os.fork()) == 0:
+        monkeypatch.setattr(Path, "rename", killed)
+        _write(out, "new")
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert not out.exists()
+    with pytest.raises(RuntimeError), staged(out):
+        raise RuntimeError
+    assert verified_manifest(out)["key"] == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_lock_of_a_killed_writer_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".out.partial-0123456789abcdef.lock").touch()
+    (tmp_path / ".out.partial-mine.lock").touch()
+    _write(tmp_path / "out", "text")
+    assert {path.name for path in tmp_path.iterdir()} == {"out", ".out.partial-mine.lock"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is a folder of Linux")
+def test_a_folder_that_the_system_refuses() -> None:
+    with pytest.raises(OSError, match="/proc/"), staged(Path("/proc/out")):
+        pass
 
 
 @pytest.mark.parametrize(

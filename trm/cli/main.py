@@ -11,6 +11,7 @@ from contextlib import suppress
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
+from threading import Timer
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
@@ -29,7 +30,7 @@ from trm.stages.runner import run_stage
 from trm.utils.errors import DataError, InternalError, Interrupted, UserError, exit_code
 from trm.utils.file_formats import printable, shorten
 from trm.utils.hints import run_all
-from trm.utils.output import flush_output, replace_unencodable
+from trm.utils.output import flush_output, prepare_streams
 from trm.utils.process_settings import apply_process_settings
 from trm.utils.stop_signals import handled_signals
 
@@ -57,7 +58,7 @@ def run_app(app: Callable[..., object], name: str) -> NoReturn:
     for number in handled_signals():
         signal.signal(number, _raise_interrupted)
     apply_process_settings()
-    replace_unencodable()
+    prepare_streams()
     code = None
     try:
         code = app(standalone_mode=False)
@@ -111,7 +112,11 @@ def _report_fault(name: str, error: Exception) -> NoReturn:
     _exit(1, f"{name}: {kind}: {error}; this is a fault of the program: run it with TRM_TRACEBACK=1 and report it")
 
 
-def _raise_interrupted(number: int, _frame: FrameType | None) -> None:
+def _raise_interrupted(number: int, frame: FrameType | None) -> None:
+    if frame and "llvmlite" in frame.f_code.co_filename:
+        # Called from C, which would print the error and go on. The signal comes again in a moment.
+        Timer(0.05, os.kill, (os.getpid(), number)).start()
+        return
     raise Interrupted(number)
 
 

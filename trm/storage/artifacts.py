@@ -156,7 +156,11 @@ def staged(out: Path) -> Iterator[Path]:
 
     Raises `UserError` if `out` exists and was not written by a stage, or if the disk is full.
     """
-    out = Path(os.path.abspath(out))  # noqa: PTH100 - Path.resolve would follow links
+    link, out = Path(out), Path(os.path.realpath(out))
+    if link.is_symlink() and not out.exists():
+        raise UserError(f"{link}: a link to {out}, which does not exist; create that folder or remove the link")
+    if Path.cwd().is_relative_to(out):
+        raise UserError(f"{link}: is the current folder, or contains it; give a folder of its own")
     if out.exists() and not (out / MANIFEST).exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out}: exists and was not written by a stage; give another folder or move it away")
     created = [folder for folder in (out.parent, *out.parent.parents) if not folder.exists()]
@@ -166,6 +170,7 @@ def staged(out: Path) -> Iterator[Path]:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         _delete_stale(out)
+        _lock_of(staging).touch()  # raises the errors for which `FileLock` waits, as in /proc
         with FileLock(_lock_of(staging)):
             staging.mkdir()
             yield staging
@@ -193,22 +198,27 @@ def _replace(staging: Path, out: Path) -> None:
 
 
 def _lock_of(staging: Path) -> Path:
-    return staging.with_name(f"{staging.name}.lock".replace(".old-", ".partial-"))
+    return staging.with_name(f"{staging.name}.lock")
 
 
 def _delete_stale(out: Path) -> None:
-    """Delete folders that killed processes left behind."""
-    for path in out.parent.glob(f".{out.name}.*-*"):
-        if not re.fullmatch(r"(partial|old)-[0-9a-f]{16}", path.name.removeprefix(f".{out.name}.")):
+    """Delete what killed processes left behind. A replacement that was cut short is finished first."""
+    found = {path.name.removesuffix(".lock").rpartition("-")[2] for path in out.parent.glob(f".{out.name}.*-*")}
+    for token in found:
+        if not re.fullmatch(r"[0-9a-f]{16}", token):
             continue
-        lock = FileLock(_lock_of(path))
+        new, old = (out.parent / f".{out.name}.{kind}-{token}" for kind in ("partial", "old"))
+        lock = FileLock(_lock_of(new))
         try:
             lock.acquire(timeout=0)
         except Timeout:  # its process is running
             continue
-        shutil.rmtree(path, ignore_errors=True)
+        if old.exists() and not out.exists():  # killed between the two renames: `new` is complete
+            (new if new.exists() else old).rename(out)
+        for path in (new, old):
+            shutil.rmtree(path, ignore_errors=True)
         lock.release()
-        _lock_of(path).unlink(missing_ok=True)
+        _lock_of(new).unlink(missing_ok=True)
 
 
 def timing_file(folder: Path) -> Path:

@@ -6,6 +6,7 @@ import sys
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TextIO
 
 CLOSED = (errno.EPIPE, errno.EIO)
@@ -46,8 +47,10 @@ def output_may_close() -> Iterator[None]:
         sys.stdout, sys.stderr = old
 
 
-def replace_unencodable() -> None:
-    """Write `?` in place of characters that the encoding of stdout or stderr lacks, instead of raising an error."""
+def prepare_streams() -> None:
+    """Discard what is written to a closed stdout or stderr (`>&-`); write `?` for characters that it cannot encode."""
+    sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the process ends
+    sys.stderr = sys.stderr or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
