@@ -42,7 +42,7 @@ def test_closed_streams(closed: str) -> None:
 def test_messages_are_bounded(run: Run) -> None:
     code, _, err = run("fetch", "--set", f"data.name={'x' * 5000}end")
     assert code == 2
-    assert err.startswith("trm: data.name must be one of arc, ")
+    assert err.startswith("trm: params.yaml with --set: data.name must be one of arc, ")
     assert " … " in err
     assert "restore its folder in trm/datasets" in err
     assert len(err) < 1010
