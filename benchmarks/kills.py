@@ -7,7 +7,7 @@ then another one begins, until there were `--kills` kills. Ways to start it:
 
 - process: `trm train`
 - torchrun: two processes under torchrun
-- dvc: `dvc repro train` in a clone of this repository
+- dvc: `dvc repro --force train` in a clone of this repository
 - s3: `trm train` with states in a SeaweedFS, on a new machine after each kill; the server is killed five times
 
 Prints per way:
@@ -73,7 +73,10 @@ class Training:
         trm = [sys.executable, "-m", "trm"]
         if way == "dvc":
             subprocess.run(["git", "clone", "-q", str(ROOT), folder], check=True)
-            self.command, self.model = [sys.executable, "-m", "dvc", "repro", "-s", "train"], folder / "outputs/model"
+            self.command, self.model = (
+                [sys.executable, "-m", "dvc", "repro", "-s", "-f", "--no-run-cache", "train"],
+                folder / "outputs/model",
+            )
         else:
             folder.mkdir()
             torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "trm"]
