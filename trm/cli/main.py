@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from trm.cli import experiment
 from trm.cli.compare import compare_command
+from trm.cli.doctor import doctor_command
 from trm.cli.inference import COMMANDS
 from trm.cli.options import LOCAL, OUTPUTS, Overrides, PuzzleCommand, local_model, model_location, typed_message
 from trm.cli.summary import command_line, folder_options, next_command, print_end, print_summary
@@ -213,6 +214,7 @@ def inspect_command(
 
 app.command("compare")(compare_command)
 app.command("verify")(verify_command)
+app.command("doctor")(doctor_command)
 
 
 @app.command("model-summary")
