@@ -9,7 +9,7 @@ import typer
 from trm.cli.inference import MODEL, UNSOLVED, ModelLocation
 from trm.cli.options import LOCAL, with_options
 from trm.config.arc_tasks import DEFAULT_ARC_TASK, ArcTaskConfig
-from trm.utils.errors import UserError
+from trm.utils.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,13 +62,16 @@ def solve_arc_command(
     check_arc_tasks(net, questions, config, max_minutes)
     answers: list[TaskAnswer] = []
     console = Console(highlight=False, soft_wrap=True)
-    with progress("solve-arc", sum(work(task, config) for task in questions)) as bar:
-        for answer in solve_each_task(net, questions, config, seed, max_minutes, advance=bar.advance):
-            answers.append(answer)
-            if json:
-                _print_json(answer)
-            else:
-                _print_answer(answer, meta, console)
+    try:
+        with progress("solve-arc", sum(work(task, config) for task in questions)) as bar:
+            for answer in solve_each_task(net, questions, config, seed, max_minutes, advance=bar.advance):
+                answers.append(answer)
+                if json:
+                    _print_json(answer)
+                else:
+                    _print_answer(answer, meta, console)
+    except Interrupted as error:
+        raise Interrupted(error.signal, "no submission was written" if submission else "", error.reason) from None
     if submission is not None:
         _write_submission(submission, answers)
     _print_score(answers)

@@ -137,7 +137,7 @@ def check_arc_tasks(model: TRM, tasks: Sequence[Task], config: ArcTaskConfig, ma
         raise UserError(f"task {tasks[0].name}: {_problem(tasks[0], side)}{others}; give a model of a larger canvas")
     pairs = max(len(task.pairs) + len(task.tests) for task in tasks)
     check_memory((1 + config.num_aug) * pairs * 4 * meta.seq_len, f"num_aug={config.num_aug}")
-    check_training(model.config, meta, config.batch_size, _train_params(config, 0), model.device)
+    check_training(model.config, meta, config.batch_size, train_params(config, 0), model.device)
 
 
 def solve_each_task(
@@ -193,7 +193,7 @@ def _without_outputs(task: Task) -> Task:
 class _Solver:
     def __init__(self, model: TRM, config: ArcTaskConfig, seed: int, clock: Callable[[], float]) -> None:
         self._model, self._config, self._seed, self._clock = model, config, seed, clock
-        self._settings = _train_params(config, seed)
+        self._settings = train_params(config, seed)
         self._inference = inference_config(config)
         self._seconds_per_sequence: float | None = None
         """Time of the vote of an augmentation; None: not measured yet."""
@@ -261,7 +261,8 @@ def inference_config(config: ArcTaskConfig) -> InferenceConfig:
     return DEFAULT_INFERENCE.model_copy(update={"max_steps": config.max_steps, "num_votes": 1 + config.num_aug})
 
 
-def _train_params(config: ArcTaskConfig, seed: int) -> TrainParams:
+def train_params(config: ArcTaskConfig, seed: int) -> TrainParams:
+    """The settings of the training: those of the recipe, with constant learning rates and without an EMA."""
     changes = {
         "train.global_batch_size": config.batch_size,
         "train.lr": config.network_lr,

@@ -287,7 +287,8 @@ def augmentations(meta: DatasetMeta, tokens: npt.NDArray[np.uint8], rng: np.rand
     """Raises `UserError`: only tasks of the dataset have identifiers."""
     del meta, tokens, rng, k
     raise UserError(
-        "ARC tasks cannot be solved outside the dataset because their identifiers are trained; use `trm evaluate`"
+        "ARC tasks cannot be solved outside the dataset because their identifiers are trained; use `trm evaluate`, "
+        "or `trm solve-arc` for other tasks"
     )
 
 
