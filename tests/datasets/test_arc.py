@@ -204,9 +204,9 @@ def test_small_canvas(tmp_path: Path) -> None:
     assert (plan.meta.height, plan.meta.width, arc.expected_meta(settings).seq_len) == (3, 3, 9)
     assert _names(plan) == ["training", "evaluation"]
     splits = _splits(plan)
-    assert splits["test"].inputs.tolist() == [[3, 4, 1, 1, 1, 0, 0, 0, 0]]
-    assert splits["test"].labels.tolist() == [[5, 1, 0, 1, 0, 0, 0, 0, 0]]
-    canvases = splits["train"].inputs
+    assert splits["test"].inputs[:].tolist() == [[3, 4, 1, 1, 1, 0, 0, 0, 0]]
+    assert splits["test"].labels[:].tolist() == [[5, 1, 0, 1, 0, 0, 0, 0, 0]]
+    canvases = splits["train"].inputs[:]
     assert canvases.shape == (4 + 3, 9) and (np.sort(canvases, axis=1)[:, -2:] >= 3).all()
     full = np.array([[3, 4, 5, 6, 7, 8, 9, 10, 11]], np.uint8)  # a grid that fills the canvas has no end tokens
     (grid,) = arc.recall(plan.meta, full, ["training"]).invert(full)
