@@ -50,6 +50,7 @@ def solve_arc_command(
     from trm.evaluation.arc_tasks import check_arc_tasks, read_arc_tasks, solve_each_task, work
     from trm.training.checkpoint import load_checkpoint
     from trm.utils.device import resolve_device, resolve_precision
+    from trm.utils.output import output_may_close
     from trm.utils.progress import progress
 
     if submission is not None:
@@ -63,7 +64,9 @@ def solve_arc_command(
     answers: list[TaskAnswer] = []
     console = Console(highlight=False, soft_wrap=True)
     try:
-        with progress("solve-arc", sum(work(task, config) for task in questions)) as bar:
+        total = sum(work(task, config) for task in questions)
+        # A reader that has gone must not prevent the submission.
+        with output_may_close(), progress("solve-arc", total) as bar:
             for answer in solve_each_task(net, questions, config, seed, max_minutes, advance=bar.advance):
                 answers.append(answer)
                 if json:
