@@ -35,10 +35,8 @@ def cli_page() -> str:
 
     lines = ["# Command-line reference", "", GENERATED, ""]
     lines += ["Every command accepts `--help`. Exit codes: 0 for success, 1 for an internal error, 2 for invalid"]
-    lines += [
-        "input (one line on stderr names the value and the remedy), 3 for invalid answers of `trm solve`, 128 + n after"
-    ]
-    lines += ["signal n.", ""]
+    lines += ["input (one line on stderr names the value and the remedy), 3 for invalid or missing answers of"]
+    lines += ["`trm solve` and `trm solve-arc`, 128 + n after signal n.", ""]
     for name, app in (("trm", trm_app), ("python -m pipeline", pipeline_app)):
         lines += _command(name, typer.main.get_command(app), level=2)
     return "\n".join(lines).rstrip() + "\n"

@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from trm.evaluation.arc_tasks import TaskAnswer, solve_arc
     from trm.inference.solve import Answer, solve
     from trm.models.act import build_model
     from trm.models.conversion import export_published, import_published
@@ -21,6 +22,7 @@ _MODULES = {
     "Answer": "trm.inference.solve",
     "DataError": "trm.utils.errors",
     "ParamsError": "trm.utils.errors",
+    "TaskAnswer": "trm.evaluation.arc_tasks",
     "UserError": "trm.utils.errors",
     "build_model": "trm.models.act",
     "evaluate": "trm.stages.experiment",
@@ -30,6 +32,7 @@ _MODULES = {
     "load_params": "trm.stages.params",
     "run": "trm.stages.experiment",
     "solve": "trm.inference.solve",
+    "solve_arc": "trm.evaluation.arc_tasks",
     "train": "trm.stages.experiment",
 }
 
@@ -37,6 +40,7 @@ __all__ = [
     "Answer",
     "DataError",
     "ParamsError",
+    "TaskAnswer",
     "UserError",
     "__version__",
     "build_model",
@@ -47,6 +51,7 @@ __all__ = [
     "load_params",
     "run",
     "solve",
+    "solve_arc",
     "train",
 ]
 

@@ -105,7 +105,7 @@ def test_protocol() -> None:
     ):
         assert hasattr(kind, name)
     assert kind.valid(_META, [], []) is None
-    with pytest.raises(UserError, match="cannot be solved outside the dataset.* `trm evaluate`$"):
+    with pytest.raises(UserError, match="cannot be solved outside the dataset.* `trm evaluate`, or `trm solve-arc`"):
         kind.augmentations(_META, np.zeros(900, np.uint8), np.random.default_rng(0), 2)
 
 
@@ -191,6 +191,32 @@ def test_bytes_depend_on_seed_only(raw: Path, tmp_path: Path, monkeypatch: pytes
         if field.name not in ("source_names", "source_codes"):
             assert np.array_equal(np.asarray(getattr(again, field.name)), getattr(made, field.name)), field.name
     assert again.sources.tolist() == made.sources.tolist()
+
+
+def test_small_canvas(tmp_path: Path) -> None:
+    """Tasks with a side above 3 are left out. Tokens are colors + 2; end tokens are 1 where the canvas has room."""
+    small = [_task(name, name, _grid("12"), _grid("3", "4")) for name in ("training", "evaluation")]
+    large = _task("large", "training", _grid("1111"), _grid("1"))
+    write_tasks(tmp_path / "training.json", [large, small[0]])
+    write_tasks(tmp_path / "evaluation.json", small[1:])
+    settings = SETTINGS.model_copy(update={"canvas_side": 3})
+    plan = arc.prepare(settings, AugmentParams(num_aug=0, validation_groups=0, seed=0), tmp_path)
+    assert (plan.meta.height, plan.meta.width, arc.expected_meta(settings).seq_len) == (3, 3, 9)
+    assert _names(plan) == ["training", "evaluation"]
+    splits = _splits(plan)
+    assert splits["test"].inputs[:].tolist() == [[3, 4, 1, 1, 1, 0, 0, 0, 0]]
+    assert splits["test"].labels[:].tolist() == [[5, 1, 0, 1, 0, 0, 0, 0, 0]]
+    canvases = splits["train"].inputs[:]
+    assert canvases.shape == (4 + 3, 9) and (np.sort(canvases, axis=1)[:, -2:] >= 3).all()
+    full = np.array([[3, 4, 5, 6, 7, 8, 9, 10, 11]], np.uint8)  # a grid that fills the canvas has no end tokens
+    (grid,) = arc.recall(plan.meta, full, ["training"]).invert(full)
+    assert grid.tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    with pytest.raises(UserError, match="canvas_side must be at least 2 for a task of training to fit. Got 1"):
+        arc.prepare(
+            settings.model_copy(update={"canvas_side": 1}),
+            AugmentParams(num_aug=0, validation_groups=0, seed=0),
+            tmp_path,
+        )
 
 
 def test_data_seed_shuffles_tasks(tmp_path: Path) -> None:

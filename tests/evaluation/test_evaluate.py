@@ -136,7 +136,7 @@ def test_rows_of_a_selection(dataset: Path, model: Path, tmp_path: Path, changes
     assert metrics["coverage"] == other["coverage"]
     settings = SETTINGS.model_copy(update=changes)
     net, meta = load_checkpoint(model)
-    tests = EvalDataset(dataset, meta, settings.num_votes, None, settings.seed)
+    tests = EvalDataset.read(dataset, meta, settings.num_votes, None, settings.seed)
     answered = 0
     for task in tests.sample():
         (example,) = tests.examples(task)
@@ -167,7 +167,7 @@ def test_two_processes_give_the_rows_of_one(dataset: Path, model: Path, changes:
 
     settings = SETTINGS.model_copy(update=changes)
     net, meta = load_checkpoint(model)
-    tests = EvalDataset(dataset, meta, settings.num_votes, None, settings.seed)
+    tests = EvalDataset.read(dataset, meta, settings.num_votes, None, settings.seed)
     single, other, main = (
         list(stage._answers(net, tests, settings, processes, lambda _: None))
         for processes in (World(), Other(1, 2), Main(0, 2))

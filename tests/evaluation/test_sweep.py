@@ -63,7 +63,7 @@ def model(dataset: Path, model_params: ModelParams) -> TRM:
 @pytest.mark.parametrize("config", SETTINGS, ids=str)
 def test_a_replay_equals_the_evaluation(dataset: Path, model: TRM, config: InferenceConfig) -> None:
     meta = read_meta(dataset)
-    tests = EvalDataset(dataset, meta, 4, None, 7)
+    tests = EvalDataset.read(dataset, meta, 4, None, 7)
     trajectories = record_trajectories(model, tests, 6, SAMPLES, batch_size=5)
     answer, steps = trajectories.replay(config)
     flat = trajectories.answer.reshape(len(answer), -1)
@@ -80,7 +80,7 @@ def test_a_replay_equals_the_evaluation(dataset: Path, model: TRM, config: Infer
         device="cpu",
         seed=7,
     )
-    fewer = EvalDataset(dataset, meta, config.num_votes, None, 7)
+    fewer = EvalDataset.read(dataset, meta, config.num_votes, None, 7)
     rows = _answer(model, fewer, settings, fewer.sample().tolist(), lambda _: None).to_pylist()
     for number in range(len(answer)):
         of_puzzle = rows[number * config.num_votes : (number + 1) * config.num_votes]

@@ -19,6 +19,7 @@ import typer
 from pydantic import ValidationError
 
 from trm.cli import experiment
+from trm.cli.arc_tasks import solve_arc_command
 from trm.cli.compare import compare_command
 from trm.cli.doctor import doctor_command
 from trm.cli.inference import COMMANDS
@@ -212,6 +213,7 @@ def inspect_command(
     inspect_artifact(local_copy(path), puzzles)
 
 
+app.command("solve-arc")(solve_arc_command)
 app.command("compare")(compare_command)
 app.command("verify")(verify_command)
 app.command("doctor")(doctor_command)

@@ -12,8 +12,8 @@ import typer
 import typer.core
 from pydantic.fields import FieldInfo
 
-from trm.config.base import parse
-from trm.config.inference import DEFAULT_INFERENCE, InferenceConfig
+from trm.config.base import Section, parse
+from trm.config.inference import DEFAULT_INFERENCE
 from trm.utils.paths import local_path
 
 LOCAL: dict[str, Any] = {"parser": local_path, "metavar": "PATH"}
@@ -76,28 +76,38 @@ class PuzzleCommand(typer.core.TyperCommand):
         return super().parse_args(ctx, rest)
 
 
-def with_inference_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace the keyword-only parameter `config: InferenceConfig` of a command by an option for each of its fields."""
-    signature = inspect.signature(command, eval_str=True)
-    fields = InferenceConfig.model_fields
+def with_options(defaults: Section) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator that replaces the keyword-only parameter `config` of a command by an option for each setting of
+    `defaults`, which has their default values.
+    """
 
-    @functools.wraps(command)
-    def wrapped(**values: Any) -> None:  # noqa: ANN401 - options of any type
-        settings = {name: values.pop(name) for name in fields}
-        command(**values, config=parse(InferenceConfig, settings, f"trm {command.__name__.removesuffix('_command')}"))
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        settings_class, fields = type(defaults), type(defaults).model_fields
+        name_of_command = command.__name__.removesuffix("_command").replace("_", "-")
 
-    parameters: list[inspect.Parameter] = []
-    options = [_option(name, field) for name, field in fields.items()]
-    for name, parameter in signature.parameters.items():
-        parameters += options if name == "config" else [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
-    wrapped.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
-    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return wrapped
+        @functools.wraps(command)
+        def wrapped(**values: Any) -> None:  # noqa: ANN401 - options of any type
+            settings = {name: values.pop(name) for name in fields}
+            command(**values, config=parse(settings_class, settings, f"trm {name_of_command}"))
+
+        parameters: list[inspect.Parameter] = []
+        options = [_option(name, field, getattr(defaults, name)) for name, field in fields.items()]
+        for name, parameter in signature.parameters.items():
+            parameters += options if name == "config" else [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+        wrapped.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
+        wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return wrapped
+
+    return decorate
 
 
-def _option(name: str, field: FieldInfo) -> inspect.Parameter:
+with_inference_options = with_options(DEFAULT_INFERENCE)
+"""Replaces the parameter `config: InferenceConfig` of a command by an option for each of its settings."""
+
+
+def _option(name: str, field: FieldInfo, default: object) -> inspect.Parameter:
     """The option of a field: its docstring is the help text, its range that of the field."""
-    default = getattr(DEFAULT_INFERENCE, name)
     limits: dict[str, Any] = {}
     for constraint in field.metadata:
         if isinstance(constraint, annotated_types.Ge):

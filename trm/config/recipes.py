@@ -74,6 +74,16 @@ def recipe_text(name: str) -> str:
     return "".join(f"# {line}".rstrip() + "\n" for line in comment) + "\n" + changed(_settings(base), changes)
 
 
+def recipe_values(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The contents of a recipe with other values at some keys (full key -> value), not validated.
+
+    Raises `UserError` for a recipe or a key that does not exist.
+    """
+    from ruamel.yaml import YAML
+
+    return YAML(typ="safe", pure=True).load(changed(recipe_text(name), changes))
+
+
 def read_changes(name: str) -> tuple[str | None, dict[str, Any]]:
     """The base of a recipe and its changes: full key -> value. A complete recipe has the base None and no changes.
 

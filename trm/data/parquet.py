@@ -16,7 +16,7 @@ their names in order.
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,16 @@ class Split:
         1].
         """
         return _starts(self.groups[self.puzzle_starts[:-1]])
+
+    @staticmethod
+    def concatenate(blocks: "Sequence[Split]") -> "Split":
+        """The examples of all blocks in memory, in order; they have the same `source_names`."""
+        values: dict[str, Any] = {
+            field.name: np.concatenate([getattr(block, field.name) for block in blocks])
+            for field in fields(Split)
+            if field.name != "source_names"
+        }
+        return Split(source_names=blocks[0].source_names, **values)
 
     def counts(self) -> dict[str, int]:
         """Numbers of groups, puzzles and examples."""

@@ -38,16 +38,36 @@ class EvalDataset:
     """A validation or test split, task by task."""
 
     def __init__(
-        self, dataset: Path, meta: DatasetMeta, num_votes: int, max_puzzles: int | None, seed: int, split: str = "test"
+        self,
+        split: Split,
+        names: pa.ChunkedArray | None,
+        meta: DatasetMeta,
+        num_votes: int,
+        max_puzzles: int | None,
+        seed: int,
     ) -> None:
-        """num_votes: augmentations of each puzzle. max_puzzles: size of the random sample of tasks; None: all. seed:
-        seed of the sample, the augmentations and the noise.
+        """names: names of the identifiers 1, 2, …, strings; None if puzzles have no identifiers of their own.
+        num_votes: augmentations of each puzzle. max_puzzles: size of the random sample of tasks; None: all. seed: seed
+        of the sample, the augmentations and the noise.
         """
         self.meta, self.dataset = meta, get_dataset(meta.name)
         self.num_votes, self.max_puzzles, self.seed = num_votes, max_puzzles, seed
-        self.split: Split = read_split(dataset / split)
         # Puzzles with identifiers were trained in all stored augmentations: these vote, no new ones are drawn.
-        self.names: pa.ChunkedArray | None = read_names(dataset) if meta.puzzles_digest else None
+        self.split, self.names = split, names
+
+    @classmethod
+    def read(
+        cls,
+        dataset: Path,
+        meta: DatasetMeta,
+        num_votes: int,
+        max_puzzles: int | None,
+        seed: int,
+        split: str = "test",
+    ) -> "EvalDataset":
+        """Read a split of the folder `dataset`. Raises `DataError` for missing or damaged files."""
+        names = read_names(dataset) if meta.puzzles_digest else None
+        return cls(read_split(dataset / split), names, meta, num_votes, max_puzzles, seed)
 
     def sample(self) -> np.ndarray:
         """The tasks to score, int64, in the order of the split: all, or `max_puzzles` drawn by the seed."""

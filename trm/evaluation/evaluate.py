@@ -72,12 +72,12 @@ def evaluate(evaluate: EvaluateParams, dataset: Path, model: Path, out: Path, ke
     net, meta = net.to(device), read_meta(dataset)
     check_same_dataset(model, trained_on, dataset, meta)
     check_inference(net, settings)
-    tests = EvalDataset(dataset, meta, settings.num_votes, settings.max_puzzles, settings.seed)
+    tests = EvalDataset.read(dataset, meta, settings.num_votes, settings.max_puzzles, settings.seed)
     file = out / "predictions.parquet"
     with world(device) as processes:
         _write_answers(file, net, tests, settings, processes, "evaluate")
         if (dataset / "validation").is_dir():
-            held_out = EvalDataset(dataset, meta, 1, None, settings.seed, "validation")
+            held_out = EvalDataset.read(dataset, meta, 1, None, settings.seed, "validation")
             _write_answers(out / "validation.parquet", net, held_out, settings, processes, "validate")
     if not processes.is_main:
         return {}

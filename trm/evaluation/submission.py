@@ -22,9 +22,10 @@ def submission(predictions: pa.Table, tasks: Mapping[str, int]) -> dict[str, obj
     for task, pair, rank, height, width, answer in zip(*(best.column(name).to_pylist() for name in names), strict=True):
         grid = np.frombuffer(answer, np.uint8).reshape(height, width).tolist()
         found.setdefault((task, pair), {})[rank] = grid
-    return {task: [_entry(found.get((task, pair), {})) for pair in range(pairs)] for task, pairs in tasks.items()}
+    return {task: [entry(found.get((task, pair), {})) for pair in range(pairs)] for task, pairs in tasks.items()}
 
 
-def _entry(candidates: Mapping[int, list[list[int]]]) -> Entry:
+def entry(candidates: Mapping[int, list[list[int]]]) -> Entry:
+    """The entry of a test pair from its candidates: rank (from 1) -> rows of the grid."""
     first = candidates.get(1, [[0]])
     return {attempt: candidates.get(rank, first) for rank, attempt in enumerate(ATTEMPTS, 1)}

@@ -80,7 +80,7 @@ def run_sweep(
     steps = sorted({*grid.max_steps, published.max_steps})
     results: dict[str, SplitResults] = {}
     for split in (name for name in (SELECTION_SPLIT, SCORING_SPLIT) if (dataset / name).is_dir()):
-        tests = EvalDataset(dataset, meta, max(grid.num_votes), grid.max_puzzles, seed, split)
+        tests = EvalDataset.read(dataset, meta, max(grid.num_votes), grid.max_puzzles, seed, split)
         noisy = [Sample(std, n) for std in grid.latent_noise_std for n in range(1, max(grid.num_samples))]
         samples = [Sample(0.0, 0), *noisy]
         total = len(samples) * sum(tests.num_sequences(task) for task in tests.sample())

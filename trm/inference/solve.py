@@ -107,22 +107,7 @@ def solve_puzzle(
 
     Raises `UserError` if `config.verify` is set and the dataset has no rules.
     """
-    tokens, same_puzzle = puzzle.augmentations.tokens, np.zeros(puzzle.num_votes, np.int64)
-    predictions = predict(
-        model,
-        tokens,
-        puzzle.identifiers,
-        config,
-        BATCH,
-        advance,
-        puzzle.seeds,
-        same_puzzle,
-        Verifier(meta, tokens) if config.verify else None,
-        on_trace,
-    )
-    grids = puzzle.augmentations.invert(predictions.tokens)
-    outputs = (predictions.halt_logit, predictions.score, predictions.settled)
-    best = rank_answers(meta, puzzle, config, grids, *outputs)[0]
+    best = vote(model, meta, puzzle, config, BATCH, on_trace, advance)[0]
     valid = get_dataset(meta.name).valid(meta, [puzzle.grid], [best.grid])
     return Answer(
         grid=best.grid,
@@ -132,6 +117,37 @@ def solve_puzzle(
         confidence=best.confidence,
         answered=best.confidence >= config.min_confidence,
     )
+
+
+def vote(
+    model: TRM,
+    meta: DatasetMeta,
+    puzzle: EvalPuzzle,
+    config: InferenceConfig,
+    batch_size: int,
+    on_trace: TraceCallback | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+) -> list[Candidate]:
+    """Answer all augmentations of a puzzle, about `batch_size` sequences at a time; return the candidates, best first.
+
+    `on_trace`, `advance` and errors as in `solve_puzzle`.
+    """
+    tokens, same_puzzle = puzzle.augmentations.tokens, np.zeros(puzzle.num_votes, np.int64)
+    predictions = predict(
+        model,
+        tokens,
+        puzzle.identifiers,
+        config,
+        batch_size,
+        advance,
+        puzzle.seeds,
+        same_puzzle,
+        Verifier(meta, tokens) if config.verify else None,
+        on_trace,
+    )
+    grids = puzzle.augmentations.invert(predictions.tokens)
+    outputs = (predictions.halt_logit, predictions.score, predictions.settled)
+    return rank_answers(meta, puzzle, config, grids, *outputs)
 
 
 def rank_answers(

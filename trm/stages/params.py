@@ -16,7 +16,7 @@ from trm.config.cluster import ClusterParams
 from trm.config.data import DataSection
 from trm.config.overrides import OPTION, apply_overrides
 from trm.config.params import Params
-from trm.config.recipes import changed, recipe_text
+from trm.config.recipes import recipe_values
 from trm.config.tracking import VARIABLE, TrackingParams
 from trm.utils.errors import ParamsError
 
@@ -41,9 +41,7 @@ def load_cluster(path: str | Path) -> ClusterParams:
 
 def load_recipe(name: str, changes: Mapping[str, Any] = NO_OVERRIDES) -> Params:
     """Read a recipe with other values at some keys. Raises `UserError` or `ParamsError`."""
-    from ruamel.yaml import YAML
-
-    return check_params(YAML(typ="safe", pure=True).load(changed(recipe_text(name), changes)), name)
+    return check_params(recipe_values(name, changes), name)
 
 
 def check_params(values: object, where: str) -> Params:

@@ -32,13 +32,21 @@ def init_from(model: TRM, settings: InitFromParams) -> None:
             )
         source, _ = load_checkpoint(file)
     _check_architecture(source, model, settings)
+    copy_weights(source, model, settings.reset_puzzle_emb)
+
+
+@torch.no_grad()
+def copy_weights(source: TRM, model: TRM, reset_puzzle_emb: bool) -> None:
+    """Copy weights, initial states and puzzle embedding of `source` to `model`, of the same shapes.
+
+    With `reset_puzzle_emb` the puzzle embedding may have another number of rows: each becomes the mean row of `source`.
+    """
     trained = source.state_dict()
-    with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            value = trained[name]
-            if name == "puzzle_table" and settings.reset_puzzle_emb:
-                value = value.mean(0, keepdim=True).expand_as(tensor)
-            tensor.copy_(value)
+    for name, tensor in model.state_dict().items():
+        value = trained[name]
+        if name == "puzzle_table" and reset_puzzle_emb:
+            value = value.mean(0, keepdim=True).expand_as(tensor)
+        tensor.copy_(value)
 
 
 def _check_architecture(source: TRM, model: TRM, settings: InitFromParams) -> None:

@@ -19,7 +19,7 @@ from trm.models.act import TRM, Batch, Carry, build_model, draw_min_steps
 from trm.training.compilation import compile_passes
 from trm.training.distributed import SINGLE_PROCESS, World
 from trm.training.ema import ema_copy, update_ema
-from trm.training.init_from import init_from
+from trm.training.init_from import copy_weights, init_from
 from trm.training.losses import LOSSES, METRICS, step_metrics, step_weights, supervision_loss, winners
 from trm.training.non_finite import REMEDY, NonFiniteLossError
 from trm.training.optimizers import network_optimizers, sign_sgd_rows
@@ -29,12 +29,23 @@ from trm.utils.errors import UserError
 
 
 def new_state(
-    config: ModelParams, meta: DatasetMeta, settings: TrainParams, batch: Batch, dtype: torch.dtype
+    config: ModelParams,
+    meta: DatasetMeta,
+    settings: TrainParams,
+    batch: Batch,
+    dtype: torch.dtype,
+    source: TRM | None = None,
 ) -> TrainState:
-    """A run before its first step, on the device of `batch`, which contains this process's slots."""
+    """A run before its first step, on the device of `batch`, which contains this process's slots.
+
+    source: a model whose weights and mean row of the puzzle embedding initialize the run, instead of that of
+    `settings.init_from`.
+    """
     device = batch["inputs"].device
     model = build_model(config, meta, seed=settings.seed, dtype=dtype)
-    if settings.init_from is not None:
+    if source is not None:
+        copy_weights(source, model, reset_puzzle_emb=True)
+    elif settings.init_from is not None:
         init_from(model, settings.init_from)
     if settings.freeze_weights and not config.puzzle_emb_ndim:
         raise UserError("train.freeze_weights must be false if model.puzzle_emb_ndim is 0: nothing would be trained")

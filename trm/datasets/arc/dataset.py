@@ -21,7 +21,7 @@ from trm.data.symmetries import INVERSE, apply_symmetry
 from trm.datasets.arc.augmentation import PuzzleNames, TaskAugmentations, draw_augmentations, parse_puzzle_name
 from trm.datasets.arc.files import location_digest, read_subset
 from trm.datasets.arc.leaks import find_leaks
-from trm.datasets.arc.render import CANVAS_SIDE, crop_grids, render, transform_grids
+from trm.datasets.arc.render import crop_grids, render, transform_grids
 from trm.datasets.arc.settings import ArckitSource, PathFiles, Settings, UrlFiles
 from trm.datasets.arc.tasks import (
     Task,
@@ -111,15 +111,29 @@ def prepare(data: Settings, augment: AugmentParams, raw: Path) -> DatasetPlan:
     """Plan the splits train, validation (only if `validation_groups` > 0) and test of `raw`/<subset>.json.
 
     The result depends only on the arguments and the files. Raises `DataError` for invalid files and `UserError` if too
-    many tasks are held out.
+    many tasks are held out, or a subset has no task that fits the canvas.
     """
-    subsets = SUBSETS[data.edition]
+    subsets, side = SUBSETS[data.edition], data.canvas_side
     tasks: list[Task] = []
     for code, (subset, key) in enumerate(zip(subsets, KEYS, strict=True)):
         if key == "concept" and data.source.concept is None:
             continue
         part = read_tasks(raw / f"{subset}.json", subset, outputs=key != "evaluation")
-        tasks += [part[i] for i in np.random.default_rng([data.seed, code]).permutation(len(part))]
+        smallest = min(task.max_side for task in part)
+        if smallest > side:
+            raise UserError(f"data.canvas_side must be at least {smallest} for a task of {subset} to fit. Got {side}")
+        order = np.random.default_rng([data.seed, code]).permutation(len(part))
+        tasks += [part[i] for i in order if part[i].max_side <= side]
+    return plan_tasks(tasks, data.edition, augment, side)
+
+
+def plan_tasks(tasks: Sequence[Task], edition: str, augment: AugmentParams, side: int) -> DatasetPlan:
+    """Plan the splits of tasks that fit a canvas of `side` x `side`: tasks of the evaluation subset of `edition` and
+    held-out tasks contribute their demonstrations to the training, all others also their test pairs.
+
+    Raises `DataError` if two tasks have the same name and `UserError` if too many tasks are held out.
+    """
+    subsets = SUBSETS[edition]
     check_unique(tasks)
     held_out = _hold_out(tasks, subsets[1], augment)
     train, validation, test = list[_TaskPart](), list[_TaskPart](), list[_TaskPart]()
@@ -147,15 +161,15 @@ def prepare(data: Settings, augment: AugmentParams, raw: Path) -> DatasetPlan:
     names = PuzzleNames([(part.task.name, part.augmentations) for part in train])
     meta = DatasetMeta(
         name="arc",
-        height=CANVAS_SIDE,
-        width=CANVAS_SIDE,
+        height=side,
+        width=side,
         vocabulary=VOCABULARY,
         num_identifiers=identifier,
-        edition=data.edition,
+        edition=edition,
         puzzles_digest=names.digest(),
     )
     splits = {"train": train, "validation": validation, "test": test}
-    plans = {name: _plan(parts, subsets, name == "train") for name, parts in splits.items() if parts}
+    plans = {name: _plan(parts, subsets, name == "train", side) for name, parts in splits.items() if parts}
     return DatasetPlan(meta, plans, names, find_leaks(tasks, subsets[1]))
 
 
@@ -171,16 +185,18 @@ def _hold_out(tasks: Sequence[Task], test_subset: str, augment: AugmentParams) -
     return {free[i] for i in rng.permutation(len(free))[: augment.validation_groups].tolist()}
 
 
-def _plan(parts: Sequence[_TaskPart], subsets: tuple[str, ...], shift: bool) -> SplitPlan:
+def _plan(parts: Sequence[_TaskPart], subsets: tuple[str, ...], shift: bool, side: int) -> SplitPlan:
     examples = sum(len(part.pairs) * len(part.augmentations) for part in parts)
-    return SplitPlan(examples, _blocks(parts, subsets, shift))
+    return SplitPlan(examples, _blocks(parts, subsets, shift, side))
 
 
 _Chunk = tuple[_TaskPart, int, int]
 """A task part, and the first and last + 1 of its augmentations."""
 
 
-def _blocks(parts: Iterable[_TaskPart], subsets: tuple[str, ...], shift: bool) -> Iterator[Callable[[], Split]]:
+def _blocks(
+    parts: Iterable[_TaskPart], subsets: tuple[str, ...], shift: bool, side: int
+) -> Iterator[Callable[[], Split]]:
     chunks: list[_Chunk] = []
     examples = puzzles = before = 0
     for part in parts:
@@ -192,18 +208,18 @@ def _blocks(parts: Iterable[_TaskPart], subsets: tuple[str, ...], shift: bool) -
             puzzles += stop - start
             start = stop
             if examples + pairs > BLOCK_SIZE:
-                yield partial(_block, chunks, before, subsets, shift)
+                yield partial(_block, chunks, before, subsets, shift, side)
                 chunks, examples, before = [], 0, puzzles
     if chunks:
-        yield partial(_block, chunks, before, subsets, shift)
+        yield partial(_block, chunks, before, subsets, shift, side)
 
 
-def _block(chunks: Sequence[_Chunk], first_puzzle: int, subsets: tuple[str, ...], shift: bool) -> Split:
+def _block(chunks: Sequence[_Chunk], first_puzzle: int, subsets: tuple[str, ...], shift: bool, side: int) -> Split:
     """The examples of some augmentations; the first one is puzzle `first_puzzle` of the split."""
     puzzles = np.array([stop - start for _, start, stop in chunks])
     pairs = np.array([len(part.pairs) for part, _, _ in chunks])
     examples = puzzles * pairs
-    inputs, labels = np.zeros((2, examples.sum(), CANVAS_SIDE * CANVAS_SIDE), dtype=np.uint8)
+    inputs, labels = np.zeros((2, examples.sum(), side * side), dtype=np.uint8)
     at = 0
     for part, start, stop in chunks:
         augmentations, rows = part.augmentations, slice(at, at + (stop - start) * len(part.pairs))
@@ -244,8 +260,8 @@ def expected_meta(data: Settings) -> DatasetMeta:
     """
     return DatasetMeta(
         name="arc",
-        height=CANVAS_SIDE,
-        width=CANVAS_SIDE,
+        height=data.canvas_side,
+        width=data.canvas_side,
         vocabulary=VOCABULARY,
         num_identifiers=1,
         edition=data.edition,
@@ -253,7 +269,7 @@ def expected_meta(data: Settings) -> DatasetMeta:
 
 
 def recall(meta: DatasetMeta, tokens: npt.NDArray[np.uint8], names: Sequence[str]) -> Augmentations:
-    """The augmentations `tokens` (uint8 [k, 900]) of a pair, with their puzzle names. `invert` crops the answers."""
+    """The augmentations `tokens` (uint8 [k, L]) of a pair, with their puzzle names. `invert` crops the answers."""
     del meta
     draws = [
         (symmetry, np.argsort(permutation).astype(np.uint8))
@@ -271,7 +287,8 @@ def augmentations(meta: DatasetMeta, tokens: npt.NDArray[np.uint8], rng: np.rand
     """Raises `UserError`: only tasks of the dataset have identifiers."""
     del meta, tokens, rng, k
     raise UserError(
-        "ARC tasks cannot be solved outside the dataset because their identifiers are trained; use `trm evaluate`"
+        "ARC tasks cannot be solved outside the dataset because their identifiers are trained; use `trm evaluate`, "
+        "or `trm solve-arc` for other tasks"
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from trm.data.sources import copy_verified, download_file, readable_file
 from trm.datasets.arc.settings import PathFiles, UrlFiles
-from trm.datasets.arc.tasks import Task, parse_kaggle, parse_tasks
+from trm.datasets.arc.tasks import Task, check_unique, parse_kaggle, parse_tasks
 from trm.utils.errors import DataError, UserError
 from trm.utils.paths import file_digest
 
@@ -43,6 +43,18 @@ def read_subset(files: PathFiles, subset: str, key: str, scratch: Path) -> tuple
         tasks = parse_kaggle(contents["challenges"], solutions, subset, files.challenges, str(files.solutions))
     _check_outputs(tasks, files.challenges, key)
     return tasks, digests
+
+
+def read_task_files(location: str, subset: str, argument: str) -> list[Task]:
+    """The tasks of a file of one or many tasks, or of a folder of such files, in order; outputs of test pairs are
+    optional.
+
+    argument: name of the location in messages. Raises `UserError` or `DataError` for the first error.
+    """
+    files = _task_files(location, argument) if Path(location).is_dir() else [readable_file(location, argument)]
+    tasks = [task for file in files for task in parse_tasks(file.read_bytes(), subset, str(file))]
+    check_unique(tasks)
+    return tasks
 
 
 def _task_files(location: str, setting: str) -> list[Path]:

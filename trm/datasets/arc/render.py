@@ -1,5 +1,6 @@
 """Compiled operations on ARC grids: fingerprints of augmentations, drawing on canvases, and cropping."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,15 +10,14 @@ import numpy.typing as npt
 from trm.data.numba_utils import njit
 from trm.data.protocol import Grid
 from trm.data.symmetries import apply_symmetry
+from trm.datasets.arc.tasks import MAX_SIDE
 
-CANVAS_SIDE = 30
-"""Height and width of the canvas."""
 _END = 1
 """Token that ends the rows and columns of a grid."""
 _FIRST = 2
 """Token of color 0."""
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
-_WEIGHTS = np.random.default_rng(0).integers(2**64, size=CANVAS_SIDE * CANVAS_SIDE, dtype=np.uint64) | np.uint64(1)
+_WEIGHTS = np.random.default_rng(0).integers(2**64, size=MAX_SIDE * MAX_SIDE, dtype=np.uint64) | np.uint64(1)
 """Hash weight of each cell; odd, so that its product with a color is not 0."""
 
 
@@ -79,7 +79,7 @@ def _color_sums(cells, extents, weights):  # noqa: ANN001, ANN202
                 sums[symmetry, pair, side, 10] = np.uint64(height * 31 + width) * _GAMMA
                 for i in range(height):
                     for j in range(width):
-                        sums[symmetry, pair, side, cells[position]] += weights[i * CANVAS_SIDE + j]
+                        sums[symmetry, pair, side, cells[position]] += weights[i * MAX_SIDE + j]
                         position += 1
     return sums
 
@@ -101,7 +101,7 @@ def _fingerprints(sums, symmetries, permutations, result):  # noqa: ANN001, ANN2
 
 
 @njit
-def _render(cells, extents, pairs, symmetries, permutations, first, key, shift, inputs, labels):  # noqa: ANN001, ANN202
+def _render(cells, extents, pairs, symmetries, permutations, first, key, shift, side, inputs, labels):  # noqa: ANN001, ANN202
     """Draw augmentations `first`, `first` + 1, … on zeroed canvases; without `shift` all start at (0, 0)."""
     colors = np.zeros(10, np.uint8)
     example = 0
@@ -115,37 +115,37 @@ def _render(cells, extents, pairs, symmetries, permutations, first, key, shift, 
             extent = extents[symmetries[index], pairs[number]]
             row = column = 0
             if shift and number != unshifted:
-                row = _random_below(stream, 2 * number + 1, CANVAS_SIDE + 1 - max(extent[0, 1], extent[1, 1]))
-                column = _random_below(stream, 2 * number + 2, CANVAS_SIDE + 1 - max(extent[0, 2], extent[1, 2]))
-            _draw_grid(cells, extent[0], colors, row, column, inputs[example])
-            _draw_grid(cells, extent[1], colors, row, column, labels[example])
+                row = _random_below(stream, 2 * number + 1, side + 1 - max(extent[0, 1], extent[1, 1]))
+                column = _random_below(stream, 2 * number + 2, side + 1 - max(extent[0, 2], extent[1, 2]))
+            _draw_grid(cells, extent[0], colors, row, column, side, inputs[example])
+            _draw_grid(cells, extent[1], colors, row, column, side, labels[example])
             example += 1
 
 
 @njit
-def _draw_grid(cells, extent, colors, row, column, canvas):  # noqa: ANN001, ANN202
-    """Draw one grid and its end tokens on a canvas uint8 [900], with the upper left corner at (row, column)."""
+def _draw_grid(cells, extent, colors, row, column, side, canvas):  # noqa: ANN001, ANN202
+    """Draw one grid and its end tokens on a canvas uint8 [side * side], with the upper left corner at (row, column)."""
     start, height, width = extent
     for i in range(height):
-        position = (row + i) * CANVAS_SIDE + column
+        position = (row + i) * side + column
         source = cells[start + i * width : start + (i + 1) * width]
         for j in range(width):
             canvas[position + j] = colors[source[j]]
-        if column + width < CANVAS_SIDE:
+        if column + width < side:
             canvas[position + width] = _END
-    if row + height < CANVAS_SIDE:
-        position = (row + height) * CANVAS_SIDE + column
+    if row + height < side:
+        position = (row + height) * side + column
         for j in range(width):
             canvas[position + j] = _END
 
 
 @njit
-def _crop(tokens, sizes):  # noqa: ANN001, ANN202
+def _crop(tokens, side, sizes):  # noqa: ANN001, ANN202
     for number in range(len(tokens)):
-        canvas, width, area = tokens[number], CANVAS_SIDE, 0
-        for row in range(CANVAS_SIDE):
+        canvas, width, area = tokens[number], side, 0
+        for row in range(side):
             length = 0
-            while length < width and canvas[row * CANVAS_SIDE + length] >= _FIRST:
+            while length < width and canvas[row * side + length] >= _FIRST:
                 length += 1
             width = length
             if (row + 1) * width > area:  # the first of the largest
@@ -181,21 +181,22 @@ def render(
 ) -> None:
     """Draw the pairs (int64 [p], indices into the pairs of the task) of n augmentations on `inputs` and `labels`.
 
-    The canvases are uint8 [n * p, 900], zeroed. The augmentations are numbers `first`, `first` + 1, … of their task.
-    With `shift`, `key` and these numbers determine the offsets; one random pair of each augmentation keeps the offset
-    (0, 0).
+    The canvases are uint8 [n * p, side * side], zeroed. The augmentations are numbers `first`, `first` + 1, … of their
+    task. With `shift`, `key` and these numbers determine the offsets; one random pair of each augmentation keeps the
+    offset (0, 0).
     """
-    extents = transformed.extents
-    _render(transformed.cells, extents, pairs, symmetries, permutations, first, key, shift, inputs, labels)
+    extents, side = transformed.extents, math.isqrt(inputs.shape[1])
+    _render(transformed.cells, extents, pairs, symmetries, permutations, first, key, shift, side, inputs, labels)
 
 
 def crop_grids(tokens: npt.NDArray[np.uint8]) -> list[Grid]:
-    """The grids on canvases, tokens uint8 [k, 900].
+    """The grids on canvases, tokens uint8 [k, side * side].
 
     A grid is the largest rectangle of color tokens with a corner at (0, 0), of several the one with the smallest
     height; 0 x 0 if the first token is not a color.
     """
     sizes = np.zeros((len(tokens), 2), dtype=np.int64)
-    _crop(tokens, sizes)
-    canvases = tokens.reshape(-1, CANVAS_SIDE, CANVAS_SIDE)
+    side = math.isqrt(tokens.shape[1])
+    _crop(tokens, side, sizes)
+    canvases = tokens.reshape(-1, side, side)
     return [canvas[:h, :w] - np.uint8(_FIRST) for canvas, (h, w) in zip(canvases, sizes.tolist(), strict=True)]

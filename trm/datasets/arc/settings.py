@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from trm.config.base import Natural, Section, Sha256
 from trm.config.data import DataSection
 from trm.data.sources import Url
+from trm.datasets.arc.tasks import MAX_SIDE
 
 
 class PathFiles(Section):
@@ -87,5 +88,7 @@ class Settings(DataSection):
     """ARC-AGI-1 or ARC-AGI-2."""
     source: Annotated[ArckitSource | PathSource | UrlSource, Field(discriminator="type")]
     """Origin of the tasks."""
+    canvas_side: Annotated[int, Field(ge=1, le=MAX_SIDE)] = MAX_SIDE
+    """Height and width of the canvas. Tasks with a larger grid are left out."""
     seed: Natural
     """Seed of the order of the tasks in each subset."""

@@ -44,6 +44,12 @@ class Task:
     tests: list[tuple[Grid, Grid | None]]
     """Test pairs; unknown outputs are None."""
 
+    @property
+    def max_side(self) -> int:
+        """Largest height or width of its grids."""
+        grids = [grid for pair in (*self.pairs, *self.tests) for grid in pair]
+        return max(max(grid.shape) for grid in grids if grid is not None)
+
 
 def parse_tasks(text: bytes, subset: str, location: str, outputs: bool = False) -> list[Task]:
     """The tasks of a file in the format above, in order. Kaggle's challenges files have this format without outputs.

@@ -49,7 +49,7 @@ def dataset_puzzle(model: str, meta: DatasetMeta, dataset: Path, index: int, num
     Raises `UserError` if there is no such puzzle, or if `model`, with this `meta`, was trained on another dataset.
     """
     check_same_dataset(Path(model), meta, dataset, read_meta(dataset))
-    tests = EvalDataset(dataset, meta, num_votes, None, seed)
+    tests = EvalDataset.read(dataset, meta, num_votes, None, seed)
     count = len(tests.sample())
     if index >= count:
         raise UserError(f"{dataset}: --index must be below {count}, the number of test puzzles. Got {index}")
