@@ -34,7 +34,7 @@ def test_every_dataset_is_tested() -> None:
 @pytest.mark.parametrize("meta", METAS.values(), ids=METAS)
 def test_symbols_match_vocabulary(meta: DatasetMeta) -> None:
     drawing = get_drawing(meta)
-    cells = meta.vocab_size - get_dataset(meta.name).FIRST_CELL_TOKEN
+    cells = meta.vocab_size - meta.first_cell_token
     lists = [drawing.symbols, drawing.colors, drawing.html_colors, drawing.terminal_symbols]
     assert [len(values) for values in lists if values is not None] == [cells] * sum(v is not None for v in lists)
     assert drawing.colors is None or all(re.fullmatch("#[0-9a-f]{6}", color) for color in drawing.colors)
@@ -45,7 +45,7 @@ def test_symbols_match_vocabulary(meta: DatasetMeta) -> None:
 @pytest.mark.parametrize("meta", METAS.values(), ids=METAS)
 def test_cells_out_of_range(meta: DatasetMeta) -> None:
     drawing = get_drawing(meta)
-    cells = meta.vocab_size - get_dataset(meta.name).FIRST_CELL_TOKEN
+    cells = meta.vocab_size - meta.first_cell_token
     for cell in (cells, OUT_OF_RANGE):
         assert drawing.symbol(cell) == drawing.terminal_symbol(cell) == UNKNOWN == "?"
         assert drawing.color(cell) == (PAPER if drawing.colors is None or cell == drawing.blank else INVALID)
