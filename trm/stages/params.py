@@ -41,9 +41,14 @@ def load_cluster(path: str | Path) -> ClusterParams:
 
 def load_recipe(name: str, changes: Mapping[str, Any] = NO_OVERRIDES) -> Params:
     """Read a recipe with other values at some keys. Raises `UserError` or `ParamsError`."""
+    return parse_params(changed(recipe_text(name), changes), name)
+
+
+def parse_params(text: str, where: str) -> Params:
+    """Validate the text of a complete params file. Raises `ParamsError`; its message starts with `where`."""
     from ruamel.yaml import YAML
 
-    return check_params(YAML(typ="safe", pure=True).load(changed(recipe_text(name), changes)), name)
+    return check_params(YAML(typ="safe", pure=True).load(text), where)
 
 
 def check_params(values: object, where: str) -> Params:

@@ -3,6 +3,7 @@
 An augmentation permutes the symbols, then rotates or reflects the grid, then translates it on the canvas.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -164,22 +165,25 @@ def invert_transforms(
     return grids
 
 
-def canonical_forms(space: AugmentationSpace, grids: list[Tokens]) -> list[bytes]:
+def canonical_forms(
+    space: AugmentationSpace, grids: Sequence[Tokens], answers: Sequence[Tokens] | None = None
+) -> list[bytes]:
     """A canonical form of each grid, uint8 [h, w] of tokens: equal for two grids if and only if one is an augmentation
-    of the other.
+    of the other. With `answers`: of each grid together with its answer.
 
     It is the smallest of the rotated and reflected grids, with free tokens renamed by first appearance.
     """
     forms: list[bytes] = [b""] * len(grids)
-    by_shape: dict[tuple[int, ...], list[int]] = {}
-    for index, grid in enumerate(grids):
-        by_shape.setdefault(grid.shape, []).append(index)
+    parts = [grids] if answers is None else [grids, answers]
+    by_shape: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+    for index in range(len(grids)):
+        by_shape.setdefault(tuple(part[index].shape for part in parts), []).append(index)
     for indices in by_shape.values():
-        stacked = np.stack([grids[index] for index in indices])
+        stacked = [np.stack([part[index] for index in indices]) for part in parts]
         for symmetry in space.symmetries:
-            transformed = apply_symmetry(stacked, symmetry)
-            named = _rename_tokens(space, transformed.reshape(len(indices), -1))
-            shape = bytes(transformed.shape[1:])
+            transformed = [apply_symmetry(part, symmetry) for part in stacked]
+            named = _rename_tokens(space, np.hstack([part.reshape(len(indices), -1) for part in transformed]))
+            shape = bytes(side for part in transformed for side in part.shape[1:])
             for index, values in zip(indices, named, strict=True):
                 form = shape + values.tobytes()
                 forms[index] = min(forms[index] or form, form)

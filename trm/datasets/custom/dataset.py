@@ -85,11 +85,11 @@ def prepare(data: Settings, augment: AugmentParams, raw: Path) -> DatasetPlan:
     files = [raw / f"puzzles{suffix}" for suffix in SUFFIXES]
     path = next((file for file in files if file.is_file()), files[0])
     puzzles = read_custom_file(path, data.alphabet, data.height, data.width)
-    meta = _meta(data, puzzles)
+    meta = custom_meta(data, puzzles)
     space = augmentation_space(meta)
     _check_symmetries(data, augment, puzzles, space)
     plans = {}
-    for name, rows in _split(data, augment, puzzles, space, path).items():
+    for name, rows in split_rows(data, augment, puzzles, space, path).items():
         num_aug = augment.num_aug if name == "train" else 0
         row_augmentations = _RowAugmentations(space, puzzles, num_aug, augment.seed)
         counts = row_augmentations.count(rows)
@@ -132,7 +132,8 @@ def valid(meta: DatasetMeta, questions: Sequence[Grid], answers: Sequence[Grid])
     del meta, questions, answers
 
 
-def _meta(data: Settings, puzzles: CustomPuzzles) -> DatasetMeta:
+def custom_meta(data: Settings, puzzles: CustomPuzzles) -> DatasetMeta:
+    """The metadata of these puzzles. Raises `UserError` for fixed symbols that they do not have."""
     for symbol in data.fixed_symbols:
         if symbol not in puzzles.alphabet:
             raise UserError(
@@ -165,10 +166,13 @@ def _check_symmetries(data: Settings, augment: AugmentParams, puzzles: CustomPuz
         )
 
 
-def _split(
+def split_rows(
     data: Settings, augment: AugmentParams, puzzles: CustomPuzzles, space: AugmentationSpace, path: Path
 ) -> dict[str, Rows]:
-    """The rows of each split; the rows of a group are contiguous."""
+    """The rows of each split; the rows of a group are contiguous.
+
+    path: the file in messages. Raises `DataError` or `UserError` if the groups cannot be held out.
+    """
     groups = np.arange(len(puzzles.group_names))
     num_held_out = data.test_groups + augment.validation_groups
     if num_held_out >= len(groups):
