@@ -31,6 +31,8 @@ SHOWN = (
     "train.global_batch_size", "train.epochs", "train.ema_rate",
 )  # fmt: skip
 """Settings in the results."""
+METRICS = ("puzzles", "exact_accuracy", "cell_accuracy", "num_votes", "pass@1", "interval_95")
+"""Metrics in the results."""
 
 
 def run(name: str, rows: int, minutes: float, folder: Path) -> dict[str, Any]:
@@ -43,18 +45,18 @@ def run(name: str, rows: int, minutes: float, folder: Path) -> dict[str, Any]:
     seconds = time.monotonic() - started
     params = YAML(typ="safe", pure=True).load((folder / "params.yaml").read_text(encoding="utf-8"))
     outputs = folder / "outputs"
-    facts = json.loads((outputs / "model/manifest.json").read_text(encoding="utf-8"))["facts"]
+    manifest = json.loads((outputs / "model/manifest.json").read_text(encoding="utf-8"))
     metrics = json.loads((outputs / "evaluation/metrics.json").read_text(encoding="utf-8"))
     log = read_log(outputs / "model/validation.tsv")
     return {
         "rows": rows,
         "minutes": minutes,
         "settings": {key: params[key.split(".")[0]][key.split(".")[1]] for key in SHOWN},
-        "steps": facts["steps"],
-        "train_seconds": round(facts["timing"]["train_seconds"]),
+        "steps": manifest["facts"]["steps"],
+        "train_seconds": round(manifest["timing"]["train_seconds"]),
         "all_seconds": round(seconds),
-        "threads": facts["threads"],
-        "metrics": metrics,
+        "threads": manifest["facts"]["threads"],
+        "metrics": {name: metrics[name] for name in METRICS},
         "validation": [
             [int(step), round(float(exact), 4)] for step, exact in zip(log["step"], log["exact_accuracy"], strict=True)
         ],
@@ -77,7 +79,7 @@ def table(results: dict[str, Any]) -> str:
     for name, result in results.items():
         settings, metrics = result["settings"], result["metrics"]
         symmetries = ", ".join(f"`{symmetry}`" for symmetry in settings["data.symmetries"]) or "none"
-        low, high = (f"{100 * metrics['exact_accuracy_ci'][side]:.1f}" for side in (0, 1))
+        low, high = (f"{100 * metrics['interval_95']['exact_accuracy'][side]:.1f}" for side in (0, 1))
         model = "MLP" if settings["model.mlp_t"] else "attention"
         cells = [f"`{name}`", f"{result['rows']:,}", symmetries, model, f"{result['steps']:,}"]
         cells += [f"{result['train_seconds']} s", f"{100 * metrics['exact_accuracy']:.1f} % [{low}, {high}]"]

@@ -47,9 +47,7 @@ def test_the_new_dataset_passes_its_test(checkout: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "Zoo", "1st", "my-rows", "a/b", "..", "class", "zoo\n"])
 def test_invalid_name(tmp_path: Path, name: str) -> None:
-    with pytest.raises(
-        UserError, match=r"^new-dataset: a name has lower-case letters, digits and _ and"
-    ):
+    with pytest.raises(UserError, match=r"^new-dataset: a name has lower-case letters, digits and _ and"):
         write_dataset(name, tmp_path)
     assert not list(tmp_path.iterdir())
 
