@@ -5,7 +5,7 @@
 For each puzzle it writes a CSV file to DIR/NAME, then runs `trm recipe suggest NAME.csv --minutes M` and `trm run`
 there. `--rows` changes the number of puzzles. Prints a table, and writes DIR/custom-puzzles.json: for each puzzle the
 rows, the settings that were chosen, the seconds, the exact accuracy on the test puzzles with its 95 % interval, and the
-validation curve. A second call replaces the puzzles it runs and keeps the others.
+validation curve. A second call keeps the suggestions and the results of the first one, and resumes interrupted trainings.
 """
 
 import argparse
@@ -14,7 +14,6 @@ import os
 import platform
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from ruamel.yaml import YAML
 
 from tests.puzzle_generators import PUZZLES, write_puzzles
 from trm.reporting.training_log import read_log
-from trm.storage.artifacts import write_json
+from trm.storage.artifacts import timing_file, write_json
 
 ROWS = {"latin": 1500, "sudoku-letters": 1000, "mirror": 1000, "sorted-rows": 1500, "enclosed": 2000, "path": 2000}
 """Puzzles of each file; a tenth each, at most 100 and 200, is for validation and test."""
@@ -38,24 +37,23 @@ METRICS = ("puzzles", "exact_accuracy", "cell_accuracy", "num_votes", "pass@1", 
 def run(name: str, rows: int, minutes: float, folder: Path) -> dict[str, Any]:
     """Suggest, train and evaluate; the result of one puzzle."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_puzzles(folder / f"{name}.csv", name, rows)
-    _trm(folder, "recipe", "suggest", f"{name}.csv", "--minutes", str(minutes), "--force")
-    started = time.monotonic()
+    if not (folder / "params.yaml").exists():
+        write_puzzles(folder / f"{name}.csv", name, rows)
+        _trm(folder, "recipe", "suggest", f"{name}.csv", "--minutes", str(minutes))
     _trm(folder, "run")
-    seconds = time.monotonic() - started
     params = YAML(typ="safe", pure=True).load((folder / "params.yaml").read_text(encoding="utf-8"))
     outputs = folder / "outputs"
-    manifest = json.loads((outputs / "model/manifest.json").read_text(encoding="utf-8"))
+    timing = json.loads(timing_file(outputs / "model").read_text(encoding="utf-8"))
+    facts = json.loads((outputs / "model/manifest.json").read_text(encoding="utf-8"))["facts"]
     metrics = json.loads((outputs / "evaluation/metrics.json").read_text(encoding="utf-8"))
     log = read_log(outputs / "model/validation.tsv")
     return {
         "rows": rows,
         "minutes": minutes,
         "settings": {key: params[key.split(".")[0]][key.split(".")[1]] for key in SHOWN},
-        "steps": manifest["facts"]["steps"],
-        "train_seconds": round(manifest["timing"]["train_seconds"]),
-        "all_seconds": round(seconds),
-        "threads": manifest["facts"]["threads"],
+        "steps": facts["steps"],
+        "train_seconds": round(timing["train_seconds"]),
+        "threads": facts["threads"],
         "metrics": {name: metrics[name] for name in METRICS},
         "validation": [
             [int(step), round(float(exact), 4)] for step, exact in zip(log["step"], log["exact_accuracy"], strict=True)

@@ -20,9 +20,7 @@ def new_dataset_command(
     name: Annotated[str, typer.Argument(help="Name of the dataset: a new folder in trm/datasets.")],
 ) -> None:
     """Write a dataset module and its test into this checkout: an example to change, which works as it is."""
-    import trm
-
-    root = Path(trm.__path__[0]).parent
+    root = Path(__file__).parents[2]
     if not (root / "pyproject.toml").is_file() or not (root / "tests/datasets").is_dir():
         raise UserError(
             "new-dataset: trm is installed without its source, and datasets are modules of the package; clone the "
@@ -49,7 +47,7 @@ def write_dataset(name: str, root: Path) -> list[Path]:
         where = f", by {taken.relative_to(root)}" if taken is not None else ""
         raise UserError(f"new-dataset: the name {name} is taken{where}; choose another one")
     folder.mkdir()
-    targets = {"__init__.py": folder / "__init__.py", "dataset.py": folder / "dataset.py", "test_dataset.py": test}
+    targets = {"__init__.py": folder / "__init__.py", "dataset.py": folder / "dataset.py", "test_dataset.py.txt": test}
     for source, target in targets.items():
         text = files(TEMPLATE).joinpath(source).read_text(encoding="utf-8")
         text = text.replace(TEMPLATE, f"trm.datasets.{name}").replace(f'"{TEMPLATE_NAME}"', f'"{name}"')

@@ -18,6 +18,7 @@ from trm.datasets.custom.evidence import Symmetries, contradictions, find_symmet
 from trm.datasets.custom.files import SUFFIXES, CustomPuzzles, read_custom_file
 from trm.datasets.custom.settings import Settings
 from trm.stages.params import parse_params
+from trm.training.cost import training_operations
 from trm.training.pace import seconds_per_step
 from trm.utils.errors import DataError
 from trm.utils.file_formats import printable
@@ -32,6 +33,7 @@ MAX_STEPS = 20_000
 TRAINING_SHARE = 0.8
 """Fraction of the time for the training; the rest is for validation, evaluation and report."""
 VALIDATIONS = 20
+DEPTH_SCHEDULE = [{"until": 0.3, "H_cycles": 1, "L_cycles": 2}, {"until": 0.6, "H_cycles": 2, "L_cycles": 2}]
 Pace = Callable[[ModelParams, DatasetMeta, TrainParams], float]
 """Measures the seconds of a training step."""
 
@@ -82,7 +84,7 @@ def suggest(file: Path, minutes: float, pace: Pace = seconds_per_step) -> Sugges
     rows = split_rows(data, params.augment, puzzles, augmentation_space(meta), file)
     train_groups = len(np.unique(puzzles.groups[rows["train"]]))
     batch = params.train.global_batch_size
-    seconds = pace(params.model, meta, params.train)
+    seconds = pace(params.model, meta, params.train) * _mean_depth(params.model, params.train, meta)
     steps = max(min(int(TRAINING_SHARE * 60 * minutes / seconds), MAX_STEPS), 1)
     epochs = _rounded(steps * batch / train_groups)
     steps = epochs * train_groups // batch
@@ -103,6 +105,13 @@ def suggest(file: Path, minutes: float, pace: Pace = seconds_per_step) -> Sugges
     ]
     comment = "".join(f"# {printable(line)}".rstrip() + "\n" for line in head)
     return Suggestion(f"{comment}\n{_text(choices)}", summary, warnings)
+
+
+def _mean_depth(model: ModelParams, train: TrainParams, meta: DatasetMeta) -> float:
+    """The operations of a training relative to one at full depth."""
+    steps = 1000
+    full = training_operations(model, train.model_copy(update={"depth_schedule": ()}), meta, steps)
+    return training_operations(model, train, meta, steps) / full
 
 
 def _text(choices: list[_Choice]) -> str:
@@ -156,8 +165,12 @@ def _model(puzzles: CustomPuzzles) -> list[_Choice]:
         *mixing,
         _Choice("model.hidden_size", 64, "small, so that many steps fit in the time"),
         _Choice("train.global_batch_size", batch, f"{cells} cells a puzzle"),
-        _Choice("train.lr", 1.0e-3, "2e-3 was unstable on one of six kinds of puzzles (docs/results.md)"),
+        _Choice(
+            "model.halt_exploration_prob", 0.5, "steps after the halt stay trained; with 0.1 they can spoil answers"
+        ),
+        _Choice("train.lr", 2.0e-3, "faster than 1e-3 on small puzzles"),
         _Choice("train.halt_loss_weight", 0.05, "better than 0.5 in docs/methods.md"),
+        _Choice("train.depth_schedule", DEPTH_SCHEDULE, "shallow first: more steps in the same time (docs/methods.md)"),
     ]
 
 
