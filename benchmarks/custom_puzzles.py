@@ -5,7 +5,7 @@
 For each puzzle it writes a CSV file to DIR/NAME, then runs `trm recipe suggest NAME.csv --minutes M` and `trm run`
 there. `--rows` changes the number of puzzles. Prints a table, and writes DIR/custom-puzzles.json: for each puzzle the
 rows, the settings that were chosen, the seconds, the exact accuracy on the test puzzles with its 95 % interval, and the
-validation curve. A second call keeps the suggestions and the results of the first one, and resumes interrupted trainings.
+validation curve. A second call keeps the suggestions and results of the first one, and resumes interrupted trainings.
 """
 
 import argparse

@@ -42,8 +42,8 @@ def test_settings(latin: Path) -> None:
     assert params["augment"] == {"num_aug": 100, "validation_groups": 40, "seed": 0}
     assert (params["model"]["mlp_t"], params["model"]["pos_encodings"]) == (True, "none")
     # 80 % of 600 s are 4,800 steps at full depth. A step has 10 passes, 5 of them with gradients (three times as much
-    # work): 20 units. With 1 round of 2 + 1 passes it has 9, with 2 rounds of 3 passes 12; the mean is 0.3 * 9 + 0.3 * 12 +
-    # 0.4 * 20 = 14.3. So there are 6,713 steps of 32 puzzles; 320 groups are for training.
+    # work): 20 units. With 1 round of 2 + 1 passes it has 9, with 2 rounds of 3 passes 12; the mean is
+    # 0.3 * 9 + 0.3 * 12 + 0.4 * 20 = 14.3. So there are 6,713 steps of 32 puzzles; 320 groups are for training.
     assert params["train"]["epochs"] == 670
     assert params["train"]["ema_rate"] == pytest.approx(1 - 20 / 6700, abs=1e-3)
     assert not suggestion.warnings
