@@ -34,13 +34,17 @@ METRICS = ("puzzles", "exact_accuracy", "cell_accuracy", "num_votes", "pass@1", 
 """Metrics in the results."""
 
 
-def run(name: str, rows: int, minutes: float, folder: Path) -> dict[str, Any]:
-    """Suggest, train and evaluate; the result of one puzzle."""
+def run(name: str, rows: int, minutes: float, folder: Path) -> None:
+    """Suggest, train and evaluate."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "params.yaml").exists():
         write_puzzles(folder / f"{name}.csv", name, rows)
         _trm(folder, "recipe", "suggest", f"{name}.csv", "--minutes", str(minutes))
     _trm(folder, "run")
+
+
+def result(rows: int, minutes: float, folder: Path) -> dict[str, Any]:
+    """The result of one puzzle."""
     params = YAML(typ="safe", pure=True).load((folder / "params.yaml").read_text(encoding="utf-8"))
     outputs = folder / "outputs"
     timing = json.loads(timing_file(outputs / "model").read_text(encoding="utf-8"))
@@ -96,7 +100,9 @@ def main() -> None:
     file: Path = arguments.out / "custom-puzzles.json"
     results = json.loads(file.read_text(encoding="utf-8"))["puzzles"] if file.exists() else {}
     for name in ROWS if "all" in arguments.puzzle else arguments.puzzle:
-        results[name] = run(name, arguments.rows or ROWS[name], arguments.minutes, arguments.out / name)
+        rows, folder = arguments.rows or ROWS[name], arguments.out / name
+        run(name, rows, arguments.minutes, folder)
+        results[name] = result(rows, arguments.minutes, folder)
         write_json(file, {"machine": platform.machine(), "puzzles": results})
     print(table(results))
 
