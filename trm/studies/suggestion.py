@@ -142,7 +142,8 @@ def _data(file: Path, puzzles: CustomPuzzles, symmetries: Symmetries) -> list[_C
         _Choice("data.fixed_symbols", list(symmetries.fixed), "symbols that are not exchanged"),
         _Choice("augment.num_aug", augmented, "augmentations of each puzzle, fewer where they are equal"),
         _Choice("augment.validation_groups", validation, f"a tenth of the {unit}, at most 100"),
-        _Choice("evaluate.num_votes", 4 if symmetries.names else 1, "augmentations vote, so they need symmetries"),
+        _Choice("evaluate.num_votes", 8 if symmetries.names else 1, "augmentations vote, so they need symmetries"),
+        _Choice("evaluate.early_halting", True, "steps after the halt are trained less, and can spoil an answer"),
     ]
 
 
@@ -166,7 +167,9 @@ def _model(puzzles: CustomPuzzles) -> list[_Choice]:
         _Choice("model.hidden_size", 64, "small, so that many steps fit in the time"),
         _Choice("train.global_batch_size", batch, f"{cells} cells a puzzle"),
         _Choice(
-            "model.halt_exploration_prob", 0.5, "steps after the halt stay trained; with 0.1 they can spoil answers"
+            "model.halt_exploration_prob",
+            0.5,
+            "some sequences go on after the halt, so that later steps are trained, too",
         ),
         _Choice("train.lr", 2.0e-3, "faster than 1e-3 on small puzzles"),
         _Choice("train.halt_loss_weight", 0.05, "better than 0.5 in docs/methods.md"),
