@@ -75,7 +75,9 @@ def _nothing(_: pytest.MonkeyPatch) -> None:
 
 
 CUDA = "device cuda is not available on this machine; set train.device and evaluate.device to auto"
-ALL_FULL = dict.fromkeys(("outputs", "states", "cache", "temporary files"), r"only 1,000.0 MB are free; free some space")
+ALL_FULL = dict.fromkeys(
+    ("outputs", "states", "cache", "temporary files"), r"only 1,000.0 MB are free; free some space"
+)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trm.data.canvas import crop_grids
 from trm.data.protocol import Grid
-from trm.datasets.arc.render import crop_grids, render, transform_grids
+from trm.datasets.arc.render import render, transform_grids
 
 
 def _grid(*rows: str) -> Grid:
@@ -84,7 +85,7 @@ def _tokens(*rows: str) -> np.ndarray:
     ],
 )
 def test_crop_worked_by_hand(tokens: np.ndarray, answer: object) -> None:
-    grid = crop_grids(tokens[None])[0]
+    grid = crop_grids(tokens.reshape(1, 30, 30))[0]
     assert grid.dtype == np.uint8
     assert np.array_equal(grid, np.array(answer))
 
@@ -100,4 +101,4 @@ def test_crop_equals_naive_implementation(seed: int, holes: float) -> None:
         while width < 30 and (canvas[:height, width] >= 2).all():
             width += 1
         best = (height, width) if height * width > best[0] * best[1] else best
-    assert np.array_equal(crop_grids(canvas.reshape(1, -1))[0], canvas[: best[0], : best[1]] - 2)
+    assert np.array_equal(crop_grids(canvas[None])[0], canvas[: best[0], : best[1]] - 2)

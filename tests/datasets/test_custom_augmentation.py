@@ -53,7 +53,7 @@ def test_canonical_forms_decide_equivalence(space: AugmentationSpace, seed: int)
     one, other = rng.integers(1, 4, (2, *shape), dtype=np.uint8)
     # Brute force: is there a symmetry and a permutation of the free tokens that maps one grid to the other?
     without_permutations = AugmentationSpace(
-        space.height, space.width, space.symmetries, space.vocab_size, space.free[:0], False
+        space.height, space.width, space.symmetries, space.vocab_size, space.free[:0], False, False
     )
     equivalent = False
     for symmetry in space.symmetries:

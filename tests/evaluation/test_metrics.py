@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trm.evaluation.evaluate import cell_accuracy
 from trm.evaluation.metrics import Estimate, compute_metrics, leak_metrics, mean_interval, proportion
 
 
@@ -239,3 +240,17 @@ def test_scores_without_leaked_tasks() -> None:
     everything = leak_metrics(table, tasks, {"a", "b", "c"}, 1, [1], 10)
     counts = {"puzzles": 0, "tasks": 0, "interval_95": {}}
     assert everything == {"leaked_tasks": 3, "without_leaks": {**dict.fromkeys(others), **counts}}
+
+
+@pytest.mark.parametrize(
+    ("grid", "accuracy"),
+    [
+        ([[1, 2], [3, 4]], 1.0),
+        ([[1, 2]], 0.5),  # 2 of 4 cells
+        ([[1, 2, 9], [3, 4, 9]], 4 / 6),
+        ([[1], [9], [3]], 1 / 5),  # 3 + 4 cells, 2 of them in both
+        (np.zeros((0, 0)), 0.0),
+    ],
+)
+def test_cell_accuracy_of_another_shape(grid: list[list[int]], accuracy: float) -> None:
+    assert cell_accuracy(np.array(grid, np.uint8), np.array([[1, 2], [3, 4]], np.uint8)) == pytest.approx(accuracy)

@@ -1,4 +1,4 @@
-"""A new dataset, as documented: its module and its settings, through all stages."""
+"""The dataset of `trm new-dataset` with the documented settings, through all stages."""
 
 import json
 import os
@@ -81,17 +81,14 @@ def block(language: str) -> str:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A checkout with the module in its place, and a tiny experiment with it."""
+    """A checkout with a new dataset, and a tiny experiment with it."""
     checkout = Checkout(tmp_path_factory.mktemp("custom") / "checkout")
-    module = block("python")
-    named = re.match(r"# (trm/datasets/(\w+)/dataset\.py)\n", module)
-    assert named is not None
-    assert f"name: {named[2]}\n" in block("yaml")
-    checkout.module = named[1]
-    assert not (checkout.folder / named[1]).exists()
-    (checkout.folder / named[1]).parent.mkdir()
-    (checkout.folder / named[1]).with_name("__init__.py").touch()
-    (checkout.folder / named[1]).write_text(module, encoding="utf-8")
+    shutil.copy(ROOT / "pyproject.toml", checkout.folder)
+    (checkout.folder / "tests/datasets").mkdir(parents=True)
+    checkout.run("-m", "trm", "new-dataset", "sorting")
+    checkout.module = "trm/datasets/sorting/dataset.py"
+    section_data = "".join(f"    {line}\n" for line in block("yaml").splitlines())
+    assert section_data in (checkout.folder / checkout.module).read_text(encoding="utf-8")
     data = YAML(typ="safe", pure=True).load(block("yaml"))["data"]
     text = params_text(TINY | {"data": data})
     (checkout.folder / "params.yaml").write_text(text)

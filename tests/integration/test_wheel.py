@@ -13,8 +13,11 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.params import TINY
+from tests.puzzle_generators import write_puzzles
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+MODEL = ("model.hidden_size", "model.num_heads", "train.epochs", "train.device", "report.num_examples")
+"""Changes that make the training of suggested settings tiny."""
 UNREACHABLE = ("No matching distribution found", "Temporary failure in name resolution", "Connection")
 
 
@@ -66,3 +69,11 @@ def test_first_commands(installed: Path, tmp_path: Path) -> None:
         *("raw", "dataset", "model", "evaluation", "report")
     }
     assert "Traceback" not in done.stderr
+    write_puzzles(here / "mine.csv", "mirror", 200)
+    done = trm("recipe", "suggest", "mine.csv", "--out", "mine.yaml", "--minutes", "0.1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("mine.yaml is a suggestion for mine.csv; `trm run --params mine.yaml` runs it\n")
+    done = trm("run", "--params", "mine.yaml", *(part for key in MODEL for part in ("--set", f"{key}={changes[key]}")))
+    assert done.returncode == 0, done.stderr
+    done = trm("new-dataset", "zoo")
+    assert (done.returncode, "installed without its source" in done.stderr) == (2, True)

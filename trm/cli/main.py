@@ -23,7 +23,9 @@ from trm.cli.arc_tasks import solve_arc_command
 from trm.cli.compare import compare_command
 from trm.cli.doctor import doctor_command
 from trm.cli.inference import COMMANDS
+from trm.cli.new_dataset import new_dataset_command
 from trm.cli.options import LOCAL, OUTPUTS, Overrides, PuzzleCommand, local_model, model_location, typed_message
+from trm.cli.suggest import suggest_command
 from trm.cli.summary import command_line, folder_options, next_command, print_end, print_summary
 from trm.cli.verify import verify_command
 from trm.config.base import INPUT
@@ -217,6 +219,7 @@ app.command("solve-arc")(solve_arc_command)
 app.command("compare")(compare_command)
 app.command("verify")(verify_command)
 app.command("doctor")(doctor_command)
+app.command("new-dataset")(new_dataset_command)
 
 
 @app.command("model-summary")
@@ -326,6 +329,9 @@ def recipe_use(
 
     use_recipe(name, params, force)
     print(f"{params} is now recipe {name}; `{run_all()}` runs it")
+
+
+recipe_app.command("suggest")(suggest_command)
 
 
 @checkpoint_app.command("import")

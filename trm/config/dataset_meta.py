@@ -2,6 +2,9 @@
 
 from pydantic import BaseModel, ConfigDict
 
+END = "end"
+"""The entry of a vocabulary for the token that delimits a grid on the canvas."""
+
 
 class DatasetMeta(BaseModel):
     """Stored as `meta.json` in the dataset folder and in every checkpoint.
@@ -30,6 +33,13 @@ class DatasetMeta(BaseModel):
     def seq_len(self) -> int:
         """Number of grid tokens of an example (L)."""
         return self.height * self.width
+
+    @property
+    def first_cell_token(self) -> int:
+        """Tokens from this one on are cells. The lower ones are padding and, if an output may have another shape than
+        its input, the end of a grid (token 1).
+        """
+        return 2 if self.vocabulary[1] == END else 1
 
     @property
     def vocab_size(self) -> int:

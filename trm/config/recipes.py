@@ -116,6 +116,13 @@ def changed(text: str, changes: Mapping[str, Any]) -> str:
     return out.getvalue()
 
 
+def changed_by_text(name: str, changes: str) -> str:
+    """A recipe as a complete params file without the comment at its top, changed by the YAML text of a mapping of full
+    keys to values. The comments of the mapping replace those of the changed values.
+    """
+    return changed(_settings(name), _yaml().load(changes))
+
+
 def _copy_comment(source: Any, key: str, target: Any, last: str) -> None:  # noqa: ANN401 - ruamel's nodes
     """Copy the comment at the end of a line; the empty lines after it stay those of the target."""
     new, old = source.ca.items.get(key), target.ca.items.pop(last, None)
@@ -177,12 +184,28 @@ def use_recipe(name: str, params: Path, force: bool) -> None:
 
     Raises `UserError` if the existing file is not the text of a recipe, unless `force` is True.
     """
-    text, kept = recipe_text(name), ""
-    if params.exists():
-        own, kept = split_sections(decode_text(params.read_bytes(), params), KEPT_SECTIONS)
-        if not force and not any(own == recipe_text(known) for known in recipes() | ablations()):
-            raise UserError(f"{params}: has changes of your own; save it elsewhere, or overwrite it with --force")
-    replace_file(params, text + kept)
+    write_params(recipe_text(name), params, force)
+
+
+def write_params(text: str, params: Path, force: bool) -> None:
+    """Write a params file; the sections `tracking` and `cluster` of an existing file are kept.
+
+    Raises `UserError` as `kept_sections`.
+    """
+    replace_file(params, text + kept_sections(params, force))
+
+
+def kept_sections(params: Path, force: bool) -> str:
+    """The text of the sections `tracking` and `cluster` of a params file that will be replaced; empty if it is absent.
+
+    Raises `UserError` if the file is not the text of a recipe, unless `force` is True.
+    """
+    if not params.exists():
+        return ""
+    own, kept = split_sections(decode_text(params.read_bytes(), params), KEPT_SECTIONS)
+    if not force and not any(own == recipe_text(known) for known in recipes() | ablations()):
+        raise UserError(f"{params}: has changes of your own; save it elsewhere, or overwrite it with --force")
+    return kept
 
 
 def split_sections(text: str, names: tuple[str, ...]) -> tuple[str, str]:

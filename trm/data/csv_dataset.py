@@ -169,11 +169,13 @@ def _validation_groups(dataset: CsvDataset, augment: AugmentParams, train: Path,
     return hold_out(classes, num_groups, augment.seed)
 
 
-def hold_out(classes: Rows, num_groups: int, seed: int) -> npt.NDArray[np.bool_]:
+def hold_out(
+    classes: Rows, num_groups: int, seed: int, setting: str = "augment.validation_groups"
+) -> npt.NDArray[np.bool_]:
     """Draw equivalence classes until `num_groups` groups are held out.
 
-    classes: int64 [N], the equivalence class of each group. Returns bool [N]. Raises `UserError` if the drawn classes
-    do not add up to `num_groups` groups.
+    classes: int64 [N], the equivalence class of each group. setting: name of the number in messages. Returns bool [N].
+    Raises `UserError` if the drawn classes do not add up to `num_groups` groups.
     """
     names, sizes = np.unique(classes, return_counts=True)
     held: list[int] = []
@@ -185,7 +187,7 @@ def hold_out(classes: Rows, num_groups: int, seed: int) -> npt.NDArray[np.bool_]
             remaining -= int(sizes[index])
     if remaining:
         raise UserError(
-            f"augment.validation_groups: {num_groups} groups cannot be held out because equivalent puzzles stay in one "
+            f"{setting}: {num_groups} groups cannot be held out because equivalent puzzles stay in one "
             f"split; set it to {num_groups - remaining}, or set data.allow_leakage: true"
         )
     return np.isin(classes, held)

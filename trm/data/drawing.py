@@ -73,7 +73,7 @@ def palette(count: int, lightness: float = LIGHTNESS) -> list[str]:
 
 def plain_drawing(meta: DatasetMeta) -> Drawing:
     """The default display: the symbols of the vocabulary, each on a color of its own."""
-    symbols = list(meta.vocabulary[1:])
+    symbols = list(meta.vocabulary[meta.first_cell_token :])
     # Mixed with the background of the theme, so that symbols are readable on both themes.
     strong = palette(len(symbols), STRONG)
     html_colors = [f"color-mix(in srgb, {color} {TINT}%, var(--cell))" for color in strong]

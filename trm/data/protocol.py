@@ -13,7 +13,9 @@ from trm.config.dataset_meta import DatasetMeta
 from trm.data.parquet import Split
 
 Grid = npt.NDArray[np.uint8]
-"""Cells without padding, uint8 [h, w]. Each dataset defines the mapping to tokens, usually cell = token - 1."""
+"""Cells without padding, uint8 [h, w]. Each dataset defines the mapping to tokens, in most
+cell = token - `DatasetMeta.first_cell_token`.
+"""
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,6 @@ class Dataset(Protocol):
     """Section `data` of `params.yaml` for this dataset."""
     FILLS_CANVAS: bool
     """True if every puzzle has the size of the canvas; otherwise smaller ones are in its upper left corner."""
-    FIRST_CELL_TOKEN: int
-    """Tokens from this one on are cells; the lower ones are padding and, in ARC, the border of the grid."""
 
     def source_digest(self, data: Any) -> dict[str, str]:
         """SHA-256 of the source files, as far as known before anything runs."""

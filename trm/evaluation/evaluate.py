@@ -212,9 +212,16 @@ def _accuracies(example: EvalExample, tokens: np.ndarray, grids: Sequence[Grid])
     if example.solution is None:
         return [None] * len(grids)
     if example.labels is None:
-        return [float((grid == example.solution).mean()) for grid in grids]
+        return [cell_accuracy(grid, example.solution) for grid in grids]
     labelled = example.labels != 0
     return (((tokens == example.labels) & labelled).sum(axis=1) / labelled.sum(axis=1)).tolist()
+
+
+def cell_accuracy(grid: Grid, solution: Grid) -> float:
+    """The fraction of correct cells among those of the answer and the solution: 1 if and only if they are equal."""
+    height, width = (min(sides) for sides in zip(grid.shape, solution.shape, strict=True))
+    correct = (grid[:height, :width] == solution[:height, :width]).sum()
+    return float(correct / (grid.size + solution.size - height * width))
 
 
 def _vote(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trm.config.dataset_meta import DatasetMeta
+from trm.data.canvas import FIRST_CELL, draw_ends
 from trm.data.protocol import Augmentations, Dataset, Grid
 from trm.datasets.registry import get_dataset
 from trm.utils.errors import DataError, UserError
@@ -65,8 +66,13 @@ def to_tokens(meta: DatasetMeta, dataset: Dataset, grid: np.ndarray) -> np.ndarr
     if not fits or (dataset.FILLS_CANVAS and grid.shape != (meta.height, meta.width)):
         most = "" if dataset.FILLS_CANVAS else "at most "
         raise DataError(f"a puzzle must be {most}{meta.height} x {meta.width}. Got shape {grid.shape}")
-    if not np.isin(grid, np.arange(meta.vocab_size - 1)).all():
-        raise DataError(f"the cells of a puzzle must be 0..{meta.vocab_size - 2}. Got {grid.min()}..{grid.max()}")
+    first = meta.first_cell_token
+    if not np.isin(grid, np.arange(meta.vocab_size - first)).all():
+        raise DataError(
+            f"the cells of a puzzle must be 0..{meta.vocab_size - 1 - first}. Got {grid.min()}..{grid.max()}"
+        )
     tokens = np.zeros((meta.height, meta.width), np.uint8)
-    tokens[: grid.shape[0], : grid.shape[1]] = grid.astype(np.uint8) + np.uint8(1)
+    tokens[: grid.shape[0], : grid.shape[1]] = grid.astype(np.uint8) + np.uint8(first)
+    if first == FIRST_CELL:
+        draw_ends(tokens, 0, 0, (grid.shape[0], grid.shape[1]))
     return tokens.ravel()

@@ -81,7 +81,7 @@ def parse_puzzles(text: str, meta: DatasetMeta) -> list[Grid]:
     prints is accepted, also with `--json`: then the questions are the puzzles. Raises `DataError` for another length,
     shape or symbol, `UserError` for a dataset that cannot be solved from outside.
     """
-    dataset, symbols = get_solvable_dataset(meta), meta.vocabulary[1:]
+    dataset, symbols = get_solvable_dataset(meta), meta.vocabulary[meta.first_cell_token :]
     values = {symbol: cell for cell, symbol in enumerate(symbols)}
     if text.lstrip().startswith("{") and "{" not in values:
         return [_question(line, number, meta, dataset) for number, line in enumerate(text.strip().splitlines(), 1)]

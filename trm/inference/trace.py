@@ -10,7 +10,6 @@ import numpy.typing as npt
 from trm.config.dataset_meta import DatasetMeta
 from trm.config.inference import InferenceConfig
 from trm.data.protocol import Augmentations, Grid
-from trm.datasets.registry import get_dataset
 from trm.inference.engine import StepTrace
 from trm.inference.puzzle import EvalPuzzle
 from trm.inference.solve import Answer, rank_answers, solve_puzzle
@@ -164,7 +163,7 @@ def origin(
     the numbers of the cells are sent through it bit by bit, coded in two tokens, and read from the result.
     """
     # Tokens that delimit the grid on the canvas must stay, or the grid would have another shape.
-    first = get_dataset(meta.name).FIRST_CELL_TOKEN
+    first = meta.first_cell_token
     coded_cells = answer >= first if first > 1 else np.ones(len(answer), bool)
     cells, k = np.arange(len(answer)), len(augmentations.tokens)
 

@@ -44,6 +44,13 @@ def load_recipe(name: str, changes: Mapping[str, Any] = NO_OVERRIDES) -> Params:
     return check_params(recipe_values(name, changes), name)
 
 
+def parse_params(text: str, where: str) -> Params:
+    """Validate the text of a complete params file. Raises `ParamsError`; its message starts with `where`."""
+    from ruamel.yaml import YAML
+
+    return check_params(YAML(typ="safe", pure=True).load(text), where)
+
+
 def check_params(values: object, where: str) -> Params:
     """Validate the contents of a complete params file. Raises `ParamsError`; its message starts with `where`."""
     return parse(_with_dataset(Params, values, where), values, where)

@@ -14,14 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from trm.config.data import AugmentParams
-from trm.config.dataset_meta import DatasetMeta
+from trm.config.dataset_meta import END, DatasetMeta
+from trm.data.canvas import crop_grids
 from trm.data.parquet import Split
 from trm.data.protocol import Augmentations, DatasetPlan, Grid, SplitPlan
 from trm.data.symmetries import INVERSE, apply_symmetry
 from trm.datasets.arc.augmentation import PuzzleNames, TaskAugmentations, draw_augmentations, parse_puzzle_name
 from trm.datasets.arc.files import location_digest, read_subset
 from trm.datasets.arc.leaks import find_leaks
-from trm.datasets.arc.render import crop_grids, render, transform_grids
+from trm.datasets.arc.render import render, transform_grids
 from trm.datasets.arc.settings import ArckitSource, PathFiles, Settings, UrlFiles
 from trm.datasets.arc.tasks import (
     Task,
@@ -35,8 +36,7 @@ from trm.utils.errors import UserError
 from trm.utils.paths import file_digest
 
 FILLS_CANVAS = False
-FIRST_CELL_TOKEN = 2
-VOCABULARY = ("pad", "end", *"0123456789")
+VOCABULARY = ("pad", END, *"0123456789")
 SUBSETS = {
     "arc-agi-1": ("training", "evaluation", "concept"),
     "arc-agi-2": ("training2", "evaluation2", "concept"),
@@ -270,14 +270,13 @@ def expected_meta(data: Settings) -> DatasetMeta:
 
 def recall(meta: DatasetMeta, tokens: npt.NDArray[np.uint8], names: Sequence[str]) -> Augmentations:
     """The augmentations `tokens` (uint8 [k, L]) of a pair, with their puzzle names. `invert` crops the answers."""
-    del meta
     draws = [
         (symmetry, np.argsort(permutation).astype(np.uint8))
         for _, symmetry, permutation in map(parse_puzzle_name, names)
     ]
 
     def invert(answers: npt.NDArray[np.uint8]) -> list[Grid]:
-        cropped = zip(crop_grids(answers), draws, strict=True)
+        cropped = zip(crop_grids(answers.reshape(-1, meta.height, meta.width)), draws, strict=True)
         return [colors[apply_symmetry(grid, INVERSE[symmetry])] for grid, (symmetry, colors) in cropped]
 
     return Augmentations(tokens, invert, list(names))

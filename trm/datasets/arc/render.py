@@ -1,4 +1,4 @@
-"""Compiled operations on ARC grids: fingerprints of augmentations, drawing on canvases, and cropping."""
+"""Compiled operations on ARC grids: fingerprints of augmentations, and drawing on canvases."""
 
 import math
 from collections.abc import Sequence
@@ -7,15 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from trm.data.canvas import END_TOKEN, FIRST_CELL
 from trm.data.numba_utils import njit
 from trm.data.protocol import Grid
 from trm.data.symmetries import apply_symmetry
 from trm.datasets.arc.tasks import MAX_SIDE
 
-_END = 1
-"""Token that ends the rows and columns of a grid."""
-_FIRST = 2
-"""Token of color 0."""
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _WEIGHTS = np.random.default_rng(0).integers(2**64, size=MAX_SIDE * MAX_SIDE, dtype=np.uint64) | np.uint64(1)
 """Hash weight of each cell; odd, so that its product with a color is not 0."""
@@ -107,7 +104,7 @@ def _render(cells, extents, pairs, symmetries, permutations, first, key, shift, 
     example = 0
     for index in range(len(symmetries)):
         for color in range(10):
-            colors[color] = permutations[index, color] + _FIRST
+            colors[color] = permutations[index, color] + FIRST_CELL
         # One random stream per augmentation: the result does not depend on the block boundaries.
         stream = _mix(key + np.uint64(first + index) * _GAMMA)
         unshifted = _random_below(stream, 0, len(pairs))
@@ -132,27 +129,11 @@ def _draw_grid(cells, extent, colors, row, column, side, canvas):  # noqa: ANN00
         for j in range(width):
             canvas[position + j] = colors[source[j]]
         if column + width < side:
-            canvas[position + width] = _END
+            canvas[position + width] = END_TOKEN
     if row + height < side:
         position = (row + height) * side + column
         for j in range(width):
-            canvas[position + j] = _END
-
-
-@njit
-def _crop(tokens, side, sizes):  # noqa: ANN001, ANN202
-    for number in range(len(tokens)):
-        canvas, width, area = tokens[number], side, 0
-        for row in range(side):
-            length = 0
-            while length < width and canvas[row * side + length] >= _FIRST:
-                length += 1
-            width = length
-            if (row + 1) * width > area:  # the first of the largest
-                area = (row + 1) * width
-                sizes[number, 0], sizes[number, 1] = row + 1, width
-            if width == 0:
-                break
+            canvas[position + j] = END_TOKEN
 
 
 def fingerprints(
@@ -187,16 +168,3 @@ def render(
     """
     extents, side = transformed.extents, math.isqrt(inputs.shape[1])
     _render(transformed.cells, extents, pairs, symmetries, permutations, first, key, shift, side, inputs, labels)
-
-
-def crop_grids(tokens: npt.NDArray[np.uint8]) -> list[Grid]:
-    """The grids on canvases, tokens uint8 [k, side * side].
-
-    A grid is the largest rectangle of color tokens with a corner at (0, 0), of several the one with the smallest
-    height; 0 x 0 if the first token is not a color.
-    """
-    sizes = np.zeros((len(tokens), 2), dtype=np.int64)
-    side = math.isqrt(tokens.shape[1])
-    _crop(tokens, side, sizes)
-    canvases = tokens.reshape(-1, side, side)
-    return [canvas[:h, :w] - np.uint8(_FIRST) for canvas, (h, w) in zip(canvases, sizes.tolist(), strict=True)]

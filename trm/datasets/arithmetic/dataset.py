@@ -26,7 +26,6 @@ from trm.utils.paths import file_digest
 from trm.utils.progress import Progress, progress
 
 FILLS_CANVAS = False  # a typed question may omit the digits of the sum
-FIRST_CELL_TOKEN = 1
 VOCABULARY = ("pad", *"0123456789", "+", "=")
 UNKNOWN = "."
 """The character for a digit of the sum in the CSV question."""

@@ -3,12 +3,14 @@
 An augmentation permutes the symbols, then rotates or reflects the grid, then translates it on the canvas.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from trm.config.dataset_meta import DatasetMeta
+from trm.data.canvas import FIRST_CELL, crop_grids, draw_ends
 from trm.data.symmetries import INVERSE, KEEP_SHAPE, SWAP_SIDES, apply_symmetry
 
 MAX_DRAWS_PER_AUGMENTATION = 5
@@ -34,6 +36,8 @@ class AugmentationSpace:
     """Permuted tokens in ascending order; empty: none."""
     translate: bool
     """Whether grids are translated."""
+    has_ends: bool
+    """Whether end tokens delimit the grids, because outputs may have other shapes than their inputs."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +59,15 @@ class Transforms:
 
 def augmentation_space(meta: DatasetMeta) -> AugmentationSpace:
     """The augmentations allowed by `meta.symmetries`. On a canvas that is not square, `dihedral` keeps the shape."""
-    symmetries = (0,)
+    symmetries, first = (0,), meta.first_cell_token
     if "dihedral" in meta.symmetries:
         symmetries = tuple(range(len(INVERSE))) if meta.height == meta.width else KEEP_SHAPE
     free = np.zeros(0, np.uint8)
     if "permute_symbols" in meta.symmetries:
-        tokens = [t for t, symbol in enumerate(meta.vocabulary) if t and symbol not in meta.fixed_symbols]
+        tokens = [t for t, symbol in enumerate(meta.vocabulary) if t >= first and symbol not in meta.fixed_symbols]
         free = np.array(tokens, np.uint8)
-    return AugmentationSpace(meta.height, meta.width, symmetries, meta.vocab_size, free, "translate" in meta.symmetries)
+    translate, has_ends = "translate" in meta.symmetries, first == FIRST_CELL
+    return AugmentationSpace(meta.height, meta.width, symmetries, meta.vocab_size, free, translate, has_ends)
 
 
 def identity_transform(space: AugmentationSpace, row: int = 0, column: int = 0) -> Transforms:
@@ -72,7 +77,7 @@ def identity_transform(space: AugmentationSpace, row: int = 0, column: int = 0) 
 
 
 def draw_transforms(space: AugmentationSpace, rng: np.random.Generator, shape: tuple[int, int], k: int) -> Transforms:
-    """Draw k random transforms for a grid of this shape."""
+    """Draw k random transforms for grids of at most this shape."""
     symmetries = rng.choice(np.array(space.symmetries, np.int64), k)
     symbols = np.tile(np.arange(space.vocab_size, dtype=np.uint8), (k, 1))
     if len(space.free):
@@ -90,8 +95,8 @@ def draw_distinct_augmentations(
 ) -> Tokens:
     """The puzzle and up to k augmentations of it, no two with the same question and answer.
 
-    question, answer: uint8 [h, w] of tokens. Returns uint8 [1 + k or fewer, 2 L]: the canvas of the question followed
-    by that of the answer.
+    question, answer: tokens, uint8 [h, w] each. Returns uint8 [1 + k or fewer, 2 L]: the canvas of the question
+    followed by that of the answer.
     """
     results = [_question_answer_canvases(space, identity_transform(space), question, answer)]
     seen = {results[0].tobytes()}
@@ -99,7 +104,8 @@ def draw_distinct_augmentations(
     for _ in range(MAX_DRAWS_PER_AUGMENTATION):
         if not missing:
             break
-        transforms = draw_transforms(space, rng, (question.shape[0], question.shape[1]), k)
+        shape = (max(question.shape[0], answer.shape[0]), max(question.shape[1], answer.shape[1]))
+        transforms = draw_transforms(space, rng, shape, k)
         new = []
         pairs = _question_answer_canvases(space, transforms, question, answer)
         for index, pair in enumerate(map(bytes, pairs)):
@@ -122,7 +128,9 @@ def concatenate(parts: list[Transforms]) -> Transforms:
 
 
 def apply_transforms(space: AugmentationSpace, transforms: Transforms, grid: Tokens) -> Tokens:
-    """Apply k transforms to a grid, uint8 [h, w] of tokens: canvases uint8 [k, L]."""
+    """Apply k transforms to a grid, uint8 [h, w] of tokens: canvases uint8 [k, L], with end tokens if the space has
+    them.
+    """
     canvases = np.zeros((len(transforms), space.height * space.width), np.uint8)
     corners = transforms.rows * space.width + transforms.columns
     for symmetry in np.unique(transforms.symmetries).tolist():
@@ -130,39 +138,52 @@ def apply_transforms(space: AugmentationSpace, transforms: Transforms, grid: Tok
         transformed = apply_symmetry(grid, symmetry)
         cells = (np.arange(transformed.shape[0])[:, None] * space.width + np.arange(transformed.shape[1])).ravel()
         canvases[indices[:, None], corners[indices, None] + cells] = transforms.symbols[indices][:, transformed.ravel()]
+        if space.has_ends:
+            shape = (transformed.shape[0], transformed.shape[1])
+            for index in indices.tolist():
+                canvas = canvases[index].reshape(space.height, space.width)
+                draw_ends(canvas, int(transforms.rows[index]), int(transforms.columns[index]), shape)
     return canvases
 
 
 def invert_transforms(
     space: AugmentationSpace, transforms: Transforms, canvases: Tokens, shape: tuple[int, int]
 ) -> list[Tokens]:
-    """Crop and invert k augmentations of a grid of this shape: k arrays uint8 [h, w] of tokens."""
+    """Crop and invert k augmentations of a grid of this shape: k arrays uint8 [h, w] of tokens.
+
+    With end tokens, the answers determine their shapes.
+    """
     grids = []
     for index, canvas in enumerate(canvases.reshape(-1, space.height, space.width)):
         symmetry, row, column = int(transforms.symmetries[index]), transforms.rows[index], transforms.columns[index]
         height, width = shape[::-1] if symmetry in SWAP_SIDES else shape
         region = canvas[row : row + height, column : column + width]
+        if space.has_ends:
+            region = crop_grids(canvas[None, row:, column:])[0] + np.uint8(FIRST_CELL)
         inverse = np.argsort(transforms.symbols[index]).astype(np.uint8)
         grids.append(apply_symmetry(inverse[region], INVERSE[symmetry]))
     return grids
 
 
-def canonical_forms(space: AugmentationSpace, grids: list[Tokens]) -> list[bytes]:
+def canonical_forms(
+    space: AugmentationSpace, grids: Sequence[Tokens], answers: Sequence[Tokens] | None = None
+) -> list[bytes]:
     """A canonical form of each grid, uint8 [h, w] of tokens: equal for two grids if and only if one is an augmentation
-    of the other.
+    of the other. With `answers`: of each grid together with its answer.
 
     It is the smallest of the rotated and reflected grids, with free tokens renamed by first appearance.
     """
     forms: list[bytes] = [b""] * len(grids)
-    by_shape: dict[tuple[int, ...], list[int]] = {}
-    for index, grid in enumerate(grids):
-        by_shape.setdefault(grid.shape, []).append(index)
+    parts = [grids] if answers is None else [grids, answers]
+    by_shape: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+    for index in range(len(grids)):
+        by_shape.setdefault(tuple(part[index].shape for part in parts), []).append(index)
     for indices in by_shape.values():
-        stacked = np.stack([grids[index] for index in indices])
+        stacked = [np.stack([part[index] for index in indices]) for part in parts]
         for symmetry in space.symmetries:
-            transformed = apply_symmetry(stacked, symmetry)
-            named = _rename_tokens(space, transformed.reshape(len(indices), -1))
-            shape = bytes(transformed.shape[1:])
+            transformed = [apply_symmetry(part, symmetry) for part in stacked]
+            named = _rename_tokens(space, np.hstack([part.reshape(len(indices), -1) for part in transformed]))
+            shape = bytes(side for part in transformed for side in part.shape[1:])
             for index, values in zip(indices, named, strict=True):
                 form = shape + values.tobytes()
                 forms[index] = min(forms[index] or form, form)

@@ -1,7 +1,7 @@
 """Custom puzzles: inputs and outputs in one file, without code (docs/custom-datasets.md)."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trm.config.data import AugmentParams
-from trm.config.dataset_meta import DatasetMeta
+from trm.config.dataset_meta import END, DatasetMeta
+from trm.data.canvas import FIRST_CELL
 from trm.data.csv_dataset import hold_out
 from trm.data.parquet import Split
 from trm.data.protocol import Augmentations, DatasetPlan, Grid, SplitPlan
@@ -34,7 +35,6 @@ from trm.utils.paths import file_digest
 from trm.utils.progress import progress
 
 FILLS_CANVAS = False
-FIRST_CELL_TOKEN = 1
 SYMMETRIES = ("dihedral", "permute_symbols", "translate")
 BLOCK_SIZE = 8192
 """Approximate number of examples per block."""
@@ -79,17 +79,17 @@ def prepare(data: Settings, augment: AugmentParams, raw: Path) -> DatasetPlan:
 
     Test groups are drawn with `data.seed`, validation groups with `augment.seed`. Each row is a puzzle with one
     example. Exception: in the test split, the rows of a group are the examples of one puzzle, so that each is
-    evaluated. Raises `DataError` for too few groups or leakage, and `UserError` for augmentations that the settings do
+    evaluated. Raises `DataError` for too few groups, and `UserError` for augmentations that the settings do
     not allow, or groups that cannot be held out.
     """
     files = [raw / f"puzzles{suffix}" for suffix in SUFFIXES]
     path = next((file for file in files if file.is_file()), files[0])
     puzzles = read_custom_file(path, data.alphabet, data.height, data.width)
-    meta = _meta(data, puzzles)
+    meta = custom_meta(data, puzzles)
     space = augmentation_space(meta)
     _check_symmetries(data, augment, puzzles, space)
     plans = {}
-    for name, rows in _split(data, augment, puzzles, space, path).items():
+    for name, rows in split_rows(data, augment, puzzles, space, path).items():
         num_aug = augment.num_aug if name == "train" else 0
         row_augmentations = _RowAugmentations(space, puzzles, num_aug, augment.seed)
         counts = row_augmentations.count(rows)
@@ -107,15 +107,20 @@ def augmentations(meta: DatasetMeta, tokens: npt.NDArray[np.uint8], rng: np.rand
         raise UserError(f"evaluate.num_votes must be 1 if data.symmetries is empty. Got {k}")
     space = augmentation_space(meta)
     canvas = tokens.reshape(meta.height, meta.width)
-    rows, columns = np.flatnonzero(canvas.any(axis=1)), np.flatnonzero(canvas.any(axis=0))
+    cells = canvas >= meta.first_cell_token
+    rows, columns = np.flatnonzero(cells.any(axis=1)), np.flatnonzero(cells.any(axis=0))
     top, left = (int(indices[0]) if len(indices) else 0 for indices in (rows, columns))
     grid = canvas[top : rows[-1] + 1, left : columns[-1] + 1] if len(rows) else canvas
     shape = (grid.shape[0], grid.shape[1])
-    transforms = concatenate([identity_transform(space, top, left), draw_transforms(space, rng, shape, k - 1)])
+    # The output may be larger than the input: where it has end tokens, there is no translation.
+    drawn_from = replace(space, translate=space.translate and not space.has_ends)
+    transforms = concatenate([identity_transform(space, top, left), draw_transforms(drawn_from, rng, shape, k - 1)])
 
     def invert(answers: npt.NDArray[np.uint8]) -> list[Grid]:
         # Padding becomes 255; solutions contain none.
-        return [answer - np.uint8(1) for answer in invert_transforms(space, transforms, answers, shape)]
+        return [
+            answer - np.uint8(meta.first_cell_token) for answer in invert_transforms(space, transforms, answers, shape)
+        ]
 
     return Augmentations(
         apply_transforms(space, transforms, grid), invert, [_draw_name(meta, transforms, index) for index in range(k)]
@@ -127,7 +132,8 @@ def valid(meta: DatasetMeta, questions: Sequence[Grid], answers: Sequence[Grid])
     del meta, questions, answers
 
 
-def _meta(data: Settings, puzzles: CustomPuzzles) -> DatasetMeta:
+def custom_meta(data: Settings, puzzles: CustomPuzzles) -> DatasetMeta:
+    """The metadata of these puzzles. Raises `UserError` for fixed symbols that they do not have."""
     for symbol in data.fixed_symbols:
         if symbol not in puzzles.alphabet:
             raise UserError(
@@ -138,7 +144,7 @@ def _meta(data: Settings, puzzles: CustomPuzzles) -> DatasetMeta:
         name="custom",
         height=puzzles.inputs.shape[1],
         width=puzzles.inputs.shape[2],
-        vocabulary=("pad", *puzzles.alphabet),
+        vocabulary=("pad", *((END,) if puzzles.first_cell_token == FIRST_CELL else ()), *puzzles.alphabet),
         num_identifiers=1,
         symmetries=tuple(name for name in SYMMETRIES if name in data.symmetries),
         fixed_symbols=data.fixed_symbols,
@@ -153,17 +159,20 @@ def _check_symmetries(data: Settings, augment: AugmentParams, puzzles: CustomPuz
             f"data.symmetries: permute_symbols needs at least two symbols. Got {len(space.free)}; remove symbols "
             "from data.fixed_symbols, or remove permute_symbols"
         )
-    if space.translate and (puzzles.shapes == (space.height, space.width)).all():
+    if space.translate and (puzzles.largest() == (space.height, space.width)).all():
         raise UserError(
             f"data.symmetries: translate has no effect because every grid fills the canvas of {space.height} x "
             f"{space.width}; increase data.height or data.width (at most {MAX_SIDE}), or remove translate"
         )
 
 
-def _split(
+def split_rows(
     data: Settings, augment: AugmentParams, puzzles: CustomPuzzles, space: AugmentationSpace, path: Path
 ) -> dict[str, Rows]:
-    """The rows of each split; the rows of a group are contiguous."""
+    """The rows of each split; the rows of a group are contiguous.
+
+    path: the file in messages. Raises `DataError` or `UserError` if the groups cannot be held out.
+    """
     groups = np.arange(len(puzzles.group_names))
     num_held_out = data.test_groups + augment.validation_groups
     if num_held_out >= len(groups):
@@ -174,14 +183,13 @@ def _split(
             f"augment.validation_groups is {augment.validation_groups}. Got {len(groups)}",
             "add puzzles, or reduce these settings",
         )
-    order = np.random.default_rng(np.random.SeedSequence(data.seed)).permutation(groups)
-    test, rest = order[: data.test_groups], np.sort(order[data.test_groups :])
     classes = groups
     if not data.allow_leakage:
-        grids = [puzzles.inputs[row, :height, :width] for row, (height, width) in enumerate(puzzles.shapes.tolist())]
-        forms = canonical_forms(space, grids)
-        _check_leakage(puzzles, forms, np.isin(puzzles.groups, test), path)
-        classes = _equivalence_classes(puzzles, forms)
+        classes = _equivalence_classes(
+            puzzles, canonical_forms(space, [puzzles.grids(n)[0] for n in range(len(puzzles))])
+        )
+    in_test = hold_out(classes, data.test_groups, data.seed, "data.test_groups")
+    test, rest = groups[in_test], groups[~in_test]
     held = hold_out(classes[rest], augment.validation_groups, augment.seed)
     parts = {"train": rest[~held], "validation": rest[held], "test": test}
     rows = np.argsort(puzzles.groups, kind="stable")
@@ -208,23 +216,6 @@ def _equivalence_classes(puzzles: CustomPuzzles, forms: Sequence[bytes]) -> Rows
     return np.array([root(group) for group in range(len(parents))])
 
 
-def _check_leakage(puzzles: CustomPuzzles, forms: Sequence[bytes], in_test: npt.NDArray[np.bool_], path: Path) -> None:
-    others: dict[bytes, int] = {}
-    for row in np.flatnonzero(~in_test).tolist():
-        others.setdefault(forms[row], row)
-    leaks = [(row, others[forms[row]]) for row in np.flatnonzero(in_test).tolist() if forms[row] in others]
-    if leaks:
-        row, other = leaks[0]
-        more = f" (and {len(leaks) - 1} more test puzzles)" if len(leaks) > 1 else ""
-        raise_data_error(
-            path,
-            int(puzzles.lines[row]),
-            f"the input of this test puzzle is equivalent to that of the training puzzle on line "
-            f"{puzzles.lines[other]}{more}",
-            "put both in one group, remove one, or set data.allow_leakage: true",
-        )
-
-
 @dataclass(frozen=True)
 class _RowAugmentations:
     """Augmentations of rows, which depend only on (seed, row).
@@ -239,10 +230,8 @@ class _RowAugmentations:
 
     def of(self, row: int) -> npt.NDArray[np.uint8]:
         """The puzzle and its augmentations, uint8 [1 + num_aug or fewer, 2 L]: inputs followed by labels."""
-        height, width = self.puzzles.shapes[row]
-        pair = (self.puzzles.inputs[row, :height, :width], self.puzzles.labels[row, :height, :width])
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, row]))
-        return draw_distinct_augmentations(self.space, rng, *pair, self.num_aug)
+        return draw_distinct_augmentations(self.space, rng, *self.puzzles.grids(row), self.num_aug)
 
     def count(self, rows: Rows) -> Rows:
         """Number of puzzles of each row, augmentations included: int64 [rows]."""
@@ -291,7 +280,8 @@ def _block(augmentations: _RowAugmentations, rows: Rows, ends: Rows) -> Split:
 def _draw_name(meta: DatasetMeta, transforms: Transforms, index: int) -> str:
     words = {
         "dihedral": f"symmetry={transforms.symmetries[index]}",
-        "permute_symbols": "symbols=" + " ".join(meta.vocabulary[token] for token in transforms.symbols[index, 1:]),
+        "permute_symbols": "symbols="
+        + " ".join(meta.vocabulary[token] for token in transforms.symbols[index, meta.first_cell_token :]),
         "translate": f"offset={transforms.rows[index]}:{transforms.columns[index]}",
     }
     return ",".join(words[name] for name in meta.symmetries) or "identity"

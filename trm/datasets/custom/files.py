@@ -15,6 +15,7 @@ from typing import NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from trm.data.canvas import FIRST_CELL
 from trm.data.csv_records import open_csv
 from trm.utils.errors import DataError
 from trm.utils.file_formats import describe_character, open_lines
@@ -22,8 +23,8 @@ from trm.utils.file_formats import describe_character, open_lines
 SUFFIXES = (".csv", ".jsonl")
 MAX_SIDE = 64
 """Largest height and width of a grid."""
-MAX_SYMBOLS = 254
-"""Tokens are bytes, and token 0 is padding."""
+MAX_SYMBOLS = 253
+"""Tokens are bytes; two of them are padding and the end of a grid."""
 KEYS = ("input", "output", "group")
 
 Rows = Sequence[Sequence[str]]
@@ -33,14 +34,16 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class CustomPuzzles:
-    """N examples in the upper left corner of one canvas; token 0 is padding, token t is `alphabet[t - 1]`."""
+    """N examples in the upper left corner of one canvas, without end tokens; token 0 is padding, token t is
+    `alphabet[t - first_cell_token]`.
+    """
 
     inputs: npt.NDArray[np.uint8]
     """Input tokens, uint8 [N, height, width]."""
     labels: npt.NDArray[np.uint8]
     """Output tokens, uint8 [N, height, width]."""
     shapes: Ints
-    """Rows and columns of each example, int64 [N, 2]."""
+    """Rows and columns of input and output of each example, int64 [N, 2, 2]."""
     groups: Ints
     """Group numbers by first appearance, int64 [N]."""
     group_names: tuple[str, ...]
@@ -50,8 +53,20 @@ class CustomPuzzles:
     alphabet: tuple[str, ...]
     """The symbols in the order of their tokens."""
 
+    first_cell_token: int
+    """The token of the first symbol: 2 if an input and its output have different shapes, else 1."""
+
     def __len__(self) -> int:
         return len(self.inputs)
+
+    def grids(self, row: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        """The tokens of input and output, uint8 [h, w]."""
+        (height, width), (label_height, label_width) = self.shapes[row].tolist()
+        return self.inputs[row, :height, :width], self.labels[row, :label_height, :label_width]
+
+    def largest(self) -> Ints:
+        """Rows and columns of the larger of input and output of each example, int64 [N, 2]."""
+        return self.shapes.max(axis=1)
 
 
 def read_custom_file(
@@ -61,7 +76,7 @@ def read_custom_file(
     ones.
 
     Raises `DataError` with file, line and remedy: missing file, invalid UTF-8, CSV or JSON, missing column or key,
-    ragged, empty or too large grid, unknown symbol, different shapes of input and output, no puzzles.
+    ragged, empty or too large grid, unknown symbol, no puzzles.
     """
     codes = {symbol: code for code, symbol in enumerate(alphabet or ())}
     pairs: list[list[npt.NDArray[np.uint8]]] = []
@@ -72,29 +87,22 @@ def read_custom_file(
         for name in ("input", "output"):
             _check_shape(path, line, name, fields[name], height, width)
             pair.append(_encode(path, line, name, fields[name], codes, infer_alphabet=alphabet is None))
-        shapes = [" x ".join(map(str, grid.shape)) for grid in pair]
-        if shapes[0] != shapes[1]:
-            raise_data_error(
-                path,
-                line,
-                f"input has shape {shapes[0]}, but output has {shapes[1]}",
-                "pad the smaller one with a further symbol",
-            )
         pairs.append(pair)
         lines.append(line)
         name = f"line {line}" if group is None else group
         names.append(groups.setdefault(name, len(groups)))
     if not pairs:
         raise_data_error(path, None, "the file contains no puzzles", "add a line for each puzzle")
-    shapes = np.array([pair[0].shape for pair in pairs])
-    canvas = (height or int(shapes[:, 0].max()), width or int(shapes[:, 1].max()))
+    shapes = np.array([[grid.shape for grid in pair] for pair in pairs])
+    canvas = (height or int(shapes[..., 0].max()), width or int(shapes[..., 1].max()))
+    first = 1 if (shapes[:, 0] == shapes[:, 1]).all() else FIRST_CELL
     symbols = tuple(sorted(codes, key=lambda symbol: (len(symbol), symbol))) if alphabet is None else alphabet
-    tokens = np.array([1 + symbols.index(symbol) for symbol in codes], np.uint8)
+    tokens = np.array([first + symbols.index(symbol) for symbol in codes], np.uint8)
     both = np.zeros((2, len(pairs), *canvas), np.uint8)
     for index, pair in enumerate(pairs):
         for side, grid in enumerate(pair):
             both[side, index, : grid.shape[0], : grid.shape[1]] = tokens[grid]
-    return CustomPuzzles(both[0], both[1], shapes, np.array(names), tuple(groups), np.array(lines), symbols)
+    return CustomPuzzles(both[0], both[1], shapes, np.array(names), tuple(groups), np.array(lines), symbols, first)
 
 
 def raise_data_error(path: Path, line: int | None, problem: str, remedy: str) -> NoReturn:

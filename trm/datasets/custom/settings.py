@@ -93,9 +93,7 @@ class Settings(DataSection):
     fixed_symbols: Symbols
     """Symbols, as a string or a list, that `permute_symbols` does not change."""
     allow_leakage: bool
-    """False: raise an error if the input of a test puzzle is equivalent to that of another puzzle under the symmetries,
-    and keep groups with equivalent inputs together when validation groups are drawn.
-    """
+    """False: groups with inputs that are equivalent under the symmetries are in the same split."""
     seed: Natural
     """Seed of the test groups."""
 

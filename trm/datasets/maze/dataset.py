@@ -23,7 +23,6 @@ from trm.datasets.maze.rules import maze_valid
 from trm.utils.errors import UserError
 
 FILLS_CANVAS = True
-FIRST_CELL_TOKEN = 1
 SYMMETRIES = len(INVERSE)
 
 

@@ -66,7 +66,6 @@ class Settings(DataSection):
 
 
 FILLS_CANVAS = True
-FIRST_CELL_TOKEN = 1
 
 
 def source_digest(data: Settings) -> dict[str, str]:

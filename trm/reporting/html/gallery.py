@@ -17,7 +17,6 @@ from trm.data.drawing import Drawing
 from trm.data.parquet import read_rows
 from trm.data.protocol import Grid
 from trm.datasets.drawings import get_drawing
-from trm.datasets.registry import get_dataset
 from trm.inference.engine import InferenceEngine
 from trm.models.act import TRM
 from trm.reporting.predictions import Prediction, PredictionTable, identifiers_of, predictions_of, rows_at
@@ -160,7 +159,7 @@ def _demonstrations(dataset: Path, meta: DatasetMeta, rows: Sequence[int]) -> li
 
 def _crop(meta: DatasetMeta, tokens: npt.NDArray[np.uint8]) -> Grid:
     """The grid on a canvas uint8 [L], wherever it lies."""
-    canvas, first = tokens.reshape(meta.height, meta.width), get_dataset(meta.name).FIRST_CELL_TOKEN
+    canvas, first = tokens.reshape(meta.height, meta.width), meta.first_cell_token
     rows, columns = np.nonzero(canvas >= first)
     return canvas[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] - np.uint8(first)
 

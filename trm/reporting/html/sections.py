@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from trm.config.dataset_meta import DatasetMeta
 from trm.data.parquet import Split
 from trm.datasets.drawings import get_drawing
-from trm.datasets.registry import get_dataset
 from trm.evaluation.metrics import proportion
 from trm.reporting import statistics
 from trm.reporting.figures import charts
@@ -153,7 +152,7 @@ def difficulty(meta: DatasetMeta, table: PredictionTable, split: Split) -> list[
     if table.rating.any():
         measures[drawing.difficulty] = table.rating
     if drawing.cell_count is not None:
-        first = get_dataset(meta.name).FIRST_CELL_TOKEN
+        first = meta.first_cell_token
         if drawing.blank is not None:  # given cells: not blank
             counts = _count_cells(split.inputs, table.puzzle, first + drawing.blank + 1)
         else:

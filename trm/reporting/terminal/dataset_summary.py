@@ -29,7 +29,6 @@ from trm.data.parquet import (
 )
 from trm.data.puzzle_csv import COLUMNS
 from trm.datasets.drawings import get_drawing
-from trm.datasets.registry import get_dataset
 from trm.reporting.terminal.colors import background, contrasting
 from trm.reporting.terminal.tables import columns, facts
 from trm.storage.artifacts import MANIFEST, TIMING
@@ -78,7 +77,7 @@ def grid_text(meta: DatasetMeta, cells: npt.NDArray[np.uint8]) -> Text:
                 text.append(f"{symbol} ", Style(bgcolor=color, color=contrasting(color)))
             text.append("\n")
         return text
-    symbols = {cell: printable(symbol) for cell, symbol in enumerate(meta.vocabulary[1:])}
+    symbols = {cell: printable(symbol) for cell, symbol in enumerate(meta.vocabulary[meta.first_cell_token :])}
     rows = [[symbols.get(cell, UNKNOWN) for cell in row] for row in cells.tolist()]
     if drawing.boxes:
         return Text(_boxed(rows, drawing.boxes))
@@ -102,7 +101,7 @@ def _boxed(rows: list[list[str]], boxes: tuple[int, int]) -> str:
 def _tokens_text(meta: DatasetMeta, tokens: npt.NDArray[np.uint8]) -> Text:
     """The part of a canvas uint8 [L] that contains a grid."""
     grid = tokens.reshape(meta.height, meta.width)
-    first = get_dataset(meta.name).FIRST_CELL_TOKEN
+    first = meta.first_cell_token
     rows, columns = np.nonzero(grid >= first)
     if not len(rows):
         return Text("(none)")

@@ -1,0 +1,1 @@
+"""Rows of digits, to be sorted."""
