@@ -16,6 +16,7 @@ from trm.reporting.html import gallery
 from trm.reporting.html.gallery import FIRST_CHARACTER, MISTAKES
 from trm.reporting.html.page import FILE
 from trm.reporting.predictions import read_predictions
+from trm.storage.artifacts import write_manifest
 from trm.utils.errors import DataError
 
 pytestmark = pytest.mark.slow
@@ -248,7 +249,8 @@ def test_imported_model(tmp_path: Path) -> None:
         (model / log).unlink()
     manifest = json.loads((model / "manifest.json").read_text())
     bare = {"stage": "train", "key": manifest["key"], "facts": {"imported": "step_7"}}
-    (model / "manifest.json").write_text(json.dumps(bare))
+    (model / "manifest.json").unlink()
+    write_manifest(model, bare)
     page = Parsed(sudoku.report())
     assert page.sections == [
         *(
