@@ -69,19 +69,16 @@ class Training:
 
     def __init__(self, folder: Path, way: str) -> None:
         self.folder, self.way, self.environment = folder, way, dict(os.environ)
-        self.state_root = folder / "states"
         trm = [sys.executable, "-m", "trm"]
         if way == "dvc":
             subprocess.run(["git", "clone", "-q", str(ROOT), folder], check=True)
-            self.command, self.model = (
-                [sys.executable, "-m", "dvc", "repro", "-s", "-f", "--no-run-cache", "train"],
-                folder / "outputs/model",
-            )
+            self.command = [sys.executable, "-m", "dvc", "repro", "-s", "-f", "--no-run-cache", "train"]
         else:
             folder.mkdir()
             torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "trm"]
             start = [sys.executable, *torchrun] if way == "torchrun" else trm
-            self.command, self.model = [*start, "train"], folder / "outputs/model"
+            self.command = [*start, "train"]
+        self.model = folder / "outputs/model"
         self.environment |= {"PYTHONPATH": str(folder if way == "dvc" else ROOT), "OMP_NUM_THREADS": "1"}
         self.environment |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         self.environment["TRM_CACHE_DIR"] = str(folder / "machine")

@@ -157,7 +157,7 @@ def main() -> None:
     os.environ.update({"TRM_STATE_DIR": str(work / "states"), "TRM_CACHE_DIR": str(work / "cache"), "NO_COLOR": "1"})
     warnings.simplefilter("ignore")
     (work / "params.yaml").write_text(params_text(TINY), encoding="utf-8")
-    (work / "puzzles.txt").write_text("1.3. ..12 2.4. ...1\n".replace(" ", ""), encoding="utf-8")
+    (work / "puzzles.txt").write_text("1.3...122.4....1\n", encoding="utf-8")
     injection = Injection(options.folder.resolve())
     for name, arguments in COMMANDS.items():
         if name == "init":

@@ -77,7 +77,7 @@ def sorted_rows(rng: np.random.Generator, height: int = 6, width: int = 8) -> Pu
 
 
 def mirror(rng: np.random.Generator, size: int = 8) -> Puzzle:
-    """A left half, of which the right half of the answer is the mirror image."""
+    """A left half; the right half of the answer is its mirror image."""
     half = rng.choice(list("abcd"), (size, size // 2))
     return _text(np.hstack([half, np.full_like(half, ".")])), _text(np.hstack([half, half[:, ::-1]]))
 

@@ -100,7 +100,7 @@ PAIR = {"input": GRID, "output": GRID}
         ({"large": LARGE}, "task large: needs a canvas of 6 x 6, the model has 5 x 5; give a model of a larger canvas"),
         (
             {"x": LARGE, "y": LARGE},
-            "task x: needs a canvas of 6 x 6, the model has 5 x 5 (2 tasks, none of which fits)",
+            "task x: needs a canvas of 6 x 6, the model has 5 x 5 (2 tasks, and none fits)",
         ),
     ],
 )

@@ -258,7 +258,7 @@ def test_result_after_twenty_kills_equals_uninterrupted_run(
             assert process.poll() is None
             time.sleep(0.01)
         (folder,) = killed.folder.glob("states/*")
-        # A state every 7 steps, of which one may be half written while another one waits.
+        # A state every 7 steps, and one may be half written while another one waits.
         assert StateFolder(folder).newest_step() >= seen - 3 * 7
     assert process.wait(timeout=200) == 0, (tmp_path / "log").read_text()
     for name in ("checkpoint.safetensors", "train.tsv", "validation.tsv"):

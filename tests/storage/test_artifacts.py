@@ -121,6 +121,22 @@ def test_a_kill_between_the_two_renames(tmp_path: Path, monkeypatch: pytest.Monk
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_a_replacement_that_fails_keeps_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, rename = tmp_path / "out", Path.rename
+    _write(out, "old")
+
+    def refused(path: Path, target: Path) -> Path:
+        if path.name.startswith(".out.partial-"):
+            raise PermissionError(13, "Permission denied", str(target))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(PermissionError):
+        _write(out, "new")
+    assert verified_manifest(out)["key"] == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_the_lock_of_a_killed_writer_is_removed(tmp_path: Path) -> None:
     (tmp_path / ".out.partial-0123456789abcdef.lock").touch()
     (tmp_path / ".out.partial-mine.lock").touch()

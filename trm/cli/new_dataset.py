@@ -2,6 +2,7 @@
 
 import keyword
 import re
+import shutil
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
@@ -48,11 +49,16 @@ def write_dataset(name: str, root: Path) -> list[Path]:
         raise UserError(f"new-dataset: the name {name} is taken{where}; choose another one")
     folder.mkdir()
     targets = {"__init__.py": folder / "__init__.py", "dataset.py": folder / "dataset.py", "test_dataset.py.txt": test}
-    for source, target in targets.items():
-        text = files(TEMPLATE).joinpath(source).read_text(encoding="utf-8")
-        text = text.replace(TEMPLATE, f"trm.datasets.{name}").replace(f'"{TEMPLATE_NAME}"', f'"{name}"')
-        text = text.replace(f"name: {TEMPLATE_NAME}", f"name: {name}").replace(f"`{TEMPLATE_NAME}`", f"`{name}`")
-        # The imports stay sorted under the new name.
-        text = re.sub(r"(from trm\..*\n)+", lambda block: "".join(sorted(block[0].splitlines(keepends=True))), text)
-        target.write_text(text, encoding="utf-8")
+    try:
+        for source, target in targets.items():
+            text = files(TEMPLATE).joinpath(source).read_text(encoding="utf-8")
+            text = text.replace(TEMPLATE, f"trm.datasets.{name}").replace(f'"{TEMPLATE_NAME}"', f'"{name}"')
+            text = text.replace(f"name: {TEMPLATE_NAME}", f"name: {name}").replace(f"`{TEMPLATE_NAME}`", f"`{name}`")
+            # The imports stay sorted under the new name.
+            text = re.sub(r"(from trm\..*\n)+", lambda block: "".join(sorted(block[0].splitlines(keepends=True))), text)
+            target.write_text(text, encoding="utf-8")
+    except BaseException:  # such as a full disk
+        shutil.rmtree(folder)
+        test.unlink(missing_ok=True)
+        raise
     return list(targets.values())

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trm.config.yaml_files import load_yaml
 from trm.utils.errors import UserError
 from trm.utils.file_formats import decode_text
 from trm.utils.paths import replace_file
@@ -79,9 +80,7 @@ def recipe_values(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises `UserError` for a recipe or a key that does not exist.
     """
-    from ruamel.yaml import YAML
-
-    return YAML(typ="safe", pure=True).load(changed(recipe_text(name), changes))
+    return load_yaml(changed(recipe_text(name), changes))
 
 
 def read_changes(name: str) -> tuple[str | None, dict[str, Any]]:

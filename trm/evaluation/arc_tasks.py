@@ -103,7 +103,7 @@ def solve_arc(
     location: a file of one task, a file of many (id -> task), or a folder of such files. config: training and voting of
     each task; `settings` override its fields by name, for example `train_steps=50`. seed: seed of augmentations and
     training. max_minutes: time for all tasks together; None: no limit. Raises `ParamsError` for invalid settings,
-    `DataError` for invalid tasks, `UserError` for a model that is not of ARC, or a file of which no task fits its
+    `DataError` for invalid tasks, `UserError` for a model that is not of ARC, or a file without a task that fits its
     canvas.
     """
     if settings:
@@ -133,11 +133,11 @@ def check_arc_tasks(model: TRM, tasks: Sequence[Task], config: ArcTaskConfig, ma
     if not model.config.puzzle_emb_ndim and not config.train_network:
         raise UserError("the model has no puzzle embedding that could be trained for a task; set train_network")
     if all(_problem(task, side) for task in tasks):
-        others = f" ({len(tasks)} tasks, none of which fits)" if len(tasks) > 1 else ""
+        others = f" ({len(tasks)} tasks, and none fits)" if len(tasks) > 1 else ""
         raise UserError(f"task {tasks[0].name}: {_problem(tasks[0], side)}{others}; give a model of a larger canvas")
     pairs = max(len(task.pairs) + len(task.tests) for task in tasks)
     check_memory((1 + config.num_aug) * pairs * 4 * meta.seq_len, f"num_aug={config.num_aug}")
-    check_training(model.config, meta, config.batch_size, train_params(config, 0), model.device)
+    check_training(model.config, meta, config.batch_size, train_params(config, 0), model.device, model.compute_dtype)
 
 
 def solve_each_task(
@@ -289,6 +289,6 @@ def submission_of(answers: Iterable[TaskAnswer]) -> dict[str, list[Entry]]:
 
 
 def pass_at(answers: Iterable[TaskAnswer], k: int) -> Estimate:
-    """Fraction of the test inputs with a known output of which one of the first `k` attempts is correct."""
+    """Fraction of the test inputs with a known output with a correct answer among the first `k` attempts."""
     correct = [each for answer in answers for each in answer.correct(k)]
     return proportion(sum(correct), len(correct))

@@ -18,6 +18,7 @@ from trm.config.overrides import OPTION, apply_overrides
 from trm.config.params import Params
 from trm.config.recipes import recipe_values
 from trm.config.tracking import VARIABLE, TrackingParams
+from trm.config.yaml_files import load_yaml
 from trm.utils.errors import ParamsError
 
 NO_OVERRIDES: Mapping[str, Any] = {}
@@ -46,9 +47,7 @@ def load_recipe(name: str, changes: Mapping[str, Any] = NO_OVERRIDES) -> Params:
 
 def parse_params(text: str, where: str) -> Params:
     """Validate the text of a complete params file. Raises `ParamsError`; its message starts with `where`."""
-    from ruamel.yaml import YAML
-
-    return check_params(YAML(typ="safe", pure=True).load(text), where)
+    return check_params(load_yaml(text), where)
 
 
 def check_params(values: object, where: str) -> Params:

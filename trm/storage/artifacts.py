@@ -193,7 +193,11 @@ def _replace(staging: Path, out: Path) -> None:
         return
     old = staging.with_name(staging.name.replace(".partial-", ".old-"))
     out.rename(old)
-    staging.rename(out)
+    try:
+        staging.rename(out)
+    except BaseException:
+        old.rename(out)
+        raise
     shutil.rmtree(old)
 
 

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
-from ruamel.yaml import YAML
 
 from trm.config.base import Positive, Section, parse, read_yaml
 from trm.config.params import Params
 from trm.config.recipes import ablations, changed, find, read_changes, recipe_text, studies, summary
 from trm.config.tracking import TrackingParams
 from trm.stages.content_keys import requests
-from trm.stages.params import check_params
+from trm.stages.params import parse_params
 from trm.stages.records import STAGES, Stage
 from trm.stages.runner import is_complete, run_stage
 from trm.utils.errors import InternalError
@@ -72,7 +71,7 @@ class Run:
     @cached_property
     def params(self) -> Params:
         """The validated params. Raises `ParamsError`."""
-        return check_params(YAML(typ="safe", pure=True).load(self.text), self.name)
+        return parse_params(self.text, self.name)
 
     def finish(self) -> None:
         """Run the stages up to the evaluation whose outputs do not exist yet. Raises their errors."""

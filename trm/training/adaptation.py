@@ -26,7 +26,7 @@ def adapt(
     """Train a copy of `source` for at most `steps` optimizer steps on `split`; return its EMA weights and the steps.
 
     The copy has the puzzle embedding of the dataset `meta`, whose rows start at the mean row of `source`. `source` does
-    not change. settings: `init_from` and `epochs` are not used. `is_over` is asked before each step and ends the
+    not change. settings: `init_from` and `epochs` are not used. `is_over` is called before each step and ends the
     training early; `advance` is called after each step. The result depends only on the arguments and on the number of
     steps. Raises `NonFiniteLossError` for a loss that is NaN or infinite.
     """

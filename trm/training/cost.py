@@ -30,7 +30,7 @@ def check_training(
     slots: int,
     train: TrainParams,
     device: torch.device,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype,
 ) -> None:
     """Raise `UserError` if the weights or the batch certainly exceed the memory of `device`.
 
