@@ -41,7 +41,7 @@ RUN /opt/pip/bin/python -c 'import pathlib, tomllib; \
         project = tomllib.loads(pathlib.Path("pyproject.toml").read_text()); \
         own = project["project"]; \
         extras = own["optional-dependencies"]; \
-        packages = own["dependencies"] + extras["launcher"] + extras["tracking"]; \
+        packages = own["dependencies"] + extras["launcher"] + extras["tracking"] + extras["serve"]; \
         pathlib.Path("packages.txt").write_text("\n".join(packages)); \
         pathlib.Path("builders.txt").write_text("\n".join(project["build-system"]["requires"]))' \
     && /opt/pip/bin/pip install -r builders.txt \

@@ -23,6 +23,7 @@ LAYERS = (
     ("tracking",),
     ("stages",),
     ("studies",),
+    ("serving",),
     ("cli",),
 )
 """Packages of `trm/` from bottom to top. A package may import itself and lower layers, but no other package of its
@@ -90,7 +91,7 @@ def test_datasets_do_not_import_each_other() -> None:
 def test_imported_packages_are_dependencies() -> None:
     """The wheel requires every package that it imports, besides optional ones."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    optional = {"wandb"}
+    optional = {"wandb", *(name.replace("-", "_") for name in project["optional-dependencies"]["serve"])}
     required = {re.split(r"[=<>\[]", name)[0].replace(".", "-") for name in project["dependencies"]}
     distributions = packages_distributions()
     imported = {name.partition(".")[0] for path in _modules() for name in _imported(path)}

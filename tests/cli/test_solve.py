@@ -25,10 +25,12 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[bool | None]:
     """Validity of the next answers, which do not depend on the model."""
     valid: list[bool | None] = []
 
-    def solve_puzzle(_model: object, _meta: object, puzzle: object, *_: object, **__: object) -> Answer:
-        return Answer(puzzle.grid, 0.5, 1, valid.pop(0), 0.5, True)  # pyright: ignore[reportAttributeAccessIssue]
+    def solve_puzzles(
+        _model: object, _meta: object, puzzles: list[EvalPuzzle], *_: object, **__: object
+    ) -> list[Answer]:
+        return [Answer(puzzle.grid, 0.5, 1, valid.pop(0), 0.5, True) for puzzle in puzzles]
 
-    monkeypatch.setattr(solve_module, "solve_puzzle", solve_puzzle)
+    monkeypatch.setattr(solve_module, "solve_puzzles", solve_puzzles)
     return valid
 
 
@@ -56,11 +58,16 @@ def test_unanswered_puzzles(run: Run, tmp_path: Path, monkeypatch: pytest.Monkey
     """The confidence of the second puzzle is below the minimum; its valid answer is withheld."""
     given = iter([(0.9, True), (0.45, True), (0.6, False)] * 2 + [(0.45, True), (0.9, None)])
 
-    def solve_puzzle(_model: object, _meta: object, puzzle: EvalPuzzle, config: InferenceConfig, **_: object) -> Answer:
-        confidence, valid = next(given)
-        return Answer(puzzle.grid, 0.5, 1, valid, confidence, confidence >= config.min_confidence)
+    def solve_puzzles(
+        _model: object, _meta: object, puzzles: list[EvalPuzzle], config: InferenceConfig, **_: object
+    ) -> list[Answer]:
+        outputs = [(puzzle.grid, *next(given)) for puzzle in puzzles]
+        return [
+            Answer(grid, 0.5, 1, valid, confidence, confidence >= config.min_confidence)
+            for grid, confidence, valid in outputs
+        ]
 
-    monkeypatch.setattr(solve_module, "solve_puzzle", solve_puzzle)
+    monkeypatch.setattr(solve_module, "solve_puzzles", solve_puzzles)
     file = tmp_path / "puzzles.txt"
     file.write_text(f"{PUZZLE}\n" * 3)
     arguments = ("--min-confidence", 0.5, *DEMO)
@@ -109,6 +116,10 @@ def test_several_solutions_are_noted(run: Run, answers: list[bool | None], tmp_p
     file = tmp_path / "puzzles.txt"
     file.write_text(f"{PUZZLE}\n{'.' * 36}\n{'.' * 36}\n")
     assert f"note: puzzle 2 {note} (and 1 more puzzles)\n" in run("solve", file, *DEMO)[2]
+
+
+def test_several_solutions_are_noted_by_visualize(run: Run) -> None:
+    note = "has several solutions; the answer can be only one of them"
     code, _, err = run("visualize", "." * 36, "--max-steps", 1, *DEMO)
     assert (code, err) == (0, f"note: the puzzle {note}\n")
 

@@ -152,13 +152,12 @@ def assert_same_training(one: Experiment, other: Experiment, within: float = 1e-
     assert len(flips) <= 2
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_several_processes_equal_one(single: Experiment, published: Path, tmp_path: Path, processes: int) -> None:
+def test_several_processes_equal_one(single: Experiment, published: Path, tmp_path: Path) -> None:
     several = Experiment(tmp_path / "run", published)
-    out = several.train(processes)
+    out = several.train(4)
     assert_same_training(single, several)
     manifest = json.loads((several.folder / "model/manifest.json").read_text())
-    assert manifest["facts"]["processes"] == processes
+    assert manifest["facts"]["processes"] == 4
     assert manifest["key"] == json.loads((single.folder / "model/manifest.json").read_text())["key"]
     assert out.count("train: 50 done") == 1  # only the main process prints
 
@@ -190,12 +189,11 @@ def test_micro_batches_equal_the_full_batch(single: Experiment, published: Path,
         assert_same_training(single, parts)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_interrupted_run_resumes_reproducibly(published: Path, tmp_path: Path, number: int) -> None:
+def test_interrupted_run_resumes_reproducibly(published: Path, tmp_path: Path) -> None:
     whole, stopped = Experiment(tmp_path / "whole", published), Experiment(tmp_path / "stopped", published)
     whole.train(2)
     process = stopped.start(2, "train", "--dataset", str(published), "--model", "model")
-    stopped.stop_after(process, 20, number)
+    stopped.stop_after(process, 20, signal.SIGTERM)
     assert process.returncode != 0
     assert not (stopped.folder / "model").exists()
     seen = stopped.steps_done()
@@ -235,18 +233,18 @@ def _workers(process: subprocess.Popen[str]) -> list[int]:
     return [int(pid) for pid, parent in map(str.split, listed.splitlines()) if int(parent) == process.pid]
 
 
-def test_result_after_twenty_kills_equals_uninterrupted_run(
+def test_result_after_six_kills_equals_uninterrupted_run(
     published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Without it, restarted process groups hung in 2 of 5 runs; the PyTorchJob sets it too.
     monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
-    whole, killed = (Experiment(tmp_path / name, published, {"train.epochs": 280}) for name in ("whole", "killed"))
+    whole, killed = (Experiment(tmp_path / name, published, {"train.epochs": 90}) for name in ("whole", "killed"))
     whole.train(2)
     rng = random.Random(0)
     log = (tmp_path / "log").open("w")  # the output of torchrun would fill a pipe that is not read
-    process = killed.start(2, "train", "--dataset", str(published), "--model", "model", restarts=25, output=log)
+    process = killed.start(2, "train", "--dataset", str(published), "--model", "model", restarts=10, output=log)
     log.close()
-    for _ in range(20):
+    for _ in range(6):
         began, further = killed.steps_done(), rng.randrange(8, 30)
         while killed.steps_done() < began + further:
             assert process.poll() is None

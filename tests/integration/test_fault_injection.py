@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.fault_injection import COMMANDS
 
-INTERVAL = 11
+INTERVAL = 31
 """Every call of this number fails; `python -m tests.fault_injection` makes all of them fail."""
 
 

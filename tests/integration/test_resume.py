@@ -85,16 +85,16 @@ def never_killed(published_dataset: Path, tmp_path_factory: pytest.TempPathFacto
     return experiment.result()
 
 
-def test_ten_random_kills(never_killed: dict[str, bytes], published_dataset: Path, tmp_path: Path) -> None:
+def test_five_random_kills(never_killed: dict[str, bytes], published_dataset: Path, tmp_path: Path) -> None:
     experiment = Experiment(tmp_path / "run", published_dataset)
     dice = random.Random(20261122)
-    for _ in range(10):
+    for _ in range(5):
         process = experiment.start()
         experiment.wait_for_steps(process, dice.randint(0, STEPS // 24))
         time.sleep(dice.random() * 0.03)
         process.kill()
         process.communicate()
-        assert process.returncode == -signal.SIGKILL, "the run should be long enough for ten kills"
+        assert process.returncode == -signal.SIGKILL, "the run should be long enough for five kills"
         assert not (experiment.folder / "model").exists()
     _, err = (process := experiment.start()).communicate(timeout=300)
     assert process.returncode == 0, err

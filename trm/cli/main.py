@@ -25,6 +25,7 @@ from trm.cli.doctor import doctor_command
 from trm.cli.inference import COMMANDS
 from trm.cli.new_dataset import new_dataset_command
 from trm.cli.options import LOCAL, OUTPUTS, Overrides, PuzzleCommand, local_model, model_location, typed_message
+from trm.cli.serve import serve_command
 from trm.cli.suggest import suggest_command
 from trm.cli.summary import command_line, folder_options, next_command, print_end, print_summary
 from trm.cli.verify import verify_command
@@ -216,6 +217,7 @@ def inspect_command(
 
 
 app.command("solve-arc")(solve_arc_command)
+app.command("serve")(serve_command)
 app.command("compare")(compare_command)
 app.command("verify")(verify_command)
 app.command("doctor")(doctor_command)

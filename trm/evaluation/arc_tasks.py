@@ -223,11 +223,9 @@ class _Solver:
         except NonFiniteLossError:
             return TaskAnswer(task, [], problem="its training diverged; lower lr or network_lr")
         voting = self._clock()
-        examples = EvalDataset(tests, names, plan.meta, num_votes, None, self._seed).examples(0)
-        attempts = [
-            vote(model, plan.meta, example, self._inference, self._config.batch_size, advance=count)[: len(ATTEMPTS)]
-            for example in examples
-        ]
+        examples = list(EvalDataset(tests, names, plan.meta, num_votes, None, self._seed).examples(0))
+        ranked = vote(model, plan.meta, examples, self._inference, self._config.batch_size, advance=count)
+        attempts = [candidates[: len(ATTEMPTS)] for candidates in ranked]
         self._seconds_per_sequence = (self._clock() - voting) / (num_votes * len(attempts))
         return TaskAnswer(task, attempts, steps, num_votes)
 

@@ -1,5 +1,6 @@
 """Solves puzzles with a trained model: the library call behind `trm solve`."""
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,11 +70,25 @@ def solve_each(
     advance: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Answer]:
     """As `solve`, one answer at a time. `advance` is called with the number of finished sequences."""
+    for puzzles in _growing_lists(make_puzzles(meta, grids, config, seed), max(BATCH // config.num_votes, 1)):
+        yield from solve_puzzles(model, meta, puzzles, config, advance=advance)
+
+
+def make_puzzles(
+    meta: DatasetMeta, grids: Iterable[np.ndarray | Sequence], config: InferenceConfig, seed: int
+) -> Iterator[EvalPuzzle]:
+    """The `grids` with the augmentations that vote on their answers. Raises as `solve`."""
     dataset = get_solvable_dataset(meta)
     for number, grid in enumerate(grids):
-        tokens = to_tokens(meta, dataset, np.asarray(grid))
-        puzzle = make_puzzle(meta, tokens, config.num_votes, seed, number)
-        yield solve_puzzle(model, meta, puzzle, config, advance=advance)
+        yield make_puzzle(meta, to_tokens(meta, dataset, np.asarray(grid)), config.num_votes, seed, number)
+
+
+def _growing_lists(puzzles: Iterable[EvalPuzzle], most: int) -> Iterator[list[EvalPuzzle]]:
+    """Lists of 1, 2, 4, ..., `most` puzzles: the first answer comes soon, and many puzzles share batches."""
+    iterator, size = iter(puzzles), 1
+    while chosen := list(itertools.islice(iterator, size)):
+        yield chosen
+        size = min(2 * size, most)
 
 
 def confidence_text(answer: Answer, config: InferenceConfig) -> str:
@@ -107,47 +122,69 @@ def solve_puzzle(
 
     Raises `UserError` if `config.verify` is set and the dataset has no rules.
     """
-    best = vote(model, meta, puzzle, config, BATCH, on_trace, advance)[0]
-    valid = get_dataset(meta.name).valid(meta, [puzzle.grid], [best.grid])
-    return Answer(
-        grid=best.grid,
-        halt_probability=best.halt_probability,
-        votes=best.votes,
-        valid=None if valid is None else bool(valid[0]),
-        confidence=best.confidence,
-        answered=best.confidence >= config.min_confidence,
-    )
+    return solve_puzzles(model, meta, [puzzle], config, BATCH, on_trace, advance)[0]
+
+
+def solve_puzzles(
+    model: TRM,
+    meta: DatasetMeta,
+    puzzles: Sequence[EvalPuzzle],
+    config: InferenceConfig,
+    batch_size: int = BATCH,
+    on_trace: TraceCallback | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+) -> list[Answer]:
+    """As `solve_puzzle`, for several puzzles whose sequences share batches of about `batch_size`."""
+    best = [candidates[0] for candidates in vote(model, meta, puzzles, config, batch_size, on_trace, advance)]
+    valid = get_dataset(meta.name).valid(meta, [puzzle.grid for puzzle in puzzles], [each.grid for each in best])
+    return [
+        Answer(
+            grid=each.grid,
+            halt_probability=each.halt_probability,
+            votes=each.votes,
+            valid=None if is_valid is None else bool(is_valid),
+            confidence=each.confidence,
+            answered=each.confidence >= config.min_confidence,
+        )
+        for each, is_valid in zip(best, [None] * len(best) if valid is None else valid, strict=True)
+    ]
 
 
 def vote(
     model: TRM,
     meta: DatasetMeta,
-    puzzle: EvalPuzzle,
+    puzzles: Sequence[EvalPuzzle],
     config: InferenceConfig,
     batch_size: int,
     on_trace: TraceCallback | None = None,
     advance: Callable[[int], None] = lambda _: None,
-) -> list[Candidate]:
-    """Answer all augmentations of a puzzle, about `batch_size` sequences at a time; return the candidates, best first.
+) -> list[list[Candidate]]:
+    """Answer all augmentations of the puzzles, about `batch_size` sequences at a time; return the candidates of each
+    puzzle, best first.
 
     `on_trace`, `advance` and errors as in `solve_puzzle`.
     """
-    tokens, same_puzzle = puzzle.augmentations.tokens, np.zeros(puzzle.num_votes, np.int64)
+    tokens = np.concatenate([puzzle.augmentations.tokens for puzzle in puzzles])
     predictions = predict(
         model,
         tokens,
-        puzzle.identifiers,
+        np.concatenate([puzzle.identifiers for puzzle in puzzles]),
         config,
         batch_size,
         advance,
-        puzzle.seeds,
-        same_puzzle,
+        [seed for puzzle in puzzles for seed in puzzle.seeds],
+        np.repeat(np.arange(len(puzzles)), [puzzle.num_votes for puzzle in puzzles]),
         Verifier(meta, tokens) if config.verify else None,
         on_trace,
     )
-    grids = puzzle.augmentations.invert(predictions.tokens)
-    outputs = (predictions.halt_logit, predictions.score, predictions.settled)
-    return rank_answers(meta, puzzle, config, grids, *outputs)
+    ranked, start = [], 0
+    for puzzle in puzzles:
+        rows = slice(start, start + puzzle.num_votes)
+        grids = puzzle.augmentations.invert(predictions.tokens[rows])
+        outputs = (predictions.halt_logit[rows], predictions.score[rows], predictions.settled[rows])
+        ranked.append(rank_answers(meta, puzzle, config, grids, *outputs))
+        start += puzzle.num_votes
+    return ranked
 
 
 def rank_answers(

@@ -1,0 +1,1 @@
+"""The server behind `trm serve`: models that answer puzzles over HTTP."""
