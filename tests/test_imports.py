@@ -23,6 +23,7 @@ LAYERS = (
     ("tracking",),
     ("stages",),
     ("studies",),
+    ("exporting",),
     ("serving",),
     ("cli",),
 )
@@ -91,7 +92,8 @@ def test_datasets_do_not_import_each_other() -> None:
 def test_imported_packages_are_dependencies() -> None:
     """The wheel requires every package that it imports, besides optional ones."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    optional = {"wandb", *(name.replace("-", "_") for name in project["optional-dependencies"]["serve"])}
+    extras = project["optional-dependencies"]
+    optional = {"wandb", *(name.replace("-", "_") for extra in ("serve", "export") for name in extras[extra])}
     required = {re.split(r"[=<>\[]", name)[0].replace(".", "-") for name in project["dependencies"]}
     distributions = packages_distributions()
     imported = {name.partition(".")[0] for path in _modules() for name in _imported(path)}

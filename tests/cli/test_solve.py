@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -56,15 +57,16 @@ def test_exit_code_of_invalid_answers(run: Run, answers: list[bool | None], tmp_
 
 def test_unanswered_puzzles(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The confidence of the second puzzle is below the minimum; its valid answer is withheld."""
-    given = iter([(0.9, True), (0.45, True), (0.6, False)] * 2 + [(0.45, True), (0.9, None)])
+    outputs = [(0.9, True), (0.45, True), (0.6, False)] * 2
+    given: Iterator[tuple[float, bool | None]] = iter([*outputs, (0.45, True), (0.9, None)])
 
     def solve_puzzles(
         _model: object, _meta: object, puzzles: list[EvalPuzzle], config: InferenceConfig, **_: object
     ) -> list[Answer]:
-        outputs = [(puzzle.grid, *next(given)) for puzzle in puzzles]
+        drawn = [(puzzle.grid, next(given)) for puzzle in puzzles]
         return [
             Answer(grid, 0.5, 1, valid, confidence, confidence >= config.min_confidence)
-            for grid, confidence, valid in outputs
+            for grid, (confidence, valid) in drawn
         ]
 
     monkeypatch.setattr(solve_module, "solve_puzzles", solve_puzzles)

@@ -22,6 +22,7 @@ from trm.cli import experiment
 from trm.cli.arc_tasks import solve_arc_command
 from trm.cli.compare import compare_command
 from trm.cli.doctor import doctor_command
+from trm.cli.export import export_command
 from trm.cli.inference import COMMANDS
 from trm.cli.new_dataset import new_dataset_command
 from trm.cli.options import LOCAL, OUTPUTS, Overrides, PuzzleCommand, local_model, model_location, typed_message
@@ -218,6 +219,7 @@ def inspect_command(
 
 app.command("solve-arc")(solve_arc_command)
 app.command("serve")(serve_command)
+app.command("export")(export_command)
 app.command("compare")(compare_command)
 app.command("verify")(verify_command)
 app.command("doctor")(doctor_command)

@@ -6,11 +6,9 @@ from typing import Annotated
 import typer
 
 from trm.cli.inference import MODEL
-from trm.cli.options import model_location, typed_location, with_inference_options
+from trm.cli.options import model_location, packages_of_extra, typed_location, with_inference_options
 from trm.config.inference import InferenceConfig
 from trm.utils.errors import UserError
-
-INSTALL = "pip install 'trm[serve]'"
 
 
 @with_inference_options
@@ -44,12 +42,8 @@ def serve_command(
 
     The options of test-time compute are the defaults of requests. The page /docs of the server describes the API.
     """
-    try:
+    with packages_of_extra("serve", "trm serve"):
         from trm.serving.app import create_app
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == "trm":
-            raise
-        raise UserError(f"trm serve requires the package {error.name}; {INSTALL} installs it") from None
     from trm.serving.metrics import ServerMetrics
     from trm.serving.server import address, listen, run
     from trm.serving.service import ServedModel, ServerLimits

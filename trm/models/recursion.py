@@ -118,7 +118,7 @@ class RecursiveNetwork(nn.Module):
         D, P = self.config.hidden_size, self.config.puzzle_emb_len
         x_BSD = F.embedding(inputs_BL, self.token_embedding.to(self.compute_dtype))
         if self.registers is not None:
-            registers = self.registers.to(self.compute_dtype).expand(len(x_BSD), -1, -1)
+            registers = self.registers.to(self.compute_dtype).expand(x_BSD.shape[0], -1, -1)
             x_BSD = torch.cat((registers, x_BSD), dim=1)
         if P:
             padded = F.pad(puzzle_rows.to(self.compute_dtype), (0, P * D - puzzle_rows.shape[1]))
