@@ -130,14 +130,7 @@ def test_other_packages_and_datasets_are_refused(model_params: ModelParams, tmp_
         export_web(str(MODEL), None, tmp_path / "site", package)
     with pytest.raises(UserError, match="no such file; correct --runtime"):
         export_web(str(MODEL), None, tmp_path / "site", tmp_path / "nothing.tgz")
-    meta = DatasetMeta(
-        name="arc",
-        height=30,
-        width=30,
-        vocabulary=("pad", "end", *"0123456789"),
-        num_identifiers=1,
-        edition="arc-agi-1",
-    )
+    meta = DatasetMeta(name="custom", height=4, width=4, vocabulary=("pad", "end", *"ab"), num_identifiers=1)
     model = build_model(model_params, meta)
     save_checkpoint(tmp_path / "checkpoint.safetensors", model, model, {})
     with pytest.raises(UserError, match="may have another shape than the puzzle"):
