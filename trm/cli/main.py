@@ -23,6 +23,7 @@ from trm.cli.arc_tasks import solve_arc_command
 from trm.cli.compare import compare_command
 from trm.cli.doctor import doctor_command
 from trm.cli.export import export_command
+from trm.cli.hub import hub_app
 from trm.cli.inference import COMMANDS
 from trm.cli.new_dataset import new_dataset_command
 from trm.cli.options import LOCAL, OUTPUTS, Overrides, PuzzleCommand, local_model, model_location, typed_message
@@ -47,6 +48,7 @@ recipe_app = typer.Typer(help="List, show and use recipes: complete params files
 checkpoint_app = typer.Typer(help="Import and export checkpoints in the published format.", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(checkpoint_app, name="checkpoint")
+app.add_typer(hub_app, name="hub")
 
 STAGES_PANEL = "Stages (`trm run` or `dvc repro` runs all of them)"
 

@@ -51,10 +51,16 @@ def folder_of(uri: str) -> Path:
 
 
 def local_copy(location: str | Path) -> Path:
-    """The local path of an artifact: a path unchanged, a URI downloaded unless the cache holds the same version."""
+    """The local path of an artifact: a path unchanged, a URI downloaded unless the cache holds the same version.
+
+    `hf://owner/name` is a model on the Hugging Face Hub.
+    """
     from trm.storage import s3
     from trm.storage.artifacts import MANIFEST, read_manifest
+    from trm.storage.hub import download_model, is_hub_uri
 
+    if is_hub_uri(location):
+        return download_model(str(location))
     if not is_s3_uri(location):
         return Path(location)
     uri = parse_artifact_uri(str(location))
