@@ -17,8 +17,8 @@ def serve_command(
         list[str] | None,
         typer.Argument(
             metavar="[NAME=]MODEL...",
-            help="Model folders, s3:// URIs, checkpoint files or `demo`; the name in the API defaults to the last part "
-            f"of the path.  \\[default: {MODEL}]",
+            help="Model folders, s3:// or hf:// URIs, champions (s3://<root>/champions/<dataset>), checkpoint files or "
+            f"`demo`; the name in the API defaults to the last part of the path.  \\[default: {MODEL}]",
         ),
     ] = None,
     *,
@@ -34,6 +34,9 @@ def serve_command(
         int, typer.Option(min=1, help="Supervision steps of a request: puzzles x votes x samples x max_steps.")
     ] = 16_384,
     max_bytes: Annotated[int, typer.Option(min=1, help="Size of the body of a request.")] = 1_000_000,
+    follow: Annotated[
+        float, typer.Option(min=0.1, help="Seconds between two readings of a champion, which may name a new model.")
+    ] = 60.0,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds until a request fails with 504.")] = 60.0,
     device: Annotated[str, typer.Option(help="auto, cpu, mps or cuda.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "float32",
@@ -44,6 +47,7 @@ def serve_command(
     """
     with packages_of_extra("serve", "trm serve"):
         from trm.serving.app import create_app
+    from trm.serving.champion import Follower, champion_model, is_champion
     from trm.serving.metrics import ServerMetrics
     from trm.serving.server import address, listen, run
     from trm.serving.service import ServedModel, ServerLimits
@@ -55,13 +59,18 @@ def serve_command(
     limits = ServerLimits(batch_size, max_queue, max_wait_ms / 1000, max_work, max_bytes, timeout)
     metrics = ServerMetrics()
     with listen(host, port) as sock:
-        served = [
-            ServedModel(name, location, config, limits, device, precision, metrics.count_batch)  # pyright: ignore[reportArgumentType]
-            for name, location in named
-        ]
+        served, followers = list[ServedModel](), list[Follower]()
+        for name, location in named:
+            uri = champion_model(location) if is_champion(location) else location
+            observe = metrics.count_batch
+            served.append(ServedModel(name, uri, config, limits, device, precision, observe))  # pyright: ignore[reportArgumentType]
+            if is_champion(location):
+                followers.append(Follower(location, uri, served[-1].load, follow))
         url = address(sock)
         print(f"serve: {', '.join(names)} at {url}; API: {url}/docs; Ctrl-C stops", file=sys.stderr, flush=True)
         run(create_app(served, limits, metrics, host), sock, served)
+        for follower in followers:
+            follower.stop()
 
 
 def _named(text: str) -> tuple[str, str]:

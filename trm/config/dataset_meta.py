@@ -45,3 +45,7 @@ class DatasetMeta(BaseModel):
     def vocab_size(self) -> int:
         """Number of tokens in the vocabulary (V)."""
         return len(self.vocabulary)
+
+    def has_puzzles_of(self, other: "DatasetMeta") -> bool:
+        """Whether the datasets have puzzles of the same kind: name, canvas and vocabulary."""
+        return all(getattr(self, name) == getattr(other, name) for name in ("name", "height", "width", "vocabulary"))

@@ -11,7 +11,6 @@ import numpy.typing as npt
 import onnxruntime
 import torch
 
-from trm.config.dataset_meta import DatasetMeta
 from trm.config.inference import DEFAULT_INFERENCE
 from trm.data.parquet import read_meta, read_rows, read_split
 from trm.exporting.modules import StartModule, StepModule, batch_shapes, example_tokens
@@ -118,15 +117,10 @@ def _puzzles(model: TRM, dataset: Path | None, count: int) -> tuple[Tokens, Toke
         rng = np.random.default_rng(0)
         first = model.meta.first_cell_token
         return rng.integers(first, model.meta.vocab_size, (count, model.meta.seq_len), np.uint8), None
-    meta = read_meta(dataset)
-    if _kind(meta) != _kind(model.meta):
+    if not read_meta(dataset).has_puzzles_of(model.meta):
         raise DataError(f"{dataset}: has other puzzles than the model; give the dataset of its training")
     rows = np.arange(min(count, read_split(dataset / "test").counts()["examples"]))
     return read_rows(dataset / "test", rows.tolist())
-
-
-def _kind(meta: DatasetMeta) -> tuple[object, ...]:
-    return meta.name, meta.height, meta.width, meta.vocabulary
 
 
 def _timed(answer: Callable[[], Answers], count: int) -> tuple[Answers, float]:

@@ -21,7 +21,7 @@ from trm.inference.solve import Answer, make_puzzles, solve_puzzles
 from trm.models.act import TRM
 from trm.serving.batcher import Batcher
 from trm.storage.artifact_cache import local_copy
-from trm.training.checkpoint import load_checkpoint, read_settings
+from trm.training.checkpoint import load_checkpoint
 from trm.utils.device import resolve_device, resolve_precision
 from trm.utils.errors import DataError, UserError
 
@@ -85,20 +85,35 @@ class ServedModel:
     ) -> None:
         self.name, self.config = name, config
         self._limits, self._observe = limits, observe
-        where = resolve_device(device)
-        folder = local_copy(location)
-        self.facts = dict(read_settings(folder).facts)
-        model, self.meta = load_checkpoint(folder, dtype=resolve_precision(precision, where))
+        self._device = resolve_device(device)
+        self._dtype = resolve_precision(precision, self._device)
+        self._model = self._loaded(location)
+        self.meta = self._model.meta
         self._dataset = get_solvable_dataset(self.meta)
-        self._model: TRM = model.to(where)
-        check_inference(self._model, config)
         self._check_work(1, config)
-        # Now, because the first call is slow.
-        first = config.model_copy(update={"max_steps": 1})
-        predict(self._model, np.ones((1, self.meta.seq_len), np.uint8), np.zeros(1, np.int64), first, 1)
-        with suppress(UserError):  # loads the solver of the dataset
+        with suppress(UserError):  # loads the solver of the dataset now, because the first call is slow
             check_question(self.meta, np.zeros((self.meta.height, self.meta.width), np.uint8))
         self._batcher = Batcher(self._solve, limits.batch_size, limits.max_queue, limits.max_wait)
+
+    def load(self, location: str | Path) -> None:
+        """Answer with another model of the same puzzles from the next batch on.
+
+        Raises `DataError` for a model that cannot be loaded or has other puzzles; then the present one stays.
+        """
+        model = self._loaded(location)
+        if not model.meta.has_puzzles_of(self.meta):
+            raise DataError(f"{location}: has other puzzles than the model {self.name}; start a server for it")
+        self._model = model
+
+    def _loaded(self, location: str | Path) -> TRM:
+        """The model on the device, after a first pass, which is slower."""
+        model, meta = load_checkpoint(local_copy(location), dtype=self._dtype)
+        get_solvable_dataset(meta)
+        model = model.to(self._device)
+        check_inference(model, self.config)
+        first = self.config.model_copy(update={"max_steps": 1})
+        predict(model, np.ones((1, meta.seq_len), np.uint8), np.zeros(1, np.int64), first, 1)
+        return model
 
     @property
     def depth(self) -> int:
