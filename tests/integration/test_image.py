@@ -44,6 +44,24 @@ def test_compiled_training(image: Image) -> None:
     assert manifest["params"]["train"]["compile"] is True
 
 
+def test_server_with_a_read_only_root(image: Image) -> None:
+    """`trm serve` answers in the same container as the stages, and ends after SIGTERM."""
+    puzzle = ".6..2........5.......3.1...43.42...6"
+    script = f"""
+import json, subprocess, urllib.request
+server = subprocess.Popen(["trm", "serve", "demo", "--port", "8080"], stderr=subprocess.PIPE, text=True)
+print(server.stderr.readline())
+body = json.dumps({{"puzzles": ["{puzzle}"]}}).encode()
+headers = {{"content-type": "application/json"}}
+request = urllib.request.Request("http://127.0.0.1:8080/v1/solve", body, headers)
+answer = json.load(urllib.request.urlopen(request))
+server.terminate()
+print(json.dumps([answer["answers"][0]["valid"], server.wait()]))
+"""
+    output = image.run("python", "-c", script, options=LOCKED)
+    assert json.loads(output.splitlines()[-1]) == [True, 143]
+
+
 def test_user_and_command(image: Image) -> None:
     (config,) = json.loads(image.engine.run("image", "inspect", "--format", "[{{json .Config}}]", image.name))
     assert config["User"] == "10001:10001"
