@@ -6,6 +6,7 @@ import typer
 
 from pipeline.kfp import commands as kfp
 from pipeline.local import commands as local
+from pipeline.operations import commands as operations
 from pipeline.retraining import commands as retraining
 from trm.cli.main import run_app
 
@@ -31,6 +32,7 @@ COMMANDS = {
     "publish": retraining.publish,
     "list-uncollected": retraining.list_uncollected,
     "retrain": retraining.retrain,
+    "gc": operations.gc,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

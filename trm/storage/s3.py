@@ -30,7 +30,8 @@ from typing import Any
 
 from trm.storage.artifacts import MANIFEST, json_bytes, parse_manifest, staged
 from trm.storage.artifacts import read_manifest as read_local_manifest
-from trm.storage.s3_client import BLOCK, ConflictError, FileChunk, NotFoundError, OnBytes, Store
+from trm.storage.s3_chunks import BLOCK, FileChunk, OnBytes
+from trm.storage.s3_client import ConflictError, NotFoundError, Store
 from trm.storage.s3_threads import map_ordered, run_in_background
 from trm.utils.errors import DataError, InternalError, UserError
 from trm.utils.progress import progress

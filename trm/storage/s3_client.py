@@ -12,14 +12,15 @@ import zlib
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, sleep_using_event, wait_random_exponential
 
 from trm.storage import s3_errors
+from trm.storage.s3_chunks import BLOCK, CancelledTransferError, ChunkBody, FileChunk, OnBytes
 from trm.utils.errors import InternalError, UserError
 
 if TYPE_CHECKING:
@@ -33,8 +34,6 @@ MIN_WAIT, MAX_WAIT = 0.5, 10.0
 """Seconds: each wait is drawn uniformly from 0 to a limit, which doubles from MIN_WAIT up to MAX_WAIT."""
 CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 60.0
 CONNECTIONS = 16
-BLOCK = 256 << 10
-"""Bytes read or written at a time. They fit into the cache of a processor."""
 
 EXPECTED = {"put_object": "ETag", "create_multipart_upload": "UploadId", "list_objects_v2": "IsTruncated"}
 """Operation -> a field that each response of an S3 server has."""
@@ -53,49 +52,14 @@ class NotFoundError(Exception):
     """The object or the multipart upload does not exist."""
 
 
-class CancelledTransferError(Exception):
-    """The transfer was cancelled."""
-
-
 @dataclass(frozen=True)
-class FileChunk:
-    """A range of bytes of a local file, which is transferred in one request."""
+class StoredObject:
+    """An object of a listing."""
 
-    path: Path
-    start: int
     size: int
-
-
-OnBytes = Callable[[int], None]
-"""Called from any thread with the number of bytes transferred; negative if they must be transferred again."""
-
-
-class _Body:
-    """A chunk as the body of a request, read in blocks of `BLOCK` bytes (the HTTP client requests only 16 kB)."""
-
-    def __init__(self, file: BinaryIO, chunk: FileChunk, on_bytes: OnBytes, cancelled: threading.Event) -> None:
-        self._file, self._chunk, self._on_bytes, self._cancelled = file, chunk, on_bytes, cancelled
-        self._position = 0
-        self.seek(0)
-
-    def __len__(self) -> int:
-        return self._chunk.size
-
-    def read(self, _size: int | None = None) -> bytes:
-        if self._cancelled.is_set():
-            raise CancelledTransferError
-        block = self._file.read(min(BLOCK, len(self) - self._position))
-        self._position += len(block)
-        self._on_bytes(len(block))
-        return block
-
-    def seek(self, offset: int) -> None:
-        self._on_bytes(offset - self._position)
-        self._position = offset
-        self._file.seek(self._chunk.start + offset)
-
-    def tell(self) -> int:
-        return self._position
+    """Bytes."""
+    modified: datetime
+    """When it was written, with a time zone."""
 
 
 class Store:
@@ -221,7 +185,7 @@ class Store:
 
         def request() -> dict[str, Any]:
             with chunk.path.open("rb", buffering=0) as file:
-                body = _Body(file, chunk, on_bytes, cancelled)
+                body = ChunkBody(file, chunk, on_bytes, cancelled)
                 operation = self.client.upload_part if part else self.client.put_object
                 try:
                     return operation(**self._location(name), **part, Body=body, ChecksumCRC32=encoded)
@@ -245,11 +209,16 @@ class Store:
 
     def sizes(self, prefix: str) -> dict[str, int]:
         """Name -> size in bytes of the objects whose names start with `prefix`."""
-        found: dict[str, int] = {}
+        return {name: found.size for name, found in self.objects(prefix).items()}
+
+    def objects(self, prefix: str) -> dict[str, StoredObject]:
+        """Name -> size and time of the objects whose names start with `prefix`."""
+        found: dict[str, StoredObject] = {}
         more: dict[str, str] = {}
         while True:
             page = self._call("list_objects_v2", "list objects", Prefix=f"{self.key}/{prefix}", **more)
-            found |= {item["Key"].removeprefix(f"{self.key}/"): item["Size"] for item in page.get("Contents", ())}
+            for item in page.get("Contents", ()):
+                found[item["Key"].removeprefix(f"{self.key}/")] = StoredObject(item["Size"], item["LastModified"])
             if not page["IsTruncated"]:
                 return found
             more = {"ContinuationToken": page["NextContinuationToken"]}
