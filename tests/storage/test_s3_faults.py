@@ -19,7 +19,7 @@ from botocore.awsrequest import AWSPreparedRequest
 from pipeline.local.s3_server import SeaweedFS
 from tests.seaweed import objects
 from tests.storage.helpers import FILES, address_of, digests, left, version
-from trm.storage import s3, s3_client, s3_errors
+from trm.storage import s3, s3_chunks, s3_client, s3_errors
 from trm.storage.artifacts import MANIFEST
 from trm.utils.errors import UserError
 
@@ -143,7 +143,7 @@ def test_bytes_corrupted_in_transit(
 
     def damage(request: AWSPreparedRequest, **_: object) -> None:
         kind = "uploadId" in request.url
-        if isinstance(request.body, s3_client._Body) and len(request.body) > 0 and kind not in damaged:
+        if isinstance(request.body, s3_chunks.ChunkBody) and len(request.body) > 0 and kind not in damaged:
             damaged.add(kind)
             sent = b"".join(iter(request.body.read, b""))
             request.body = io.BytesIO(b"!" + sent[1:])
