@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -218,7 +218,8 @@ class Store:
         while True:
             page = self._call("list_objects_v2", "list objects", Prefix=f"{self.key}/{prefix}", **more)
             for item in page.get("Contents", ()):
-                found[item["Key"].removeprefix(f"{self.key}/")] = StoredObject(item["Size"], item["LastModified"])
+                modified = item.get("LastModified") or datetime.now(UTC)  # some servers omit it: the object may be new
+                found[item["Key"].removeprefix(f"{self.key}/")] = StoredObject(item["Size"], modified)
             if not page["IsTruncated"]:
                 return found
             more = {"ContinuationToken": page["NextContinuationToken"]}
