@@ -1,12 +1,13 @@
-"""Status of a PyTorchJob: messages while it waits and trains, and the cause of a failure."""
+"""Status of a training job: messages while it waits and trains, and the cause of a failure."""
 
 import time
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from components.train.kubernetes_client import KubernetesClient, worker_index
+from components.train.backend import START_TIMEOUT
+from components.train.kubernetes_client import KubernetesClient
 from components.train.log import log
-from components.train.pytorch_job import START_TIMEOUT
 from trm.utils.errors import InternalError, UserError
 from trm.utils.output import printable_lines
 
@@ -14,26 +15,17 @@ LOG_LINES = 100
 """Lines of a failed pod's log that are printed."""
 EVENTS_INTERVAL = 10.0
 """Seconds between two queries of the events of the job and of all pods that wait."""
-FINISHED = ("Succeeded", "Failed")
+EVENTS_KEPT = timedelta(hours=1)
+"""The retention period of Kubernetes events."""
+OUT_OF_MEMORY = 137
+"""Exit code of a container after SIGKILL: usually it was out of memory."""
 NORMAL_REASONS = ("ContainerCreating", "PodInitializing")
 """Reasons of a waiting container that is about to start. The others are faults, but most of them may pass."""
 
 
-def condition(job: Mapping[str, Any]) -> tuple[str, str]:
-    """Return type and message of the job's newest condition that is true. `Queued`: no condition is set."""
-    conditions = [each for each in (job.get("status") or {}).get("conditions") or () if each["status"] == "True"]
-    for each in conditions:
-        if each["type"] in FINISHED:
-            return each["type"], each.get("message", "")
-    if not conditions:
-        return "Queued", "the training operator has not processed the job yet"
-    newest = max(conditions, key=lambda each: each.get("lastTransitionTime") or "")
-    return newest["type"], newest.get("message", "")
-
-
-def has_finished(job: Mapping[str, Any]) -> bool:
-    """Return True if the job has succeeded or failed."""
-    return condition(job)[0] in FINISHED
+def newest_pods(kubernetes: KubernetesClient, pods: list[Any]) -> list[Any]:
+    """Return the newest pod of each worker."""
+    return list({kubernetes.backend.worker_index(pod): pod for pod in pods}.values())
 
 
 class StatusLogger:
@@ -46,20 +38,24 @@ class StatusLogger:
         self._failing_since: dict[str, float] = {}
         """Uid of a pod that fails to start -> time when this was seen first."""
         self.oom_kills = 0
-        """Exits of workers with code 137 in the last hour, the retention period of Kubernetes events."""
+        """Exits of workers with code 137 in the last hour."""
 
     def update(self, job: Mapping[str, Any], pods: list[Any]) -> None:
-        """Log what has changed since the previous call."""
-        state, message = condition(job)
-        self._log(job["metadata"]["name"], f"{state.lower()}: {message}" if message else state.lower())
-        for pod in pods:
-            self._log(f"worker {worker_index(pod)}", _pod_status(pod))
-        if time.monotonic() >= self._next_events or has_finished(job):
+        """Log what has changed since the previous call. `pods`: all pods of the job."""
+        backend = self._kubernetes.backend
+        state, newest = backend.state(job), newest_pods(self._kubernetes, pods)
+        text = state.name.lower()
+        self._log(job["metadata"]["name"], f"{text}: {state.message}" if state.message else text)
+        for pod in newest:
+            self._log(f"worker {backend.worker_index(pod)}", _pod_status(pod))
+        if time.monotonic() >= self._next_events or state.finished:
             self._next_events = time.monotonic() + EVENTS_INTERVAL
-            self._update_events(job["metadata"]["uid"], [pod for pod in pods if pod.status.phase != "Running"])
+            self._update_events(job, [pod for pod in newest if pod.status.phase != "Running"])
+            if backend.keeps_failed_pods:
+                self.oom_kills = sum(map(_recent_oom_kills, pods))
 
     def start_failure(self, job: Mapping[str, Any], pods: list[Any]) -> str:
-        """Return why the job cannot run: a worker has failed to start for the job's `start_timeout_seconds`.
+        """Return why the job cannot run: one of these workers has failed to start for `start_timeout_seconds`.
 
         "" if no worker is in this state, or if enough others run. kubelet reports faults that pass in the same way as
         others, and alternates between reasons (ErrImagePull, ImagePullBackOff): only their duration counts.
@@ -68,23 +64,24 @@ class StatusLogger:
         faults = {pod.metadata.uid: (pod, fault) for pod in pods if (fault := _start_fault(pod))}
         self._failing_since = {uid: self._failing_since.get(uid, now) for uid in faults}
         running = sum(pod.status.phase == "Running" for pod in pods)
-        if not faults or running >= job["spec"]["elasticPolicy"]["minReplicas"]:
+        if not faults or running >= self._kubernetes.backend.min_running(job):
             return ""
         uid = min(self._failing_since, key=self._failing_since.__getitem__)
         (pod, fault), seconds = faults[uid], now - self._failing_since[uid]
+        index = self._kubernetes.backend.worker_index(pod)
         if seconds < float(job["metadata"]["annotations"][START_TIMEOUT]):
             return ""
         return (
-            f"worker {worker_index(pod)} (pod {pod.metadata.name}) has failed to start for {seconds:.0f} s: {fault}; "
+            f"worker {index} (pod {pod.metadata.name}) has failed to start for {seconds:.0f} s: {fault}; "
             "create the missing object, correct section cluster, or raise cluster.train_job.start_timeout_seconds"
         )
 
-    def _update_events(self, job_uid: str, waiting: list[Any]) -> None:
+    def _update_events(self, job: Mapping[str, Any], waiting: list[Any]) -> None:
         self.oom_kills = 0
-        for event in self._kubernetes.events({job_uid, *(pod.metadata.uid for pod in waiting)}):
-            if event.type == "Warning" or event.involved_object.uid == job_uid:
+        for event in self._kubernetes.events(job, waiting):
+            if event.type == "Warning" or event.involved_object.uid == job["metadata"]["uid"]:
                 self._log(f"event {event.metadata.uid}", format_event(event), event.involved_object.name)
-            if event.reason == "ExitedWithCode" and event.message.endswith(" 137"):
+            if event.reason == "ExitedWithCode" and event.message.endswith(f" {OUT_OF_MEMORY}"):
                 self.oom_kills += event.count or 1
 
     def _log(self, key: str, text: str, name: str | None = None) -> None:
@@ -94,12 +91,13 @@ class StatusLogger:
 
 
 def failure(kubernetes: KubernetesClient, job: Mapping[str, Any], pods: list[Any]) -> Exception:
-    """Print events and logs of a failed job; return the error to raise.
+    """Print events and logs of a failed job; return the error to raise. `pods`: the newest pod of each worker.
 
     `UserError` if a worker exited with code 2 and printed an error message of `trm`, otherwise `InternalError`.
     """
     name, failed = job["metadata"]["name"], [pod for pod in pods if _has_failed(pod)]
-    for event in kubernetes.events({job["metadata"]["uid"], *(pod.metadata.uid for pod in failed)}):
+    worker_index = kubernetes.backend.worker_index
+    for event in kubernetes.events(job, failed):
         log(f"event of {event.involved_object.name}: {format_event(event)}")
     user_error = ""
     for pod in failed:
@@ -113,11 +111,13 @@ def failure(kubernetes: KubernetesClient, job: Mapping[str, Any], pods: list[Any
             if 2 in _exit_codes(pod):
                 lines = reversed(text.splitlines())
                 user_error = next((line for line in lines if line.startswith("trm: ")), user_error)
-    _, message = condition(job)
     if user_error:
         return UserError(user_error.removeprefix("trm: "))
     causes = "; ".join(f"worker {worker_index(pod)} {_pod_status(pod)}" for pod in failed)
-    return InternalError(f"job {name} failed: {message}" + (f"; {causes}" if causes else "; its pods are deleted"))
+    return InternalError(
+        f"job {name} failed: {kubernetes.backend.state(job).message}"
+        + (f"; {causes}" if causes else "; its pods are deleted")
+    )
 
 
 def format_event(event: Any) -> str:
@@ -139,6 +139,13 @@ def _start_fault(pod: Any) -> str:
 
 def _has_failed(pod: Any) -> bool:
     return pod.status.phase == "Failed" or any(_exit_codes(pod))
+
+
+def _recent_oom_kills(pod: Any) -> int:
+    """Return how often the pod's containers were killed in the last hour."""
+    since = datetime.now(UTC) - EVENTS_KEPT
+    ends = [end for end in _terminated(pod) if end.exit_code == OUT_OF_MEMORY]
+    return sum(end.finished_at is not None and end.finished_at >= since for end in ends)
 
 
 def _exit_codes(pod: Any) -> list[int]:

@@ -1,7 +1,7 @@
 """Client of the Kubernetes API for the launcher: retries transient errors, reports refusals in one line."""
 
 import json
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -12,8 +12,9 @@ from kubernetes import client, config
 from kubernetes.client import ApiException
 
 from components.retry import is_transient_status, retry
+from components.train.backend import ApiResource, Backend
 from components.train.log import log
-from components.train.pytorch_job import GROUP, KIND, PLURAL, VERSION
+from components.train.train_job import RUNTIME
 from trm.utils.errors import InternalError, UserError
 
 RETRY_TIMEOUT = 1800.0
@@ -39,9 +40,11 @@ class KubernetesClient:
 
     Args:
         namespace: Namespace of the jobs. None: that of the pod or of the kubeconfig.
+        backend: Kind of the jobs.
     """
 
-    def __init__(self, namespace: str | None) -> None:
+    def __init__(self, namespace: str | None, backend: Backend) -> None:
+        self.backend = backend
         # The client is generated code without types.
         self._configuration: Any = client.Configuration()
         self._allowed: set[str] = set()
@@ -53,7 +56,7 @@ class KubernetesClient:
         self.namespace = namespace or default_namespace
         self._client: Any = client.ApiClient(configuration)
         self._custom, self._core = client.CustomObjectsApi(self._client), client.CoreV1Api(self._client)
-        self._jobs = (GROUP, VERSION, self.namespace, PLURAL)
+        self._jobs = self._objects(backend.resource)
         self._retry_timeout, self._timeout = RETRY_TIMEOUT, {"_request_timeout": TIMEOUT}
 
     def __enter__(self) -> Self:
@@ -81,6 +84,17 @@ class KubernetesClient:
             return None
         return job
 
+    def runtime(self, name: str) -> dict[str, Any] | None:
+        """Return the TrainingRuntime of this name; None if it does not exist."""
+        try:
+            runtime: Any = self._request(
+                "get runtimes",
+                lambda: self._custom.get_namespaced_custom_object(*self._objects(RUNTIME), name, **self._timeout),
+            )
+        except _NotFoundError:
+            return None
+        return runtime
+
     def create(self, job: Mapping[str, Any]) -> bool:
         """Create the job. Return False if a job of this name exists."""
         try:
@@ -105,23 +119,31 @@ class KubernetesClient:
             return
 
     def pods(self, job: Mapping[str, Any]) -> list[Any]:
-        """Return the pods that the job owns, ordered by worker index."""
-        selector = f"training.kubeflow.org/job-name={job['metadata']['name']}"
+        """Return the pods of the job, ordered by worker index and age: the last one of a worker is its newest."""
+        selector = self.backend.pod_selector(job["metadata"]["name"])
         pods = self._request(
             "list pods",
             lambda: self._core.list_namespaced_pod(self.namespace, label_selector=selector, **self._timeout),
         ).items
-        uid = job["metadata"]["uid"]
-        owned = [pod for pod in pods if any(owner.uid == uid for owner in pod.metadata.owner_references or ())]
-        return sorted(owned, key=worker_index)
+        owned = [pod for pod in pods if self.backend.owns(job, pod)]
+        return sorted(owned, key=lambda pod: (self.backend.worker_index(pod), pod.metadata.creation_timestamp))
 
-    def events(self, uids: Container[str]) -> list[Any]:
-        """Return the events of the objects with these uids, oldest first, by one request."""
+    def events(self, job: Mapping[str, Any], pods: Iterable[Any]) -> list[Any]:
+        """Return the events of the job, of the objects that make its pods, and of these pods, oldest first."""
+        uids = {job["metadata"]["uid"], *(pod.metadata.uid for pod in pods)}
+        parts = self.backend.parts(job["metadata"]["name"])
+        created = datetime.fromisoformat(job["metadata"]["creationTimestamp"])
         events = self._request(
             "list events", lambda: self._core.list_namespaced_event(self.namespace, **self._timeout)
         ).items
-        own = [event for event in events if event.involved_object.uid in uids]
-        return sorted(own, key=lambda event: event.last_timestamp or event.metadata.creation_timestamp)
+        own = [
+            event
+            for event in events
+            if event.involved_object.uid in uids
+            # An earlier job of this name had parts of the same names.
+            or ((event.involved_object.kind, event.involved_object.name) in parts and _time(event) >= created)
+        ]
+        return sorted(own, key=_time)
 
     def max_allocatable(self, resource: str, labels: Mapping[str, str]) -> int | None:
         """Return the largest allocatable amount of `resource` (GPUs) on one node with these labels.
@@ -180,6 +202,13 @@ class KubernetesClient:
         finally:
             response.close()
 
+    def project_error(self, error: ApiException) -> Exception:
+        """Return the `UserError` or `InternalError` for a response that is an error."""
+        return _project_error(error, self.host, self.backend.resource)
+
+    def _objects(self, resource: ApiResource) -> tuple[str, str, str, str]:
+        return resource.group, resource.version, self.namespace, resource.plural
+
     def _request(self, action: str, request: Callable[[], ResultT]) -> ResultT:
         def log_retry() -> None:
             log(f"{self.host} is not available; retrying for up to {self._retry_timeout:.0f} s")
@@ -202,7 +231,7 @@ class KubernetesClient:
         try:
             return retry(with_current_credentials, is_transient, self._retry_timeout, log_retry)
         except ApiException as error:
-            raise as_project_error(error, self.host) from None
+            raise self.project_error(error) from None
         except urllib3.exceptions.HTTPError as error:
             reason = " ".join(str(error).split())[:200]
             raise InternalError(
@@ -211,9 +240,8 @@ class KubernetesClient:
             ) from None
 
 
-def worker_index(pod: Any) -> int:
-    """Return the index of the pod's worker, from 0."""
-    return int(pod.metadata.labels["training.kubeflow.org/replica-index"])
+def _time(event: Any) -> datetime:
+    return event.last_timestamp or event.event_time or event.metadata.creation_timestamp
 
 
 class _NotFoundError(Exception):
@@ -245,23 +273,22 @@ def _is_transient(error: BaseException) -> bool:
     return isinstance(error, urllib3.exceptions.HTTPError)
 
 
-def as_project_error(error: ApiException, host: str) -> Exception:
-    """Return the `UserError` or `InternalError` for a response that is an error."""
+def _project_error(error: ApiException, host: str, resource: ApiResource) -> Exception:
     body = _status(error)
     message = " ".join(str(body.get("message") or error.reason).split())[:500]
     kind = (body.get("details") or {}).get("kind")
     if error.status == 409:
         return _ConflictError()
-    if error.status == 404 and kind == PLURAL:
+    if error.status == 404 and kind in (resource.plural, RUNTIME.plural):
         return _NotFoundError()
     if _is_transient(error):
         return InternalError(f"{host}: {error.status} {message}, after {RETRY_TIMEOUT:.0f} s")
     if error.status == 404 and kind is None:
-        message = f"{host}: {KIND} ({GROUP}/{VERSION}) is not installed"
-        remedy = "install Kubeflow's training operator, or set cluster.train_job to null to train in one pod"
+        message = f"{host}: {resource.kind} ({resource.group}/{resource.version}) is not installed"
+        remedy = f"install {resource.controller}, or set cluster.train_job to null to train in one pod"
     elif error.status == 404:
         remedy = "correct cluster.namespace"
-    elif error.status == 403:
+    elif error.status == 403 and "admission webhook" not in message:
         remedy = "grant the launcher's service account a role with this permission"
     elif error.status == 401:
         message = f"{host}: authentication failed (401 {message})"

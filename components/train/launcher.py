@@ -1,9 +1,9 @@
-"""Program of the container of stage `train`: trains, or launches a PyTorchJob and follows it until it has finished.
+"""Program of the container of stage `train`: trains, or launches a training job and follows it until it has finished.
 
     python -m components.train.launcher '{{$}}' <pointer to write> JOB train --params ... --dataset <pointer>
         --model s3://...
 
-JOB is the JSON of the job's template (`components.train.pytorch_job`); with {} the command runs in this container. The
+JOB is the JSON of the job's template (`components.train.backends`); with {} the command runs in this container. The
 job's name derives from the content key, so that a restarted launcher finds the running job. The stage succeeds only if
 the job succeeds and its model is in S3. The exit codes are those of `trm`.
 """
@@ -20,8 +20,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from components import run
 from components.parameters import parameter_text
+from components.train.backend import KEEP_ON_STOP, SPEC_HASH
+from components.train.backends import backend_of, fill
 from components.train.log import log
-from components.train.pytorch_job import KEEP_ON_STOP, SPEC_HASH, STATE_DIR, default_state_root, fill
+from components.train.pod_template import STATE_DIR, default_state_root
+from components.train.train_job import RUNTIME_HASH
 from trm.cli.main import run_app
 from trm.storage import s3
 from trm.storage.artifact_cache import parse_artifact_uri
@@ -62,7 +65,7 @@ def main() -> NoReturn:
 
 @output_may_close()
 def launch(template: Mapping[str, Any], command: list[str]) -> None:
-    """Run `trm <command>` as a PyTorchJob and return when its output is in S3. Does nothing if the output exists.
+    """Run `trm <command>` as a training job and return when its output is in S3. Does nothing if the output exists.
 
     Raises `UserError` for an invalid configuration, `InternalError` for a job that failed or was deleted,
     and `Interrupted` after SIGTERM or SIGINT, once the job is deleted (unless `keep_on_stop` is set).
@@ -76,7 +79,7 @@ def launch(template: Mapping[str, Any], command: list[str]) -> None:
     from components.train.kubernetes_client import KubernetesClient
 
     followed: dict[str, Any] | None = None
-    with KubernetesClient(job["metadata"].pop("namespace", None)) as kubernetes:
+    with KubernetesClient(job["metadata"].pop("namespace", None), backend_of(job)) as kubernetes:
         try:
             followed = _get_or_create(kubernetes, job)
             _follow(kubernetes, followed, uri)
@@ -90,24 +93,23 @@ def _get_or_create(kubernetes: "KubernetesClient", job: Mapping[str, Any]) -> di
 
     Raises `UserError` if a job of another spec has the name.
     """
-    from components.train.job_status import has_finished
-
-    name, namespace = job["metadata"]["name"], kubernetes.namespace
+    name, namespace, kind = job["metadata"]["name"], kubernetes.namespace, job["kind"].lower()
     while True:
         existing = kubernetes.job(name)
         if existing is None:
+            _check_runtime(kubernetes, job)
             _check_node_capacity(kubernetes, job)
             if kubernetes.create(job):
-                log(f"created job {name} in namespace {namespace}; kubectl -n {namespace} get pytorchjob {name}")
+                log(f"created job {name} in namespace {namespace}; kubectl -n {namespace} get {kind} {name}")
             continue
-        finished = has_finished(existing)
+        finished = kubernetes.backend.state(existing).finished
         if "deletionTimestamp" in existing["metadata"]:
             log(f"waiting for the deletion of an earlier job {name}")
             time.sleep(POLL_INTERVAL)
         elif _spec_hash(existing) != _spec_hash(job) and not (finished and _spec_hash(existing)):
             raise UserError(
                 f"job {name} in namespace {namespace} exists with another spec; wait until it finishes, or run "
-                f"`kubectl -n {namespace} delete pytorchjob {name}`"
+                f"`kubectl -n {namespace} delete {kind} {name}`"
             )
         elif not finished or _owner_uids(existing) & _owner_uids(job):
             log(f"following job {name} in namespace {namespace}")
@@ -118,12 +120,26 @@ def _get_or_create(kubernetes: "KubernetesClient", job: Mapping[str, Any]) -> di
             _wait_until_deleted(kubernetes, existing, None)
 
 
+def _check_runtime(kubernetes: "KubernetesClient", job: Mapping[str, Any]) -> None:
+    """Raise `UserError` if the TrainingRuntime of a TrainJob is missing or was made for another section `cluster`."""
+    expected = job["metadata"]["annotations"].get(RUNTIME_HASH)
+    if expected is None:
+        return
+    name, namespace = job["spec"]["runtimeRef"]["name"], kubernetes.namespace
+    runtime = kubernetes.runtime(name)
+    if runtime is None or _spec_hash(runtime) != expected:
+        problem = "does not exist" if runtime is None else "was made for another section cluster"
+        raise UserError(
+            f"TrainingRuntime {name} in namespace {namespace} {problem}; run "
+            f"`python -m pipeline train-job --runtime | kubectl -n {namespace} apply -f -`"
+        )
+
+
 def _check_node_capacity(kubernetes: "KubernetesClient", job: Mapping[str, Any]) -> None:
     """Raise `UserError` if a worker requests more GPUs than any node has: it would stay pending for ever."""
-    pod = job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]
-    limits = pod["containers"][0].get("resources", {}).get("limits", {})
-    for resource in limits.keys() - {"cpu", "memory"}:
-        available = kubernetes.max_allocatable(resource, pod.get("nodeSelector") or {})
+    limits, node_selector = kubernetes.backend.worker(job)
+    for resource in limits.keys() - {"cpu", "memory", "ephemeral-storage"}:
+        available = kubernetes.max_allocatable(resource, node_selector)
         if available is not None and int(limits[resource]) > available:
             raise UserError(
                 f"a worker requests {limits[resource]} {resource}, but the largest node has {available}; lower "
@@ -133,10 +149,10 @@ def _check_node_capacity(kubernetes: "KubernetesClient", job: Mapping[str, Any])
 
 def _follow(kubernetes: "KubernetesClient", job: dict[str, Any], uri: str) -> None:
     """Log the job's status and output until it has finished and its model is in S3. Updates the status in `job`."""
-    from components.train.job_status import StatusLogger, condition, failure, has_finished
-    from components.train.kubernetes_client import worker_index
+    from components.train.job_status import StatusLogger, failure, newest_pods
     from components.train.pod_logs import PodLogFollower
 
+    backend = kubernetes.backend
     name, uid = job["metadata"]["name"], job["metadata"]["uid"]
     follower, status = PodLogFollower(kubernetes), StatusLogger(kubernetes)
     while True:
@@ -149,17 +165,18 @@ def _follow(kubernetes: "KubernetesClient", job: dict[str, Any], uri: str) -> No
             )
         job["status"] = current.get("status")
         pods = kubernetes.pods(current)
-        for pod in pods:
-            if worker_index(pod) == 0:
+        newest = newest_pods(kubernetes, pods)
+        for pod in newest:
+            if backend.worker_index(pod) == 0:
                 follower.set_pod(pod)
         status.update(current, pods)
         if follower.error is not None:
             raise follower.error
-        if has_finished(current):
+        if backend.state(current).finished:
             break
-        if error := status.start_failure(current, pods):
+        if error := status.start_failure(current, newest):
             raise UserError(error)
-        if status.oom_kills > current["spec"]["elasticPolicy"]["maxRestarts"]:
+        if status.oom_kills > backend.max_restarts(current):
             raise UserError(
                 f"workers were killed {status.oom_kills} times within an hour (exit code 137: usually out of memory); "
                 "raise cluster.resources.train.memory, or lower train.micro_batch_size"
@@ -167,8 +184,8 @@ def _follow(kubernetes: "KubernetesClient", job: dict[str, Any], uri: str) -> No
         time.sleep(POLL_INTERVAL)
     if not follower.drain(DRAIN_TIMEOUT):
         log("the end of the log is not readable")
-    if condition(current)[0] == "Failed":
-        raise failure(kubernetes, current, pods)
+    if backend.state(current).name == "Failed":
+        raise failure(kubernetes, current, newest)
     if s3.read_manifest(uri) is None:
         raise InternalError(f"job {name} succeeded, but {uri} has no manifest; run the stage again")
 
@@ -179,13 +196,11 @@ def _release(kubernetes: "KubernetesClient", job: Mapping[str, Any], followed: M
     A stopped pipeline run kills this process about one second after SIGTERM, so that the deletion comes before anything
     else. `followed` is the job in the cluster; None: unknown, because the launcher was interrupted while creating it.
     """
-    from components.train.job_status import has_finished
-
     metadata = job["metadata"]
     kubernetes.set_retry_timeout(STOP_TIMEOUT)
     with _signals_ignored():
         existing = followed or kubernetes.job(metadata["name"])
-        if existing is None or has_finished(existing) or _spec_hash(existing) != _spec_hash(job):
+        if existing is None or kubernetes.backend.state(existing).finished or _spec_hash(existing) != _spec_hash(job):
             return
         keep = json.loads(metadata["annotations"][KEEP_ON_STOP])
         if not keep:

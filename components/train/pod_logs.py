@@ -10,7 +10,7 @@ from typing import Any
 import urllib3
 from kubernetes.client import ApiException
 
-from components.train.kubernetes_client import KubernetesClient, as_project_error
+from components.train.kubernetes_client import KubernetesClient
 from trm.utils.output import printable_lines
 
 READ_TIMEOUT = 60.0
@@ -86,7 +86,7 @@ class PodLogFollower:
             if error.status == 401:
                 self._kubernetes.reload_credentials()
             elif error.status == 403 and self._newest is None:  # later it passes, such as while the server starts
-                self.error = as_project_error(error, self._kubernetes.host)
+                self.error = self._kubernetes.project_error(error)
             return error.status == 404  # the pod is deleted, and its log with it
         except (urllib3.exceptions.HTTPError, OSError):
             return False

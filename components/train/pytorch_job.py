@@ -1,230 +1,134 @@
-"""Manifest of the PyTorchJob (kubeflow.org/v1) that trains on the workers of section `cluster`.
+"""Back end `pytorchjob`: a PyTorchJob (kubeflow.org/v1) of the training operator, with a varying number of workers.
 
-`job_template` is called when the pipeline is compiled; `fill` adds the values of one run when the job is launched. The
-job is elastic and has workers only: with a master, the operator adds an init container to the workers that the
+The job is elastic and has workers only: with a master, the operator adds an init container to the workers that the
 `restricted` Pod Security Standard rejects.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import Any
 
-from trm.config.cluster import ClusterParams, Resources, TrainJobParams
+from components.train.backend import FINISHED, TRAIN, ApiResource, JobState, job_annotations, processes_per_worker
+from components.train.pod_template import job_labels, pod_template
+from trm.config.cluster import ClusterParams, GangScheduling, TrainJobParams
+from trm.config.pods import Resources
 
-GROUP, VERSION, PLURAL, KIND = "kubeflow.org", "v1", "pytorchjobs", "PyTorchJob"
 CONTAINER = "pytorch"
 """Container name that the operator requires."""
-SPEC_HASH, KEEP_ON_STOP, START_TIMEOUT = "trm/spec-hash", "trm/keep-on-stop", "trm/start-timeout"
-"""Annotations: SHA-256 of the spec, whether the job continues after the run is stopped, and the time in seconds that a
-worker may fail to start."""
-STATE_DIR, LOCAL_STATES = "TRM_STATE_DIR", "/cache/states"
-"""Variable with the folder or URI of the training states, and the folder of states that are not copied to S3."""
-KEY_LABEL = "trm/key"
-"""Label with the first 63 digits of the content key."""
-NODE_ENV = {
-    # A failed collective ends its process, which torchrun restarts, instead of blocking.
-    "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
-    # Seconds after which a process ends whose peers do not respond.
-    "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": "300",
-    "NCCL_DEBUG": "WARN",
-    # Use a new store for each process group: sharing torchrun's store blocked after a kill in 2 of 5 trials.
-    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-}
+DEFAULT_TTL = 24 * 3600
+"""Seconds until a finished job is deleted."""
 
 
-def state_environment(cluster: ClusterParams) -> dict[str, str]:
-    """Return the environment variable that moves the training states; {}: they are below the artifact root."""
-    if cluster.state_root is None:
-        return {}
-    return {STATE_DIR: LOCAL_STATES if cluster.state_root == "off" else cluster.state_root}
+class PyTorchJob:
+    """See `components.train.backend.Backend`."""
 
+    name = "pytorchjob"
+    resource = ApiResource("kubeflow.org", "v1", "pytorchjobs", "PyTorchJob", "Kubeflow's training operator")
+    keeps_failed_pods = False
 
-def default_state_root(artifact_root: str) -> str:
-    """Return where training states are stored unless `cluster.state_root` is set."""
-    return f"{artifact_root}/states"
+    def template(self, cluster: ClusterParams, job: TrainJobParams) -> dict[str, Any]:
+        """Return the manifest without name, content key and command."""
+        from kubeflow.training import models
+        from kubernetes import client
 
-
-def job_template(cluster: ClusterParams) -> dict[str, Any]:
-    """Return the manifest without name, content key and command; {} if `cluster.train_job` is null."""
-    if cluster.train_job is None:
-        return {}
-    from kubeflow.training import models
-    from kubernetes import client
-
-    job, resources = cluster.train_job, cluster.resources.get("train", Resources())
-    worker = models.KubeflowOrgV1ReplicaSpec(
-        replicas=job.max_workers,
-        # Exit codes from 128 on (killed, evicted) recreate the worker, others end the job: see worker.py.
-        restart_policy="ExitCode",
-        template=client.V1PodTemplateSpec(
+        resources = cluster.pod(TRAIN)
+        worker = models.KubeflowOrgV1ReplicaSpec(
+            replicas=job.max_workers,
+            # Exit codes from 128 on (killed, evicted) recreate the worker, others end the job: see worker.py.
+            restart_policy="ExitCode",
+            template=pod_template(cluster, job, CONTAINER),
+        )
+        # Workers may join after hours in a queue: only the job's deadline limits the wait.
+        join_timeout = models.KubeflowOrgV1RDZVConf(key="join_timeout", value=str(job.deadline_seconds))
+        manifest = models.KubeflowOrgV1PyTorchJob(
+            api_version=f"{self.resource.group}/{self.resource.version}",
+            kind=self.resource.kind,
             metadata=client.V1ObjectMeta(
-                labels=_labels(),
-                # The proxy of a service mesh would keep the pod running after the training.
-                annotations={"sidecar.istio.io/inject": "false"},
+                labels=job_labels(resources), annotations=job_annotations(job), namespace=cluster.namespace
             ),
-            spec=_pod(cluster, job, resources),
-        ),
-    )
-    # Workers may join after hours in a queue: only the job's deadline limits the wait.
-    join_timeout = models.KubeflowOrgV1RDZVConf(key="join_timeout", value=str(job.deadline_seconds))
-    manifest = models.KubeflowOrgV1PyTorchJob(
-        api_version=f"{GROUP}/{VERSION}",
-        kind=KIND,
-        metadata=client.V1ObjectMeta(
-            labels=_labels(),
-            annotations={
-                KEEP_ON_STOP: json.dumps(job.keep_on_stop),
-                START_TIMEOUT: json.dumps(job.start_timeout_seconds),
-            },
-            namespace=cluster.namespace,
-        ),
-        spec=models.KubeflowOrgV1PyTorchJobSpec(
-            nproc_per_node=str(processes_per_worker(job, resources)),
-            pytorch_replica_specs={"Worker": worker},
-            elastic_policy=models.KubeflowOrgV1ElasticPolicy(
-                min_replicas=job.min_workers,
-                max_replicas=job.max_workers,
-                max_restarts=job.max_restarts,
-                rdzv_backend="c10d",
-                rdzv_conf=[join_timeout],
-            ),
-            run_policy=models.KubeflowOrgV1RunPolicy(
-                clean_pod_policy="Running",  # keep finished pods and their logs
-                ttl_seconds_after_finished=job.ttl_seconds,
-                active_deadline_seconds=job.deadline_seconds,  # the only limit on recreated workers
-                backoff_limit=job.max_restarts + 1,  # 0 would end the job at the first eviction
-            ),
-        ),
-    )
-    serialized: Any = client.ApiClient().sanitize_for_serialization(manifest)
-    return serialized
-
-
-def processes_per_worker(job: TrainJobParams, resources: Resources) -> int:
-    """Return the number of training processes of a worker: one per GPU unless set."""
-    return job.processes_per_worker or max(resources.gpus, 1)
-
-
-def fill(
-    template: Mapping[str, Any],
-    command: list[str],
-    key: str,
-    artifact_root: str,
-    owner: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """Return the manifest of one training.
-
-    Args:
-        template: Result of `job_template`.
-        command: Arguments of `trm`.
-        key: Content key of the training.
-        artifact_root: Root of the artifacts in S3, and of the training states unless the template has another.
-        owner: Name and uid of the launcher's pod. Kubernetes deletes the job with it, unless `keep_on_stop` is set.
-    """
-    job = deepcopy(dict(template))
-    metadata, spec = job["metadata"], job["spec"]
-    workers = spec["pytorchReplicaSpecs"]["Worker"]["template"]
-    (container,) = workers["spec"]["containers"]
-    container["args"] = [f"--nproc-per-node={spec['nprocPerNode']}", *command]
-    if not any(variable["name"] == STATE_DIR for variable in container["env"]):
-        container["env"] = [*container["env"], {"name": STATE_DIR, "value": default_state_root(artifact_root)}]
-    workers["metadata"]["labels"][KEY_LABEL] = metadata["labels"][KEY_LABEL] = key[:63]  # maximum length of a label
-    metadata["name"] = job_name(key)
-    metadata["annotations"][SPEC_HASH] = spec_hash(spec)
-    if owner and not json.loads(metadata["annotations"][KEEP_ON_STOP]):
-        metadata["ownerReferences"] = [{"apiVersion": "v1", "kind": "Pod", **owner}]
-    return job
-
-
-def job_name(key: str) -> str:
-    """Return the job's name: a DNS-1035 label, short enough for the suffixes of its pods."""
-    return f"trm-{key[:12]}"
-
-
-def spec_hash(spec: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of the canonical JSON of a job's spec, as hex digits."""
-    return hashlib.sha256(json.dumps(spec, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _labels() -> dict[str, str]:
-    return {"app.kubernetes.io/name": "trm", "app.kubernetes.io/component": "train"} | {
-        "app.kubernetes.io/managed-by": "trm-launcher"
-    }
-
-
-def _pod(cluster: ClusterParams, job: TrainJobParams, resources: Resources) -> Any:
-    from kubernetes import client
-
-    empty = client.V1EmptyDirVolumeSource()
-    claim = client.V1PersistentVolumeClaimVolumeSource
-    cache = {"persistent_volume_claim": claim(cluster.cache_pvc)} if cluster.cache_pvc else {"empty_dir": empty}
-    memory = client.V1EmptyDirVolumeSource(medium="Memory", size_limit=job.shared_memory)
-    amounts = {"cpu": resources.cpu, "memory": resources.memory, resources.gpu_resource: resources.gpus or None}
-    limits = {name: str(amount) for name, amount in amounts.items() if amount is not None}
-    return client.V1PodSpec(
-        service_account_name=cluster.service_account,
-        automount_service_account_token=False,  # workers do not use the Kubernetes API
-        security_context=client.V1PodSecurityContext(
-            run_as_non_root=True,
-            fs_group=10001,  # write access to the volume for the image's user
-            seccomp_profile=client.V1SeccompProfile(type="RuntimeDefault"),
-        ),
-        containers=[
-            client.V1Container(
-                name=CONTAINER,
-                image=cluster.image,
-                command=["python", "-m", "components.train.worker"],
-                env=_environment(cluster, job, resources),
-                resources=client.V1ResourceRequirements(requests=limits, limits=limits) if limits else None,
-                security_context=client.V1SecurityContext(
-                    allow_privilege_escalation=False,
-                    read_only_root_filesystem=True,
-                    run_as_non_root=True,
-                    capabilities=client.V1Capabilities(drop=["ALL"]),
+            spec=models.KubeflowOrgV1PyTorchJobSpec(
+                nproc_per_node=str(processes_per_worker(job, resources)),
+                pytorch_replica_specs={"Worker": worker},
+                elastic_policy=models.KubeflowOrgV1ElasticPolicy(
+                    min_replicas=job.min_workers,
+                    max_replicas=job.max_workers,
+                    max_restarts=job.max_restarts,
+                    rdzv_backend="c10d",
+                    rdzv_conf=[join_timeout],
                 ),
-                termination_message_policy="FallbackToLogsOnError",  # the pod's status keeps the end of the log
-                volume_mounts=[
-                    client.V1VolumeMount(name="cache", mount_path="/cache"),
-                    client.V1VolumeMount(name="shared-memory", mount_path="/dev/shm"),
-                ],
-            )
-        ],
-        volumes=[
-            client.V1Volume(name="cache", **cache),
-            client.V1Volume(name="shared-memory", empty_dir=memory),
-        ],
-        node_selector=resources.node_selector or None,
-        tolerations=[
-            client.V1Toleration(
-                key=each.key,
-                operator="Exists" if each.value is None else "Equal",
-                value=each.value,
-                effect=each.effect,
-            )
-            for each in resources.tolerations
-        ]
-        or None,
-        image_pull_secrets=[client.V1LocalObjectReference(cluster.image_pull_secret)]
-        if cluster.image_pull_secret
-        else None,
+                run_policy=models.KubeflowOrgV1RunPolicy(
+                    clean_pod_policy="Running",  # keep finished pods and their logs
+                    ttl_seconds_after_finished=DEFAULT_TTL if job.ttl_seconds is None else job.ttl_seconds,
+                    active_deadline_seconds=job.deadline_seconds,  # the only limit on recreated workers
+                    backoff_limit=job.max_restarts + 1,  # 0 would end the job at the first eviction
+                    scheduling_policy=_scheduling_policy(job.gang, resources) if job.gang else None,
+                ),
+            ),
+        )
+        serialized: Any = client.ApiClient().sanitize_for_serialization(manifest)
+        return serialized
+
+    def set_run(self, manifest: dict[str, Any], command: list[str], env: Mapping[str, str]) -> None:
+        """Add command, variables and the labels of the job to the worker."""
+        spec = manifest["spec"]
+        workers = spec["pytorchReplicaSpecs"]["Worker"]["template"]
+        (container,) = workers["spec"]["containers"]
+        container["args"] = [f"--nproc-per-node={spec['nprocPerNode']}", *command]
+        known = {variable["name"] for variable in container["env"]}
+        added = [{"name": name, "value": value} for name, value in env.items() if name not in known]
+        container["env"] = [*container["env"], *added]
+
+    def pod_labels(self, manifest: dict[str, Any]) -> dict[str, str]:
+        """Return the labels of the pods in the manifest."""
+        return manifest["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["metadata"]["labels"]
+
+    def state(self, job: Mapping[str, Any]) -> JobState:
+        """Return the job's newest condition that is true."""
+        conditions = [each for each in (job.get("status") or {}).get("conditions") or () if each["status"] == "True"]
+        for each in conditions:
+            if each["type"] in FINISHED:
+                return JobState(each["type"], each.get("message", ""))
+        if not conditions:
+            return JobState("Queued", "the training operator has not processed the job yet")
+        newest = max(conditions, key=lambda each: each.get("lastTransitionTime") or "")
+        return JobState(newest["type"], newest.get("message", ""))
+
+    def min_running(self, job: Mapping[str, Any]) -> int:
+        """Return the minimum number of workers of the elastic job."""
+        return job["spec"]["elasticPolicy"]["minReplicas"]
+
+    def max_restarts(self, job: Mapping[str, Any]) -> int:
+        """Return `cluster.train_job.max_restarts` of the job."""
+        return job["spec"]["elasticPolicy"]["maxRestarts"]
+
+    def worker(self, job: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+        """Return resource limits and node selector of a worker."""
+        pod = job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]
+        return pod["containers"][0].get("resources", {}).get("limits", {}), pod.get("nodeSelector") or {}
+
+    def pod_selector(self, name: str) -> str:
+        """Return the label selector of the pods of the job `name`."""
+        return f"training.kubeflow.org/job-name={name}"
+
+    def owns(self, job: Mapping[str, Any], pod: Any) -> bool:
+        """Return True if the job is an owner of the pod."""
+        return any(owner.uid == job["metadata"]["uid"] for owner in pod.metadata.owner_references or ())
+
+    def worker_index(self, pod: Any) -> int:
+        """Return the index of the pod's worker, from 0."""
+        return int(pod.metadata.labels["training.kubeflow.org/replica-index"])
+
+    def parts(self, name: str) -> set[tuple[str, str]]:
+        """Return no objects: the operator makes the pods itself."""
+        del name
+        return set()
+
+
+def _scheduling_policy(gang: GangScheduling, resources: Resources) -> Any:
+    from kubeflow.training import models
+
+    return models.KubeflowOrgV1SchedulingPolicy(
+        min_available=gang.min_available,
+        priority_class=resources.priority_class,
+        queue=gang.queue,
+        schedule_timeout_seconds=gang.timeout_seconds,
     )
-
-
-def _environment(cluster: ClusterParams, job: TrainJobParams, resources: Resources) -> list[Any]:
-    from kubernetes import client
-
-    values = NODE_ENV | state_environment(cluster)
-    if resources.cpu:
-        cores = float(resources.cpu.removesuffix("m")) / (1000 if resources.cpu.endswith("m") else 1)
-        values["OMP_NUM_THREADS"] = str(max(int(cores / processes_per_worker(job, resources)), 1))
-    if cluster.s3_endpoint:
-        values["AWS_ENDPOINT_URL_S3"] = cluster.s3_endpoint
-    if cluster.s3_region:
-        values["AWS_DEFAULT_REGION"] = cluster.s3_region
-    variables = [client.V1EnvVar(name=name, value=value) for name, value in values.items()]
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if cluster.s3_secret else ():
-        reference = client.V1SecretKeySelector(name=cluster.s3_secret, key=name)
-        variables.append(client.V1EnvVar(name=name, value_from=client.V1EnvVarSource(secret_key_ref=reference)))
-    return variables

@@ -1,4 +1,4 @@
-"""Commands of `python -m pipeline` for Kubeflow Pipelines and PyTorchJobs."""
+"""Commands of `python -m pipeline` for Kubeflow Pipelines and training jobs."""
 
 import sys
 from pathlib import Path
@@ -112,16 +112,20 @@ def collect(
 def train_job(
     params: ParamsFile = PARAMS,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the manifest as YAML and start nothing.")] = False,
+    runtime: Annotated[
+        bool,
+        typer.Option("--runtime", help="Print the TrainingRuntime of back end trainjob as YAML and start nothing."),
+    ] = False,
 ) -> None:
-    """Train as a PyTorchJob on the cluster of the kubeconfig, without Kubeflow Pipelines. Reads the dataset from S3."""
-    from pipeline.kfp.train_job import manifest, run_train_job
+    """Train as a job on the cluster of the kubeconfig, without Kubeflow Pipelines. Reads the dataset from S3."""
+    from pipeline.kfp.train_job import manifest, run_train_job, training_runtime
 
     settings = load_params(params)
-    if not dry_run:
+    if not dry_run and not runtime:
         print(f"train: {run_train_job(settings)}")
         return
     from ruamel.yaml import YAML
 
     yaml = YAML()
     yaml.width = 1 << 20  # do not wrap the line of params
-    yaml.dump(manifest(settings), sys.stdout)
+    yaml.dump(training_runtime(settings.cluster) if runtime else manifest(settings), sys.stdout)

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 from collections.abc import Container
+from importlib.metadata import version
 from typing import Any
 
 from kfp import dsl, kubernetes
@@ -10,9 +11,12 @@ from kfp.dsl.graph_component import GraphComponent
 
 from components.parameters import PIPELINE, key_parameter, parameter_text
 from components.run_summary.component import run_summary
-from components.train.pytorch_job import job_template, state_environment
-from trm.config.cluster import ClusterParams, Resources
+from components.train.backend import TRAIN
+from components.train.backends import job_template
+from components.train.pod_template import KUEUE_QUEUE, state_environment
+from trm.config.cluster import ClusterParams
 from trm.config.params import Params
+from trm.config.pods import PodSettings, Resources, Volume
 from trm.stages.records import STAGES, Stage
 from trm.utils.errors import ParamsError
 
@@ -25,8 +29,6 @@ running pod, too (github.com/kubeflow/pipelines/pull/13452): the default of one 
 MAX_PARAMS_BYTES = 48 << 10
 """Maximum size of all sections as JSON. A container gets them twice in its arguments, once as a string within JSON.
 Linux limits an argument to 128 KiB, and Argo a workflow to 1 MiB."""
-TRAIN = "train"
-"""The stage that a PyTorchJob can run."""
 LAUNCHER_RESOURCES = Resources(cpu="100m", memory="512Mi")
 """Resources of the pod that launches the job. The workers get `cluster.resources.train`."""
 POD_FIELDS = {"POD_NAME": "metadata.name", "POD_UID": "metadata.uid"}
@@ -38,17 +40,14 @@ def build_pipeline(cluster: ClusterParams, uncached: Container[str] = ()) -> Gra
 
     Its parameters are the sections of `params.yaml`, the content keys of the stages and the artifact root.
 
-    Raises `ParamsError` if `cluster.resources` names an unknown stage.
+    Raises `ParamsError` for an unknown stage in `cluster.resources`, and for a setting that only workers can have.
 
     Args:
         cluster: Section `cluster`: image, resources and placement of the pods.
         uncached: Stages that start although Kubeflow knows a result of their parameters, which include the content key.
             Their containers look for the result in S3.
     """
-    unknown = set(cluster.resources) - {stage.name for stage in STAGES}
-    if unknown:
-        known = ", ".join(stage.name for stage in STAGES)
-        raise ParamsError(f"cluster.resources.{min(unknown)} is not a stage; the stages are {known}")
+    _check_resources(cluster)
     types: dict[str, type] = dict.fromkeys((*SECTIONS, *map(key_parameter, STAGES), "artifact_root"), str)
     names = tuple(types)
 
@@ -57,7 +56,7 @@ def build_pipeline(cluster: ClusterParams, uncached: Container[str] = ()) -> Gra
         keys = {key_parameter(stage): arguments[key_parameter(stage)] for stage in STAGES}
         exit_task = run_summary(artifact_root=arguments["artifact_root"], **keys)
         exit_task.set_caching_options(False)
-        _configure_pod(exit_task, cluster, Resources())
+        _configure_pod(exit_task, cluster, cluster.pod("run-summary", Resources()))
         outputs: dict[str, Any] = {}
         with dsl.ExitHandler(exit_task):
             for stage in STAGES:
@@ -71,11 +70,11 @@ def build_pipeline(cluster: ClusterParams, uncached: Container[str] = ()) -> Gra
                 )
                 task.set_caching_options(stage.name not in uncached)
                 if train_job and cluster.train_job is not None:
-                    _configure_pod(task, cluster, LAUNCHER_RESOURCES)
+                    _configure_pod(task, cluster, cluster.pod(stage.name, LAUNCHER_RESOURCES))
                     for name, field in POD_FIELDS.items():
                         kubernetes.use_field_path_as_env(task, name, field)
                 else:
-                    _configure_pod(task, cluster, cluster.resources.get(stage.name, Resources()))
+                    _configure_pod(task, cluster, cluster.pod(stage.name))
                     for name, value in state_environment(cluster).items() if stage.name == TRAIN else ():
                         task.set_env_variable(name, value)
                 outputs[stage.output] = task.outputs[stage.output]
@@ -119,6 +118,21 @@ def run_arguments(params: Params, keys: dict[str, str], artifact_root: str) -> d
     return {**sections, **{key_parameter(stage): keys[stage.name] for stage in STAGES}, "artifact_root": artifact_root}
 
 
+def _check_resources(cluster: ClusterParams) -> None:
+    unknown = set(cluster.resources) - {stage.name for stage in STAGES}
+    if unknown:
+        known = ", ".join(stage.name for stage in STAGES)
+        raise ParamsError(f"cluster.resources.{min(unknown)} is not a stage; the stages are {known}")
+    for name, resources in cluster.resources.items():
+        settings = resources.workers_only() if name != TRAIN or cluster.train_job is None else []
+        if settings:
+            remedy = "set cluster.train_job, whose workers have it" if name == TRAIN else "remove it"
+            raise ParamsError(
+                f"cluster.resources.{name}.{settings[0]}: kfp-kubernetes {version('kfp-kubernetes')} has no function "
+                f"for it, so that a pod of Kubeflow Pipelines cannot have it; {remedy}"
+            )
+
+
 def _configure_pod(task: dsl.PipelineTask, cluster: ClusterParams, resources: Resources) -> None:
     """Set image, resources, placement, S3 access and cache volume of a task's pod."""
     task.set_container_image(cluster.image)
@@ -132,11 +146,9 @@ def _configure_pod(task: dsl.PipelineTask, cluster: ClusterParams, resources: Re
     if resources.gpus:
         task.set_accelerator_type(resources.gpu_resource)
         task.set_accelerator_limit(resources.gpus)
-    for key, value in resources.node_selector.items():
-        kubernetes.add_node_selector(task, key, value)
-    for toleration in resources.tolerations:
-        operator = "Exists" if toleration.value is None else "Equal"
-        kubernetes.add_toleration(task, toleration.key, operator, toleration.value, toleration.effect)
+    _add_pod_settings(task, resources)
+    if resources.queue:
+        kubernetes.add_pod_label(task, KUEUE_QUEUE, resources.queue)
     if cluster.s3_endpoint:
         task.set_env_variable("AWS_ENDPOINT_URL_S3", cluster.s3_endpoint)
     if cluster.s3_region:
@@ -153,3 +165,46 @@ def _configure_pod(task: dsl.PipelineTask, cluster: ClusterParams, resources: Re
         kubernetes.mount_pvc(task, cluster.cache_pvc, CACHE)
     else:
         kubernetes.empty_dir_mount(task, "cache", CACHE)
+
+
+def _add_pod_settings(task: dsl.PipelineTask, settings: PodSettings) -> None:
+    """Set placement, variables, labels, annotations and volumes of a task's pod."""
+    for key, value in settings.node_selector.items():
+        kubernetes.add_node_selector(task, key, value)
+    for toleration in settings.tolerations:
+        operator = "Exists" if toleration.value is None else "Equal"
+        kubernetes.add_toleration(task, toleration.key, operator, toleration.value, toleration.effect)
+    for name, value in settings.env.items():
+        task.set_env_variable(name, value)
+    for name, value in settings.labels.items():
+        kubernetes.add_pod_label(task, name, value)
+    for name, value in settings.annotations.items():
+        kubernetes.add_pod_annotation(task, name, value)
+    for index, volume in enumerate(settings.volumes):
+        _mount(task, index, volume)
+    _add_node_affinity(task, settings)
+
+
+def _add_node_affinity(task: dsl.PipelineTask, settings: PodSettings) -> None:
+    expressions: list[tuple[int | None, dict[str, Any]]] = [
+        (each.weight, {"key": each.key, "operator": each.operator, "values": list(each.values)})
+        for each in settings.node_affinity
+    ]
+    # One call for all requirements: Kubernetes accepts a node that fulfils one of several terms.
+    required = [expression for weight, expression in expressions if weight is None]
+    if required:
+        kubernetes.add_node_affinity(task, match_expressions=required)
+    for weight, expression in expressions:
+        if weight is not None:
+            kubernetes.add_node_affinity(task, match_expressions=[expression], weight=weight)
+
+
+def _mount(task: dsl.PipelineTask, index: int, volume: Volume) -> None:
+    if volume.secret:
+        kubernetes.use_secret_as_volume(task, volume.secret, volume.mount_path)
+    elif volume.config_map:
+        kubernetes.use_config_map_as_volume(task, volume.config_map, volume.mount_path)
+    elif volume.pvc:
+        kubernetes.mount_pvc(task, volume.pvc, volume.mount_path)
+    else:
+        kubernetes.empty_dir_mount(task, f"volume-{index}", volume.mount_path, size_limit=volume.empty_dir)

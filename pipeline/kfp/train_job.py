@@ -1,13 +1,15 @@
-"""The PyTorchJob of an experiment without Kubeflow Pipelines: its manifest, and the launcher on this machine."""
+"""The training job of an experiment without Kubeflow Pipelines: its manifest, and the launcher on this machine."""
 
 import json
 import math
 
 from components.parameters import key_parameter, parameter_text
+from components.train.backend import KEEP_ON_STOP, job_name, processes_per_worker
+from components.train.backends import backend_named, fill, job_template
 from components.train.launcher import STOP_TIMEOUT, launch
-from components.train.pytorch_job import KEEP_ON_STOP, fill, job_name, job_template, processes_per_worker
+from components.train.train_job import runtime
 from pipeline.kfp.client import Run
-from trm.config.cluster import ClusterParams, Resources
+from trm.config.cluster import ClusterParams, TrainJobParams
 from trm.config.params import Params
 from trm.stages.content_keys import content_keys
 from trm.stages.records import STAGES, producer
@@ -18,9 +20,17 @@ TRAIN = next(stage for stage in STAGES if stage.name == "train")
 
 
 def manifest(params: Params) -> dict[str, object]:
-    """Return the PyTorchJob of this experiment. Raises `UserError` if `cluster.train_job` is null or invalid."""
+    """Return the training job of this experiment. Raises `UserError` if `cluster.train_job` is null or invalid."""
     template, command, keys = _job_request(params)
     return fill(template, command, keys[TRAIN.name], params.cluster.artifact_root)
+
+
+def training_runtime(cluster: ClusterParams) -> dict[str, object]:
+    """Return the TrainingRuntime of section `cluster`. Raises `UserError` unless the back end is `trainjob`."""
+    job = cluster.train_job
+    if job is None or job.backend != "trainjob":
+        raise UserError("only back end trainjob has a TrainingRuntime; set cluster.train_job.backend to trainjob")
+    return runtime(cluster, job)
 
 
 def run_train_job(params: Params) -> str:
@@ -41,25 +51,25 @@ def run_train_job(params: Params) -> str:
 
 
 def stop_train_job(cluster: ClusterParams, run: Run) -> str:
-    """Delete the PyTorchJob of a run, unless it has finished or `keep_on_stop` is set; return one line about it.
+    """Delete the training job of a run, unless it has finished or `keep_on_stop` is set; return one line about it.
 
     The launcher in the run deletes its job, too, but it may be killed before, or may not have run at all. Raises
     `UserError` if the cluster refuses, `InternalError` if it is unavailable.
     """
-    from components.train.job_status import has_finished
     from components.train.kubernetes_client import KubernetesClient, NoClusterError
 
     name = job_name(str(run.arguments.get(key_parameter(TRAIN), "")))
+    backend = backend_named((cluster.train_job or TrainJobParams()).backend)
     # Single-user Kubeflow runs everything in its own namespace, which is seldom that of the kubeconfig.
     for namespace in (cluster.namespace,) if cluster.namespace else (None, "kubeflow"):
         try:
-            kubernetes = KubernetesClient(namespace)
+            kubernetes = KubernetesClient(namespace, backend)
         except NoClusterError as error:
             return f"job {name}: left to its launcher ({error})"
         with kubernetes:
             kubernetes.set_retry_timeout(STOP_TIMEOUT)
             job = kubernetes.job(name)
-            if job is None or has_finished(job):
+            if job is None or backend.state(job).finished:
                 continue
             if json.loads(job["metadata"].get("annotations", {}).get(KEEP_ON_STOP, "true")):
                 return f"job {name} in namespace {kubernetes.namespace} continues (keep_on_stop)"
@@ -70,7 +80,7 @@ def stop_train_job(cluster: ClusterParams, run: Run) -> str:
 
 def check_train_job(params: Params) -> None:
     """Raise `UserError` if the job's processes cannot divide the batch or the GPUs."""
-    job, resources = params.cluster.train_job, params.cluster.resources.get(TRAIN.name, Resources())
+    job, resources = params.cluster.train_job, params.cluster.pod(TRAIN.name)
     if job is None:
         return
     per_worker, batch = processes_per_worker(job, resources), params.train.global_batch_size

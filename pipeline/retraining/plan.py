@@ -13,8 +13,9 @@ from pipeline import dvc
 from pipeline.dvc import Change, StageStatus
 from pipeline.runs import OUTPUTS, RunRecord, estimate, local_records, read_runs, stage_sections
 from trm.config.base import differences
-from trm.config.cluster import ClusterParams, Resources
+from trm.config.cluster import ClusterParams
 from trm.config.params import Params
+from trm.config.pods import Resources
 from trm.stages.content_keys import requests
 from trm.stages.records import STAGES, Stage
 from trm.storage import artifact_cache, s3

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from components.train.pytorch_job import SPEC_HASH, fill, job_template
+from components.train.backend import SPEC_HASH
+from components.train.backends import fill, job_template
 from tests.apiserver import ApiServer, apiserver, assets, bare_apiserver
 from tests.components.train.fake_training_operator import GPU, GPUS, FakeTrainingOperator, wait_for
 from tests.components.train.launcher_fixtures import (
@@ -27,7 +28,8 @@ from tests.components.train.launcher_fixtures import (
 )
 from tests.conftest import ROOT
 from tests.seaweed import objects
-from trm.config.cluster import ClusterParams, Resources, TrainJobParams
+from trm.config.cluster import ClusterParams, TrainJobParams
+from trm.config.pods import Resources
 from trm.storage import s3
 
 __all__ = ["apiserver", "assets", "bare_apiserver", "base_params", "folders", "operator", "stage"]

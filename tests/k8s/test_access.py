@@ -14,8 +14,8 @@ from kubernetes.client import ApiException
 from kubernetes.client.rest import RESTClientObject
 
 from components.train import kubernetes_client as module
+from components.train.backends import fill, job_template
 from components.train.kubernetes_client import KubernetesClient
-from components.train.pytorch_job import fill, job_template
 from tests.apiserver import ApiServer, apiserver, assets
 from tests.conftest import ROOT
 from tests.k8s.rendering import VARIANTS, kubectl, objects, overlay, render

@@ -19,11 +19,12 @@ import yaml
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from components.train.pytorch_job import fill, job_template
+from components.train.backends import fill, job_template
 from pipeline.local.s3_server import BUCKET, free_ports
 from tests.k8s.pod_security import violations
 from tests.k8s.rendering import FOLDER, VARIANTS, objects, render
-from trm.config.cluster import ClusterParams, Resources, TrainJobParams
+from trm.config.cluster import ClusterParams, TrainJobParams
+from trm.config.pods import Resources
 
 Objects = dict[tuple[str, str], dict[str, Any]]
 KUBEFLOW = {"pipelines.kubeflow.org/v2_component": "true"}

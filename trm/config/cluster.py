@@ -5,37 +5,34 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from trm.config.base import Address, Natural, Positive, Quantity, Section, int_to_float
+from trm.config.pods import ObjectName, PodSettings, Resources
 
 
-class Toleration(Section):
-    """A Kubernetes toleration of a stage's pod."""
+class GangScheduling(Section):
+    """Starts the workers of a job together or not at all, by Volcano or the coscheduling plug-in.
 
-    key: str
-    value: str | None = None
-    """Null: tolerate any value of `key`."""
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    """Null: tolerate every effect."""
+    The controller of the back end must be installed with this scheduler. Kueue needs no such section: it admits a job
+    as a whole (`cluster.resources.train.queue`).
+    """
 
-
-class Resources(Section):
-    """Resources and placement of a stage's pod. Null values leave the choice to the cluster."""
-
-    cpu: Annotated[str | None, Field(pattern=r"^\d+(\.\d+)?m?$")] = None
-    """Cores, as a Kubernetes quantity: `8` or `500m`. Request and limit."""
-    memory: Quantity | None = None
-    """Bytes, as a Kubernetes quantity: `32Gi`. Request and limit."""
-    gpus: Natural = 0
-    gpu_resource: str = "nvidia.com/gpu"
-    """Extended resource that counts the GPUs."""
-    node_selector: dict[str, str] = Field(default_factory=dict)
-    tolerations: Annotated[tuple[Toleration, ...], Field(strict=False)] = ()
+    scheduler: Literal["volcano", "coscheduling"] = "volcano"
+    queue: str | None = None
+    """Queue of Volcano."""
+    min_available: Positive | None = None
+    """Workers that must fit. Null: all. A TrainJob always waits for all."""
+    timeout_seconds: Positive | None = None
+    """Time that coscheduling waits for the whole group. A PyTorchJob hands it to both schedulers."""
 
 
 class TrainJobParams(Section):
-    """Distributed training by a PyTorchJob. Each worker pod gets the resources in `cluster.resources.train`."""
+    """Distributed training by a job with several pods. Each of these workers gets `cluster.resources.train`."""
 
+    backend: Literal["pytorchjob", "trainjob"] = "pytorchjob"
+    """`pytorchjob`: PyTorchJob of the training operator, with a varying number of workers. `trainjob`: TrainJob of
+    Kubeflow Trainer, with a fixed number."""
     min_workers: Positive = 1
-    """The job starts with this number of workers, and continues with it when others are preempted."""
+    """The job starts with this number of workers, and continues with it when others are preempted. A TrainJob requires
+    min_workers = max_workers."""
     max_workers: Positive = 2
     processes_per_worker: Positive | None = None
     """Null: one per GPU of a worker; one on a worker without GPUs."""
@@ -46,18 +43,48 @@ class TrainJobParams(Section):
     may pass: a registry is busy, a secret is created later. Then the job ends if fewer than `min_workers` run."""
     shared_memory: Quantity = "1Gi"
     """Size of /dev/shm, which the processes of a worker share. It counts towards the memory limit."""
-    ttl_seconds: Natural = 24 * 3600
-    """`ttlSecondsAfterFinished`: time until a finished job is deleted."""
+    ttl_seconds: Natural | None = None
+    """`ttlSecondsAfterFinished` of a PyTorchJob: time until a finished job is deleted. Null: one day. A TrainJob has no
+    such time, and any number is refused."""
     deadline_seconds: Positive = 7 * 24 * 3600
     """`activeDeadlineSeconds`: maximum duration of the job. Its checkpoints stay in S3."""
     keep_on_stop: bool = False
     """True: the job continues when the pipeline run that started it is stopped."""
+    gang: GangScheduling | None = None
+    """Null: the scheduler places each worker alone."""
+    runtime: ObjectName = "trm"
+    """TrainingRuntime of a TrainJob. `python -m pipeline train-job --runtime` prints it."""
 
     @model_validator(mode="after")
     def _check_workers(self) -> Self:
         if self.min_workers > self.max_workers:
             raise ValueError(f"min_workers must be at most max_workers. Got {self.min_workers} and {self.max_workers}")
+        gang = self.gang
+        if gang and gang.min_available and gang.min_available > self.max_workers:
+            raise ValueError(f"gang.min_available must be at most max_workers. Got {gang.min_available}")
+        if gang and gang.queue and gang.scheduler != "volcano":
+            raise ValueError("gang.queue requires scheduler volcano; for Kueue, set cluster.resources.train.queue")
+        if self.backend == "trainjob":
+            self._check_trainjob()
         return self
+
+    def _check_trainjob(self) -> None:
+        """Raise `ValueError` for a setting that a TrainJob does not have."""
+        gang = self.gang
+        if self.min_workers != self.max_workers:
+            raise ValueError(
+                "a TrainJob has a fixed number of workers: set min_workers = max_workers, or backend pytorchjob. "
+                f"Got {self.min_workers} and {self.max_workers}"
+            )
+        if self.ttl_seconds is not None:
+            raise ValueError(
+                "a TrainJob has no ttl_seconds: set it to null; "
+                "`kubectl delete trainjob -l app.kubernetes.io/managed-by=trm-launcher` deletes jobs"
+            )
+        if gang and gang.min_available not in (None, self.max_workers):
+            raise ValueError("a TrainJob waits for all its workers: set gang.min_available to null")
+        if gang and gang.timeout_seconds and gang.scheduler == "volcano":
+            raise ValueError("a TrainJob hands no timeout to Volcano: set gang.timeout_seconds to null")
 
 
 class ClusterParams(Section):
@@ -92,9 +119,15 @@ class ClusterParams(Section):
     image_pull_secret: str | None = None
     cache_pvc: str | None = None
     """PersistentVolumeClaim mounted at /cache. Null: an `emptyDir` volume, deleted with the pod."""
+    pods: PodSettings = PodSettings()
+    """Settings of all pods."""
     resources: dict[str, Resources] = Field(default_factory=dict)
-    """Stage name -> resources of its pod."""
+    """Stage name -> resources of its pod, on top of `pods`."""
     train_job: TrainJobParams | None = None
     """Null: the pod of stage `train` trains in its own container."""
     max_gpu_hours: Annotated[float | None, Field(ge=0, allow_inf_nan=False), BeforeValidator(int_to_float)] = None
     """A retraining whose estimate exceeds this limit, or is unknown, requires approval. Null: no limit."""
+
+    def pod(self, stage: str, resources: Resources | None = None) -> Resources:
+        """Return the settings of a stage's pod: `resources`, by default those of the stage, on top of `pods`."""
+        return (resources or self.resources.get(stage, Resources())).over(self.pods)

@@ -13,13 +13,15 @@ from typing import Any
 
 import pytest
 
-from components.train.pytorch_job import job_name, job_template
+from components.train.backend import job_name
+from components.train.backends import job_template
 from pipeline.local.s3_server import SeaweedFS
 from tests.apiserver import ApiServer
 from tests.components.train.fake_training_operator import FakeTrainingOperator
 from tests.conftest import ROOT
 from tests.params import params_text
-from trm.config.cluster import ClusterParams, Resources, TrainJobParams
+from trm.config.cluster import ClusterParams, TrainJobParams
+from trm.config.pods import Resources
 from trm.stages.content_keys import content_keys
 from trm.stages.params import load_params
 from trm.stages.records import STAGES, producer

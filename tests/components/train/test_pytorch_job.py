@@ -11,11 +11,13 @@ import pytest
 from ruamel.yaml import YAML
 
 from components.train import launcher
-from components.train.pytorch_job import SPEC_HASH, START_TIMEOUT, fill, job_name, job_template, spec_hash
+from components.train.backend import SPEC_HASH, START_TIMEOUT, job_name, spec_hash
+from components.train.backends import fill, job_template
 from pipeline.kfp.train_job import check_train_job, manifest
 from tests.conftest import ROOT
-from trm.config.cluster import ClusterParams, Resources, Toleration, TrainJobParams
+from trm.config.cluster import ClusterParams, TrainJobParams
 from trm.config.params import Params
+from trm.config.pods import Resources, Toleration
 from trm.stages.content_keys import content_keys
 from trm.stages.params import load_params
 from trm.utils.errors import UserError

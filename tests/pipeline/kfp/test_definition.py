@@ -9,13 +9,14 @@ import pytest
 from ruamel.yaml import YAML
 
 from components.parameters import key_parameter, parameter_text
-from components.train.pytorch_job import job_template
+from components.train.backends import job_template
 from pipeline.kfp.compile import compile_pipeline
 from pipeline.kfp.component_readme import readmes
 from pipeline.kfp.definition import SECTIONS, component
 from tests.conftest import ROOT
-from trm.config.cluster import ClusterParams, Resources, Toleration, TrainJobParams
+from trm.config.cluster import ClusterParams, TrainJobParams
 from trm.config.params import Params
+from trm.config.pods import Resources, Toleration
 from trm.stages.records import STAGES, Stage, producer
 from trm.utils.errors import ParamsError
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kfp.local import placeholder_utils
 
 from components.parameters import parameter_text
-from components.train.pytorch_job import fill, job_template
+from components.train.backends import fill, job_template
 from pipeline.kfp.definition import component, run_arguments
 from trm.config.cluster import ClusterParams, TrainJobParams
 from trm.config.recipes import recipes
