@@ -1,7 +1,7 @@
-"""A Kubernetes API server with etcd and the PyTorchJob CRD, without controllers.
+"""A Kubernetes API server with etcd and the CRDs of training jobs, without controllers.
 
-$KUBEBUILDER_ASSETS names the folder with its programs and pytorchjobs-crd.yaml (github.com/kubeflow/trainer, release
-1.9).
+$KUBEBUILDER_ASSETS names the folder with its programs, pytorchjobs-crd.yaml (github.com/kubeflow/trainer, release 1.9)
+and trainer-crds.yaml (release 2.3, less what Kubernetes 1.20 refuses).
 """
 
 import json
@@ -22,7 +22,9 @@ import pytest
 import yaml
 from kubernetes import client, config
 
-PROGRAMS = ("etcd", "kube-apiserver", "pytorchjobs-crd.yaml")
+CRDS = ("pytorchjobs-crd.yaml", "trainer-crds.yaml")
+PROGRAMS = ("etcd", "kube-apiserver", *CRDS)
+JOBS = ("kubeflow.org/v1/pytorchjobs", "trainer.kubeflow.org/v1alpha1/trainjobs")
 START_TIMEOUT = 60.0
 USERS = ("admin", "launcher", "rotating", "unprivileged")
 """`admin` has all permissions, the others have none until a role is bound."""
@@ -97,15 +99,16 @@ class ApiServer:
             process.send_signal(signal.SIGKILL)
             process.wait()
 
-    def install_crd(self) -> None:
-        """Install the CRD of PyTorchJob."""
+    def install_crds(self) -> None:
+        """Install the CRDs of PyTorchJob, TrainJob and TrainingRuntime."""
         path = "apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-        text = (self._assets / "pytorchjobs-crd.yaml").read_text()
-        definition = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - safe both
-        response = self.post(path, definition)
-        assert response.status_code == 201, response.text[:500]
+        for name in CRDS:
+            text = (self._assets / name).read_text()
+            for definition in yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+                response = self.post(path, definition)
+                assert response.status_code == 201, response.text[:500]
         deadline = time.monotonic() + START_TIMEOUT
-        while self.http("GET", "apis/kubeflow.org/v1/pytorchjobs").status_code != 200:
+        while any(self.http("GET", f"apis/{jobs}").status_code != 200 for jobs in JOBS):
             assert time.monotonic() < deadline
             time.sleep(0.05)
 
@@ -159,7 +162,7 @@ def assets() -> Path:
     """Folder with the programs."""
     folder = os.environ.get("KUBEBUILDER_ASSETS")
     if not folder:
-        pytest.skip("KUBEBUILDER_ASSETS is not set; set it to a folder with etcd, kube-apiserver, pytorchjobs-crd.yaml")
+        pytest.skip("KUBEBUILDER_ASSETS is not set; set it to a folder with " + ", ".join(PROGRAMS))
     missing = [name for name in PROGRAMS if not (Path(folder) / name).exists()]
     if missing:
         pytest.skip(f"KUBEBUILDER_ASSETS={folder} lacks {', '.join(missing)}")
@@ -168,15 +171,15 @@ def assets() -> Path:
 
 @pytest.fixture(scope="session")
 def bare_apiserver(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    """Server without the PyTorchJob CRD."""
+    """Server without CRDs."""
     yield from _server(tmp_path_factory.mktemp("bare"), assets)
 
 
 @pytest.fixture(scope="session")
 def apiserver(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    """Server with the PyTorchJob CRD."""
+    """Server with the CRDs of training jobs."""
     for server in _server(tmp_path_factory.mktemp("apiserver"), assets):
-        server.install_crd()
+        server.install_crds()
         yield server
 
 

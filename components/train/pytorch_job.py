@@ -89,7 +89,7 @@ class PyTorchJob:
                 return JobState(each["type"], each.get("message", ""))
         if not conditions:
             return JobState("Queued", "the training operator has not processed the job yet")
-        newest = max(conditions, key=lambda each: each.get("lastTransitionTime") or "")
+        newest = max(reversed(conditions), key=lambda each: each.get("lastTransitionTime") or "")
         return JobState(newest["type"], newest.get("message", ""))
 
     def min_running(self, job: Mapping[str, Any]) -> int:

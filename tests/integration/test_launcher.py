@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from components.train.backend import SPEC_HASH
-from components.train.backends import fill, job_template
+from components.train.train_job import runtime
 from tests.apiserver import ApiServer, apiserver, assets, bare_apiserver
-from tests.components.train.fake_training_operator import GPU, GPUS, FakeTrainingOperator, wait_for
+from tests.components.train.fake_cluster import GPU, GPUS, FakeCluster, wait_for
+from tests.components.train.fake_trainer import install_runtime, remove_runtime
 from tests.components.train.launcher_fixtures import (
-    JOB,
     PUBLISH,
     Launcher,
     Stage,
@@ -28,7 +28,7 @@ from tests.components.train.launcher_fixtures import (
 )
 from tests.conftest import ROOT
 from tests.seaweed import objects
-from trm.config.cluster import ClusterParams, TrainJobParams
+from trm.config.cluster import ClusterParams
 from trm.config.pods import Resources
 from trm.storage import s3
 
@@ -36,7 +36,7 @@ __all__ = ["apiserver", "assets", "bare_apiserver", "base_params", "folders", "o
 pytestmark = pytest.mark.slow
 
 
-def test_two_workers_train_and_the_output_is_registered(stage: Stage, operator: FakeTrainingOperator) -> None:
+def test_two_workers_train_and_the_output_is_registered(stage: Stage, operator: FakeCluster) -> None:
     launcher = stage.start()
     assert launcher.end() == 0, launcher.err + launcher.out
     manifest = s3.read_manifest(stage.uri)
@@ -46,7 +46,7 @@ def test_two_workers_train_and_the_output_is_registered(stage: Stage, operator: 
     assert artifact["metadata"]["uri"] == stage.uri
     assert artifact["metadata"]["key"] == stage.keys["train"]
     assert f"published {stage.uri}" in launcher.out  # printed by rank 0
-    assert sorted(operator.created) == [f"{stage.name}-worker-{index}" for index in range(2)]
+    assert sorted(operator.created) == [0, 1]
     (job,) = operator.jobs()
     assert job["metadata"]["annotations"][SPEC_HASH]
     again = stage.start()
@@ -56,19 +56,21 @@ def test_two_workers_train_and_the_output_is_registered(stage: Stage, operator: 
 
 
 def test_user_error_of_a_worker_is_one_line(stage: Stage) -> None:
-    lost = stage.replace(seed=1, job=JOB.model_copy(update={"max_restarts": 0}))
+    lost = stage.with_job(max_restarts=0).replace(seed=1)
     lost.keys = {**lost.keys, "augment": "0" * 64}
     launcher = lost.start()
     assert launcher.end() == 2, launcher.err + launcher.out
     assert launcher.err.splitlines()[-1].startswith(f"launcher: {stage.root}/augment/{'0' * 64}: no such artifact")
 
 
-def test_train_job_command_and_launcher_share_the_job(stage: Stage, operator: FakeTrainingOperator) -> None:
+def test_train_job_command_and_launcher_share_the_job(stage: Stage, operator: FakeCluster) -> None:
     """Both create the same job, and follow a job of the other."""
     operator.command = replacement_command(60, 0.1, PUBLISH)
     cluster = f"cluster: {{artifact_root: {stage.root}, s3_endpoint: {stage.seaweed.endpoint}, s3_region: us-east-1, "
     params = stage.folder / "with-job.yaml"
-    params.write_text(f"{stage.params_text}{cluster}s3_secret: trm-s3, train_job: {json.dumps(JOB.model_dump())}}}\n")
+    params.write_text(
+        f"{stage.params_text}{cluster}s3_secret: trm-s3, train_job: {json.dumps(stage.job.model_dump())}}}\n"
+    )
     command = [sys.executable, "-m", "pipeline", "train-job", "--params", str(params)]
     environment = {**os.environ, "KUBECONFIG": str(stage.server.kubeconfig())}
     own = Launcher(command, environment, stage.folder)
@@ -93,20 +95,22 @@ def test_train_job_requires_the_dataset_in_s3(stage: Stage, tmp_path: Path) -> N
     assert done.stderr.startswith(f"pipeline: {stage.root}/nothing/augment/{stage.keys['augment']}: no dataset in S3")
 
 
-def test_failed_worker_fails_the_stage(stage: Stage, operator: FakeTrainingOperator) -> None:
+def test_failed_worker_fails_the_stage(stage: Stage, operator: FakeCluster) -> None:
     operator.command = replacement_command(150, 0, "sys.exit(3)", worker="worker-1")
     launcher = stage.start()
     assert launcher.end() == 1
     lines = launcher.err.splitlines()
     assert lines[-1].startswith(f"launcher: job {stage.name} failed: ")
     assert "worker 1 failed: exited with 3 (Error)" in lines[-1]
-    assert any(f"ExitedWithCode: Pod: default.{stage.name}-worker-1 exited with code 3" in line for line in lines)
+    # The training operator reports the end of a worker by an event.
+    event = f"ExitedWithCode: Pod: default.{stage.name}-worker-1 exited with code 3"
+    assert any(event in line for line in lines) != operator.backend.keeps_failed_pods
     assert launcher.lines() == list(range(50, 150))
     assert not stage.output.exists()
     assert operator.jobs()  # kept for inspection
 
 
-def test_job_without_a_model_is_a_failure(stage: Stage, operator: FakeTrainingOperator) -> None:
+def test_job_without_a_model_is_a_failure(stage: Stage, operator: FakeCluster) -> None:
     operator.command = replacement_command(1, 0)
     launcher = stage.start()
     assert launcher.end() == 1
@@ -117,18 +121,17 @@ def test_job_without_a_model_is_a_failure(stage: Stage, operator: FakeTrainingOp
 
 
 @pytest.mark.parametrize("worker", [0, 1])
-def test_evicted_worker_resumes(stage: Stage, operator: FakeTrainingOperator, worker: int) -> None:
+def test_evicted_worker_resumes(stage: Stage, operator: FakeCluster, worker: int) -> None:
     """Also worker 0, which hosts the rendezvous and stores the checkpoints: they are restored from S3."""
-    name = f"worker-{worker}"
     longer = stage.replace(seed=2, epochs=8)
     launcher = longer.start()
     states = f"{stage.root}/states/{longer.keys['train']}"
     wait_for(lambda: any(name.endswith("manifest.json") for name in objects(stage.seaweed, states)))
-    operator.evict(f"{longer.name}-{name}")
+    operator.evict(worker)
     assert launcher.end() == 0, launcher.err + launcher.out
-    assert operator.created.count(f"{longer.name}-{name}") == 2
+    assert operator.created.count(worker) == 2
     # Exit after SIGTERM, or killed if it takes too long.
-    assert re.search(rf"{longer.name}-{name} exited with code (143|137)", launcher.err)
+    assert re.search(r"exited with (code )?(143|137)", launcher.err)
     # On a busy machine the remaining worker may restart twice.
     resumed = re.findall(r"train: resuming from step (\d+) of (\d+)", launcher.out)
     assert resumed
@@ -138,7 +141,7 @@ def test_evicted_worker_resumes(stage: Stage, operator: FakeTrainingOperator, wo
     assert manifest["facts"]["processes"] == 2
 
 
-def test_restarted_launcher_follows_its_job(stage: Stage, operator: FakeTrainingOperator) -> None:
+def test_restarted_launcher_follows_its_job(stage: Stage, operator: FakeCluster) -> None:
     operator.command = replacement_command(100, 0.1, PUBLISH)
     first = stage.start()
     wait_for(lambda: len(first.lines()) > 10)
@@ -151,22 +154,22 @@ def test_restarted_launcher_follows_its_job(stage: Stage, operator: FakeTraining
     assert len(operator.created) == 2
 
 
-def test_job_of_another_spec_is_reported(stage: Stage, operator: FakeTrainingOperator) -> None:
+def test_job_of_another_spec_is_reported(stage: Stage, operator: FakeCluster) -> None:
     operator.command = replacement_command(1000, 0.1)
     first = stage.start()
     wait_for(operator.jobs)
-    other = stage.replace(job=JOB.model_copy(update={"shared_memory": "2Gi"})).start()
+    other = stage.with_job(shared_memory="2Gi").start()
     assert other.end() == 2
     (line,) = other.err.splitlines()
     assert line.startswith(f"launcher: job {stage.name} in namespace default exists with another spec; wait")
-    assert f"kubectl -n default delete pytorchjob {stage.name}" in line
+    assert f"kubectl -n default delete {operator.backend.name} {stage.name}" in line
     assert len(operator.jobs()) == 1
     assert first.process.poll() is None
     first.process.terminate()
     first.end()
 
 
-def test_log_lines_are_printed_once_when_connections_break(stage: Stage, operator: FakeTrainingOperator) -> None:
+def test_log_lines_are_printed_once_when_connections_break(stage: Stage, operator: FakeCluster) -> None:
     operator.command = replacement_command(300, 0.03, PUBLISH)
     operator.kubelet.cut_after = [700, 0, 345, 2000, 1]
     launcher = stage.start()
@@ -175,7 +178,7 @@ def test_log_lines_are_printed_once_when_connections_break(stage: Stage, operato
     assert launcher.lines() == list(range(300))
 
 
-def test_launcher_survives_an_unavailable_api_server(stage: Stage, operator: FakeTrainingOperator) -> None:
+def test_launcher_survives_an_unavailable_api_server(stage: Stage, operator: FakeCluster) -> None:
     operator.command = replacement_command(100, 0.1, PUBLISH)
     launcher = stage.start()
     wait_for(lambda: len(launcher.lines()) > 10)
@@ -187,7 +190,7 @@ def test_launcher_survives_an_unavailable_api_server(stage: Stage, operator: Fak
     assert launcher.lines() == list(range(100))
 
 
-def test_pending_worker_is_awaited_and_reported(stage: Stage, operator: FakeTrainingOperator) -> None:
+def test_pending_worker_is_awaited_and_reported(stage: Stage, operator: FakeCluster) -> None:
     operator.capacity, operator.command = 1, replacement_command(1, 0, PUBLISH, worker="worker-1")
     launcher = stage.start()
     wait_for(lambda: operator.shortage in launcher.err)
@@ -198,7 +201,7 @@ def test_pending_worker_is_awaited_and_reported(stage: Stage, operator: FakeTrai
     assert launcher.end() == 0, launcher.err
 
 
-def test_sigterm_deletes_the_job(stage: Stage, operator: FakeTrainingOperator) -> None:
+def test_sigterm_deletes_the_job(stage: Stage, operator: FakeCluster) -> None:
     operator.command = replacement_command(1000, 0.1)
     launcher = stage.start()
     wait_for(launcher.lines)
@@ -210,9 +213,9 @@ def test_sigterm_deletes_the_job(stage: Stage, operator: FakeTrainingOperator) -
     assert launcher.err.splitlines()[-2:] == [f"launcher: deleting job {stage.name}", "launcher: stopped by signal 15"]
 
 
-def test_keep_on_stop(stage: Stage, operator: FakeTrainingOperator) -> None:
+def test_keep_on_stop(stage: Stage, operator: FakeCluster) -> None:
     operator.command = replacement_command(1000, 0.1)
-    launcher = stage.replace(job=JOB.model_copy(update={"keep_on_stop": True})).start()
+    launcher = stage.with_job(keep_on_stop=True).start()
     wait_for(launcher.lines)
     launcher.process.send_signal(signal.SIGINT)
     assert launcher.end() == 130
@@ -220,18 +223,16 @@ def test_keep_on_stop(stage: Stage, operator: FakeTrainingOperator) -> None:
     assert f"launcher: job {stage.name} continues (keep_on_stop)" in launcher.err
 
 
-def test_deleted_job_is_a_fault(stage: Stage, operator: FakeTrainingOperator) -> None:
+def test_deleted_job_is_a_fault(stage: Stage, operator: FakeCluster) -> None:
     operator.command = replacement_command(1000, 0.1)
     launcher = stage.start()
     wait_for(launcher.lines)
-    operator.custom.delete_namespaced_custom_object("kubeflow.org", "v1", "default", "pytorchjobs", stage.name)
+    operator.delete_job(stage.name)
     assert launcher.end() == 1
     assert launcher.err.splitlines()[-1].startswith(f"launcher: job {stage.name} was deleted by another client")
 
 
-def test_failed_job_is_reported_to_its_launcher_and_retried_by_the_next(
-    stage: Stage, operator: FakeTrainingOperator
-) -> None:
+def test_failed_job_is_reported_to_its_launcher_and_retried_by_the_next(stage: Stage, operator: FakeCluster) -> None:
     operator.command = replacement_command(1, 0, "sys.exit(3)")
     stage.more = {"POD_NAME": "launcher", "POD_UID": "11111111-2222-3333-4444-555555555555"}
     assert stage.start().end() == 1
@@ -246,8 +247,8 @@ def test_failed_job_is_reported_to_its_launcher_and_retried_by_the_next(
     assert operator.jobs()[0]["metadata"]["uid"] != job["metadata"]["uid"]
 
 
-def test_repeated_oom_kills_fail_the_stage(stage: Stage, operator: FakeTrainingOperator) -> None:
-    """The operator recreates a worker that ran out of memory without limit."""
+def test_repeated_oom_kills_fail_the_stage(stage: Stage, operator: FakeCluster) -> None:
+    """The controllers replace a worker that ran out of memory."""
     operator.command = replacement_command(1, 0, "import os; os.kill(os.getpid(), 9)", worker="worker-1")
     launcher = stage.start()
     assert launcher.end() == 2
@@ -257,7 +258,7 @@ def test_repeated_oom_kills_fail_the_stage(stage: Stage, operator: FakeTrainingO
     assert operator.jobs() == []
 
 
-def test_too_many_gpus_per_worker_are_rejected(stage: Stage, operator: FakeTrainingOperator) -> None:
+def test_too_many_gpus_per_worker_are_rejected(stage: Stage, operator: FakeCluster) -> None:
     launcher = stage.replace(resources=Resources(gpus=GPUS + 1)).start()
     assert launcher.end() == 2
     assert launcher.err == (
@@ -267,7 +268,7 @@ def test_too_many_gpus_per_worker_are_rejected(stage: Stage, operator: FakeTrain
     assert operator.jobs() == []
 
 
-def test_missing_node_type_is_awaited(stage: Stage, operator: FakeTrainingOperator) -> None:
+def test_missing_node_type_is_awaited(stage: Stage, operator: FakeCluster) -> None:
     """An autoscaler may add such a node: the job is created and waits."""
     kind = Resources(gpus=GPUS + 1, node_selector={"type": "large"})
     launcher = stage.replace(resources=kind).start()
@@ -275,21 +276,24 @@ def test_missing_node_type_is_awaited(stage: Stage, operator: FakeTrainingOperat
     assert launcher.process.poll() is None
 
 
-def test_launcher_without_permissions(stage: Stage, operator: FakeTrainingOperator) -> None:
+def test_launcher_without_permissions(stage: Stage, operator: FakeCluster) -> None:
     launcher = stage.start(user="unprivileged")
     assert launcher.end() == 2
     (line,) = launcher.err.splitlines()
-    assert line.startswith("launcher: pytorchjobs.kubeflow.org")
-    assert 'cannot get resource "pytorchjobs" in API group "kubeflow.org" in the namespace "default"; grant' in line
+    plural, group = operator.backend.resource.plural, operator.backend.resource.group
+    assert line.startswith(f"launcher: {plural}.{group}")
+    assert f'cannot get resource "{plural}" in API group "{group}" in the namespace "default"; grant' in line
 
 
-def test_required_permissions_of_the_launcher(stage: Stage, operator: FakeTrainingOperator) -> None:
-    rights = {("kubeflow.org", "pytorchjobs"): ["get", "create", "delete"], ("", "pods"): ["list"]}
+def test_required_permissions_of_the_launcher(stage: Stage, operator: FakeCluster) -> None:
+    resource = operator.backend.resource
+    rights = {(resource.group, resource.plural): ["get", "create", "delete"], ("", "pods"): ["list"]}
+    rights |= {("trainer.kubeflow.org", "trainingruntimes"): ["get"]} if resource.kind == "TrainJob" else {}
     rights |= {("", "pods/log"): ["get"], ("", "events"): ["list"]}
     rules = [{"apiGroups": [group], "resources": [kind], "verbs": verbs} for (group, kind), verbs in rights.items()]
     roles = "apis/rbac.authorization.k8s.io/v1/namespaces/default"
-    name = {"metadata": {"name": "launcher"}}
-    to = {"subjects": [{"kind": "User", "name": "launcher"}], "roleRef": {"kind": "Role", "name": "launcher"}}
+    name = {"metadata": {"name": f"launcher-{operator.backend.name}"}}
+    to = {"subjects": [{"kind": "User", "name": "launcher"}], "roleRef": {"kind": "Role", **name["metadata"]}}
     assert stage.server.post(f"{roles}/roles", {**name, "rules": rules}).status_code == 201
     assert stage.server.post(f"{roles}/rolebindings", {**name, **to}).status_code == 201
     operator.command = replacement_command(1, 0, "sys.exit(3)")
@@ -304,11 +308,13 @@ def test_required_permissions_of_the_launcher(stage: Stage, operator: FakeTraini
     assert operator.jobs() == []
 
 
-def test_missing_training_operator_is_reported(stage: Stage, bare_apiserver: ApiServer) -> None:
+def test_missing_controller_is_reported(stage: Stage, operator: FakeCluster, bare_apiserver: ApiServer) -> None:
     launcher = stage.replace(server=bare_apiserver).start()
     assert launcher.end() == 2
     (line,) = launcher.err.splitlines()
-    assert "PyTorchJob (kubeflow.org/v1) is not installed; install Kubeflow's training operator" in line
+    resource = operator.backend.resource
+    kind = f"{resource.kind} ({resource.group}/{resource.version})"
+    assert f"{kind} is not installed; install {resource.controller}, or set cluster.train_job to null" in line
 
 
 def test_missing_kubeconfig_is_reported(stage: Stage, tmp_path: Path) -> None:
@@ -319,9 +325,37 @@ def test_missing_kubeconfig_is_reported(stage: Stage, tmp_path: Path) -> None:
     assert line.endswith("set $KUBECONFIG to a kubeconfig file")
 
 
-def test_api_server_accepts_all_settings(apiserver: ApiServer) -> None:
-    cluster = ClusterParams(train_job=TrainJobParams(), s3_secret="s", cache_pvc="c", image_pull_secret="p")
-    job = fill(job_template(cluster), ["train"], "a" * 64, "s3://a", {"name": "p", "uid": "u"})
-    path = "apis/kubeflow.org/v1/namespaces/default/pytorchjobs?dryRun=All"
-    response = apiserver.post(path, job)
-    assert response.status_code == 201, response.text
+def test_suspended_job_is_awaited(stage: Stage, operator: FakeCluster) -> None:
+    """Kueue suspends a job until its queue has room."""
+    operator.suspended, operator.command = True, replacement_command(1, 0, PUBLISH)
+    launcher = stage.start()
+    wait_for(lambda: f"launcher: {stage.name}: suspended: " in launcher.err)
+    time.sleep(5)  # two queries
+    assert launcher.process.poll() is None
+    assert operator.job_pods() == []
+    operator.suspended = False
+    assert launcher.end() == 0, launcher.err
+
+
+def test_deadline_fails_the_stage(stage: Stage, operator: FakeCluster) -> None:
+    operator.command = replacement_command(1000, 0.1)
+    launcher = stage.with_job(deadline_seconds=5).start()
+    assert launcher.end() == 1
+    assert re.search(r"launcher: job trm-\w+ failed: .*(specified deadline|Deadline)", launcher.err.splitlines()[-1])
+    assert not stage.output.exists()
+
+
+@pytest.mark.parametrize("operator", ["trainjob"], indirect=True)
+@pytest.mark.parametrize("problem", ["does not exist", "was made for another section cluster"])
+def test_training_runtime_is_checked(stage: Stage, operator: FakeCluster, problem: str) -> None:
+    remove_runtime(operator, "trm")
+    if problem != "does not exist":
+        other = ClusterParams(train_job=stage.job, resources={"train": Resources(priority_class="high")})
+        install_runtime(operator, runtime(other, stage.job))
+    launcher = stage.start()
+    assert launcher.end() == 2
+    assert launcher.err == (
+        f"launcher: TrainingRuntime trm in namespace default {problem}; run "
+        "`python -m pipeline train-job --runtime | kubectl -n default apply -f -`\n"
+    )
+    assert operator.jobs() == []

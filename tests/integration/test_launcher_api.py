@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.apiserver import ApiServer, apiserver, assets
-from tests.components.train.fake_training_operator import FakeTrainingOperator, wait_for
+from tests.components.train.fake_cluster import FakeCluster, wait_for
 from tests.components.train.launcher_fixtures import (
     PUBLISH,
     Stage,
@@ -40,7 +40,7 @@ def user(apiserver: ApiServer) -> str:
 
 
 @pytest.mark.parametrize("delay", [0.0, 3.0], ids=["before", "later"])
-def test_rotated_token_is_read_again(stage: Stage, operator: FakeTrainingOperator, user: str, delay: float) -> None:
+def test_rotated_token_is_read_again(stage: Stage, operator: FakeCluster, user: str, delay: float) -> None:
     """Also if the new token is in the file only some time after the server refuses the old one."""
     operator.command = replacement_command(100, 0.1, PUBLISH)
     launcher = stage.start(user=user)
@@ -56,7 +56,7 @@ def test_rotated_token_is_read_again(stage: Stage, operator: FakeTrainingOperato
     assert launcher.lines() == list(range(100))
 
 
-def test_wrong_token_is_reported_at_once(stage: Stage, operator: FakeTrainingOperator, tmp_path: Path) -> None:
+def test_wrong_token_is_reported_at_once(stage: Stage, operator: FakeCluster, tmp_path: Path) -> None:
     config = tmp_path / "kubeconfig"
     text = stage.server.kubeconfig().read_text()
     config.write_text(re.sub('"token": "[0-9a-f]+"', '"token": "wrong"', text))
@@ -66,7 +66,7 @@ def test_wrong_token_is_reported_at_once(stage: Stage, operator: FakeTrainingOpe
     assert operator.jobs() == []
 
 
-def test_events_are_listed_once_per_interval_for_all_workers(stage: Stage, operator: FakeTrainingOperator) -> None:
+def test_events_are_listed_once_per_interval_for_all_workers(stage: Stage, operator: FakeCluster) -> None:
     operator.capacity = 0
     launcher = stage.start()
     wait_for(lambda: launcher.err.count(operator.shortage) >= 2)

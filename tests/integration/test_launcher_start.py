@@ -7,9 +7,8 @@ import time
 import pytest
 
 from tests.apiserver import apiserver, assets
-from tests.components.train.fake_training_operator import FakeTrainingOperator, wait_for
+from tests.components.train.fake_cluster import FakeCluster, wait_for
 from tests.components.train.launcher_fixtures import (
-    JOB,
     PUBLISH,
     Stage,
     base_params,
@@ -21,22 +20,21 @@ from tests.components.train.launcher_fixtures import (
 
 __all__ = ["apiserver", "assets", "base_params", "folders", "operator", "stage"]
 pytestmark = pytest.mark.slow
-IMPATIENT = JOB.model_copy(update={"start_timeout_seconds": 5})
 REMEDY = "create the missing object, correct section cluster, or raise cluster.train_job.start_timeout_seconds"
 
 
-def test_missing_secret_is_reported_after_a_time(stage: Stage, operator: FakeTrainingOperator) -> None:
-    launcher = stage.replace(secret="trm-s4", job=IMPATIENT).start()
+def test_missing_secret_is_reported_after_a_time(stage: Stage, operator: FakeCluster) -> None:
+    launcher = stage.with_job(start_timeout_seconds=5).replace(secret="trm-s4").start()
     assert launcher.end() == 2
     assert re.fullmatch(
-        rf"launcher: worker 0 \(pod {stage.name}-worker-0\) has failed to start for [5-9] s: "
+        rf"launcher: worker 0 \(pod {stage.name}-\S+\) has failed to start for [5-9] s: "
         rf'CreateContainerConfigError: secrets "trm-s4" not found; {REMEDY}',
         launcher.err.splitlines()[-1],
     )
     assert operator.jobs() == []
 
 
-def test_secret_that_is_created_later_is_awaited(stage: Stage, operator: FakeTrainingOperator) -> None:
+def test_secret_that_is_created_later_is_awaited(stage: Stage, operator: FakeCluster) -> None:
     operator.command = replacement_command(1, 0, PUBLISH)
     launcher = stage.replace(secret="trm-s5").start()
     wait_for(lambda: "CreateContainerConfigError" in launcher.err)
@@ -51,22 +49,22 @@ def test_secret_that_is_created_later_is_awaited(stage: Stage, operator: FakeTra
         operator.core.delete_namespaced_secret("trm-s5", "default")
 
 
-def test_image_that_cannot_be_pulled_is_reported_after_a_time(stage: Stage, operator: FakeTrainingOperator) -> None:
+def test_image_that_cannot_be_pulled_is_reported_after_a_time(stage: Stage, operator: FakeCluster) -> None:
     """kubelet alternates between two reasons, which are one fault."""
     operator.unpullable = "worker-1"
-    launcher = stage.replace(job=IMPATIENT).start()
+    launcher = stage.with_job(start_timeout_seconds=5).start()
     assert launcher.end() == 2
     assert re.fullmatch(
-        rf"launcher: worker 1 \(pod {stage.name}-worker-1\) has failed to start for [5-9] s: "
+        rf"launcher: worker 1 \(pod {stage.name}-\S+\) has failed to start for [5-9] s: "
         rf"(ErrImagePull|ImagePullBackOff): registry.example is busy; {REMEDY}",
         launcher.err.splitlines()[-1],
     )
     assert operator.jobs() == []
 
 
-def test_training_continues_if_enough_workers_run(stage: Stage, operator: FakeTrainingOperator) -> None:
+@pytest.mark.parametrize("operator", ["pytorchjob"], indirect=True)  # a TrainJob needs all its workers
+def test_training_continues_if_enough_workers_run(stage: Stage, operator: FakeCluster) -> None:
     operator.unpullable, operator.command = "worker-1", replacement_command(100, 0.1, PUBLISH)
-    job = IMPATIENT.model_copy(update={"min_workers": 1, "start_timeout_seconds": 1})
-    launcher = stage.replace(job=job).start()
+    launcher = stage.with_job(min_workers=1, start_timeout_seconds=1).start()
     assert launcher.end() == 0, launcher.err
     assert launcher.lines() == list(range(100))

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.apiserver import apiserver, assets
-from tests.components.train.fake_training_operator import FakeTrainingOperator, wait_for
+from tests.components.train.fake_cluster import FakeCluster, wait_for
 from tests.components.train.launcher_fixtures import (
-    JOB,
     Stage,
     base_params,
     folders,
@@ -24,7 +23,6 @@ from tests.components.train.launcher_fixtures import (
 )
 from tests.conftest import ROOT
 from tests.pipeline.kfp.fake_server import kfp_server
-from trm.config.cluster import TrainJobParams
 
 __all__ = ["apiserver", "assets", "base_params", "folders", "operator", "stage"]
 pytestmark = pytest.mark.slow
@@ -69,7 +67,7 @@ class Container:
 
 
 @pytest.mark.parametrize("signals", [1, 2])
-def test_stopped_container_deletes_its_job(stage: Stage, operator: FakeTrainingOperator, signals: int) -> None:
+def test_stopped_container_deletes_its_job(stage: Stage, operator: FakeCluster, signals: int) -> None:
     """Also if a second signal arrives during the deletion."""
     operator.command = replacement_command(100_000, 0.005)  # the launcher is printing all the time
     container = Container(stage)
@@ -85,7 +83,7 @@ def test_stopped_container_deletes_its_job(stage: Stage, operator: FakeTrainingO
     assert operator.jobs() == []
 
 
-def test_launcher_survives_the_loss_of_its_output(stage: Stage, operator: FakeTrainingOperator) -> None:
+def test_launcher_survives_the_loss_of_its_output(stage: Stage, operator: FakeCluster) -> None:
     operator.command = replacement_command(500, 0.01, "sys.exit(3)")
     container = Container(stage)
     try:
@@ -99,7 +97,9 @@ def test_launcher_survives_the_loss_of_its_output(stage: Stage, operator: FakeTr
 
 
 def pipeline_stop(stage: Stage, host: str, kubeconfig: Path) -> subprocess.CompletedProcess[str]:
-    cluster = f"cluster: {{artifact_root: {stage.root}, kfp_host: '{host}', train_job: {json.dumps(JOB.model_dump())}}}"
+    cluster = (
+        f"cluster: {{artifact_root: {stage.root}, kfp_host: '{host}', train_job: {json.dumps(stage.job.model_dump())}}}"
+    )
     params = stage.folder / "stop.yaml"
     params.write_text(f"{stage.params_text}{cluster}\n")
     command = [sys.executable, "-m", "pipeline", "stop", "run-1", "--params", str(params)]
@@ -108,7 +108,7 @@ def pipeline_stop(stage: Stage, host: str, kubeconfig: Path) -> subprocess.Compl
 
 
 @pytest.mark.parametrize("state", ["RUNNING", "CANCELED"])
-def test_stop_command_deletes_the_job(stage: Stage, operator: FakeTrainingOperator, state: str) -> None:
+def test_stop_command_deletes_the_job(stage: Stage, operator: FakeCluster, state: str) -> None:
     """Also after the launcher was killed, and when the run has already been stopped."""
     operator.command = replacement_command(1000, 0.1)
     launcher = stage.start()
@@ -131,9 +131,9 @@ def test_stop_command_deletes_the_job(stage: Stage, operator: FakeTrainingOperat
         assert "grant the" in refused.stderr.splitlines()[-1]
 
 
-def test_stop_command_keeps_a_job_with_keep_on_stop(stage: Stage, operator: FakeTrainingOperator) -> None:
+def test_stop_command_keeps_a_job_with_keep_on_stop(stage: Stage, operator: FakeCluster) -> None:
     operator.command = replacement_command(1000, 0.1)
-    launcher = stage.replace(job=TrainJobParams(**{**JOB.model_dump(), "keep_on_stop": True})).start()
+    launcher = stage.with_job(keep_on_stop=True).start()
     wait_for(launcher.lines)
     launcher.process.kill()
     with kfp_server() as server:

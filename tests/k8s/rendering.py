@@ -17,9 +17,10 @@ from tests.conftest import ROOT
 FOLDER = ROOT / "k8s"
 VARIANTS = {
     "dev": ("dev",),
-    "dev without users": ("dev", "components:"),
+    "dev without users": ("dev", "components:", "  - ../../components/without-users"),
+    "dev with TrainJobs": ("dev", "components:", "  - ../../components/trainjob"),
     "s3": ("s3",),
-    "s3 without users": ("s3", "components:"),
+    "s3 without users": ("s3", "components:", "  - ../../components/without-users", "  - ../../components/trainjob"),
     "s3 with an IAM role": ("s3", "- path: iam-role.yaml"),
 }
 """Overlays and their variants: name of the overlay, lines to uncomment."""

@@ -14,7 +14,7 @@ from kubernetes.client import ApiException
 from kubernetes.client.rest import RESTClientObject
 
 from components.train import kubernetes_client as module
-from components.train.backends import fill, job_template
+from components.train.backends import BACKENDS, fill, job_template
 from components.train.kubernetes_client import KubernetesClient
 from tests.apiserver import ApiServer, apiserver, assets
 from tests.conftest import ROOT
@@ -29,6 +29,7 @@ Request = tuple[str, str, str]
 ACCOUNT = "api/v1/namespaces/trm/serviceaccounts/trm-launcher"
 BOUND = (
     ("create", "kubeflow.org", "pytorchjobs"),
+    ("create", "trainer.kubeflow.org", "trainjobs"),
     ("create", "argoproj.io", "workflowtaskresults"),
     ("list", "", "nodes"),
 )
@@ -57,11 +58,13 @@ def _is_allowed(server: ApiServer, request: Request) -> bool:
     return server.post("apis/authorization.k8s.io/v1/subjectaccessreviews", {"spec": spec}).json()["status"]["allowed"]
 
 
-@pytest.fixture
-def launcher(applied: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubernetesClient]:
+@pytest.fixture(params=BACKENDS, ids=lambda backend: backend.name)
+def launcher(
+    request: pytest.FixtureRequest, applied: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[KubernetesClient]:
     """Client with a token of the service account."""
-    request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": []}}
-    answer = applied.post(f"{ACCOUNT}/token", request)
+    wanted = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": []}}
+    answer = applied.post(f"{ACCOUNT}/token", wanted)
     assert answer.status_code == 201, answer.text
     config = json.loads(applied.kubeconfig("unprivileged", "trm").read_text())
     config["users"] = [{"name": "unprivileged", "user": {"token": answer.json()["status"]["token"]}}]
@@ -70,7 +73,7 @@ def launcher(applied: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("NAMESPACE", raising=False)
     # The kubernetes package reads KUBECONFIG at import.
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
-    with KubernetesClient("trm") as kubernetes:
+    with KubernetesClient("trm", request.param) as kubernetes:
         yield kubernetes
 
 
@@ -96,7 +99,7 @@ def responses(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Request, int]]:
 def parse_request(method: str, url: str, query: list[tuple[str, str]] | None) -> Request:
     """Return verb, API group and resource of a request, as the authorizer sees them."""
     path = re.fullmatch(
-        r"https://[^/]+/apis?/(?:(?P<group>[^/]+\.[^/]+)/)?v1/(?:namespaces/[^/]+/)?(?P<resource>[a-z]+)"
+        r"https://[^/]+/apis?/(?:(?P<group>[^/]+\.[^/]+)/)?v1(?:alpha1)?/(?:namespaces/[^/]+/)?(?P<resource>[a-z]+)"
         r"(?:/(?P<name>[^/]+)(?P<below>/[a-z]+)?)?",
         url,
     )
@@ -108,8 +111,9 @@ def parse_request(method: str, url: str, query: list[tuple[str, str]] | None) ->
     return verb, path["group"] or "", path["resource"] + (path["below"] or "")
 
 
-def job() -> dict[str, Any]:
-    template = job_template(ClusterParams(train_job=TrainJobParams()))
+def job(backend: str = "pytorchjob") -> dict[str, Any]:
+    settings = TrainJobParams.model_validate({"backend": backend, "max_workers": 1})
+    template = job_template(ClusterParams(train_job=settings))
     job = fill(template, ["train"], "a" * 64, "s3://a/b", {"name": "p", "uid": "u"})
     job["metadata"].pop("namespace", None)
     return job
@@ -117,26 +121,29 @@ def job() -> dict[str, Any]:
 
 def call_all_methods(launcher: KubernetesClient) -> None:
     """Call each method of the client once, with an existing job and pod."""
+    manifest = job(launcher.backend.name)
     calls: dict[str, Callable[[dict[str, Any]], object]] = {
         "job": lambda found: launcher.job(found["metadata"]["name"]),
-        "create": lambda found: launcher.create(job()),
+        "create": lambda found: launcher.create(manifest),
         "max_allocatable": lambda found: launcher.max_allocatable("nvidia.com/gpu", {"a": "b"}),
         "pods": launcher.pods,
-        "events": lambda found: launcher.events(found["metadata"]["uid"]),
+        "events": lambda found: launcher.events(found, []),
+        "runtime": lambda found: launcher.runtime("trm") if "runtimeRef" in found["spec"] else None,
         "log_tail": lambda found: launcher.log_tail("pod", True, 10),
         "stream_log": lambda found: list(launcher.stream_log("pod", datetime.now(UTC), 5)),
         "delete": launcher.delete,
         "set_retry_timeout": lambda found: launcher.set_retry_timeout(5),
         "reload_credentials": lambda found: launcher.reload_credentials(),
+        "project_error": lambda found: launcher.project_error(ApiException(status=500)),
     }
     methods = {name for name, each in vars(KubernetesClient).items() if callable(each) and not name.startswith("_")}
     assert methods == set(calls)
-    assert launcher.create(job())
-    found = launcher.job(job()["metadata"]["name"])
+    assert launcher.create(manifest)
+    found = launcher.job(manifest["metadata"]["name"])
     assert found is not None
     for call in calls.values():
         call(found)
-    assert launcher.job(job()["metadata"]["name"]) is None
+    assert launcher.job(manifest["metadata"]["name"]) is None
 
 
 def create_pod(server: ApiServer) -> None:
@@ -179,7 +186,8 @@ def test_role_grants_exactly_the_requests_of_the_launcher(
     create_pod(applied)
     call_all_methods(launcher)
     assert [each for each in responses if each[1] in (401, 403)] == []
-    assert {each for each, _ in responses} == launcher_roles()
+    others = {other.resource.group for other in BACKENDS} - {launcher.backend.resource.group}
+    assert {each for each, _ in responses} == {each for each in launcher_roles() if each[1] not in others}
 
 
 def test_only_the_client_module_calls_the_kubernetes_api() -> None:
@@ -216,6 +224,9 @@ def test_effective_rules_of_the_service_account(launcher: KubernetesClient) -> N
         lambda core, custom: core.list_namespaced_pod("default"),
         lambda core, custom: core.list_pod_for_all_namespaces(),
         lambda core, custom: custom.list_namespaced_custom_object("kubeflow.org", "v1", "trm", "pytorchjobs"),
+        lambda core, custom: custom.delete_namespaced_custom_object(
+            "trainer.kubeflow.org", "v1alpha1", "trm", "trainingruntimes", "trm"
+        ),
         lambda core, custom: custom.patch_namespaced_custom_object(
             "kubeflow.org", "v1", "trm", "pytorchjobs", "a", {"spec": {}}
         ),
@@ -236,6 +247,7 @@ def test_effective_rules_of_the_service_account(launcher: KubernetesClient) -> N
         "pods of another namespace",
         "pods of all namespaces",
         "list jobs",
+        "delete a runtime",
         "patch a job",
         "a job in another namespace",
     ],
@@ -258,6 +270,9 @@ def test_kubeflow_containers_can_read_their_config_and_secret(applied: ApiServer
 def test_missing_role_is_reported(
     applied: ApiServer, launcher: KubernetesClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launcher, "_jobs", ("kubeflow.org", "v1", "default", "pytorchjobs"))
-    with pytest.raises(UserError, match=r"cannot get resource .pytorchjobs.*; grant the launcher's service account"):
+    del applied
+    resource = launcher.backend.resource
+    monkeypatch.setattr(launcher, "_jobs", (resource.group, resource.version, "default", resource.plural))
+    problem = rf"cannot get resource .{resource.plural}.*; grant the launcher's service account"
+    with pytest.raises(UserError, match=problem):
         launcher.job("a")

@@ -20,7 +20,9 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from components.train.backends import fill, job_template
+from components.train.train_job import runtime
 from pipeline.local.s3_server import BUCKET, free_ports
+from tests.components.train.fake_trainer import worker_template
 from tests.k8s.pod_security import violations
 from tests.k8s.rendering import FOLDER, VARIANTS, objects, render
 from trm.config.cluster import ClusterParams, TrainJobParams
@@ -42,6 +44,7 @@ CLUSTER = ClusterParams(
     train_job=TrainJobParams(),
 )
 """Section `cluster` for these manifests."""
+TRAINJOB = CLUSTER.model_copy(update={"train_job": TrainJobParams(backend="trainjob", max_workers=1)})
 
 
 @pytest.fixture(params=VARIANTS)
@@ -55,9 +58,18 @@ def dev() -> Objects:
 
 
 def worker() -> dict[str, Any]:
-    """Return the pod template of the job's workers."""
-    job = fill(job_template(CLUSTER), ["train"], "a" * 64, CLUSTER.artifact_root)
-    return job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]
+    """Return the pod template of a PyTorchJob's workers."""
+    return fill(job_template(CLUSTER), ["train"], "a" * 64, CLUSTER.artifact_root)["spec"]["pytorchReplicaSpecs"][
+        "Worker"
+    ]["template"]
+
+
+def trainjob_worker() -> dict[str, Any]:
+    """Return the pod template of a TrainJob's workers, as the controller builds it."""
+    job = TRAINJOB.train_job
+    assert job is not None
+    manifest = fill(job_template(TRAINJOB), ["train"], "a" * 64, TRAINJOB.artifact_root)
+    return worker_template(manifest, runtime(TRAINJOB, job))["spec"]["template"]
 
 
 def templates(rendered: Objects) -> list[dict[str, Any]]:
@@ -112,7 +124,7 @@ def test_images_are_pinned_by_digest(rendered: Objects) -> None:
 
 
 def test_pods_satisfy_restricted_pod_security(rendered: Objects) -> None:
-    for each in [*templates(rendered), worker()]:
+    for each in [*templates(rendered), worker(), trainjob_worker()]:
         assert violations(each) == []
         assert each["spec"]["automountServiceAccountToken"] is False
         for container in each["spec"]["containers"]:
@@ -202,6 +214,32 @@ def test_kubeflow_and_stages_use_the_same_s3_settings(rendered: Objects, request
         assert (s3["endpoint"], s3["region"]) == (CLUSTER.s3_endpoint, CLUSTER.s3_region)
         (port,) = rendered["Service", "trm-seaweedfs"]["spec"]["ports"]
         assert s3["endpoint"] == f"http://trm-seaweedfs:{port['port']}"
+
+
+def test_workers_of_both_back_ends_have_the_same_pod() -> None:
+    """The settings differ that the controllers require or set themselves."""
+    one, other = worker()["spec"], trainjob_worker()["spec"]
+    ((container,), (trainjob_container,)) = (spec.pop("containers") for spec in (one, other))
+    assert other.pop("restartPolicy") == "Never"  # set by the training operator for a PyTorchJob
+    assert one == other
+    assert (container.pop("name"), trainjob_container.pop("name")) == ("pytorch", "node")
+    names = [{each["name"] for each in spec.pop("env")} for spec in (container, trainjob_container)]
+    assert {name for name in names[1] - names[0] if not name.startswith("PET_")} == set() == names[0] - names[1]
+    assert container == trainjob_container
+
+
+def test_training_runtime_is_that_of_the_default_settings() -> None:
+    job = TRAINJOB.train_job
+    assert job is not None
+    expected = runtime(TRAINJOB, job)
+    text = (FOLDER / "components/trainjob/training-runtime.yaml").read_text()
+    assert yaml.safe_load(text) == expected
+    rendered = objects(render("dev with TrainJobs"))["TrainingRuntime", "trm"]
+    assert rendered["spec"] == expected["spec"]
+    assert rendered["metadata"]["annotations"] == expected["metadata"]["annotations"]
+    # The runtime does not depend on the number of workers, their resources or their restarts.
+    other = TrainJobParams(backend="trainjob", min_workers=3, max_workers=3, max_restarts=1, shared_memory="2Gi")
+    assert runtime(ClusterParams(train_job=other, image="b", resources={"train": Resources(gpus=2)}), other) == expected
 
 
 def test_job_refers_to_objects_of_the_manifests(rendered: Objects) -> None:

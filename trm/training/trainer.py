@@ -40,6 +40,7 @@ from trm.utils.errors import InternalError, Interrupted, UserError
 from trm.utils.paths import states_folder
 from trm.utils.prefetch import prefetched
 from trm.utils.progress import Progress, progress
+from trm.utils.trainer_status import reported
 
 INTERRUPT_INTERVAL = 10
 """Steps after which several GPUs agree on an interruption: a few seconds, of the 30 that Kubernetes grants."""
@@ -62,7 +63,11 @@ def train(model: ModelParams, train: TrainParams, dataset: Path, out: Path, key:
             try:
                 silent = not processes.is_main
                 shown = progress("train", run.total, run.state.step, silent=silent, announce=run.announcement)
-                with shown as bar, watchdog(train.max_stall_seconds) as run.is_alive:
+                with (
+                    shown as display,
+                    watchdog(train.max_stall_seconds) as run.is_alive,
+                    reported(display, run.total, run.state.step, lambda: run.metrics, processes.is_main) as bar,
+                ):
                     run.run(bar, interrupts)
             except NonFiniteLossError:
                 raise run.non_finite_loss(states_folder() / key) from None
@@ -121,6 +126,8 @@ class _Run:
         """To be called after each step."""
         self.loss_note = self.validation_note = ""
         """The last loss that was read and the last validation accuracy, for the progress display."""
+        self.metrics: dict[str, float | None] = {}
+        """The last line of each log, by `<log>/<column>`."""
 
     def open(self, folder: Path, remote: RemoteCheckpoints | None) -> None:
         """Resume from the state in `folder` or its newest remote copy, if there is one."""
@@ -256,6 +263,7 @@ class _Run:
         row |= {name: value / count if count else None for name, value in metrics}
         if self.processes.is_main:
             self.log.add(row)
+        self.metrics |= {f"train/{name}": value for name, value in row.items()}
         self.loss_note = f"loss {row[LOSSES[0]]:.4f}"
         state.metric_sums.zero_()
         state.metric_steps = 0
@@ -273,6 +281,7 @@ class _Run:
         with interrupts.held():
             if self.processes.is_main:
                 self.validation_log.add({"step": state.step, "epoch": state.position.epoch, **scores})
+            self.metrics |= {f"validation/{name}": value for name, value in scores.items()}
             score = (scores["exact_accuracy"], scores["cell_accuracy"])
             self.validation_note = f", validation {100 * scores['exact_accuracy']:.1f} % exact"
             if score > state.best_score:

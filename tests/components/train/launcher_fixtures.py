@@ -15,8 +15,11 @@ import pytest
 
 from components.train.backend import job_name
 from components.train.backends import job_template
+from components.train.train_job import runtime
 from pipeline.local.s3_server import SeaweedFS
 from tests.apiserver import ApiServer
+from tests.components.train.fake_cluster import DONE, FakeCluster
+from tests.components.train.fake_trainer import FakeTrainer, install_runtime
 from tests.components.train.fake_training_operator import FakeTrainingOperator
 from tests.conftest import ROOT
 from tests.params import params_text
@@ -45,8 +48,10 @@ SETTINGS: dict[str, Any] = {
 }
 NO_GPU = Resources()
 JOB = TrainJobParams(min_workers=2, max_workers=2, max_restarts=3)
+BACKENDS = {"pytorchjob": FakeTrainingOperator, "trainjob": FakeTrainer}
+"""Back end -> its controller."""
 LINES = """
-import sys, time
+import os, sys, time
 for number in range({lines}):
     print("line", number, flush=True)
     time.sleep({pause})
@@ -137,6 +142,10 @@ class Stage:
         self.started.append(launcher)
         return launcher
 
+    def with_job(self, **changes: Any) -> "Stage":
+        """Return a copy whose section `cluster.train_job` is changed."""
+        return self.replace(job=self.job.model_copy(update=changes))
+
     def replace(self, **changes: Any) -> "Stage":
         """Return a copy with changed settings."""
         return Stage(**{**{name: getattr(self, name) for name in self.__dataclass_fields__}, **changes})
@@ -170,10 +179,13 @@ class Launcher:
             raise AssertionError(f"still running after {seconds} s:\n{self.out}\n{self.err}") from None
 
 
-@pytest.fixture
-def operator(apiserver: ApiServer, tmp_path: Path) -> Iterator[FakeTrainingOperator]:
-    """The training operator of the test cluster."""
-    operator = FakeTrainingOperator(apiserver, tmp_path)
+@pytest.fixture(params=BACKENDS)
+def operator(request: pytest.FixtureRequest, apiserver: ApiServer, tmp_path: Path) -> Iterator[FakeCluster]:
+    """The controller of a back end on the test cluster, with what that back end requires."""
+    operator = BACKENDS[request.param](apiserver, tmp_path)
+    job = JOB.model_copy(update={"backend": request.param})
+    if request.param == "trainjob":
+        install_runtime(operator, runtime(ClusterParams(train_job=job), job))
     yield operator
     operator.close()
 
@@ -181,7 +193,7 @@ def operator(apiserver: ApiServer, tmp_path: Path) -> Iterator[FakeTrainingOpera
 @pytest.fixture
 def stage(
     apiserver: ApiServer,
-    operator: FakeTrainingOperator,
+    operator: FakeCluster,
     seaweed: SeaweedFS,
     root: str,
     base_params: str,
@@ -189,7 +201,8 @@ def stage(
     tmp_path: Path,
 ) -> Iterator[Stage]:
     """The stage, with its dataset in S3 and its S3 credentials in a secret of the cluster."""
-    made = Stage(tmp_path, apiserver, seaweed, root, base_params)
+    job = JOB.model_copy(update={"backend": operator.backend.name})
+    made = Stage(tmp_path, apiserver, seaweed, root, base_params, job=job)
     for name, folder in folders.items():
         where = producer(name).name
         s3.publish(folder, f"{root}/{where}/{made.keys[where]}")
@@ -208,11 +221,14 @@ def replacement_command(
 ) -> Callable[[list[str], str], list[str]]:
     """Return a function that replaces a pod's command.
 
-    `worker` prints numbered lines, `pause` seconds apart, and runs the code `then`. The other workers sleep.
+    `worker` prints numbered lines, `pause` seconds apart, and runs the code `then`. The other workers wait until it is
+    done.
     """
+    done = f"open(os.environ['{DONE}'], 'w').close()"
+    wait = f"import os, time\nwhile not os.path.exists(os.environ['{DONE}']): time.sleep(0.1)"
 
-    def command(arguments: list[str], pod: str) -> list[str]:
-        code = LINES.format(lines=lines, pause=pause) + then if pod.endswith(worker) else "import time; time.sleep(999)"
+    def command(arguments: list[str], name: str) -> list[str]:
+        code = f"{LINES.format(lines=lines, pause=pause)}{then}\n{done}" if name == worker else wait
         return [sys.executable, "-c", code, *arguments]
 
     return command

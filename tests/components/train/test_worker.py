@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.apiserver import free_ports
-from tests.components.train.fake_training_operator import wait_for
+from tests.components.train.fake_cluster import wait_for
 from tests.conftest import ROOT
 
 
