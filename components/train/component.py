@@ -18,7 +18,7 @@ def train(
     """Train the model. Interrupted runs resume.
 
     Args:
-        train_job: Template of the PyTorchJob that trains, as JSON. `{}`: the container trains.
+        train_job: Template of the training job, as JSON. `{}`: the container trains.
     """
     params = {"model": model_params, "train": train_params}
     artifacts = {"dataset": dataset, "model": model}
