@@ -8,7 +8,6 @@ manifest and the controller set the PET_* variables that torchrun reads. While t
 rendezvous, is unavailable, the rendezvous is retried: the job's deadline limits the wait.
 """
 
-import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
@@ -27,7 +26,6 @@ def main() -> NoReturn:
     from torch.distributed.run import parse_args, run
 
     option, *command = sys.argv[1:]
-    _name_host()
     while True:
         try:
             run(parse_args([option, "-m", "trm", *command]))
@@ -38,16 +36,6 @@ def main() -> NoReturn:
             sys.exit(128 + error.sigval)
         except ChildFailedError as error:
             sys.exit(_exit_code(error))
-
-
-def _name_host() -> None:
-    """State whether this worker hosts the rendezvous, if the controller gives the worker's number.
-
-    torchrun would look up the name of the first worker, which does not exist before that worker has an address.
-    """
-    rank, settings = os.environ.get("PET_NODE_RANK"), os.environ.get("PET_RDZV_CONF", "")
-    if rank is not None and "is_host=" not in settings:
-        os.environ["PET_RDZV_CONF"] = ",".join(filter(None, (settings, f"is_host={int(rank == '0')}")))
 
 
 def _exit_code(error: "ChildFailedError") -> int:

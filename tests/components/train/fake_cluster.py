@@ -159,9 +159,6 @@ class FakeCluster:
     def _owned(self, jobs: list[dict[str, Any]], pod: Any) -> bool:
         """Return True if an owner of the pod exists."""
 
-    def _rendezvous(self, index: int, env: dict[str, str]) -> None:
-        """Change the variables of the rendezvous of a worker, which has no DNS name on this machine."""
-
     def _expired(self, job: Mapping[str, Any], seconds: int) -> bool:
         """Return True if a job is older than its deadline."""
         started = datetime.fromisoformat(job["metadata"]["creationTimestamp"])
@@ -226,7 +223,7 @@ class FakeCluster:
         # Two nodes on one machine: separate loopback addresses, because there is no DNS.
         port = self._ports.setdefault(job["metadata"]["uid"], free_ports(1)[0])
         env["PET_RDZV_ENDPOINT"] = f"127.0.0.2:{port}"
-        self._rendezvous(index, env)
+        env["PET_RDZV_CONF"] += f",is_host={int(index == 0)}"
         env |= {"PET_LOCAL_ADDR": f"127.0.0.{index + 2}", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
         folder = self.folder / f"cache-{pod.metadata.uid}"  # a recreated pod has an empty cache
         folder.mkdir()

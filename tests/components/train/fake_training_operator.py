@@ -85,9 +85,6 @@ class FakeTrainingOperator(FakeCluster):
         uids = {job["metadata"]["uid"] for job in jobs}
         return any(owner.uid in uids for owner in pod.metadata.owner_references or ())
 
-    def _rendezvous(self, index: int, env: dict[str, str]) -> None:
-        env["PET_RDZV_CONF"] += f",is_host={int(index == 0)}"
-
     def _is_suspended(self, job: dict[str, Any], has_pods: bool) -> bool:
         """Play Kueue, which suspends the job on creation, and the operator, which reports it."""
         if self.suspended and not has_pods:
