@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.local.s3_server import SeaweedFS
-from tests.components.train.fake_training_operator import wait_for
+from tests.components.train.fake_cluster import wait_for
 from tests.components.train.launcher_fixtures import base_params, folders
 from tests.conftest import ROOT
 from tests.params import params_text

@@ -17,6 +17,7 @@ from tests.apiserver import ApiServer, apiserver, assets
 from tests.components.train.fake_trainer import worker_template
 from tests.conftest import ROOT
 from tests.k8s.cluster_settings import FULL, ROWS, RUNTIME, Seen, contains, lookup
+from tests.k8s.pod_security import violations
 from trm.config.cluster import ClusterParams
 from trm.utils.errors import ParamsError
 
@@ -86,6 +87,12 @@ def test_setting_reaches_the_pods_of_workers(created: dict[str, Objects], row: S
     assert contains(lookup(created[backend]["template"], row.pod), row.value)
     expected = json.loads(re.sub(rf', "{DROPPED}": \[[^]]*\]', "", json.dumps(row.value)))
     assert contains(lookup(created[backend]["pod"], row.pod), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", OWN)
+def test_pods_with_all_settings_satisfy_restricted_pod_security(created: dict[str, Objects], backend: str) -> None:
+    assert violations(created[backend]["pod"]) == []
 
 
 @pytest.mark.slow

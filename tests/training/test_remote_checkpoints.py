@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.components.train.fake_training_operator import wait_for
+from tests.components.train.fake_cluster import wait_for
 from trm.storage import s3
 from trm.storage.artifacts import write_manifest
 from trm.training.remote_checkpoints import RemoteCheckpoints

@@ -281,8 +281,7 @@ def test_without_train_job_kubernetes_is_not_imported(tmp_path: Path) -> None:
 
 
 def test_launcher_imports_no_sdk() -> None:
-    program = (
-        "import sys; sys.modules.update({'kubeflow': None, 'kubeflow.training': None, 'kfp': None, 'torch': None}); "
-    )
+    absent = dict.fromkeys(("kubeflow", "kubeflow.training", "kubeflow_trainer_api", "kfp", "torch"))
+    program = f"import sys; sys.modules.update({absent}); "
     program += "import components.train.launcher, components.train.kubernetes_client, components.train.job_status"
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, cwd=ROOT)

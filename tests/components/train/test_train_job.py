@@ -1,5 +1,8 @@
 """Manifests of back end `trainjob`, and the state of its jobs."""
 
+import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -8,6 +11,7 @@ from components.train.backend import SPEC_HASH, JobState
 from components.train.backends import fill, job_template
 from components.train.train_job import RUNTIME_HASH, TrainJob, runtime
 from tests.components.train.fake_trainer import worker_template
+from tests.conftest import ROOT
 from trm.config.cluster import ClusterParams, GangScheduling, TrainJobParams
 from trm.config.pods import Resources
 
@@ -144,3 +148,19 @@ def test_patches_of_kueue_are_left_alone() -> None:
     job["spec"]["runtimePatches"].insert(0, {"manager": "kueue.x-k8s.io/manager", "trainingRuntimeSpec": {}})
     assert TrainJob().worker(job) == ({"nvidia.com/gpu": "1"}, {"a": "b"})
     assert (TrainJob().min_running(job), TrainJob().max_restarts(job)) == (3, 5)
+
+
+def test_launcher_handles_the_job_without_the_sdk() -> None:
+    """The image has neither the package of the typed models nor Kubeflow's SDK."""
+    program = """
+import json, sys
+sys.modules.update({"kubeflow": None, "kubeflow_trainer_api": None, "kfp": None, "kubernetes": None})
+from components.train.backends import backend_of, fill
+job = fill(json.loads(sys.argv[1]), ["train"], "a" * 64, "s3://b/root")
+backend = backend_of(job)
+print(backend.name, backend.state(job).name, backend.worker(job), backend.min_running(job), backend.max_restarts(job))
+"""
+    template = json.dumps(job_template(CLUSTER))
+    command = [sys.executable, "-c", program, template]
+    done = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "trainjob Queued ({'nvidia.com/gpu': '4'}, {}) 3 5\n"
