@@ -183,7 +183,8 @@ class FakeCluster:
             return
         if not pod.spec.node_name:
             target = {"target": {"apiVersion": "v1", "kind": "Node", "name": NODE}, "metadata": {"name": name}}
-            self.core.create_namespaced_pod_binding(name, "default", target, _preload_content=False)
+            # The client cannot parse the answer. The connection is free again after its last byte.
+            self.core.create_namespaced_pod_binding(name, "default", target, _preload_content=False).read()
         if worker == self.unpullable:
             self._fail_to_pull(pod)
             return
