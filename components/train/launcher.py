@@ -143,7 +143,7 @@ def _check_node_capacity(kubernetes: "KubernetesClient", job: Mapping[str, Any])
         if available is not None and int(limits[resource]) > available:
             raise UserError(
                 f"a worker requests {limits[resource]} {resource}, but the largest node has {available}; lower "
-                "cluster.resources.train.gpus, or select other nodes with cluster.resources.train.node_selector"
+                "cluster.resources.train.gpus or extended_resources, or select other nodes with node_selector"
             )
 
 

@@ -263,7 +263,7 @@ def test_too_many_gpus_per_worker_are_rejected(stage: Stage, operator: FakeClust
     assert launcher.end() == 2
     assert launcher.err == (
         f"launcher: a worker requests {GPUS + 1} {GPU}, but the largest node has {GPUS}; lower "
-        "cluster.resources.train.gpus, or select other nodes with cluster.resources.train.node_selector\n"
+        "cluster.resources.train.gpus or extended_resources, or select other nodes with node_selector\n"
     )
     assert operator.jobs() == []
 

@@ -164,7 +164,8 @@ class Resources(PodSettings):
     gpu_resource: str = "nvidia.com/gpu"
     """Extended resource that counts the GPUs."""
     queue: LabelValue | None = None
-    """Kueue's LocalQueue, the label `kueue.x-k8s.io/queue-name` of the pod or of the training job."""
+    """LocalQueue of Kueue: the label `kueue.x-k8s.io/queue-name` of the training job, or of the stage's pod, for which
+    Kueue's integration of pods must be enabled."""
     extended_resources: dict[ResourceName, Positive] = Field(default_factory=dict)
     """Further extended resources: `{rdma/hca_shared_devices_a: 1}`. Workers of a training job only."""
     ephemeral_storage: Quantity | None = None

@@ -63,9 +63,10 @@ def reported(
     thread.start()
     try:
         yield report
-    finally:
         closed.set()
         thread.join(TIMEOUT)
+    finally:
+        closed.set()  # without a wait after an interruption, which has to save the state
 
 
 class _Report:

@@ -3,9 +3,11 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from components.train.backend import SPEC_HASH, JobState
 from components.train.backends import fill, job_template
@@ -14,6 +16,7 @@ from tests.components.train.fake_trainer import worker_template
 from tests.conftest import ROOT
 from trm.config.cluster import ClusterParams, GangScheduling, TrainJobParams
 from trm.config.pods import Resources
+from trm.stages.params import load_params
 
 JOB = TrainJobParams(backend="trainjob", min_workers=3, max_workers=3, max_restarts=5, deadline_seconds=99)
 CLUSTER = ClusterParams(
@@ -164,3 +167,19 @@ print(backend.name, backend.state(job).name, backend.worker(job), backend.min_ru
     command = [sys.executable, "-c", program, template]
     done = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "trainjob Queued ({'nvidia.com/gpu': '4'}, {}) 3 5\n"
+
+
+@pytest.mark.parametrize("backend", ["trainjob", "pytorchjob"])
+def test_command_prints_the_runtime(tmp_path: Path, backend: str) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text((ROOT / "params.yaml").read_text() + f"  train_job: {{backend: {backend}, max_workers: 1}}\n")
+    command = [sys.executable, "-m", "pipeline", "train-job", "--runtime", "--params", str(file)]
+    ran = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    if backend == "trainjob":
+        cluster = load_params(file).cluster
+        assert cluster.train_job is not None
+        assert YAML(typ="safe", pure=True).load(ran.stdout) == runtime(cluster, cluster.train_job)
+    else:
+        assert (ran.returncode, ran.stdout) == (2, "")
+        remedy = "only back end trainjob has a TrainingRuntime; set cluster.train_job.backend to trainjob"
+        assert ran.stderr == f"pipeline: {remedy}\n"
