@@ -62,18 +62,18 @@ class StatusServer:
         self._http.shutdown()
         self._http.server_close()
 
+    def variables(self) -> dict[str, str]:
+        """Return the variables that the controller gives to a pod, and write the files."""
+        (self.folder / "token").write_text(f"{self.token}\n")
+        values = {"URL": self.url, "CA_CERT": str(self.folder / "ca.crt"), "TOKEN": str(self.folder / "token")}
+        return {f"KUBEFLOW_TRAINER_SERVER_{name}": value for name, value in values.items()}
+
 
 @pytest.fixture
-def status_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StatusServer]:
-    """The server, and the variables of a pod."""
+def status_server(tmp_path: Path) -> Iterator[StatusServer]:
+    """The server."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
     server = StatusServer(tmp_path)
-    (tmp_path / "token").write_text("first\n")
-    monkeypatch.setenv("KUBEFLOW_TRAINER_SERVER_URL", server.url)
-    monkeypatch.setenv("KUBEFLOW_TRAINER_SERVER_CA_CERT", str(tmp_path / "ca.crt"))
-    monkeypatch.setenv("KUBEFLOW_TRAINER_SERVER_TOKEN", str(tmp_path / "token"))
-    # A proxy is for servers outside of the cluster.
-    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     yield server
     server.close()

@@ -28,11 +28,12 @@ from tests.components.train.launcher_fixtures import (
 )
 from tests.conftest import ROOT
 from tests.seaweed import objects
+from tests.status_server import StatusServer, status_server
 from trm.config.cluster import ClusterParams
 from trm.config.pods import Resources
 from trm.storage import s3
 
-__all__ = ["apiserver", "assets", "bare_apiserver", "base_params", "folders", "operator", "stage"]
+__all__ = ["apiserver", "assets", "bare_apiserver", "base_params", "folders", "operator", "stage", "status_server"]
 pytestmark = pytest.mark.slow
 
 
@@ -343,6 +344,22 @@ def test_deadline_fails_the_stage(stage: Stage, operator: FakeCluster) -> None:
     assert launcher.end() == 1
     assert re.search(r"launcher: job trm-\w+ failed: .*(specified deadline|Deadline)", launcher.err.splitlines()[-1])
     assert not stage.output.exists()
+
+
+@pytest.mark.parametrize("operator", ["trainjob"], indirect=True)
+def test_progress_fits_the_status_of_the_job(stage: Stage, operator: FakeCluster, status_server: StatusServer) -> None:
+    """The first of two processes reports what the server of Kubeflow Trainer copies to the job."""
+    operator.variables = status_server.variables()
+    launcher = stage.start()
+    assert launcher.end() == 0, launcher.err
+    reports = [report["progressPercentage"] for report in status_server.reports]
+    assert (reports, status_server.refused) == (sorted(reports), 0)
+    last = status_server.reports[-1]
+    assert last["progressPercentage"] == 100
+    status = {"status": {"trainerStatus": last}}
+    operator.custom.patch_namespaced_custom_object_status(*operator.jobs_path, stage.name, status)
+    (job,) = operator.jobs()
+    assert job["status"]["trainerStatus"] == last  # the server of the cluster drops unknown fields
 
 
 @pytest.mark.parametrize("operator", ["trainjob"], indirect=True)

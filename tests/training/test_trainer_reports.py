@@ -2,12 +2,20 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.status_server import StatusServer, status_server
 from trm.config.model import ModelParams
 from trm.config.training import TrainParams
 from trm.training.trainer import train
 
 __all__ = ["status_server"]
+
+
+@pytest.fixture(autouse=True)
+def _pod(status_server: StatusServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in status_server.variables().items():
+        monkeypatch.setenv(name, value)
 
 
 def test_training_reports_progress_and_metrics(

@@ -13,6 +13,14 @@ from trm.utils.trainer_status import reported
 __all__ = ["status_server"]
 
 
+@pytest.fixture(autouse=True)
+def _pod(status_server: StatusServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in status_server.variables().items():
+        monkeypatch.setenv(name, value)
+    # A proxy is for servers outside of the cluster.
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+
+
 def run(
     steps: int,
     total: int = 10,

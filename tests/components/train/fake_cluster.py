@@ -58,6 +58,8 @@ class FakeCluster:
     """Number of pods that fit on the node."""
     unpullable: str = ""
     """The worker whose image cannot be pulled."""
+    variables: dict[str, str] = field(default_factory=dict)
+    """Variables that the controller adds to each pod."""
     suspended: bool = False
     """Whether Kueue holds new jobs in its queue."""
     shortage: str = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
@@ -211,7 +213,7 @@ class FakeCluster:
     def _start(self, job: Mapping[str, Any], pod: Any) -> None:
         name, (container,) = pod.metadata.name, pod.spec.containers
         index = self.backend.worker_index(pod)
-        env = {key: os.environ[key] for key in ("PATH", "NUMBA_CACHE_DIR") if key in os.environ}
+        env = {key: os.environ[key] for key in ("PATH", "NUMBA_CACHE_DIR") if key in os.environ} | self.variables
         for variable in container.env:
             source = variable.value_from and variable.value_from.secret_key_ref
             if variable.value_from and variable.value_from.field_ref:
