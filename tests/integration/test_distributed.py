@@ -284,7 +284,7 @@ def test_non_finite_loss_of_two_processes(published: Path, tmp_path: Path) -> No
     experiment = Experiment(tmp_path / "run", published, {"train.lr": 1e30, "train.lr_warmup_steps": 0})
     out = experiment.train(2, code=1)
     assert re.search(r"trm: step \d+, process 0 of 2: the loss is (nan|inf), its batch is in", out)
-    (file,) = experiment.folder.glob("states/*/non-finite-loss.safetensors")
+    (file,) = experiment.folder.glob("states/*/non-finite-loss-*.safetensors")
     assert len(load_file(file)["inputs"]) == 4
 
 

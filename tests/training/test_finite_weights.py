@@ -66,12 +66,20 @@ class OneOfTwo(World):
 
 
 def test_process_of_the_first_non_finite_loss() -> None:
-    losses = {5: torch.tensor(1.0), 6: torch.tensor(math.nan), 7: torch.tensor(math.nan)}
+    losses = {5: torch.tensor([1.0, 0.0]), 6: torch.tensor([math.nan, 0.0]), 7: torch.tensor([math.nan, 0.0])}
     assert first_non_finite(losses, SINGLE_PROCESS)[:2] == (6, 0)
     for other, expected in ((5, (5, 0, math.inf)), (6, (6, 0, math.inf))):
         assert first_non_finite(losses, OneOfTwo(1, 2, step=other)) == expected
     for other in (7, math.inf):
         assert first_non_finite(losses, OneOfTwo(1, 2, step=other))[:2] == (6, 1)
+
+
+def test_process_of_the_first_non_finite_gradient() -> None:
+    """With a non-finite loss in one process the gradients of both are not finite: the loss decides."""
+    losses = {5: torch.tensor([1.0, 0.0]), 6: torch.tensor([2.0, math.nan])}
+    assert first_non_finite(losses, SINGLE_PROCESS) == (6, 0, 2.0)
+    assert first_non_finite(losses, OneOfTwo(1, 2, step=6)) == (6, 0, math.inf)
+    assert first_non_finite(losses, OneOfTwo(1, 2, step=7)) == (6, 1, 2.0)
 
 
 def test_an_earlier_best_checkpoint_is_not_published(

@@ -246,7 +246,7 @@ def test_non_finite_loss_stops_the_run(
 
     monkeypatch.setattr(one_step, "supervision_loss", poisoned)
     monkeypatch.setattr(loop, "train_step", recorded)
-    file = states_folder() / "key/non-finite-loss.safetensors"
+    file = states_folder() / "key/non-finite-loss-7.safetensors"
     message = f"step 7, process 0 of 1: the loss is nan, its batch is in {file}; lower train.lr"
     with pytest.raises(InternalError, match=f"^{message}"):
         train(model_params, _changed(train_params, **NAN_LOSS[case]), dataset, tmp_path, "key")

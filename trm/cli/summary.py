@@ -121,6 +121,8 @@ def _train_lines(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"  validation: {scores}, at step {best:,} (kept) of {steps:,}"
     else:
         yield f"  {steps:,} steps; there are no validation puzzles, the last weights are kept"
+    if skipped := facts.get("skipped_batches"):
+        yield f"  {skipped:,} batches were skipped, their loss or gradient was not finite"
 
 
 def _evaluate_lines(folder: Path, _facts: Mapping[str, Any]) -> Iterator[str]:

@@ -161,6 +161,10 @@ class TrainParams(Section):
     """Time without a step after which the training prints the stacks of all threads and ends with exit code 1, so that
     it is started again. It must exceed the time of a validation and of the compilation. It is not part of the content
     key. null: no limit."""
+    rollback_on_nonfinite: bool = False
+    """True: a loss or gradient that is NaN or infinite does not end the training. The last saved state is loaded, and
+    the batch is skipped: it keeps its place in the schedule, without an optimizer step. The training ends after 10
+    consecutive ones."""
     precision: Precision
     """Compute dtype; auto: bfloat16 where the hardware supports it, else float32. Weights stay float32."""
     device: Device

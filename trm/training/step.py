@@ -21,7 +21,7 @@ from trm.training.distributed import SINGLE_PROCESS, World
 from trm.training.ema import ema_copy, update_ema
 from trm.training.init_from import copy_weights, init_from
 from trm.training.losses import LOSSES, METRICS, step_metrics, step_weights, supervision_loss, winners
-from trm.training.non_finite import REMEDY, NonFiniteLossError
+from trm.training.non_finite import REMEDY, NonFiniteLossError, gradient_check
 from trm.training.optimizers import network_optimizers, sign_sgd_rows
 from trm.training.schedule import learning_rate
 from trm.training.train_state import TrainState
@@ -122,7 +122,13 @@ def train_step(
                 _backward(state, network, part_carry, part_batch, min_steps[part], settings, processes.size, noise)
             )
     own_sums = torch.stack([result.sums for result in results]).sum(0)
-    state.own_losses[step] = own_sums[0]
+    check = torch.zeros_like(own_sums[0])
+    if settings.rollback_on_nonfinite:
+        gradients = [weight.grad for weight in state.model.parameters() if weight.grad is not None]
+        gradients += [result.rows[1] for result in results if result.rows is not None]
+        check = gradient_check(gradients).to(own_sums)
+    state.own_losses[step] = torch.stack((own_sums[0], check))
+    own_sums[0] += check  # so that all processes learn of it with the loss
     sums = processes.all_reduce(own_sums)
     loss = sums[0] / slots
     if reads_are_free(sums.device):

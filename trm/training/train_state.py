@@ -49,11 +49,13 @@ class TrainState:
     metric_sums: Tensor
     """Sums of losses and metrics since the last line of the log, float64 on the CPU."""
     step: int = 0
-    """Optimizer steps so far."""
+    """Batches so far: optimizer steps and skipped batches."""
     compiled: bool = False
     """True: the network is compiled. Compiled code rounds differently, so the choice of the first start is kept."""
     metric_steps: int = 0
     """Optimizer steps in `metric_sums`."""
+    skipped_batches: tuple[int, ...] = ()
+    """Steps whose batch is skipped, because its loss or gradient was not finite (`train.rollback_on_nonfinite`)."""
     eval_step: int = 0
     eval_epoch: int = 0
     """Step and epoch of the last evaluation on the validation groups; 0: none."""
@@ -64,7 +66,8 @@ class TrainState:
     seconds: float = 0.0
     """Training time, over all processes that resumed the run."""
     own_losses: dict[int, Tensor] = field(default_factory=dict)
-    """Step -> sum of the losses of this process's slots, float [], since the last check. Not saved."""
+    """Step -> sum of the losses of this process's slots, and NaN instead of 0 if a checked gradient was not finite;
+    float [2]; since the last check. Not saved."""
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that all processes share: weights, EMA weights, buffers and metric sums."""
@@ -91,7 +94,8 @@ class TrainState:
     def numbers(self) -> dict[str, object]:
         """Everything else, for JSON."""
         position = [self.position.epoch, self.position.index]
-        return {"position": position, "best_score": self.best_score} | {name: getattr(self, name) for name in COUNTERS}
+        others = {"position": position, "best_score": self.best_score, "skipped_batches": self.skipped_batches}
+        return others | {name: getattr(self, name) for name in COUNTERS}
 
 
 def _has(optimizer: torch.optim.Optimizer, weight: Tensor) -> bool:
@@ -142,12 +146,16 @@ def load_state(states: StateFolder, state: TrainState, logs: Sequence["TsvLog"],
             world.broadcast_(tensor)
         optimizer = {name: value for name, value in saved.items() if name.startswith("optimizer.")}
         shapes = world.broadcast_object({name: (value.shape, value.dtype) for name, value in optimizer.items()})
+        for each in state.optimizers:
+            each.state.clear()  # a state of step 0 has none
         for name, (shape, dtype) in shapes.items():
             value = optimizer[name] if world.is_main else torch.empty(shape, dtype=dtype)
             world.broadcast_(value)
             state.set_optimizer_tensor(name, value)
     state.position = StreamPosition(*numbers["position"])
     state.best_score = tuple(numbers["best_score"])
+    state.skipped_batches = tuple(numbers["skipped_batches"])
+    state.own_losses.clear()
     for name in COUNTERS:
         setattr(state, name, numbers[name])
     return True
@@ -199,6 +207,9 @@ def _read_numbers(file: Path) -> dict[str, Any]:
     for name, kind in (COUNTERS | {"position": [int, int], "best_score": [float, float]}).items():
         if not _is_of_type(numbers.get(name), kind):
             raise DataError(f"{file}: its header has no valid {name}")
+    skipped = numbers.get("skipped_batches")
+    if not isinstance(skipped, list) or any(type(step) is not int for step in skipped):
+        raise DataError(f"{file}: its header has no valid skipped_batches")
     return numbers
 
 

@@ -27,10 +27,17 @@ from trm.training.cost import announcement, check_disk, check_training
 from trm.training.distributed import World, world
 from trm.training.losses import LOSSES, METRICS
 from trm.training.non_finite import FILE as NON_FINITE
-from trm.training.non_finite import REMEDY, NonFiniteLossError, first_non_finite, save_batch
+from trm.training.non_finite import (
+    MOST_CONSECUTIVE,
+    REMEDY,
+    NonFiniteLossError,
+    consecutive,
+    first_non_finite,
+    save_batch,
+)
 from trm.training.remote_checkpoints import RemoteCheckpoints, remote_checkpoints
 from trm.training.signals import Interrupts, interruptible
-from trm.training.state_folder import StateFolder, run_folder
+from trm.training.state_folder import StateFolder, run_folder, warn
 from trm.training.step import check_losses, network_of, new_state, rate_at, reads_are_free, train_step
 from trm.training.train_state import TsvLog, load_state, snapshot
 from trm.training.validation import to_tensors, validate
@@ -52,10 +59,11 @@ def train(model: ModelParams, train: TrainParams, dataset: Path, out: Path, key:
 
     Under torchrun all processes train together and the main process writes. The state is saved in the state folder of
     the content `key`. Raises `UserError` for settings that do not match the dataset, `InternalError` at the first
-    non-finite loss or for non-finite weights, and `Interrupted` after SIGTERM or SIGINT, with the state saved.
+    non-finite loss, unless its batch is skipped, or for non-finite weights, and `Interrupted` after SIGTERM or SIGINT,
+    with the state saved.
     """
     with world(resolve_device(train.device)) as processes, interruptible() as interrupts:
-        run = _Run(model, train, dataset, processes)
+        run = _Run(model, train, dataset, processes, states_folder() / key)
         with run_folder(key) if processes.is_main else nullcontext(out) as folder, run.writer:
             if processes.size > 1:
                 interrupts.defer()
@@ -69,11 +77,12 @@ def train(model: ModelParams, train: TrainParams, dataset: Path, out: Path, key:
                     reported(display, run.total, run.state.step, lambda: run.metrics, processes.is_main) as bar,
                 ):
                     run.run(bar, interrupts)
-            except NonFiniteLossError:
-                raise run.non_finite_loss(states_folder() / key) from None
             except Interrupted as error:
                 with interrupts.held():
-                    run.save()
+                    try:
+                        run.save()
+                    except NonFiniteLossError:
+                        run.roll_back()
                     run.finish_writing()
                 saved = f"the state of step {run.state.step} of {run.total} is saved, the same command resumes"
                 raise Interrupted(error.signal, saved, error.reason) from None
@@ -88,6 +97,7 @@ def train(model: ModelParams, train: TrainParams, dataset: Path, out: Path, key:
         "threads": torch.get_num_threads(),
         "processes": processes.size,
         "steps": state.step,
+        **({"skipped_batches": len(state.skipped_batches)} if train.rollback_on_nonfinite else {}),
         "parameters": sum(weight.numel() for weight in state.model.parameters()),
         "best_step": state.best_step or state.step,
         "timing": {"train_seconds": round(state.seconds, 3), "steps_per_second": round(state.step / state.seconds, 3)},
@@ -97,8 +107,11 @@ def train(model: ModelParams, train: TrainParams, dataset: Path, out: Path, key:
 class _Run:
     """Data, state and files of a call of `train`."""
 
-    def __init__(self, config: ModelParams, settings: TrainParams, dataset: Path, processes: World) -> None:
-        self.settings, self.processes = settings, processes
+    def __init__(
+        self, config: ModelParams, settings: TrainParams, dataset: Path, processes: World, batch_folder: Path
+    ) -> None:
+        """batch_folder: folder for batches with a non-finite loss, in every process."""
+        self.settings, self.processes, self.batch_folder = settings, processes, batch_folder
         self.deadline = time.monotonic() + (settings.max_seconds or math.inf)
         self.slots = processes.shard(settings.global_batch_size)
         self.meta = read_meta(dataset)
@@ -136,10 +149,10 @@ class _Run:
             check_disk(self.state, self.states, self.processes.size)
         if remote is not None:
             remote.download()
-        self.log = TsvLog(folder / "train.tsv", ("step", "epoch", "lr", *LOSSES, *METRICS[1:]))
+        self.log = TsvLog(folder / "train.tsv", ("step", "epoch", "lr", *LOSSES, *METRICS[1:], *self.skip_count()))
         self.validation_log = TsvLog(folder / "validation.tsv", ("step", "epoch", *VALIDATION_METRICS))
         self.logs = [self.log, self.validation_log] if self.validation is not None else [self.log]
-        if load_state(self.states, self.state, self.logs, self.processes) and self.processes.is_main:
+        if self.restore() and self.processes.is_main:
             print(f"train: resuming from step {self.state.step} of {self.total}", file=sys.stderr, flush=True)
         if self.state.compiled and self.processes.is_main:
             print("train: with torch.compile; the first steps take longer", file=sys.stderr, flush=True)
@@ -152,7 +165,19 @@ class _Run:
             self.state.compiled = False
             self.network = network_of(self.state.model, self.settings, self.processes)
         self.started, self.opened_at = time.monotonic() - self.state.seconds, self.state.step
+
+    def restore(self) -> bool:
+        """Load the newest undamaged state; returns False if there is none."""
+        self.states = StateFolder(self.states.path)
+        found = load_state(self.states, self.state, self.logs, self.processes)
         self.checked = self.state.step, self.state.position
+        return found
+
+    def skip_count(self) -> dict[str, int]:
+        """The column of the log with the number of batches skipped so far; {} if none is ever skipped."""
+        if not self.settings.rollback_on_nonfinite:
+            return {}
+        return {"skipped_batches": sum(step <= self.state.step for step in self.state.skipped_batches)}
 
     def announcement(self, duration: str) -> str:
         """The line that announces a long training, given the expected duration of the steps that remain."""
@@ -164,14 +189,27 @@ class _Run:
         check_losses(self.state)
         self.checked = self.state.step, self.state.position
 
-    def non_finite_loss(self, folder: Path) -> InternalError:
-        """The error for a non-finite loss. The process with the first one saves its batch in `folder`."""
-        step, rank, loss = first_non_finite(self.state.own_losses, self.processes)
+    def roll_back(self) -> None:
+        """Load the last state and skip the batch with the first non-finite loss since then.
+
+        The process with this loss saves its batch. Raises `InternalError` if no batch, or no further one, is skipped.
+        """
+        state = self.state
+        step, rank, loss = first_non_finite(state.own_losses, self.processes)
+        file = self.batch_folder / NON_FINITE.format(step=step)
         if rank == self.processes.rank:
             batch, _ = next(islice(self.batches(*self.checked), step - 1 - self.checked[0], None))
-            save_batch(folder, batch, step, rank, loss)
-        where = f"step {step}, process {rank} of {self.processes.size}"
-        return InternalError(f"{where}: the loss is {loss}, its batch is in {folder / NON_FINITE}; {REMEDY}")
+            save_batch(file, batch, step, rank, loss)
+        what = f"the gradient of the loss {loss:.4f} is not finite" if math.isfinite(loss) else f"the loss is {loss}"
+        what = f"step {step}, process {rank} of {self.processes.size}: {what}, its batch is in {file}"
+        skipped = state.skipped_batches
+        if not self.settings.rollback_on_nonfinite or consecutive(step, skipped) > MOST_CONSECUTIVE:
+            raise InternalError(f"{what}; {REMEDY}") from None
+        self.writer.finish()
+        self.restore()
+        state.skipped_batches = tuple(sorted({*skipped, step}))
+        if self.processes.is_main:
+            warn(f"{what}; the batch is skipped, the training continues from the state of step {state.step}")
 
     def save(self) -> None:
         self.check_losses()
@@ -195,6 +233,21 @@ class _Run:
 
     def run(self, bar: Progress, interrupts: Interrupts) -> None:
         """Train until the schedule or the data ends; then the result is in the folder."""
+        if self.settings.rollback_on_nonfinite and not self.state.step:
+            with interrupts.held():
+                self.save()
+        while True:
+            try:
+                return self.run_steps(bar, interrupts)
+            except NonFiniteLossError:
+                before = self.state.step
+                with interrupts.held():
+                    self.roll_back()
+                bar.advance(self.state.step - before)
+                self.is_alive()
+
+    def run_steps(self, bar: Progress, interrupts: Interrupts) -> None:
+        """Train from the current state on. Raises `NonFiniteLossError`."""
         state, settings = self.state, self.settings
         # First, what an interruption right after a step may have skipped.
         self.log_if_due(interrupts)
@@ -202,12 +255,16 @@ class _Run:
         for on_host, position in prefetched(self.batches(state.step, state.position)):
             if state.step >= self.total:
                 break
-            batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in on_host.items()}
-            loss = train_step(
-                state, self.network, batch, position, settings, self.total, self.processes, interrupts.held
-            )
-            if reads_are_free(loss.device):
-                self.loss_note = f"loss {loss:.4f}"
+            if state.step + 1 in state.skipped_batches:
+                with interrupts.held():
+                    state.position, state.step = position, state.step + 1
+            else:
+                batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in on_host.items()}
+                loss = train_step(
+                    state, self.network, batch, position, settings, self.total, self.processes, interrupts.held
+                )
+                if reads_are_free(loss.device):
+                    self.loss_note = f"loss {loss:.4f}"
             self.is_alive()
             bar.advance(note=self.loss_note + self.validation_note)
             self.log_if_due(interrupts)
@@ -261,6 +318,7 @@ class _Run:
         }
         metrics = zip(METRICS[1:], sums[len(LOSSES) + 1 :], strict=True)
         row |= {name: value / count if count else None for name, value in metrics}
+        row |= self.skip_count()
         if self.processes.is_main:
             self.log.add(row)
         self.metrics |= {f"train/{name}": value for name, value in row.items()}

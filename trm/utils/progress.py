@@ -18,7 +18,10 @@ class Progress(Protocol):
     """A running progress display."""
 
     def advance(self, amount: int = 1, note: str = "") -> None:
-        """Add `amount` to the completed work; `note` (for example the loss) is displayed after the bar."""
+        """Add `amount` to the completed work; `note` (for example the loss) is displayed after the bar.
+
+        A negative amount is work that has to be repeated.
+        """
         ...
 
 
@@ -77,7 +80,7 @@ class _Announced:
             self.first = now, self.left
             return
         started, left = self.first
-        if now - started >= MEASURED_SECONDS:
+        if now - started >= MEASURED_SECONDS and self.left < left:
             self.finished = True
             expected = (now - started) / (left - self.left) * left
             if expected >= WORTH_ANNOUNCING:

@@ -190,6 +190,8 @@ def durations(folders: Mapping[str, Path]) -> list[tuple[str, str]]:
         words += [f"({timing['machine']}, {timing['cores']} cores)"] if timing else []
         processes = facts.get("processes", 1)
         words += [f"with {processes} processes"] if processes > 1 else []
+        skipped = facts.get("skipped_batches")
+        words += [f"without {skipped} batches whose loss or gradient was not finite"] if skipped else []
         if words:
             found.append((name, " ".join(words)))
     return found
