@@ -54,7 +54,8 @@ def test_resume_on_another_machine(published: Path, tmp_path: Path, machine: Pat
     final = remote_checkpoints(storage)
     assert max(final) == 50
     assert len(final) <= 2  # older checkpoints are deleted
-    assert {"state.safetensors", "checkpoint.safetensors", "train.tsv", "validation.tsv"} == set(final[50]["files"])
+    names = {"state.safetensors", "puzzle_table.safetensors", "checkpoint.safetensors", "train.tsv", "validation.tsv"}
+    assert set(final[50]["files"]) == names
     for step in final:
         storage.client().delete_object(Bucket="trm", Key=f"states/{final[50]['key']}/{step:012}/manifest.json")
     shutil.rmtree(machine)

@@ -48,6 +48,35 @@ def test_published_files_are_not_uploaded_again(model: Path, uri: str, requests:
     assert [sent for sent in requests if not sent.startswith("GET")] == []
 
 
+def test_equal_files_of_a_similar_artifact_are_copied(
+    model: Path, uri: str, requests: list[str], tmp_path: Path
+) -> None:
+    """Also a file in several parts. A similar artifact that is absent or damaged is not used."""
+    s3.publish(model, uri)
+    changed = artifact(tmp_path / "changed", FILES | {"exact.bin": b"other"})
+    requests.clear()
+    s3.publish(changed, f"{uri}-2", similar=uri)
+    assert [sent for sent in requests if "large.bin" in sent] == ["PUT large.bin"]  # a copy; an upload has three parts
+    s3.download(f"{uri}-2", tmp_path / "copy")
+    assert digests(tmp_path / "copy") == digests(changed)
+    requests.clear()
+    s3.publish(model, f"{uri}-3", similar=f"{uri}-absent")
+    assert len([sent for sent in requests if "large.bin" in sent]) > 3
+    s3.download(f"{uri}-3", tmp_path / "copy")
+    assert digests(tmp_path / "copy") == digests(model)
+
+
+def test_missing_file_of_a_similar_artifact_is_uploaded(
+    model: Path, uri: str, seaweed: SeaweedFS, tmp_path: Path
+) -> None:
+    s3.publish(model, uri)
+    key = f"{uri.removeprefix(f's3://{BUCKET}/')}/{version(model)}/large.bin"
+    seaweed.client().delete_object(Bucket=BUCKET, Key=key)
+    s3.publish(model, f"{uri}-2", similar=uri)
+    s3.download(f"{uri}-2", tmp_path / "copy")
+    assert digests(tmp_path / "copy") == digests(model)
+
+
 def test_interrupted_upload_resumes(model: Path, uri: str, requests: list[str], seaweed: SeaweedFS) -> None:
     s3.publish(model, uri)
     key = uri.removeprefix(f"s3://{BUCKET}/")

@@ -77,9 +77,10 @@ def get_json(uri: str) -> dict[str, Any] | None:
         raise DataError(f"{uri}: not a JSON object; delete it") from None
 
 
-def publish(folder: Path, uri: str) -> dict[str, Any]:
+def publish(folder: Path, uri: str, similar: str | None = None) -> dict[str, Any]:
     """Upload the artifact `folder` unless `uri` contains one. Returns the published manifest.
 
+    similar: the URI of an artifact in the same bucket; its files with equal digests are copied on the server.
     An interrupted upload resumes with the missing files. Raises `DataError` if a file differs from the manifest,
     `UserError` if the server rejects a request, `InternalError` if it cannot be reached.
     """
@@ -89,7 +90,10 @@ def publish(folder: Path, uri: str) -> dict[str, Any]:
     published = _published(store)
     if published is None:
         store.require_condition("IfNoneMatch")  # before the upload, which may take long
-        _upload(store, folder, _parsed(own, str(folder))["files"], _version(own))
+        files = _parsed(own, str(folder))["files"]
+        if similar is not None:
+            _copy_equal(store, files, _version(own), Store(similar))
+        _upload(store, folder, files, _version(own))
         published = _publish_manifest(store, own)
     _delete_stale(store, _version(published))
     return _parsed(published, uri)
@@ -220,6 +224,19 @@ def _delete_stale(store: Store, version: str) -> None:
 def _abort(store: Store, name: str, upload: str) -> None:
     with suppress(NotFoundError):  # another writer aborted it
         store.abort(name, upload)
+
+
+def _copy_equal(store: Store, files: Mapping[str, Any], version: str, source: Store) -> None:
+    """Copy the files that the artifact at `source` also has. What cannot be copied is uploaded afterwards."""
+    found = _published(source)
+    if found is None:
+        return
+    # Servers refuse to copy objects of more than 5 GB, and some credentials may not.
+    with suppress(NotFoundError, UserError, DataError):
+        others = _parsed(found, source.uri)["files"]
+        for name in _large_first(files):
+            if files[name] == others.get(name):
+                store.copy(f"{version}/{name}", f"{source.key}/{_version(found)}/{name}")
 
 
 def _upload(store: Store, folder: Path, files: Mapping[str, Any], version: str) -> None:

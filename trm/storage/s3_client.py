@@ -36,6 +36,7 @@ CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 60.0
 CONNECTIONS = 16
 
 EXPECTED = {"put_object": "ETag", "create_multipart_upload": "UploadId", "list_objects_v2": "IsTruncated"}
+EXPECTED |= {"copy_object": "CopyObjectResult"}
 """Operation -> a field that each response of an S3 server has."""
 CONDITION_TEST = "conditional-write-test"
 CONDITION_TEST_TEXT = b"trm wrote this object to test whether the server honours conditional writes.\n"
@@ -206,6 +207,10 @@ class Store:
         except NotFoundError:
             if self.sizes(name).get(name) != size:  # otherwise it succeeded, and only the response was lost
                 raise
+
+    def copy(self, name: str, source: str) -> None:
+        """Copy an object of the same bucket on the server. source: its whole key. Raises `NotFoundError`."""
+        self._call("copy_object", f"copy {name}", name, CopySource={"Bucket": self.bucket, "Key": source})
 
     def sizes(self, prefix: str) -> dict[str, int]:
         """Name -> size in bytes of the objects whose names start with `prefix`."""

@@ -115,8 +115,11 @@ class RemoteCheckpoints:
     def _copy(self) -> None:
         snapshot = self.folder / SNAPSHOT
         step = self._take_snapshot(snapshot)
+        older = sorted(self._steps() - {step})[-KEPT:]
+        # As the local states, the copies share two copies of the puzzle embedding and of an unchanged checkpoint.
+        similar = self._copy_uri(older[0]) if len(older) == KEPT else None
         # The upload compares every file with the digest in its manifest.
-        s3.publish(snapshot, self._copy_uri(step))
+        s3.publish(snapshot, self._copy_uri(step), similar)
         shutil.rmtree(snapshot)
         with suppress(UserError, InternalError):  # some credentials may not delete; the next upload tries again
             for older in sorted(self._steps())[:-KEPT]:

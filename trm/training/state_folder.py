@@ -3,6 +3,7 @@
     $TRM_STATE_DIR/<content key>/
         state-7/                     a state: an artifact, which is complete or absent
             state.safetensors        weights, optimizers, carry, position (`trm.training.train_state`)
+            puzzle_table.safetensors the puzzle embedding of this or an earlier state; absent without one
             checkpoint.safetensors   the best checkpoint so far; absent before the first one
             train.tsv validation.tsv the logs so far
             manifest.json            key, step, and the digest of every file and of itself
@@ -14,6 +15,10 @@
 The number in a name counts the saved states. A state is written to a hidden folder, flushed to the disk and renamed;
 then all states but it and the one before it are deleted. So at every moment, also after a crash of the machine, the
 folder has a complete state once one was saved.
+
+A large puzzle embedding is not written with every state: `state.safetensors` contains the rows that have changed since
+`puzzle_table.safetensors` was written. This file and an unchanged checkpoint have two copies, which the states share by
+turns, as hard links. So every state has all its files, and damage of one copy leaves a state with the other.
 
 The content key covers the source of this package: another version of it uses another folder and never reads a layout
 that it does not know.
@@ -37,7 +42,7 @@ from trm.training import checkpoint
 from trm.utils.errors import DataError, UserError
 from trm.utils.paths import states_folder
 
-FILE = "state.safetensors"
+FILE, TABLE = "state.safetensors", "puzzle_table.safetensors"
 STAGE = "state"
 """The value of `stage` in the manifest of a state."""
 KEPT = 2
@@ -126,10 +131,17 @@ class StateFolder:
         write(path)
         self._checkpoint = file_entry(path)
 
-    def save(self, write: Callable[[Path], object], logs: Mapping[str, bytes], step: int) -> None:
+    def save(
+        self,
+        write: Callable[[Path], object],
+        logs: Mapping[str, bytes],
+        step: int,
+        write_table: Callable[[Path], object] | None = None,
+    ) -> None:
         """Save a state durably, and delete all states but it and the one before it.
 
-        write: writes the tensors to a path. logs: name -> contents of each log.
+        write: writes the tensors to a path. logs: name -> contents of each log. write_table: writes the puzzle
+        embedding; None: the state has that of the state before it, if there is one.
         """
         state, new = self.next_state(), self.path / ".new"
         shutil.rmtree(new, ignore_errors=True)
@@ -139,6 +151,10 @@ class StateFolder:
             known = {name: _entry(content) for name, content in logs.items()}
             for name, content in logs.items():
                 (new / name).write_bytes(content)
+            if write_table is not None:
+                write_table(new / TABLE)
+            else:
+                known |= self._share(TABLE, new)
             known |= self._add_checkpoint(new)
             write_manifest(new, {"stage": STAGE, "key": self.path.name, "step": step}, known)
             for path in (*new.iterdir(), new):
@@ -158,29 +174,30 @@ class StateFolder:
         """Copy the best checkpoint and the logs of the newest state to `out`, with their digests checked."""
         state, manifest = self._kept[-1]
         for name, entry in manifest["files"].items():
-            if name != FILE:
+            if name not in (FILE, TABLE):
                 _copy(state / name, out / name, entry)
 
     def _add_checkpoint(self, new: Path) -> Mapping[str, Manifest]:
-        """Add the best checkpoint to the folder of a new state; returns its manifest entry by name.
+        """Add the best checkpoint to the folder of a new state; returns its manifest entry by name."""
+        if self._checkpoint is None:
+            return self._share(checkpoint.FILE, new)
+        source, target = (folder / checkpoint.FILE for folder in (self.path, new))
+        if not _link(source, target):
+            _copy(source, target, self._checkpoint)
+        return {checkpoint.FILE: self._checkpoint}
 
-        The states share two copies by turns: an unchanged checkpoint is not written again, and damage of one copy
-        leaves a whole state with the other.
+    def _share(self, name: str, new: Path) -> Mapping[str, Manifest]:
+        """Add a file of the last state to the folder of a new one; returns its manifest entry by name.
+
+        It is a link to the file of the state before the last, or a copy.
         """
-        name, linked = checkpoint.FILE, None
         entries = [manifest["files"].get(name) for _, manifest in self._kept]
-        if self._checkpoint:
-            linked = source = self.path
-            entry = self._checkpoint
-        elif entries and entries[-1]:
-            source, entry = self._kept[-1][0], entries[-1]
-            if len(entries) == KEPT and entries[0] == entry:
-                linked = self._kept[0][0]
-        else:
+        if not entries or entries[-1] is None:
             return {}
-        if linked is None or not _link(linked / name, new / name):
-            _copy(source / name, new / name, entry)
-        return {name: entry}
+        is_in_both = len(entries) == KEPT and entries[0] == entries[-1]
+        if not is_in_both or not _link(self._kept[0][0] / name, new / name):
+            _copy(self._kept[-1][0] / name, new / name, entries[-1])
+        return {name: entries[-1]}
 
     def _delete(self, state: Path) -> None:
         # Renamed first, so that a deletion that is cut short leaves no state with missing files.

@@ -1,7 +1,7 @@
 """A training step: supervision step, loss, backward pass and optimizer step."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -64,6 +64,7 @@ def new_state(
         optimizers=network_optimizers(model, settings),
         carry=carry,
         position=START,
+        changed_rows=torch.ones(len(model.puzzle_table), dtype=torch.bool, device=device),
         # MPS has no float64.
         metric_sums=torch.zeros(
             len(LOSSES) + len(METRICS), dtype=torch.float64, device=device if device.type == "cuda" else "cpu"
@@ -122,11 +123,10 @@ def train_step(
                 _backward(state, network, part_carry, part_batch, min_steps[part], settings, processes.size, noise)
             )
     own_sums = torch.stack([result.sums for result in results]).sum(0)
+    rows = [result.rows for result in results if result.rows is not None]
     check = torch.zeros_like(own_sums[0])
     if settings.rollback_on_nonfinite:
-        gradients = [weight.grad for weight in state.model.parameters() if weight.grad is not None]
-        gradients += [result.rows[1] for result in results if result.rows is not None]
-        check = gradient_check(gradients).to(own_sums)
+        check = _check_gradients(state.model, rows).to(own_sums)
     state.own_losses[step] = torch.stack((own_sums[0], check))
     own_sums[0] += check  # so that all processes learn of it with the loss
     sums = processes.all_reduce(own_sums)
@@ -135,7 +135,6 @@ def train_step(
         _check_loss(loss, f"step {step}: the loss")
     if settings.max_grad_norm is not None:
         torch.nn.utils.clip_grad_norm_(state.model.parameters(), settings.max_grad_norm)
-    rows = [result.rows for result in results if result.rows is not None]
     with held():
         for optimizer in state.optimizers:
             for group in optimizer.param_groups:
@@ -148,6 +147,7 @@ def train_step(
             puzzle_emb = settings.optimizer.puzzle_emb
             rate = rate_at(settings, puzzle_emb.lr, step, total)
             sign_sgd_rows(state.model.puzzle_table, identifiers, gradients, rate, puzzle_emb.weight_decay)
+            state.changed_rows[identifiers] = True
         update_ema(state.average, state.model, settings.ema_rate)
         state.metric_sums += sums
         state.metric_steps += 1
@@ -158,6 +158,12 @@ def train_step(
             state.carry.set_part(turn, carry)
         state.position, state.step = position, step
     return loss
+
+
+def _check_gradients(model: TRM, rows: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """`gradient_check` of all gradients of a step; rows: those of the puzzle embedding with their identifiers."""
+    weights = [weight.grad for weight in model.parameters() if weight.grad is not None]
+    return gradient_check([*weights, *(gradients for _, gradients in rows)])
 
 
 @dataclass(frozen=True)

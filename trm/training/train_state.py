@@ -6,6 +6,7 @@ the complete random state.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from trm.data.batches import StreamPosition
 from trm.models.act import TRM, Carry
 from trm.training.checkpoint import copy_to_host, read_header, write_tensors
 from trm.training.distributed import World
-from trm.training.state_folder import FILE, StateFolder, is_continued, warn
+from trm.training.state_folder import FILE, TABLE, StateFolder, is_continued, warn
 from trm.utils.errors import DataError
 from trm.utils.safetensors_errors import os_errors
 
@@ -32,6 +33,9 @@ COUNTERS: dict[str, Any] = {
     "seconds": float,
 }
 """Numbers of the state that are saved as they are, and their types."""
+TABLE_TENSOR = "model.puzzle_table"
+CHANGED_ROWS, CHANGED_VALUES = "changed_rows", "changed_values"
+"""Tensors of a state next to a table: the rows that differ from it, int64 [k], and their values, float32 [k, dim]."""
 
 
 @dataclass
@@ -46,6 +50,9 @@ class TrainState:
     carry: Carry
     position: StreamPosition
     """Position of the next batch in the stream of examples."""
+    changed_rows: Tensor
+    """Rows of the puzzle embedding that have changed since the last saved table, bool [N], in the main process. All of
+    them before the first one."""
     metric_sums: Tensor
     """Sums of losses and metrics since the last line of the log, float64 on the CPU."""
     step: int = 0
@@ -106,14 +113,24 @@ def snapshot(state: TrainState, logs: Sequence["TsvLog"], world: World) -> Calla
     """A function that saves the state and the logs as they are now, in the main process; None in the others.
 
     The main process copies the slots of all processes, so that any number of processes can resume. The copies are in
-    the memory of the machine: the training may go on while the function runs.
+    the memory of the machine: the training may go on while the function runs. Of the puzzle embedding it copies the
+    rows that have changed since the last saved table, or all of them if these are more than half.
     """
     carry = {f"carry.{name}": world.all_gather(tensor) for name, tensor in state.carry.tensors().items()}
     if not world.is_main:
         return None
-    tensors = copy_to_host(state.tensors() | state.optimizer_tensors() | carry)
+    shared, write_table = state.tensors(), None
+    changed: dict[str, Tensor] = {}
+    if state.model.puzzle_table.numel():
+        table, rows = shared.pop(TABLE_TENSOR), state.changed_rows.nonzero().flatten()
+        if 2 * len(rows) > len(table):
+            whole, rows = copy_to_host({TABLE_TENSOR: table}), rows[:0]
+            write_table = partial(write_tensors, tensors=whole, header={"step": state.step})
+            state.changed_rows.zero_()
+        changed = {CHANGED_ROWS: rows.cpu(), CHANGED_VALUES: table[rows].cpu()}  # new tensors already
+    tensors = copy_to_host(shared | state.optimizer_tensors() | carry) | changed
     contents, step, numbers = {log.path.name: bytes(log.content) for log in logs}, state.step, state.numbers()
-    return lambda states: states.save(lambda path: write_tensors(path, tensors, numbers), contents, step)
+    return lambda states: states.save(lambda path: write_tensors(path, tensors, numbers), contents, step, write_table)
 
 
 def load_state(states: StateFolder, state: TrainState, logs: Sequence["TsvLog"], world: World) -> bool:
@@ -152,6 +169,9 @@ def load_state(states: StateFolder, state: TrainState, logs: Sequence["TsvLog"],
             value = optimizer[name] if world.is_main else torch.empty(shape, dtype=dtype)
             world.broadcast_(value)
             state.set_optimizer_tensor(name, value)
+    if world.is_main and CHANGED_ROWS in saved:
+        state.changed_rows.zero_()
+        state.changed_rows[saved[CHANGED_ROWS]] = True
     state.position = StreamPosition(*numbers["position"])
     state.best_score = tuple(numbers["best_score"])
     state.skipped_batches = tuple(numbers["skipped_batches"])
@@ -179,11 +199,10 @@ def _read(
     numbers = _read_numbers(file)
     if numbers["step"] != manifest["step"]:
         raise DataError(f"{file}: is of step {numbers['step']}, its manifest of step {manifest['step']}")
-    try:
-        with os_errors(file):
-            tensors = load_file(file)
-    except SafetensorError as error:
-        raise DataError(f"{file}: damaged state ({error})") from None
+    tensors = _load(file)
+    if TABLE in manifest["files"]:
+        tensors |= _load(folder / TABLE)
+        _apply_changes(tensors, file)
     shapes = {name: tensor.shape for name, tensor in state.tensors().items()}
     for name, tensor in state.carry.tensors().items():
         shapes[f"carry.{name}"] = torch.Size((world.size * len(tensor), *tensor.shape[1:]))
@@ -194,6 +213,23 @@ def _read(
         if log.path.name not in manifest["files"]:
             raise DataError(f"{folder / log.path.name}: is missing")
     return _Saved(numbers, tensors, {log.path.name: (folder / log.path.name).read_bytes() for log in logs})
+
+
+def _load(file: Path) -> dict[str, Tensor]:
+    try:
+        with os_errors(file):
+            return load_file(file)
+    except SafetensorError as error:
+        raise DataError(f"{file}: damaged state ({error})") from None
+
+
+def _apply_changes(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Copy the changed rows of a state to its table. Raises `DataError` if they do not fit to it."""
+    try:
+        table, rows, values = (tensors[name] for name in (TABLE_TENSOR, CHANGED_ROWS, CHANGED_VALUES))
+        table.index_copy_(0, rows, values)
+    except (KeyError, IndexError, RuntimeError) as error:
+        raise DataError(f"{file}: its changed rows do not fit to {TABLE} ({error})") from None
 
 
 def _read_numbers(file: Path) -> dict[str, Any]:
