@@ -51,7 +51,11 @@ class StageStatus:
 
 
 def dvc(*arguments: str) -> str:
-    """Run DVC and return its stdout. Raises `InternalError` with DVC's message if it fails or is not installed."""
+    """Run DVC and return its stdout.
+
+    Raises `InternalError` with DVC's message if it fails or is not installed, and `UserError` for a damaged dvc.lock.
+    """
+    read_lock()
     program = shutil.which("dvc", path=str(Path(sys.executable).parent)) or shutil.which("dvc")
     if program is None:
         raise InternalError("dvc is not installed; run `make install`")
@@ -72,7 +76,7 @@ def stage_status(params_file: Path) -> dict[str, StageStatus]:
     """Return what `dvc repro` does with each stage of dvc.yaml. Raises `UserError` for files that are not readable."""
     check_workspace()
     stages, values = _load_yaml(DVC_YAML)["stages"], _load_yaml(params_file)
-    locked = _load_yaml(LOCK).get("stages", {}) if LOCK.is_file() else {}
+    locked = read_lock()
     cache, new_outs, statuses = _cache_folder(), dict[str, str | None](), dict[str, StageStatus]()
     for name, stage in stages.items():
         request = {
@@ -96,6 +100,24 @@ def stage_status(params_file: Path) -> dict[str, StageStatus]:
         if_unchanged = "unchanged" if on_disk or cached else "pull"
         statuses[name] = StageStatus(if_changed if changes else if_unchanged, changes, cached)
     return statuses
+
+
+def read_lock() -> dict[str, Any]:
+    """Return the stages in dvc.lock; {} without the file. Raises `UserError` for a file that is empty or cut."""
+    if not LOCK.is_file():
+        return {}
+    try:
+        stages = dict(_load_yaml(LOCK)["stages"])
+        for entry in stages.values():
+            _request(entry)
+            if not all(out["path"] and out["md5"] for out in entry["outs"]):
+                raise ValueError
+    except (UserError, AttributeError, KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{LOCK}: empty, cut or not a lock file of DVC, as after a kill of dvc; restore it with "
+            f"`git checkout {LOCK}`, or delete it and run `dvc repro`, which takes finished results from its cache"
+        ) from None
+    return stages
 
 
 def _load_yaml(path: Path) -> dict[str, Any]:

@@ -236,6 +236,41 @@ def test_unreadable_files_are_reported(workspace: Path) -> None:  # noqa: F811
         stage_status(Path("params.yaml"))
     Path("dvc.yaml").write_text("stages: {}\n")
     Path("params.yaml").write_text("lr: 1\n")
-    Path("dvc.lock").write_text("<<<<<<< HEAD\na: b: c\n")
-    with pytest.raises(UserError, match=r"dvc\.lock: not readable as YAML; correct it"):
+    Path("params.yaml").write_text("lr: b: c\n")
+    with pytest.raises(UserError, match=r"params\.yaml: not readable as YAML; correct it"):
         stage_status(Path("params.yaml"))
+
+
+@pytest.mark.usefixtures("workspace")
+def test_cut_lock_file(workspace: Path) -> None:  # noqa: F811
+    """Every cut that DVC would not read is reported with its remedy, also before DVC is called."""
+    from pipeline.dvc import dvc, read_lock, stage_status
+    from trm.utils.errors import UserError
+
+    Path("dvc.yaml").write_text("stages: {}\n")
+    whole = (
+        "schema: '2.0'\nstages:\n  a:\n    cmd: trm a\n    deps:\n    - path: code\n      hash: md5\n      md5: 0f\n"
+        "    params:\n      params.yaml:\n        data: 1\n    outs:\n    - path: x\n      hash: md5\n      md5: 76\n"
+    )
+    Path("params.yaml").write_text("lr: 1\n")
+    lock = Path("dvc.lock")
+    assert read_lock() == {}
+    lock.write_text(whole)
+    assert list(read_lock()) == ["a"]
+    complete = len(whole.rstrip()) - 1  # a shorter digest is another digest
+    for text in (
+        *(whole[:size] for size in range(complete)),
+        "<<<<<<< HEAD\na: b: c\n",
+        "[1]",
+        "\0" * 9,
+        "stages: {a: 1}",
+    ):
+        lock.write_text(text)
+        for read in (lambda: stage_status(Path("params.yaml")), lambda: dvc("push")):
+            with pytest.raises(
+                UserError, match=r"^dvc\.lock: empty, cut or .*; restore it with `git checkout dvc.lock`"
+            ):
+                read()
+    lock.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="delete it and run `dvc repro`"):
+        read_lock()
