@@ -1,46 +1,16 @@
-"""Command line `python -m pipeline`: runs the experiment of params.yaml on a cluster and manages its results."""
+"""`python -m pipeline`. Signals are handled before the imports, which take a while."""
 
 from typing import NoReturn
 
-import typer
-
-from pipeline.kfp import commands as kfp
-from pipeline.local import commands as local
-from pipeline.operations import commands as operations
-from pipeline.retraining import commands as retraining
-from trm.cli.main import run_app
-
-app = typer.Typer(
-    help="Run the experiment of params.yaml on Kubeflow Pipelines, collect, compare and promote its results.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-COMMANDS = {
-    "plan": retraining.plan,
-    "compile": kfp.compile_,
-    "submit": kfp.submit,
-    "watch": kfp.watch,
-    "stop": kfp.stop,
-    "collect": kfp.collect,
-    "train-job": kfp.train_job,
-    "local": local.local,
-    "compare": retraining.compare,
-    "promote": retraining.promote,
-    "rollback": retraining.rollback,
-    "champion": retraining.champion,
-    "publish": retraining.publish,
-    "list-uncollected": retraining.list_uncollected,
-    "retrain": retraining.retrain,
-    "gc": operations.gc,
-}
-for name, command in COMMANDS.items():
-    app.command(name)(command)
+from trm.utils.stop_signals import exit_on_signals
 
 
 def main() -> NoReturn:
-    """Run the command line, with the exit codes of `trm`."""
-    run_app(app, "pipeline")
+    """Run the command line `python -m pipeline`."""
+    exit_on_signals()
+    from pipeline.cli import main as run
+
+    run()
 
 
 if __name__ == "__main__":

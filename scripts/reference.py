@@ -30,7 +30,7 @@ def pages() -> dict[Path, str]:
 
 def cli_page() -> str:
     """The commands `trm` and `python -m pipeline` with their arguments and options."""
-    from pipeline.__main__ import app as pipeline_app
+    from pipeline.cli import app as pipeline_app
     from trm.cli.main import app as trm_app
 
     lines = ["# Command-line reference", "", GENERATED, ""]

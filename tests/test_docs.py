@@ -69,7 +69,7 @@ def test_every_line_of_a_console_block_is_a_command() -> None:
 
 def options_of(app: str) -> Any:  # noqa: ANN401 - typer bundles its own click
     """The command line `trm` or `python -m pipeline`."""
-    from pipeline.__main__ import app as pipeline_app
+    from pipeline.cli import app as pipeline_app
     from trm.cli.main import app as trm_app
 
     return typer.main.get_command({"trm": trm_app, "pipeline": pipeline_app}[app])

@@ -1,5 +1,6 @@
 """`trm new-dataset`: the files in a copy of the checkout, their tests, and names that are refused."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -56,6 +57,27 @@ def test_invalid_name(tmp_path: Path, name: str) -> None:
 def test_taken_name(name: str, where: str) -> None:
     with pytest.raises(UserError, match=rf"^new-dataset: the name {name} is taken{where}; choose another one$"):
         write_dataset(name, ROOT)
+
+
+@pytest.mark.parametrize("fails", ["__init__.py", "dataset.py", "test_zoo.py"])
+def test_nothing_is_left_after_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    """A file can be written in part only; afterwards the command works."""
+    for folder in ("trm/datasets", "tests/datasets"):
+        (tmp_path / folder).mkdir(parents=True)
+    real = Path.write_text
+
+    def write(path: Path, text: str, encoding: str) -> int:
+        if path.name == fails:
+            real(path, text[: len(text) // 2], encoding=encoding)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, text, encoding=encoding)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", write)
+        with pytest.raises(OSError, match="No space left"):
+            write_dataset("zoo", tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() or path.name == "zoo"]
+    assert len(write_dataset("zoo", tmp_path)) == 3
 
 
 def test_installed_without_source(tmp_path: Path) -> None:

@@ -18,14 +18,16 @@ class Interrupting(MetaPathFinder):
             os.kill(os.getpid(), signal.{name})
 
 sys.meta_path.insert(0, Interrupting())
-from trm.__main__ import main
+from {package}.__main__ import main
 main()
 """
 
 
+@pytest.mark.parametrize("package", ["trm", "pipeline"])
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_a_signal_during_the_imports(name: str, code: int) -> None:
-    command = [sys.executable, "-c", INTERRUPTED.replace("{name}", name), "recipe", "list"]
+def test_a_signal_during_the_imports(package: str, name: str, code: int) -> None:
+    program = INTERRUPTED.replace("{name}", name).replace("{package}", package)
+    command = [sys.executable, "-c", program, "--help"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (code, "", "")
 

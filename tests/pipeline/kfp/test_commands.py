@@ -15,7 +15,7 @@ import pytest
 import pipeline.kfp.client as client_module
 import pipeline.kfp.submit as submit_module
 import pipeline.kfp.watch as watch_module
-from pipeline.__main__ import main
+from pipeline.cli import main
 from pipeline.kfp.definition import run_arguments
 from tests.conftest import ROOT
 from tests.pipeline.kfp.fake_server import FakeKfpServer, kfp_server

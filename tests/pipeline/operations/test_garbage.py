@@ -173,7 +173,7 @@ def test_pins() -> None:
 def test_command(
     root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipeline.__main__ import app
+    from pipeline.cli import app
     from tests.params import TINY, params_text
 
     def run(*arguments: str) -> tuple[str, str]:
