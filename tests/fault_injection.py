@@ -1,10 +1,12 @@
 """Runs commands of `trm` in which one call of the operating system fails, and checks what they leave.
 
-    LD_PRELOAD=faults.so python -m tests.fault_injection FOLDER [--every N] [--command NAME ...]
+    LD_PRELOAD=faults.so python -m tests.fault_injection FOLDER [--every N] [--only rename] [--existing]
+        [--command NAME ...]
 
 `tests/faults.c` makes the n-th call that opens, reads, writes, flushes, renames, links, creates or deletes a file below
 the folder fail, once for each n. A run with a failed call must end with one line and leave its output absent or whole;
-the same command without a fault must then give the bytes of a run without faults. Prints the violations as JSON.
+the same command without a fault must then give the bytes of a run without faults. With `--existing` the output exists
+before, with other contents, and must have either the old or the new ones. Prints the violations as JSON.
 """
 
 import argparse
@@ -42,6 +44,15 @@ COMMANDS = {
     "solve": ["solve", "puzzles.txt"],
 }
 """Name -> arguments, in the order in which they use the outputs of each other."""
+OTHERS = {
+    "recipe": ["recipe", "use", "sudoku-4x4", "--force"],
+    "fetch": ["fetch", "--set", "data.source.seed=1"],
+    "augment": ["augment", "--set", "augment.seed=1"],
+    "train": ["train", "--set", "train.seed=1"],
+    "evaluate": ["evaluate", "--set", "evaluate.seed=1"],
+    "report": ["report", "--set", "report.seed=1"],
+}
+"""Name -> arguments that write another output to the same place."""
 VARIES = re.compile(r"\.lock$|timing\.json$|^states/|^cache/")
 """Paths of files that differ between runs, by their durations for example."""
 
@@ -81,7 +92,9 @@ def copy(source: Path, target: Path) -> None:
 class Injection:
     """A folder in which commands run, and the library that makes calls fail."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, function: str = "", existing: bool = False) -> None:
+        """function: the function that fails; empty: all of them. existing: the output exists before."""
+        self.function, self.existing = function, existing
         self.work, self.before = folder / "work", folder / "before"
         self.library = ctypes.CDLL(os.environ["LD_PRELOAD"])
         self.library.faults_failed.restype = ctypes.c_char_p
@@ -90,7 +103,7 @@ class Injection:
 
     def run(self, arguments: list[str], number: int, error: int) -> tuple[int, str, int, str]:
         """Run a command whose call `number` fails (0: none): exit code, stderr, number of calls, the failed call."""
-        self.library.faults_arm(str(self.work).encode(), number, error)
+        self.library.faults_arm(str(self.work).encode(), self.function.encode(), number, error)
         try:
             code, err = run(arguments)
         finally:
@@ -100,6 +113,9 @@ class Injection:
     def check(self, name: str, every: int) -> None:
         """All runs of a command. Afterwards its output is that without a fault."""
         arguments = COMMANDS[name]
+        if self.existing:
+            code, err = run(OTHERS[name])
+            assert code == 0, f"{name}: {err}"
         shutil.rmtree(self.before, ignore_errors=True)
         shutil.copytree(self.work, self.before)
         code, err, calls, _ = self.run(arguments, 0, 0)
@@ -136,6 +152,10 @@ class Injection:
             hidden = any(part.startswith(".") for part in Path(path).parts)
             if now.get(path) not in (started.get(path), expected.get(path)) and not hidden:
                 found.setdefault("half-written", []).append(path)
+        different = {path for path in {*started, *expected} if started.get(path) != expected.get(path)}
+        kept = {path for path in different if now.get(path) == started.get(path)}
+        if self.existing and kept not in (set(), different):
+            found["mixed"] = sorted(kept)
         whole = {path.parent for path in map(Path, now) if path.name == "manifest.json"}
         for folder in whole:
             files = {path for path in expected if Path(path).parent == folder}
@@ -149,6 +169,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--every", type=int, default=1, help="only each N-th call fails [1]")
+    parser.add_argument("--only", default="", help="only calls of this function fail, such as rename")
+    parser.add_argument("--existing", action="store_true", help="the output exists before")
     parser.add_argument("--command", choices=COMMANDS, action="append", help="only this command fails; several")
     options = parser.parse_args()
     work = options.folder.resolve() / "work"
@@ -158,11 +180,12 @@ def main() -> None:
     warnings.simplefilter("ignore")
     (work / "params.yaml").write_text(params_text(TINY), encoding="utf-8")
     (work / "puzzles.txt").write_text("1.3...122.4....1\n", encoding="utf-8")
-    injection = Injection(options.folder.resolve())
+    injection = Injection(options.folder.resolve(), options.only, options.existing)
+    chosen = set(options.command or COMMANDS) & set(OTHERS if options.existing else COMMANDS)
     for name, arguments in COMMANDS.items():
         if name == "init":
             (work / "params.yaml").unlink()
-        if options.command is None or name in options.command:
+        if name in chosen:
             injection.check(name, options.every)
         else:
             code, err = run(arguments)

@@ -1,4 +1,4 @@
-/* Makes one call of the C library fail: the n-th one that concerns a path below a folder. After a failed write all writes
+/* Makes one call of the C library fail: the n-th one, of all or of one function, that concerns a path below a folder. After a failed write all writes
    to that file fail. For LD_PRELOAD on Linux. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -11,12 +11,13 @@
 #include <sys/types.h>
 #include <unistd.h>
 
-static char folder[4096];
+static char folder[4096], only[16];
 static int fail_at, error_number, calls;
 static char failed[8400];
 
-/* Count calls from now on; call number `n` fails with `error`. n = 0: none. */
-void faults_arm(const char *prefix, int n, int error) {
+/* Count calls of `function` from now on; call number `n` fails with `error`. n = 0: none. "": all functions. */
+void faults_arm(const char *prefix, const char *function, int n, int error) {
+    snprintf(only, sizeof only, "%s", function);
     snprintf(folder, sizeof folder, "%s/", prefix);
     fail_at = n;
     error_number = error;
@@ -35,7 +36,7 @@ const char *faults_failed(void) { return failed; }
 
 static int fails(const char *call, const char *path) {
     char absolute[8192];
-    if (!folder[0] || !path) return 0;
+    if (!folder[0] || !path || (only[0] && strcmp(call, only))) return 0;
     if (path[0] != '/') {
         if (!getcwd(absolute, 4096)) return 0;
         strcat(absolute, "/");
