@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.c_libraries import shared_library
 from tests.conftest import ROOT
 from tests.fault_injection import COMMANDS, OTHERS
 
@@ -20,13 +20,7 @@ INTERVAL = 31
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """tests/faults.c, compiled."""
-    compiler = shutil.which("cc")
-    if sys.platform != "linux" or compiler is None:
-        pytest.skip("needs Linux and a C compiler")
-    compiled = tmp_path_factory.mktemp("faults") / "faults.so"
-    options = ["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", compiled, ROOT / "tests/faults.c", "-ldl"]
-    subprocess.run([compiler, *options], check=True)
-    return compiled
+    return shared_library(ROOT / "tests/faults.c", tmp_path_factory.mktemp("faults"))
 
 
 @pytest.mark.slow

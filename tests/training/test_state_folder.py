@@ -56,6 +56,17 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+def test_times_do_not_decide_which_state_is_newest(states: StateFolder) -> None:
+    """The clock may have been wrong when a state was saved."""
+    for number, path in enumerate(states.states()):  # newest first
+        for file in (path, *path.iterdir()):
+            os.utime(file, (1e9 * number, 1e9 * number))
+    resumed = StateFolder(states.path)
+    assert resumed.load(read) == 40
+    save(resumed, 50)
+    assert names(states.path) == ["state-4", "state-5", "train.tsv"]
+
+
 def test_the_last_two_states_are_kept(states: StateFolder) -> None:
     assert names(states.path) == ["state-3", "state-4", "train.tsv"]
     assert names(states.path / "state-4") == [checkpoint.FILE, MANIFEST, FILE, "train.tsv"]
