@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
@@ -24,8 +25,13 @@ def integral_to_int(value: object) -> object:
 
 
 def int_to_float(value: object) -> object:
-    """Convert 2 to 2.0; other values are returned unchanged for validation."""
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    """Convert 2 to 2.0, integers beyond the largest float to infinity; other values are returned unchanged."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 Positive = Annotated[int, Field(ge=1), BeforeValidator(integral_to_int)]
