@@ -40,6 +40,10 @@ TEXTS = [
 ]  # fmt: skip
 
 
+OWN = ("other", "other.timing.json")
+"""What the commands write."""
+
+
 @dataclass(frozen=True)
 class Format:
     """A file, and the commands that read it."""
@@ -51,14 +55,16 @@ class Format:
 
 
 FORMATS = {
-    "params": Format("params.yaml", ("model-summary", "report --out other")),
-    "csv": Format("puzzles.csv", ("fetch --params csv.yaml --out other", "inspect puzzles.csv")),
-    "jsonl": Format("puzzles.jsonl", ("fetch --params jsonl.yaml --out other", "inspect puzzles.jsonl"), True),
-    "arc": Format("tasks.json", ("fetch --params arc.yaml --out other", "inspect tasks.json"), True),
-    "parquet": Format("outputs/dataset/train/examples.parquet", ("inspect outputs/dataset", "train --out other")),
-    "manifest": Format("outputs/dataset/manifest.json", ("inspect outputs/dataset", "train --out other"), True),
-    "meta": Format("outputs/dataset/meta.json", ("inspect outputs/dataset", "train --out other"), True),
-    "checkpoint": Format("model.safetensors", ("inspect model.safetensors", "solve --model model.safetensors 1...")),
+    "params": Format("params.yaml", ("model-summary", "report --report other")),
+    "csv": Format("puzzles.csv", ("fetch --params csv.yaml --raw other", "inspect puzzles.csv")),
+    "jsonl": Format("puzzles.jsonl", ("fetch --params jsonl.yaml --raw other", "inspect puzzles.jsonl"), True),
+    "arc": Format("tasks.json", ("fetch --params arc.yaml --raw other", "inspect tasks.json"), True),
+    "parquet": Format("outputs/dataset/train/examples.parquet", ("inspect outputs/dataset", "train --model other")),
+    "manifest": Format("outputs/dataset/manifest.json", ("inspect outputs/dataset", "train --model other"), True),
+    "meta": Format("outputs/dataset/meta.json", ("inspect outputs/dataset", "train --model other"), True),
+    "checkpoint": Format(
+        "model.safetensors", ("inspect model.safetensors", "solve --model model.safetensors 1...............")
+    ),
     "published": Format("published/step_10", ("checkpoint import published/step_10 --model other",)),
     "published-config": Format("published/all_config.yaml", ("checkpoint import published/step_10 --model other",)),
     "puzzles": Format("puzzles.txt", ("solve puzzles.txt",)),
@@ -118,8 +124,8 @@ def mutate_json(data: bytes, rng: random.Random) -> bytes:
     return b"\n".join(lines)
 
 
-def check(folder: Path, command: str) -> dict[str, Any] | None:
-    """Run a command; what is wrong with its end."""
+def check(folder: Path, command: str, valid: bool = False) -> dict[str, Any] | None:
+    """Run a command; what is wrong with its end. valid: the file is not mutated, so it must be accepted."""
     before = listing(folder)
 
     def late(*_: object) -> None:
@@ -135,7 +141,9 @@ def check(folder: Path, command: str) -> dict[str, Any] | None:
         signal.alarm(0)
     lines = [line for line in err.splitlines() if " done in " not in line and "warning" not in line]
     problem = None
-    if "TimeoutError" in err:
+    if valid and code not in (0, 3):
+        problem = "a valid file is refused"
+    elif "TimeoutError" in err:
         problem = "hangs"
     elif code not in (0, 1, 2, 3) or "fault of the program" in err or "Traceback" in err or "Error: " in err:
         problem = "fault"
@@ -145,11 +153,12 @@ def check(folder: Path, command: str) -> dict[str, Any] | None:
         problem = "long message"
     elif any(not character.isprintable() for line in lines for character in line):
         problem = "control character"
-    elif extra := {path for path in listing(folder) - before if path.split("/")[0] != "other"}:
+    elif extra := {path for path in listing(folder) - before if path.split("/")[0] not in OWN}:
         problem = f"other files: {sorted(extra)[:3]}"
     elif code != 0 and (folder / "other").exists():
         problem = "output of a failed command"
     shutil.rmtree(folder / "other", ignore_errors=True)
+    (folder / "other.timing.json").unlink(missing_ok=True)
     return {"problem": problem, "command": command, "code": code, "stderr": err[:300] + err[-300:]} if problem else None
 
 
@@ -179,12 +188,15 @@ def prepare(folder: Path) -> None:
     rows = [{"group": str(number // 2), "input": grid, "output": out} for number, (grid, out) in enumerate(grids * 4)]
     table = "\n".join(",".join(row.values()) for row in rows)
     Path("puzzles.csv").write_text(f"group,input,output\n{table}\n", encoding="utf-8")
-    Path("puzzles.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
+    lists = [{**row, "input": row["input"].split("/"), "output": row["output"].split("/")} for row in rows]
+    Path("puzzles.jsonl").write_text("\n".join(map(json.dumps, lists)) + "\n", encoding="utf-8")
     pair = {"input": [[0, 1], [2, 3]], "output": [[3, 2, 1], [0, 9, 8]]}
-    tasks = {f"{number:08x}": {"train": [pair] * 2, "test": [pair]} for number in range(3)}
-    Path("tasks.json").write_text(json.dumps(tasks), encoding="utf-8")
+    task = {"train": [pair] * 2, "test": [pair]}
+    for name, first in (("tasks", 0), ("others", 3)):
+        tasks = {f"{number:08x}": task for number in range(first, first + 3)}
+        Path(f"{name}.json").write_text(json.dumps(tasks), encoding="utf-8")
     files = {"challenges": "tasks.json", "solutions": None, "challenges_sha256": None, "solutions_sha256": None}
-    source = {"type": "path", "training": files, "evaluation": files, "concept": None}
+    source = {"type": "path", "training": files, "evaluation": {**files, "challenges": "others.json"}, "concept": None}
     Path("arc.yaml").write_text(changed(recipe_text("arc-agi-1"), {"data.source": source}), encoding="utf-8")
     Path("puzzles.txt").write_text("1.3...122.4....1\n2.4....11.3...12\n", encoding="utf-8")
 
@@ -195,7 +207,8 @@ def fuzz(folder: Path, name: str, count: int, seed: int) -> list[dict[str, Any]]
     path = folder / form.file
     original = path.read_bytes()
     for command in form.commands:  # valid files have no problem, and are read to their end
-        assert check(folder, command) is None, command
+        found = check(folder, command, valid=True)
+        assert found is None, found
     for number in range(count):
         mutate: Callable[[bytes, random.Random], bytes] = mutate_bytes
         if form.structured and rng.random() < 0.6:
