@@ -15,7 +15,7 @@ SOLVE = ("solve", "--model", "demo")
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("slove",), "Did you mean 'solve'?"),
+        (("slove",), "Did you mean 'solve'"),
         (("train", "--resume"), "No such option: --resume; see"),
         (("train", "--set", "train.lr=1"), "run `trm augment`, or `trm run`"),
         (
