@@ -59,20 +59,28 @@ def test_samples_beyond_the_memory_of_the_gpu(
         check_inference(model, config)
 
 
+@pytest.mark.parametrize("puzzle_emb", [0, 16])
 def test_states_beyond_the_disk(
+    puzzle_emb: int,
     monkeypatch: pytest.MonkeyPatch,
     dataset: Path,
     model_params: ModelParams,
     train_params: TrainParams,
     tmp_path: Path,
 ) -> None:
-    """Refused before the first step. What the run has saved already counts as free: it will be replaced."""
+    """Refused before the first step. What the run has saved already counts as free: it will be replaced.
+
+    The states share two tables of the puzzle embedding, and their two checkpoints have one each.
+    """
+    sizes = {"puzzle_emb_ndim": puzzle_emb, "puzzle_emb_len": puzzle_emb // 16}
+    model_params = model_params.model_copy(update=sizes)
     batch = to_tensors(collate(read_split(dataset / "train"), np.arange(4)), CPU)
     state = new_state(model_params, read_meta(dataset), train_params, batch, torch.float32)
-    weights = sum(weight.nbytes for weight in state.model.state_dict().values())
+    table = state.model.puzzle_table.nbytes
+    weights = sum(weight.nbytes for weight in state.model.state_dict().values()) - table
     average = sum(weight.nbytes for weight in state.average.parameters())
     carry = sum(tensor.nbytes for tensor in state.carry.tensors().values())
-    needed = 3 * (weights + average + state.metric_sums.nbytes + weights + carry) + 4 * weights
+    needed = 3 * (weights + average + state.metric_sums.nbytes + weights + carry) + 4 * weights + 4 * table
     free = [needed]
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free[0]))
     (tmp_path / "out").mkdir()

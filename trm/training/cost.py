@@ -51,9 +51,12 @@ def check_training(
 
 def check_disk(state: TrainState, states: StateFolder, processes: int) -> None:
     """Raise `UserError` if the disk certainly lacks the space for the saved states of this run."""
-    weights = _size(state.model.state_dict())
-    whole = _size(state.tensors()) + weights + processes * _size(state.carry.tensors())  # at least one moment
-    needed = (KEPT + 1) * whole + KEPT * 2 * weights  # while a state is saved; the checkpoints have raw and EMA weights
+    table = state.model.puzzle_table.nbytes
+    network = _size(state.model.state_dict()) - table
+    # Weights, EMA weights, at least one moment of the optimizer, and the carry.
+    whole = _size(state.tensors()) - table + network + processes * _size(state.carry.tensors())
+    # While a state is saved; checkpoints have raw and EMA weights. The states share two tables and two checkpoints.
+    needed = (KEPT + 1) * whole + 2 * table + 2 * (2 * network + table)
     saved = sum(path.stat().st_size for state in states.states() for path in state.iterdir())
     available = saved + shutil.disk_usage(states.path).free
     if needed > available:
