@@ -21,6 +21,8 @@ COMMANDS = {
     "compile": kfp.compile_,
     "submit": kfp.submit,
     "watch": kfp.watch,
+    "runs": kfp.runs,
+    "logs": kfp.logs,
     "stop": kfp.stop,
     "collect": kfp.collect,
     "train-job": kfp.train_job,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.options import PARAMS, ParamsFile, RunId, print_next
+from pipeline.options import PARAMS, AsJson, ParamsFile, RunId, print_next
 from trm.stages.params import load_params
 from trm.utils.errors import InternalError, UserError
 
@@ -70,6 +70,45 @@ def watch(run: RunId, params: ParamsFile = PARAMS) -> None:
         raise InternalError(failure_message(finished))
     print(f"run {run} succeeded", file=sys.stderr)
     print_next(f"collect {run}", params, "downloads its outputs")
+
+
+def runs(
+    params: ParamsFile = PARAMS,
+    state: Annotated[list[str] | None, typer.Option(help="Only runs in this state: failed, ...")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="The newest runs.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List the newest runs of the pipeline: id, time, state, name, commit."""
+    import json
+
+    from pipeline.kfp.client import KfpClient
+    from pipeline.kfp.definition import PIPELINE
+
+    wanted = {each.lower() for each in state or ()}
+    found = KfpClient(load_params(params).cluster).list_runs(PIPELINE)
+    chosen = [run for run in found if not wanted or run.state.lower() in wanted][:limit]
+    if as_json:
+        names = ("id", "name", "state", "commit", "image", "error")
+        rows = [{name: getattr(run, name) for name in names} | {"created": run.created.isoformat()} for run in chosen]
+        print(json.dumps(rows, indent=2))
+        return
+    for run in chosen:
+        print(f"{run.id}  {run.created:%Y-%m-%d %H:%M}  {run.state.lower():9}  {run.name}  {run.commit[:12]}".rstrip())
+    if not chosen:
+        print("no runs" + (f" in state {', '.join(sorted(wanted))}" if wanted else ""), file=sys.stderr)
+
+
+def logs(
+    run: RunId,
+    params: ParamsFile = PARAMS,
+    stage: Annotated[str | None, typer.Option(help="Only the log of this stage, without its name.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the run has finished.")] = False,
+) -> None:
+    """Print the logs of a run's stages. That of a training job has the lines of its workers."""
+    from pipeline.kfp.client import KfpClient
+    from pipeline.kfp.watch import print_logs
+
+    print_logs(KfpClient(load_params(params).cluster), run, stage, follow)
 
 
 def stop(run: RunId, params: ParamsFile = PARAMS) -> None:

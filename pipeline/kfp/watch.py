@@ -43,6 +43,33 @@ def watch(client: KfpClient, run_id: str) -> Run:
     return run
 
 
+def print_logs(client: KfpClient, run_id: str, stage: str | None, follow: bool) -> None:
+    """Print the logs of the stages that have started, or of one; with `follow`, new lines until the run has finished.
+
+    Raises `UserError` for an unknown stage, or if there is no log: the pods may have been deleted.
+    """
+    names = [each.name for each in STAGES]
+    if stage is not None and stage not in names:
+        raise UserError(f"--stage must be one of {', '.join(names)}. Got {stage}")
+    printed: dict[str, int] = {}
+    while True:
+        run = client.get(run_id)
+        for name, task in stage_tasks(run).items():
+            if task.pod is None or (stage is not None and name != stage):
+                continue
+            lines = client.pod_log(run, task.pod).splitlines()
+            for line in lines[printed.get(name, 0) :]:
+                print(line if stage else f"{name} | {line}")
+            printed[name] = max(printed.get(name, 0), len(lines))
+        sys.stdout.flush()
+        if not follow or run.state in FINISHED_STATES:
+            break
+        time.sleep(POLL_INTERVAL)
+    if not any(printed.values()):
+        which = f"of stage {stage} " if stage else ""
+        raise UserError(f"run {run_id}: no log {which}is available; the stage has not started, or its pod was deleted")
+
+
 def failure_message(run: Run) -> str:
     """Return one line about a run that did not succeed: its state and the error of the failed stage."""
     failed = [task for task in stage_tasks(run).values() if task.state == "FAILED"]

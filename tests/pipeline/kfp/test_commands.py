@@ -1,5 +1,6 @@
 """Commands submit, watch, stop and collect against a fake Kubeflow Pipelines server."""
 
+import json
 import re
 import sys
 import threading
@@ -124,6 +125,28 @@ def test_watch_prints_changes_until_the_run_succeeds(run: Run, server: FakeKfpSe
     assert code == 0
     assert out.splitlines() == ["fetch | one", "fetch: running", "fetch | two", "fetch: skipped"]
     assert "run run-1 succeeded" in err
+
+
+def test_logs(run: Run, server: FakeKfpServer) -> None:
+    run("submit")
+    assert "run run-1: no log is available" in run("logs", "run-1")[2]
+    first = {"state": "RUNNING", "tasks": {"fetch": "SUCCEEDED", "train": "RUNNING"}}
+    end = {"state": "SUCCEEDED", "logs": {"trm-train-impl": "a\nb\n"}}
+    server.script = [first | {"logs": {"trm-fetch-impl": "one\n", "trm-train-impl": "a\n"}}, {}, end]
+    assert run("logs", "run-1")[1] == "fetch | one\ntrain | a\n"
+    assert run("logs", "run-1", "--stage", "train", "--follow")[:2] == (0, "a\nb\n")
+    assert "--stage must be one of fetch, augment" in run("logs", "run-1", "--stage", "test")[2]
+
+
+def test_runs(run: Run, server: FakeKfpServer) -> None:
+    assert run("runs")[1:] == ("", "no runs\n")
+    run("submit")
+    server.runs["run-1"].state = "FAILED"
+    run("submit", "--force")
+    newest, older = run("runs")[1].splitlines()
+    assert (newest.split()[0], older.split()[:4]) == ("run-2", ["run-1", "2026-11-22", "00:01", "failed"])
+    assert [row["id"] for row in json.loads(run("runs", "--state", "failed", "--json")[1])] == ["run-1"]
+    assert run("runs", "--state", "succeeded")[2] == "no runs in state succeeded\n"
 
 
 def test_escape_sequences_are_not_printed(run: Run, server: FakeKfpServer) -> None:
