@@ -209,7 +209,7 @@ def _collect_wheels(folder: Path, abi: str) -> str:
     command += ["--only-binary=:all:", f"--python-version={major}.{minor}"]
     command += [f"--platform={name}" for name in platforms]
     extras = project["project"]["optional-dependencies"]
-    wanted = project["project"]["dependencies"] + extras["launcher"] + extras["tracking"]
+    wanted = [*project["project"]["dependencies"], *extras["launcher"], *extras["tracking"], *extras["serve"]]
     command += [f"{torch[0]}+cpu", *wanted, *project["build-system"]["requires"]]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     return done.stderr[-2000:] if done.returncode else ""
