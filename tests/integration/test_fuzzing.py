@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.fuzzing import FORMATS
 
-FILES = 30
+FILES = 15
 """Mutated files of each format; `python -m tests.fuzzing FOLDER --count 10000` takes half an hour."""
 
 

@@ -220,7 +220,7 @@ def test_hostile_bodies(client: Client, body: bytes) -> None:
 
 @pytest.mark.slow
 @given(body=hostile_bodies())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_many_hostile_bodies(client: Client, body: bytes) -> None:
     check_hostile_body(client, body)
 
