@@ -128,7 +128,7 @@ def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git("add", "-A")
     git("commit", "-qm", "the experiment")
     git("push", "-q", "origin", "main")
-    (clone / "dvc.lock").write_text("schema: '2.0'\n")
+    (clone / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
     collected(0.75)
     return bare
 
