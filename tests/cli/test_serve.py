@@ -72,6 +72,8 @@ def test_mistakes(run: Run, here: Path) -> None:
     check_error(run("serve", "demo", "demo"), "models must have different names. Got demo, demo; give NAME=MODEL")
     check_error(run("serve", "a b=demo"), "a b=demo: the name of a model must have letters")
     check_error(run("serve", "demo", "--num-votes", "2000"), "max_steps must be at most 16384. Got 32000")
+    check_error(run("serve", "demo", "--device", "gpu"), "'gpu' is not one of")
+    check_error(run("serve", "demo", "--precision", "float16"), "'float16' is not one of")
     with listen("127.0.0.1", 0) as used:
         port = used.getsockname()[1]
         check_error(run("serve", "demo", "--port", port), f"cannot listen at 127.0.0.1:{port} (Address already in use)")

@@ -2,14 +2,17 @@
 
 import numpy as np
 import pytest
+import torch
 
 from trm.config.dataset_meta import DatasetMeta
+from trm.config.inference import DEFAULT_INFERENCE
 from trm.config.model import ModelParams
 from trm.datasets.arithmetic.dataset import arithmetic_meta
 from trm.datasets.maze.dataset import maze_meta
 from trm.datasets.sudoku.dataset import sudoku_meta
+from trm.inference.puzzle import get_solvable_dataset, make_puzzle, to_tokens
 from trm.inference.puzzle_input import parse_puzzles
-from trm.inference.solve import solve
+from trm.inference.solve import solve, solve_puzzle
 from trm.models.act import build_model
 from trm.utils.errors import DataError, ParamsError, UserError
 
@@ -93,3 +96,23 @@ def test_invalid_cells(model_params: ModelParams) -> None:
         solve(model, meta, [np.diag([5, 0, 0, 0])])
     with pytest.raises(ParamsError, match="solve: max_steps must be greater than or equal to 1. Got 0"):
         solve(model, meta, [], max_steps=0)
+
+
+def test_puzzles_in_one_batch_have_their_own_answers(model_params: ModelParams) -> None:
+    """Votes, samples and seeds of a list are those of each puzzle alone."""
+    meta = sudoku_meta(4)
+    model = build_model(model_params, meta)
+    with torch.no_grad():
+        model.q_head.weight.normal_(generator=torch.Generator().manual_seed(0))
+    grids = [np.diag([digit, 0, 0, 0]) for digit in range(5)]
+    config = DEFAULT_INFERENCE.model_copy(
+        update={"max_steps": 3, "num_votes": 3, "num_samples": 2, "latent_noise_std": 0.5}
+    )
+    together = solve(model, meta, grids, config, seed=2)
+    for number, (grid, answer) in enumerate(zip(grids, together, strict=True)):
+        puzzle = make_puzzle(meta, to_tokens(meta, get_solvable_dataset(meta), grid), 3, 2, number)
+        alone = solve_puzzle(model, meta, puzzle, config)
+        assert np.array_equal(answer.grid, alone.grid)
+        assert (answer.votes, answer.valid) == (alone.votes, alone.valid)
+        assert answer.halt_probability == pytest.approx(alone.halt_probability, abs=1e-5)
+    assert len({answer.grid.tobytes() for answer in together}) > 1

@@ -50,7 +50,7 @@ def push_command(
     text = model_card(repo, model, evaluation, dataset, licence, notes)
     if card is not None:
         replace_file(card, text)
-        print_end("hub push", card, time.monotonic() - started, command_line("trm", "hub", "push", repo))
+        print_end("hub push", card, time.monotonic() - started, None)
         return
     files = [model / name for name in (*read_manifest(model)["files"], MANIFEST)]
     files += [evaluation / "metrics.json"] if evaluation is not None else []

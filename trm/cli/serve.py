@@ -1,5 +1,6 @@
 """The command `trm serve`. It imports nothing heavy."""
 
+import re
 import sys
 from typing import Annotated
 
@@ -7,8 +8,12 @@ import typer
 
 from trm.cli.inference import MODEL
 from trm.cli.options import model_location, packages_of_extra, typed_location, with_inference_options
+from trm.config.base import Device, Precision
 from trm.config.inference import InferenceConfig
 from trm.utils.errors import UserError
+
+_NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
+"""A name in the API; a content key has 64 digits."""
 
 
 @with_inference_options
@@ -38,8 +43,8 @@ def serve_command(
         float, typer.Option(min=0.1, help="Seconds between two readings of a champion, which may name a new model.")
     ] = 60.0,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds until a request fails with 504.")] = 60.0,
-    device: Annotated[str, typer.Option(help="auto, cpu, mps or cuda.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "float32",
+    device: Annotated[Device, typer.Option(help="Where the models are computed.")] = "auto",
+    precision: Annotated[Precision, typer.Option(help="Compute dtype.")] = "float32",
 ) -> None:
     """Answer puzzles over HTTP: JSON, the Open Inference Protocol of KServe, Prometheus metrics.
 
@@ -59,18 +64,15 @@ def serve_command(
     limits = ServerLimits(batch_size, max_queue, max_wait_ms / 1000, max_work, max_bytes, timeout)
     metrics = ServerMetrics()
     with listen(host, port) as sock:
-        served, followers = list[ServedModel](), list[Follower]()
+        served = list[ServedModel]()
         for name, location in named:
             uri = champion_model(location) if is_champion(location) else location
-            observe = metrics.count_batch
-            served.append(ServedModel(name, uri, config, limits, device, precision, observe))  # pyright: ignore[reportArgumentType]
+            served.append(ServedModel(name, uri, config, limits, device, precision, metrics.count_batch))
             if is_champion(location):
-                followers.append(Follower(location, uri, served[-1].load, follow))
+                Follower(location, uri, served[-1].load, follow)  # ends with the process
         url = address(sock)
         print(f"serve: {', '.join(names)} at {url}; API: {url}/docs; Ctrl-C stops", file=sys.stderr, flush=True)
         run(create_app(served, limits, metrics, host), sock, served)
-        for follower in followers:
-            follower.stop()
 
 
 def _named(text: str) -> tuple[str, str]:
@@ -79,7 +81,10 @@ def _named(text: str) -> tuple[str, str]:
     if not equals or "/" in name:
         name, location = "", text
     location = model_location(location) or location
-    name = name or typed_location(location).rstrip("/").rpartition("/")[2]
-    if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or len(name) > 63:
-        raise UserError(f"{text}: the name of a model must have letters, digits, '-', '_' and '.'. Got {name!r}")
+    name = name or typed_location(location).rstrip("/").rpartition("/")[2].partition("@")[0]
+    if not _NAME.fullmatch(name):
+        raise UserError(
+            f"{text}: the name of a model must have letters, digits, '-', '_' and '.', at most 64. Got {name!r}; "
+            "give NAME=MODEL"
+        )
     return name, location

@@ -12,9 +12,9 @@ import onnxruntime
 import torch
 
 from trm.config.inference import DEFAULT_INFERENCE
-from trm.data.parquet import read_meta, read_rows, read_split
 from trm.exporting.modules import StartModule, StepModule, batch_shapes, example_tokens
 from trm.exporting.onnx_model import OPSET, solve_model, start_model, step_model
+from trm.exporting.puzzles import first_puzzles
 from trm.exporting.quantization import quantized
 from trm.inference.engine import Tokens, predict
 from trm.inference.puzzle import get_solvable_dataset
@@ -22,7 +22,6 @@ from trm.models.act import TRM
 from trm.storage.artifact_cache import local_copy
 from trm.storage.artifacts import staged, write_json, write_manifest
 from trm.training.checkpoint import checkpoint_file, load_checkpoint
-from trm.utils.errors import DataError
 from trm.utils.paths import file_digest
 from trm.utils.progress import progress
 
@@ -117,10 +116,7 @@ def _puzzles(model: TRM, dataset: Path | None, count: int) -> tuple[Tokens, Toke
         rng = np.random.default_rng(0)
         first = model.meta.first_cell_token
         return rng.integers(first, model.meta.vocab_size, (count, model.meta.seq_len), np.uint8), None
-    if not read_meta(dataset).has_puzzles_of(model.meta):
-        raise DataError(f"{dataset}: has other puzzles than the model; give the dataset of its training")
-    rows = np.arange(min(count, read_split(dataset / "test").counts()["examples"]))
-    return read_rows(dataset / "test", rows.tolist())
+    return first_puzzles(model.meta, dataset, count)
 
 
 def _timed(answer: Callable[[], Answers], count: int) -> tuple[Answers, float]:

@@ -13,9 +13,9 @@ from typing import Any
 from filelock import FileLock
 
 from trm.config.dataset_meta import DatasetMeta
-from trm.data.parquet import read_rows, read_split
 from trm.datasets.drawings import get_drawing
 from trm.exporting.onnx_model import solve_model, start_model, step_model
+from trm.exporting.puzzles import first_puzzles
 from trm.inference.puzzle import get_solvable_dataset
 from trm.storage.artifact_cache import local_copy
 from trm.storage.artifacts import staged, write_manifest
@@ -67,8 +67,7 @@ def _puzzles(meta: DatasetMeta, dataset: Path | None) -> dict[str, Any]:
         )
     examples: list[list[int]] = []
     if dataset is not None:
-        count = min(EXAMPLES, read_split(dataset / "test").counts()["examples"])
-        inputs, _ = read_rows(dataset / "test", range(count))
+        inputs, _ = first_puzzles(meta, dataset, EXAMPLES)
         examples = [[int(token) - first for token in row] for row in inputs if (row >= first).all()]
     names = list(meta.vocabulary[first:])
     return {

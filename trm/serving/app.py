@@ -11,7 +11,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ConfigDict, Field, create_model
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,15 +18,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from trm.config.inference import InferenceConfig
 from trm.inference.solve import Answer
 from trm.serving.batcher import QueueFullError
+from trm.serving.kserve import create_router
 from trm.serving.metrics import ServerMetrics
-from trm.serving.service import Puzzle, Question, ServedModel, ServerLimits
+from trm.serving.service import Question, ServedModel, ServerLimits
+from trm.serving.solver import ERRORS, Cell, Solver
 from trm.utils.errors import UserError
 from trm.utils.file_formats import printable, shorten
 
 LOG = logging.getLogger(__name__)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 """Addresses that only programs on this machine reach."""
-Cell = Annotated[int, Field(ge=0, le=255, strict=True)]
 SettingChanges: type[BaseModel] = create_model(
     "Settings",
     __config__=ConfigDict(extra="forbid", strict=True),
@@ -98,60 +98,10 @@ class ModelsResponse(BaseModel):
     models: list[ModelBody]
 
 
-class ErrorBody(BaseModel):
-    """An error in one line."""
-
-    error: str
-
-
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody, "description": description}
-    for status, description in {
-        400: "The body is not JSON.",
-        404: "No such model.",
-        408: "The body did not arrive in time.",
-        413: "The body is too large.",
-        422: "A puzzle or a setting is not valid.",
-        429: "The queue is full; try again later.",
-        504: "The time limit is exceeded.",
-    }.items()
-}
-"""Documented error responses of requests with a body."""
-
-
-class Solver:
-    """Finds models by name, and answers puzzles within the time limit."""
-
-    def __init__(self, models: Sequence[ServedModel], limits: ServerLimits) -> None:
-        self.models: Mapping[str, ServedModel] = {model.name: model for model in models}
-        self._default, self._limits = models[0].name, limits
-
-    def find(self, name: str | None) -> ServedModel:
-        """The model of that name; None: the first one. Raises `HTTPException` 404."""
-        if name is not None and name not in self.models:
-            raise HTTPException(404, f"no model {name!r}; GET /v1/models lists them")
-        return self.models[name or self._default]
-
-    async def solve(
-        self, model: ServedModel, puzzles: Sequence[Puzzle], changes: dict[str, object], seed: int
-    ) -> tuple[InferenceConfig, list[Question], list[Answer]]:
-        """Answer puzzles. Raises `UserError` for puzzles or settings that are not valid, `QueueFullError`,
-        `TimeoutError`.
-        """
-        config = model.settings(changes)
-        async with asyncio.timeout(self._limits.timeout):
-            questions = await run_in_threadpool(model.read, puzzles)
-            futures = await run_in_threadpool(model.submit, questions, config, seed)
-            answers = await asyncio.gather(*map(asyncio.wrap_future, futures))
-        return config, questions, answers
-
-
 def create_app(
     models: Sequence[ServedModel], limits: ServerLimits, metrics: ServerMetrics, host: str = LOOPBACK[0]
 ) -> FastAPI:
     """The application. The first model is the default. host: the address at which it listens."""
-    from trm.serving.kserve import create_router
-
     solver = Solver(models, limits)
     app = FastAPIOffline(
         title="trm serve",

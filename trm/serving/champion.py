@@ -47,7 +47,7 @@ def champion_model(location: str) -> str:
 class Follower:
     """A thread that reads the champion at `location` every `interval` seconds, and calls `load` with a new model's URI.
 
-    A failure is logged in one line, and the next reading tries again.
+    A failure is logged in one line; the next reading repeats the attempt.
     """
 
     def __init__(self, location: str, current: str, load: Callable[[str], None], interval: float) -> None:

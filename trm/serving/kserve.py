@@ -12,8 +12,8 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from trm.inference.solve import Answer
-from trm.serving.app import ERRORS, Cell, Solver
 from trm.serving.service import Puzzle, ServedModel
+from trm.serving.solver import ERRORS, Cell, Solver
 from trm.utils.errors import DataError
 
 INPUT = "puzzle"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trm.config.base import Precision, parse
+from trm.config.base import Device, Precision, parse
 from trm.config.inference import InferenceConfig
 from trm.data.protocol import Grid
 from trm.datasets.registry import check_question
@@ -41,7 +41,7 @@ class ServerLimits:
     """Puzzles that may wait for each model. A request beyond it is refused with status 429."""
     max_wait: float = 0.005
     """Seconds for which a batch that is not full waits for further puzzles."""
-    max_steps: int = 16_384
+    max_work: int = 16_384
     """Supervision steps of a request: puzzles x votes x samples x max_steps."""
     max_bytes: int = 1_000_000
     """Size of a request's body."""
@@ -79,7 +79,7 @@ class ServedModel:
         location: str | Path,
         config: InferenceConfig,
         limits: ServerLimits,
-        device: str = "auto",
+        device: Device = "auto",
         precision: Precision = "float32",
         observe: Observer = lambda *_: None,
     ) -> None:
@@ -165,9 +165,9 @@ class ServedModel:
 
     def _check_work(self, puzzles: int, config: InferenceConfig) -> None:
         steps = puzzles * config.num_votes * config.num_samples * config.max_steps
-        if steps > self._limits.max_steps:
+        if steps > self._limits.max_work:
             raise UserError(
-                f"puzzles x num_votes x num_samples x max_steps must be at most {self._limits.max_steps}. Got {steps}"
+                f"puzzles x num_votes x num_samples x max_steps must be at most {self._limits.max_work}. Got {steps}"
             )
 
     def _solve(self, puzzles: Sequence[EvalPuzzle], config: InferenceConfig) -> list[Answer]:

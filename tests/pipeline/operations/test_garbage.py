@@ -55,7 +55,7 @@ def names(stage: str, numbers: range) -> set[Name]:
 
 @pytest.fixture
 def filled(root: str) -> tuple[str, set[Name], list[RunRecord], list[Name]]:
-    """40 chains of 5 artifacts, of which 6 are reachable: root, reachable artifacts, rows of runs.tsv, pins."""
+    """40 chains of 5 artifacts; 6 chains are reachable: root, reachable artifacts, rows of runs.tsv, pins."""
     for number in range(40):
         for place, stage in enumerate(CHAIN):
             inputs = {INPUTS[stage]: key_of(CHAIN[place - 1], number)} if place else {}
