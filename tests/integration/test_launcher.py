@@ -22,6 +22,7 @@ from tests.components.train.launcher_fixtures import (
     Stage,
     base_params,
     folders,
+    one_backend,
     operator,
     replacement_command,
     stage,
@@ -56,6 +57,7 @@ def test_two_workers_train_and_the_output_is_registered(stage: Stage, operator: 
     assert len(operator.jobs()) == 1
 
 
+@one_backend
 def test_user_error_of_a_worker_is_one_line(stage: Stage) -> None:
     lost = stage.with_job(max_restarts=0).replace(seed=1)
     lost.keys = {**lost.keys, "augment": "0" * 64}
@@ -87,6 +89,7 @@ def test_train_job_command_and_launcher_share_the_job(stage: Stage, operator: Fa
     assert job["metadata"]["annotations"][SPEC_HASH] in printed.stdout.decode()
 
 
+@one_backend
 def test_train_job_requires_the_dataset_in_s3(stage: Stage, tmp_path: Path) -> None:
     params = tmp_path / "p.yaml"
     params.write_text(stage.params_text + f"cluster: {{artifact_root: {stage.root}/nothing, train_job: {{}}}}\n")
@@ -111,6 +114,7 @@ def test_failed_worker_fails_the_stage(stage: Stage, operator: FakeCluster) -> N
     assert operator.jobs()  # kept for inspection
 
 
+@one_backend
 def test_job_without_a_model_is_a_failure(stage: Stage, operator: FakeCluster) -> None:
     operator.command = replacement_command(1, 0)
     launcher = stage.start()
@@ -121,7 +125,7 @@ def test_job_without_a_model_is_a_failure(stage: Stage, operator: FakeCluster) -
     assert not stage.output.exists()
 
 
-@pytest.mark.parametrize("worker", [0, 1])
+@pytest.mark.parametrize(("operator", "worker"), [("pytorchjob", 0), ("trainjob", 1)], indirect=["operator"])
 def test_evicted_worker_resumes(stage: Stage, operator: FakeCluster, worker: int) -> None:
     """Also worker 0, which hosts the rendezvous and stores the checkpoints: they are restored from S3."""
     longer = stage.replace(seed=2, epochs=8)
@@ -142,6 +146,7 @@ def test_evicted_worker_resumes(stage: Stage, operator: FakeCluster, worker: int
     assert manifest["facts"]["processes"] == 2
 
 
+@one_backend
 def test_restarted_launcher_follows_its_job(stage: Stage, operator: FakeCluster) -> None:
     operator.command = replacement_command(100, 0.1, PUBLISH)
     first = stage.start()
@@ -170,6 +175,7 @@ def test_job_of_another_spec_is_reported(stage: Stage, operator: FakeCluster) ->
     first.end()
 
 
+@one_backend
 def test_log_lines_are_printed_once_when_connections_break(stage: Stage, operator: FakeCluster) -> None:
     operator.command = replacement_command(300, 0.03, PUBLISH)
     operator.kubelet.cut_after = [700, 0, 345, 2000, 1]
@@ -179,6 +185,7 @@ def test_log_lines_are_printed_once_when_connections_break(stage: Stage, operato
     assert launcher.lines() == list(range(300))
 
 
+@one_backend
 def test_launcher_survives_an_unavailable_api_server(stage: Stage, operator: FakeCluster) -> None:
     operator.command = replacement_command(100, 0.1, PUBLISH)
     launcher = stage.start()
@@ -214,6 +221,7 @@ def test_sigterm_deletes_the_job(stage: Stage, operator: FakeCluster) -> None:
     assert launcher.err.splitlines()[-2:] == [f"launcher: deleting job {stage.name}", "launcher: stopped by signal 15"]
 
 
+@one_backend
 def test_keep_on_stop(stage: Stage, operator: FakeCluster) -> None:
     operator.command = replacement_command(1000, 0.1)
     launcher = stage.with_job(keep_on_stop=True).start()
@@ -224,6 +232,7 @@ def test_keep_on_stop(stage: Stage, operator: FakeCluster) -> None:
     assert f"launcher: job {stage.name} continues (keep_on_stop)" in launcher.err
 
 
+@one_backend
 def test_deleted_job_is_a_fault(stage: Stage, operator: FakeCluster) -> None:
     operator.command = replacement_command(1000, 0.1)
     launcher = stage.start()
@@ -259,6 +268,7 @@ def test_repeated_oom_kills_fail_the_stage(stage: Stage, operator: FakeCluster) 
     assert operator.jobs() == []
 
 
+@one_backend
 def test_too_many_gpus_per_worker_are_rejected(stage: Stage, operator: FakeCluster) -> None:
     launcher = stage.replace(resources=Resources(gpus=GPUS + 1)).start()
     assert launcher.end() == 2
@@ -269,6 +279,7 @@ def test_too_many_gpus_per_worker_are_rejected(stage: Stage, operator: FakeClust
     assert operator.jobs() == []
 
 
+@one_backend
 def test_missing_node_type_is_awaited(stage: Stage, operator: FakeCluster) -> None:
     """An autoscaler may add such a node: the job is created and waits."""
     kind = Resources(gpus=GPUS + 1, node_selector={"type": "large"})
@@ -318,6 +329,7 @@ def test_missing_controller_is_reported(stage: Stage, operator: FakeCluster, bar
     assert f"{kind} is not installed; install {resource.controller}, or set cluster.train_job to null" in line
 
 
+@one_backend
 def test_missing_kubeconfig_is_reported(stage: Stage, tmp_path: Path) -> None:
     launcher = stage.replace(more={"KUBECONFIG": str(tmp_path / "none"), "HOME": str(tmp_path)}).start()
     assert launcher.end() == 2

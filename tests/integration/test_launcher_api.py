@@ -13,6 +13,7 @@ from tests.components.train.launcher_fixtures import (
     Stage,
     base_params,
     folders,
+    one_backend,
     operator,
     replacement_command,
     stage,
@@ -39,6 +40,7 @@ def user(apiserver: ApiServer) -> str:
     return "rotating"
 
 
+@one_backend
 @pytest.mark.parametrize("delay", [0.0, 3.0], ids=["before", "later"])
 def test_rotated_token_is_read_again(stage: Stage, operator: FakeCluster, user: str, delay: float) -> None:
     """Also if the new token is in the file only some time after the server refuses the old one."""
@@ -56,6 +58,7 @@ def test_rotated_token_is_read_again(stage: Stage, operator: FakeCluster, user: 
     assert launcher.lines() == list(range(100))
 
 
+@one_backend
 def test_wrong_token_is_reported_at_once(stage: Stage, operator: FakeCluster, tmp_path: Path) -> None:
     config = tmp_path / "kubeconfig"
     text = stage.server.kubeconfig().read_text()
@@ -66,6 +69,7 @@ def test_wrong_token_is_reported_at_once(stage: Stage, operator: FakeCluster, tm
     assert operator.jobs() == []
 
 
+@one_backend
 def test_events_are_listed_once_per_interval_for_all_workers(stage: Stage, operator: FakeCluster) -> None:
     operator.capacity = 0
     launcher = stage.start()

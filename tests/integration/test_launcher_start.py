@@ -13,6 +13,7 @@ from tests.components.train.launcher_fixtures import (
     Stage,
     base_params,
     folders,
+    one_backend,
     operator,
     replacement_command,
     stage,
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.slow
 REMEDY = "create the missing object, correct section cluster, or raise cluster.train_job.start_timeout_seconds"
 
 
+@one_backend
 def test_missing_secret_is_reported_after_a_time(stage: Stage, operator: FakeCluster) -> None:
     launcher = stage.with_job(start_timeout_seconds=5).replace(secret="trm-s4").start()
     assert launcher.end() == 2
@@ -34,6 +36,7 @@ def test_missing_secret_is_reported_after_a_time(stage: Stage, operator: FakeClu
     assert operator.jobs() == []
 
 
+@one_backend
 def test_secret_that_is_created_later_is_awaited(stage: Stage, operator: FakeCluster) -> None:
     operator.command = replacement_command(1, 0, PUBLISH)
     launcher = stage.replace(secret="trm-s5").start()
@@ -49,6 +52,7 @@ def test_secret_that_is_created_later_is_awaited(stage: Stage, operator: FakeClu
         operator.core.delete_namespaced_secret("trm-s5", "default")
 
 
+@one_backend
 def test_image_that_cannot_be_pulled_is_reported_after_a_time(stage: Stage, operator: FakeCluster) -> None:
     """kubelet alternates between two reasons, which are one fault."""
     operator.unpullable = "worker-1"

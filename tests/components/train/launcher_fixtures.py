@@ -50,6 +50,8 @@ NO_GPU = Resources()
 JOB = TrainJobParams(min_workers=2, max_workers=2, max_restarts=3)
 BACKENDS = {"pytorchjob": FakeTrainingOperator, "trainjob": FakeTrainer}
 """Back end -> its controller."""
+one_backend = pytest.mark.parametrize("operator", ["pytorchjob"], indirect=True)
+"""For what the launcher does in the same way with each back end."""
 LINES = """
 import os, sys, time
 for number in range({lines}):
