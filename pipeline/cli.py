@@ -35,6 +35,7 @@ COMMANDS = {
     "list-uncollected": retraining.list_uncollected,
     "retrain": retraining.retrain,
     "gc": operations.gc,
+    "doctor": operations.doctor,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

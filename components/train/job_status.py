@@ -47,7 +47,7 @@ class StatusLogger:
         text = state.name.lower()
         self._log(job["metadata"]["name"], f"{text}: {state.message}" if state.message else text)
         for pod in newest:
-            self._log(f"worker {backend.worker_index(pod)}", _pod_status(pod))
+            self._log(f"worker {backend.worker_index(pod)}", pod_status(pod))
         if time.monotonic() >= self._next_events or state.finished:
             self._next_events = time.monotonic() + EVENTS_INTERVAL
             self._update_events(job, [pod for pod in newest if pod.status.phase != "Running"])
@@ -61,7 +61,7 @@ class StatusLogger:
         others, and alternates between reasons (ErrImagePull, ImagePullBackOff): only their duration counts.
         """
         now = time.monotonic()
-        faults = {pod.metadata.uid: (pod, fault) for pod in pods if (fault := _start_fault(pod))}
+        faults = {pod.metadata.uid: (pod, fault) for pod in pods if (fault := start_fault(pod))}
         self._failing_since = {uid: self._failing_since.get(uid, now) for uid in faults}
         running = sum(pod.status.phase == "Running" for pod in pods)
         if not faults or running >= self._kubernetes.backend.min_running(job):
@@ -102,7 +102,7 @@ def failure(kubernetes: KubernetesClient, job: Mapping[str, Any], pods: list[Any
     user_error = ""
     for pod in failed:
         worker = f"worker {worker_index(pod)}"
-        log(f"{worker}: {_pod_status(pod)}")
+        log(f"{worker}: {pod_status(pod)}")
         for previous in (True, False):
             text = printable_lines(kubernetes.log_tail(pod.metadata.name, previous, LOG_LINES))
             if text:
@@ -113,7 +113,7 @@ def failure(kubernetes: KubernetesClient, job: Mapping[str, Any], pods: list[Any
                 user_error = next((line for line in lines if line.startswith("trm: ")), user_error)
     if user_error:
         return UserError(user_error.removeprefix("trm: "))
-    causes = "; ".join(f"worker {worker_index(pod)} {_pod_status(pod)}" for pod in failed)
+    causes = "; ".join(f"worker {worker_index(pod)} {pod_status(pod)}" for pod in failed)
     return InternalError(
         f"job {name} failed: {kubernetes.backend.state(job).message}"
         + (f"; {causes}" if causes else "; its pods are deleted")
@@ -126,7 +126,7 @@ def format_event(event: Any) -> str:
     return f"{event.reason}: {' '.join((event.message or '').split())}{count}"
 
 
-def _start_fault(pod: Any) -> str:
+def start_fault(pod: Any) -> str:
     """Return reason and message of a container that cannot start; "" if there is none."""
     if pod.status.phase != "Pending":
         return ""
@@ -159,7 +159,7 @@ def _terminated(pod: Any) -> Iterator[Any]:
                 yield state.terminated
 
 
-def _pod_status(pod: Any) -> str:
+def pod_status(pod: Any) -> str:
     """Return the phase of a pod, and the reasons why it does not run."""
     status = pod.status
     parts = [status.reason, status.message] if status.reason else []  # Evicted: ...

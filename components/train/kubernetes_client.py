@@ -69,6 +69,11 @@ class KubernetesClient:
         """Repeat further requests for at most this time, with short timeouts: the process is about to be killed."""
         self._retry_timeout, self._timeout = seconds, {"_request_timeout": SHORT_TIMEOUT}
 
+    @property
+    def api(self) -> Any:
+        """The generated `ApiClient`."""
+        return self._client
+
     def reload_credentials(self) -> None:
         """Read the token again: it rotates, and the server refuses the old one after a while."""
         with suppress(UserError, OSError):

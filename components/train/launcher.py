@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from components import run
 from components.parameters import parameter_text
-from components.train.backend import KEEP_ON_STOP, SPEC_HASH
+from components.train.backend import KEEP_ON_STOP
 from components.train.backends import backend_of, fill
+from components.train.cluster_checks import check_node_capacity, check_runtime, spec_hash_of
 from components.train.log import log
 from components.train.pod_template import STATE_DIR, default_state_root
-from components.train.train_job import RUNTIME_HASH
 from trm.cli.main import run_app
 from trm.storage import s3
 from trm.storage.artifact_cache import parse_artifact_uri
@@ -97,8 +97,8 @@ def _get_or_create(kubernetes: "KubernetesClient", job: Mapping[str, Any]) -> di
     while True:
         existing = kubernetes.job(name)
         if existing is None:
-            _check_runtime(kubernetes, job)
-            _check_node_capacity(kubernetes, job)
+            check_runtime(kubernetes, job)
+            check_node_capacity(kubernetes, job)
             if kubernetes.create(job):
                 log(f"created job {name} in namespace {namespace}; kubectl -n {namespace} get {kind} {name}")
             continue
@@ -106,7 +106,7 @@ def _get_or_create(kubernetes: "KubernetesClient", job: Mapping[str, Any]) -> di
         if "deletionTimestamp" in existing["metadata"]:
             log(f"waiting for the deletion of an earlier job {name}")
             time.sleep(POLL_INTERVAL)
-        elif _spec_hash(existing) != _spec_hash(job) and not (finished and _spec_hash(existing)):
+        elif spec_hash_of(existing) != spec_hash_of(job) and not (finished and spec_hash_of(existing)):
             raise UserError(
                 f"job {name} in namespace {namespace} exists with another spec; wait until it finishes, or run "
                 f"`kubectl -n {namespace} delete {kind} {name}`"
@@ -118,33 +118,6 @@ def _get_or_create(kubernetes: "KubernetesClient", job: Mapping[str, Any]) -> di
             log(f"deleting an earlier job {name}, which finished without a model in S3")
             kubernetes.delete(existing)
             _wait_until_deleted(kubernetes, existing, None)
-
-
-def _check_runtime(kubernetes: "KubernetesClient", job: Mapping[str, Any]) -> None:
-    """Raise `UserError` if the TrainingRuntime of a TrainJob is missing or was made for another section `cluster`."""
-    expected = job["metadata"]["annotations"].get(RUNTIME_HASH)
-    if expected is None:
-        return
-    name, namespace = job["spec"]["runtimeRef"]["name"], kubernetes.namespace
-    runtime = kubernetes.runtime(name)
-    if runtime is None or _spec_hash(runtime) != expected:
-        problem = "does not exist" if runtime is None else "was made for another section cluster"
-        raise UserError(
-            f"TrainingRuntime {name} in namespace {namespace} {problem}; run "
-            f"`python -m pipeline train-job --runtime | kubectl -n {namespace} apply -f -`"
-        )
-
-
-def _check_node_capacity(kubernetes: "KubernetesClient", job: Mapping[str, Any]) -> None:
-    """Raise `UserError` if a worker requests more GPUs than any node has: it would stay pending for ever."""
-    limits, node_selector = kubernetes.backend.worker(job)
-    for resource in limits.keys() - {"cpu", "memory", "ephemeral-storage"}:
-        available = kubernetes.max_allocatable(resource, node_selector)
-        if available is not None and int(limits[resource]) > available:
-            raise UserError(
-                f"a worker requests {limits[resource]} {resource}, but the largest node has {available}; lower "
-                "cluster.resources.train.gpus or extended_resources, or select other nodes with node_selector"
-            )
 
 
 def _follow(kubernetes: "KubernetesClient", job: dict[str, Any], uri: str) -> None:
@@ -200,7 +173,11 @@ def _release(kubernetes: "KubernetesClient", job: Mapping[str, Any], followed: M
     kubernetes.set_retry_timeout(STOP_TIMEOUT)
     with _signals_ignored():
         existing = followed or kubernetes.job(metadata["name"])
-        if existing is None or kubernetes.backend.state(existing).finished or _spec_hash(existing) != _spec_hash(job):
+        if (
+            existing is None
+            or kubernetes.backend.state(existing).finished
+            or spec_hash_of(existing) != spec_hash_of(job)
+        ):
             return
         keep = json.loads(metadata["annotations"][KEEP_ON_STOP])
         if not keep:
@@ -251,10 +228,6 @@ def _launcher_pod() -> dict[str, str] | None:
     """Return name and uid of the pod in which the launcher runs; None outside of the pipeline."""
     name, uid = os.environ.get("POD_NAME"), os.environ.get("POD_UID")
     return {"name": name, "uid": uid} if name and uid else None
-
-
-def _spec_hash(job: Mapping[str, Any]) -> str | None:
-    return job["metadata"].get("annotations", {}).get(SPEC_HASH)
 
 
 def _owner_uids(job: Mapping[str, Any]) -> set[str]:

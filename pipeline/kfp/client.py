@@ -90,13 +90,14 @@ class KfpClient:
     (requires `id-token: write`); else requests carry no token.
 
     Every method raises `UserError` when the server refuses the request, and `InternalError` when it is unavailable for
-    `RETRY_TIMEOUT` seconds.
+    `retry_timeout` seconds.
     """
 
-    def __init__(self, cluster: ClusterParams) -> None:
+    def __init__(self, cluster: ClusterParams, retry_timeout: float | None = None) -> None:
         if cluster.kfp_host is None:
             raise UserError("cluster.kfp_host is null; set it to the URL of Kubeflow Pipelines in params.yaml")
         self.host, self.namespace = cluster.kfp_host.rstrip("/"), cluster.namespace
+        self._retry_timeout = RETRY_TIMEOUT if retry_timeout is None else retry_timeout
         # kfp-server-api is generated code without types.
         configuration: Any = kfp_server_api.Configuration(host=self.host)
         configuration.retries = False  # `retry` repeats requests, with pauses
@@ -175,6 +176,26 @@ class KfpClient:
 
         return self._request("the runs", request)
 
+    def is_multi_user(self) -> bool:
+        """Return True if runs belong to namespaces of users."""
+
+        def request() -> bool:
+            try:
+                # The server may omit false values; the generated method cannot tell them from a login page.
+                return bool(json.loads(self._get("/apis/v2beta1/healthz").data).get("multi_user"))
+            except (ValueError, AttributeError):
+                raise _unexpected_response() from None
+
+        return self._request("the state of the server", request)
+
+    def count_runs(self) -> int:
+        """Return the number of runs in the namespace."""
+        response = self._request(
+            "the runs",
+            lambda: self._runs.run_service_list_runs(page_size=1, _request_timeout=TIMEOUT, **self._scope),
+        )
+        return int(response.total_size or 0)
+
     def stop(self, run_id: str) -> None:
         """Stop the run."""
         self._request(f"run {run_id}", lambda: self._runs.run_service_terminate_run(run_id, _request_timeout=TIMEOUT))
@@ -185,18 +206,22 @@ class KfpClient:
         if self.namespace:
             query["podnamespace"] = self.namespace
         try:
-            response = self._client.call_api(
-                "/k8s/pod/logs",
-                "GET",
-                query_params=list(query.items()),
-                auth_settings=["Bearer"],
-                _preload_content=False,
-                _return_http_data_only=True,
-                _request_timeout=TIMEOUT,
-            )
+            response = self._get("/k8s/pod/logs", query)
         except (ApiException, urllib3.exceptions.HTTPError):
             return ""
         return printable_lines(response.data.decode(errors="replace"))
+
+    def _get(self, path: str, query: Mapping[str, str] | None = None) -> Any:
+        """Return the response to a request for which kfp-server-api has no method."""
+        return self._client.call_api(
+            path,
+            "GET",
+            query_params=list((query or {}).items()),
+            auth_settings=["Bearer"],
+            _preload_content=False,
+            _return_http_data_only=True,
+            _request_timeout=TIMEOUT,
+        )
 
     def _list_named(self, name: str) -> list[Run]:
         """Return the newest runs of this name, at most 100."""
@@ -220,7 +245,7 @@ class KfpClient:
 
     def _request(self, subject: str, request: Callable[[], ResultT]) -> ResultT:
         try:
-            return retry(request, _is_transient, RETRY_TIMEOUT, self._print_retry)
+            return retry(request, _is_transient, self._retry_timeout, self._print_retry)
         except ApiException as error:
             raise self._as_project_error(subject, error) from None
         except urllib3.exceptions.LocationValueError as error:
@@ -228,11 +253,13 @@ class KfpClient:
         except urllib3.exceptions.HTTPError as error:
             reason = " ".join(str(error).split())[:200]
             raise InternalError(
-                f"{self.host}: cannot connect to Kubeflow Pipelines ({reason}), after {RETRY_TIMEOUT:.0f} s"
+                f"{self.host}: cannot connect to Kubeflow Pipelines ({reason}), after {self._retry_timeout:.0f} s"
             ) from None
 
     def _print_retry(self) -> None:
-        print(f"{self.host} is not available; retrying for up to {RETRY_TIMEOUT:.0f} s", file=sys.stderr, flush=True)
+        print(
+            f"{self.host} is not available; retrying for up to {self._retry_timeout:.0f} s", file=sys.stderr, flush=True
+        )
 
     def _as_project_error(self, subject: str, error: ApiException) -> Exception:
         message = f"{error.status} {_message(error)}"
@@ -244,7 +271,7 @@ class KfpClient:
             )
         if error.status is not None and error.status < 500:
             return UserError(f"{self.host}: rejected {subject} ({message}); check section cluster")
-        return InternalError(f"{self.host}: {subject}: {message}, after {RETRY_TIMEOUT:.0f} s")
+        return InternalError(f"{self.host}: {subject}: {message}, after {self._retry_timeout:.0f} s")
 
 
 def _parse_run(response: Any) -> Run:

@@ -60,3 +60,22 @@ def gc(
     with progress("delete", len(garbage.groups)) as bar:
         delete_garbage(root, garbage, lambda _: bar.advance())
     print(f"deleted {amounts}", file=sys.stderr)
+
+
+def doctor(
+    params: ParamsFile = PARAMS,
+    pod: Annotated[
+        bool, typer.Option("--pod/--no-pod", help="Start a pod with the image and settings of a worker, and delete it.")
+    ] = False,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds until the pod must have finished.")] = 300.0,
+) -> None:
+    """Check whether the cluster can run this experiment: Kubeflow, S3, Kubernetes objects, training jobs, permissions.
+
+    Exit code 0: nothing is wrong, 1: a line that starts with PROBLEM ends with the remedy. Writes and deletes small
+    objects in S3 below the artifact root.
+    """
+    from pipeline.operations.doctor import diagnose_cluster
+    from trm.utils.findings import print_findings
+
+    if print_findings(diagnose_cluster(lambda: load_params(params), timeout if pod else None)):
+        raise typer.Exit(1)

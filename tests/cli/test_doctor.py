@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.cli.helpers import Run
+from tests.findings import problems, read_findings
 from tests.params import TINY, params_text
 from trm.utils import memory
 
@@ -27,26 +28,11 @@ def _healthy_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "params.yaml").write_text(params_text(TINY))
 
 
-def lines(result: tuple[int, str, str]) -> dict[str, tuple[bool, str]]:
-    """Name -> whether it is ok, and the text; in the order of the lines."""
-    code, out, err = result
-    *found, last = out.splitlines()
-    parsed = {}
-    for line in found:
-        state, name, text = line[:8].strip(), *line[8:].split(": ", 1)
-        assert state in ("ok", "PROBLEM")
-        parsed[name] = (state == "ok", text)
-    problems = sum(not ok for ok, _ in parsed.values())
-    assert (code, err) == (int(problems > 0), "")
-    assert last == (f"{problems or 'no'} problem" + "s" * (problems != 1))
-    return parsed
-
-
 def test_nothing_is_wrong(run: Run, tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
-    found = lines(run("doctor"))
+    found = read_findings(run("doctor"))
     assert list(found) == NAMES
-    assert all(ok for ok, _ in found.values())
+    assert problems(found) == set()
     assert found["states"][1] == f"{tmp_path}/states: writable, 2.0 GB free"
     assert found["params"][1] == "valid; dataset sudoku"
     assert found["training"][1].startswith("no certain lack of memory with 10 sequences per process; ")
@@ -101,8 +87,8 @@ def test_each_single_problem(
     expected: dict[str, str],
 ) -> None:
     change(monkeypatch)
-    found = lines(run("doctor", *(part for option in options for part in ("--set", option))))
-    problems = {name: text for name, (ok, text) in found.items() if not ok}
-    assert problems.keys() == expected.keys()
+    found = read_findings(run("doctor", *(part for option in options for part in ("--set", option))))
+    wrong = {name: found[name][1] for name in problems(found)}
+    assert wrong.keys() == expected.keys()
     for name, words in expected.items():
-        assert re.search(words, problems[name]), problems[name]
+        assert re.search(words, wrong[name]), wrong[name]

@@ -2,6 +2,7 @@
 
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,12 +36,16 @@ def refused(code: str, status: int, message: str, *methods: str) -> Answer:
 
 @contextmanager
 def serve(
-    answers: list[Answer] | None = None, ignores: tuple[str, ...] = (), certificate: Path | None = None
+    answers: list[Answer] | None = None,
+    ignores: tuple[str, ...] = (),
+    certificate: Path | None = None,
+    clock: float = 0.0,
 ) -> Iterator[tuple[str, list[str]]]:
     """Serve objects in memory, after the given answers; yields the URL and the list of requests.
 
     answers: each one replies to the requests with its methods. ignores: request headers without effect.
     certificate: file with a certificate and its key; with it the server uses TLS.
+    clock: seconds by which the server's clock is ahead.
     """
     objects: dict[str, bytes] = {}
     requests: list[str] = []
@@ -51,6 +56,9 @@ def serve(
 
         def log_message(self, format: str, *args: object) -> None:
             pass
+
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            return super().date_time_string((time.time() if timestamp is None else timestamp) + clock)
 
         def _handle(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -67,14 +75,20 @@ def serve(
             path, query = unquote(url.path), parse_qs(url.query, keep_blank_values=True)
             if self.command == "PUT":
                 return self._put(path, body)
+            if self.command == "POST":  # the single part of an upload is already stored at its path
+                kind, upload = ("Initiate", "<UploadId>1</UploadId>") if "uploads" in query else ("Complete", "")
+                text = f"<{kind}MultipartUploadResult>{upload}<ETag>1</ETag></{kind}MultipartUploadResult>"
+                return Answer(200, text.encode(), "application/xml")
             if self.command == "DELETE":
                 objects.pop(path, None)
                 return Answer(204, b"")
             if "list-type" in query or "uploads" in query:
                 kind = "ListBucketResult" if "list-type" in query else "ListMultipartUploadsResult"
                 prefix = f"{path.rstrip('/')}/{query.get('prefix', [''])[0]}"
-                keys = [key.split("/", 2)[2] for key in sorted(objects) if key.startswith(prefix)]
-                items = "".join(f"<Contents><Key>{key}</Key><Size>1</Size></Contents>" for key in keys)
+                found = {key.split("/", 2)[2]: data for key, data in sorted(objects.items()) if key.startswith(prefix)}
+                items = "".join(
+                    f"<Contents><Key>{key}</Key><Size>{len(data)}</Size></Contents>" for key, data in found.items()
+                )
                 text = f"<{kind}><IsTruncated>false</IsTruncated>{items}</{kind}>"
                 return Answer(200, text.encode(), "application/xml")
             if path not in objects:

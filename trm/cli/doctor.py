@@ -17,14 +17,9 @@ def doctor_command(
     from trm.config.overrides import parse_overrides
     from trm.stages.doctor import diagnose
     from trm.stages.params import load_params
-    from trm.utils.file_formats import printable, shorten
+    from trm.utils.findings import print_findings
 
     changes = parse_overrides(overrides or [])
-    problems = 0
-    for finding in diagnose(lambda: load_params(params, changes)):
-        problems += not finding.is_ok
-        state = "ok     " if finding.is_ok else "PROBLEM"
-        print(printable(shorten(f"{state} {finding.name}: {finding.text}")), flush=True)
-    print(f"{problems or 'no'} problem{'s' * (problems != 1)}")
+    problems = print_findings(diagnose(lambda: load_params(params, changes)))
     if problems:
         raise typer.Exit(1)

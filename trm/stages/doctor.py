@@ -5,7 +5,6 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,9 +17,9 @@ from trm.models.model_summary import flops
 from trm.training.checks import learning_warnings
 from trm.training.cost import check_training
 from trm.utils.device import has_compiler, require_compiler, resolve_device, resolve_precision
-from trm.utils.errors import InternalError, UserError
+from trm.utils.errors import UserError
+from trm.utils.findings import Finding, check
 from trm.utils.memory import available_memory, readable
-from trm.utils.os_errors import explain
 from trm.utils.paths import cache_folder, states_folder
 
 LIBRARIES = ("trm", "torch", "numpy", "pyarrow", "numba", "boto3", "dvc", "kfp")
@@ -28,28 +27,9 @@ LITTLE_SPACE = 1_000_000_000
 """Bytes of free disk below which a folder is reported."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """The result of a check."""
-
-    name: str
-    text: str
-    """What was found, or what is wrong and the remedy."""
-    is_ok: bool
-
-
 def diagnose(load: Callable[[], Params]) -> Iterator[Finding]:
     """The findings about this machine, then about the params that `load` returns. Starts nothing, and keeps no file."""
-    yield _check("versions", _versions)
-    yield _check("compiler", _compiler)
-    folders = {
-        "outputs": Path.cwd,
-        "states": states_folder,
-        "cache": cache_folder,
-        "temporary files": lambda: Path(tempfile.gettempdir()),
-    }
-    for name, folder in folders.items():
-        yield _check(name, lambda folder=folder: _folder(folder()))
+    yield from check_machine()
     try:
         params = load()
     except UserError as error:
@@ -57,20 +37,24 @@ def diagnose(load: Callable[[], Params]) -> Iterator[Finding]:
         return
     yield Finding("params", f"valid; dataset {params.data.name}", is_ok=True)
     for name, settings in {"train": params.train, "evaluate": params.evaluate, "report": params.report}.items():
-        yield _check(f"{name} on", lambda each=settings: _device(each.device, each.precision))
-    yield _check("training", lambda: _training(params))
+        yield check(f"{name} on", lambda each=settings: describe_device(each.device, each.precision))
+    yield check("training", lambda: _training(params))
     for warning in learning_warnings(params.model, params.train):
         yield Finding("settings", warning, is_ok=False)
 
 
-def _check(name: str, function: Callable[[], str]) -> Finding:
-    """The finding of `function`, which returns what it found or raises what is wrong."""
-    try:
-        return Finding(name, function(), is_ok=True)
-    except (UserError, InternalError) as error:
-        return Finding(name, str(error), is_ok=False)
-    except OSError as error:
-        return Finding(name, str(explain(error)), is_ok=False)
+def check_machine() -> Iterator[Finding]:
+    """The findings about versions, compiler and folders."""
+    yield check("versions", _versions)
+    yield check("compiler", _compiler)
+    folders = {
+        "outputs": Path.cwd,
+        "states": states_folder,
+        "cache": cache_folder,
+        "temporary files": lambda: Path(tempfile.gettempdir()),
+    }
+    for name, folder in folders.items():
+        yield check(name, lambda folder=folder: _folder(folder()))
 
 
 def _versions() -> str:
@@ -102,7 +86,8 @@ def _folder(folder: Path) -> str:
     return f"{folder}: writable, {readable(free)} free"
 
 
-def _device(name: str, precision: str) -> str:
+def describe_device(name: str, precision: str) -> str:
+    """The device of a setting, its free memory, and the data type of the computation. Raises `UserError`."""
     device = resolve_device(name)
     dtype = str(resolve_precision(precision, device)).removeprefix("torch.")
     if device.type == "cuda":

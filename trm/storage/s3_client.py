@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -64,15 +65,19 @@ class StoredObject:
 
 
 class Store:
-    """The objects below one URI `s3://bucket/key`. Names of objects are relative to it."""
+    """The objects below one URI `s3://bucket/key`. Names of objects are relative to it.
 
-    def __init__(self, uri: str) -> None:
+    retry_seconds: time from the first failure of a request to its last attempt; None: `RETRY_SECONDS`.
+    """
+
+    def __init__(self, uri: str, retry_seconds: float | None = None) -> None:
         scheme, _, rest = uri.rstrip("/").partition("://")
         self.uri, (self.bucket, _, self.key) = f"s3://{rest}", rest.partition("/")
         if scheme != "s3" or not self.bucket or not all(self.key.split("/")):
             raise UserError(f"{uri}: not an S3 URI; write it as s3://bucket/folder")
         self._cancelled = threading.Event()
         self._wait_reported = False
+        self._retry_seconds = RETRY_SECONDS if retry_seconds is None else retry_seconds
         self.client = self._translate_errors("connect", _client)
 
     def cancel(self) -> None:
@@ -229,6 +234,12 @@ class Store:
                 return found
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
+    def server_time(self) -> datetime | None:
+        """The time of the server's clock, in seconds; None if its responses have none."""
+        answer = self._call("list_objects_v2", "list objects", Prefix=f"{self.key}/", MaxKeys=1)
+        text = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        return parsedate_to_datetime(text) if text else None
+
     def delete(self, name: str) -> None:
         """Delete an object."""
         self._call("delete_object", f"delete {name}", name)
@@ -271,7 +282,7 @@ class Store:
         retrying = Retrying(
             retry=retry_if_exception(s3_errors.is_transient),
             wait=wait_random_exponential(multiplier=MIN_WAIT, max=MAX_WAIT),
-            stop=_StopAfterRetrySeconds(),
+            stop=_StopAfter(self._retry_seconds),
             sleep=sleep_using_event(cancelled),
             before_sleep=self._report_wait,
             reraise=True,
@@ -298,7 +309,7 @@ class Store:
             raise UserError(f"{where}: the response is not that of an S3 server; {s3_errors.OTHER_SERVER}") from None
         except (BotoCoreError, ValueError) as error:
             if s3_errors.is_transient(error):
-                waited = f"retried for {RETRY_SECONDS:.0f} seconds; check the network and AWS_ENDPOINT_URL_S3"
+                waited = f"retried for {self._retry_seconds:.0f} seconds; check the network and AWS_ENDPOINT_URL_S3"
                 raise InternalError(
                     f"{self.uri}: {self._server()} cannot be reached ({s3_errors.summary(error)}); {waited}"
                 ) from None
@@ -312,7 +323,7 @@ class Store:
         where = f"{self.uri}: cannot {action} at {self._server()}"
         if s3_errors.is_transient(error):
             return InternalError(
-                f"{where}: {s3_errors.code_of(error)}, retried for {RETRY_SECONDS:.0f} seconds; "
+                f"{where}: {s3_errors.code_of(error)}, retried for {self._retry_seconds:.0f} seconds; "
                 "repair the server, then run it again"
             )
         return UserError(f"{where}: {s3_errors.refusal(error, self.client.meta.endpoint_url)}")
@@ -323,14 +334,14 @@ class Store:
         return f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
 
 
-class _StopAfterRetrySeconds:
-    def __init__(self) -> None:
-        self.first: float | None = None
+class _StopAfter:
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.first = seconds, None
 
     def __call__(self, state: RetryCallState) -> bool:
         now = state.outcome_timestamp or 0.0
         self.first = now if self.first is None else self.first
-        return now - self.first >= RETRY_SECONDS
+        return now - self.first >= self.seconds
 
 
 def _client() -> "BaseClient":

@@ -229,13 +229,13 @@ class FakeCluster:
         # Two nodes on one machine: separate loopback addresses, because there is no DNS.
         port = self._ports.setdefault(job["metadata"]["uid"], free_ports(1)[0])
         env["PET_RDZV_ENDPOINT"] = f"127.0.0.2:{port}"
-        env["PET_RDZV_CONF"] += f",is_host={int(index == 0)}"
+        env["PET_RDZV_CONF"] = f"{env.get('PET_RDZV_CONF', '')},is_host={int(index == 0)}"
         env |= {"PET_LOCAL_ADDR": f"127.0.0.{index + 2}", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
         folder = self.folder / f"cache-{pod.metadata.uid}"  # a recreated pod has an empty cache
         folder.mkdir()
         env |= {"TRM_CACHE_DIR": str(folder), "HOME": str(folder), "TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"}
         env[DONE] = str(self.folder / f"done-{job['metadata']['uid']}")
-        words = self.command([*container.command, *container.args], f"worker-{index}")
+        words = self.command([*container.command, *(container.args or ())], f"worker-{index}")
         words = [sys.executable if word == "python" else word for word in words]
         process = subprocess.Popen(
             words, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True

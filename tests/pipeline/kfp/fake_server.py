@@ -33,6 +33,7 @@ class FakeKfpServer:
         """Login page that is the response to every request."""
         self.delay = 0.0
         """Seconds before each response."""
+        self.multi_user = False
         self.requests: list[str] = []
         """Method and path of each request."""
         self.bodies: list[dict[str, Any]] = []
@@ -118,6 +119,8 @@ class FakeKfpServer:
             if (predicate["key"], predicate["operation"]) != ("name", "EQUALS"):
                 return 400, {"message": "no such filter"}
             name_filter = predicate["string_value"]
+        if parts[2:] == ["healthz"]:
+            return 200, kfp_server_api.V2beta1GetHealthzResponse(multi_user=self.multi_user)
         if parts[2:] == ["experiments"]:
             if method == "POST":
                 new = kfp_server_api.V2beta1Experiment(experiment_id="e-1", display_name=body["display_name"])
@@ -132,7 +135,7 @@ class FakeKfpServer:
                 fields = {"runtime_config": config, "description": body.get("description")}
                 return 200, self.add_run(body["display_name"], "PENDING", **fields)
             found = [run for run in reversed(self.runs.values()) if name_filter in (None, run.display_name)]
-            return 200, kfp_server_api.V2beta1ListRunsResponse(runs=found)
+            return 200, kfp_server_api.V2beta1ListRunsResponse(runs=found, total_size=len(found))
         name, _, verb = parts[3].partition(":")
         if name not in self.runs:
             return 404, {"code": 5, "message": f"Run {name} not found"}

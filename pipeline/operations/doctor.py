@@ -1,0 +1,117 @@
+"""`python -m pipeline doctor`: whether the cluster of section `cluster` can run this experiment."""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
+
+from components.train.backends import backend_named
+from components.train.kubernetes_client import KubernetesClient, NoClusterError
+from pipeline.kfp.client import KfpClient
+from pipeline.kfp.submit import check_data_reachable, check_start_model_reachable
+from pipeline.kfp.train_job import check_train_job
+from pipeline.operations.kubernetes_checks import KubernetesChecks
+from pipeline.operations.pod_probe import probe
+from trm.config.cluster import ClusterParams, TrainJobParams
+from trm.config.params import Params
+from trm.storage.server_check import RETRY_SECONDS, check_server
+from trm.utils.errors import UserError
+from trm.utils.findings import Finding, NotCheckedError, check
+
+SINGLE_USER_NAMESPACE = "kubeflow"
+"""Namespace of the runs in single-user Kubeflow."""
+HUGGING_FACE, WANDB = "https://huggingface.co", "https://api.wandb.ai"
+
+
+def diagnose_cluster(load: Callable[[], Params], pod_timeout: float | None) -> Iterator[Finding]:
+    """Yield the findings about the params that `load` returns and about their cluster.
+
+    Args:
+        load: Returns the params or raises `UserError`.
+        pod_timeout: Seconds for a pod that checks what only a pod can; None: no pod is started.
+    """
+    try:
+        params = load()
+    except UserError as error:
+        yield Finding("params", str(error), is_ok=False)
+        return
+    yield check("params", lambda: _experiment(params))
+    yield check("image", lambda: _image(params.cluster))
+    yield from _kubeflow(params.cluster)
+    yield from check_server(params.cluster.artifact_root)
+    yield check("tracking", lambda: _tracking(params))
+    yield from _kubernetes(params, pod_timeout)
+
+
+def _experiment(params: Params) -> str:
+    """What `submit` refuses before it connects to a server."""
+    check_data_reachable(params.data)
+    check_start_model_reachable(params.train)
+    check_train_job(params)
+    return f"valid; dataset {params.data.name}, whose source pods can read"
+
+
+def _image(cluster: ClusterParams) -> str:
+    if "@sha256:" not in cluster.image:
+        raise UserError(f"cluster.image is {cluster.image}; set it to the digest that `make push` prints")
+    return cluster.image
+
+
+def _kubeflow(cluster: ClusterParams) -> Iterator[Finding]:
+    clients: list[KfpClient] = []
+
+    def server() -> str:
+        if cluster.kfp_host is None:
+            raise NotCheckedError("cluster.kfp_host is null; `submit` requires it")
+        clients.append(KfpClient(cluster, RETRY_SECONDS))
+        multi_user = clients[0].is_multi_user()
+        if multi_user and cluster.namespace is None:
+            raise UserError("Kubeflow is multi-user; set cluster.namespace to the namespace of your profile")
+        if not multi_user and cluster.namespace:
+            raise UserError(f"Kubeflow is single-user; set cluster.namespace to null instead of {cluster.namespace}")
+        return f"{'multi' if multi_user else 'single'}-user, API v2beta1 at {cluster.kfp_host}"
+
+    first = check("Kubeflow Pipelines", server)
+    yield first
+
+    def login() -> str:
+        if not first.is_ok:
+            raise NotCheckedError("Kubeflow Pipelines cannot be used")
+        return f"{clients[0].count_runs()} runs can be listed"
+
+    yield check("Kubeflow login", login)
+
+
+def _tracking(params: Params) -> str:
+    mode = params.tracking.mode
+    if mode == "online" and not os.environ.get("WANDB_API_KEY"):
+        raise NotCheckedError("online; WANDB_API_KEY is not set here, a login in ~/.netrc may exist")
+    return f"{mode} on this machine"
+
+
+def _kubernetes(params: Params, pod_timeout: float | None) -> Iterator[Finding]:
+    cluster = params.cluster
+    backend = backend_named((cluster.train_job or TrainJobParams()).backend)
+    try:
+        kubernetes = KubernetesClient(cluster.namespace or SINGLE_USER_NAMESPACE, backend)
+    except NoClusterError as error:
+        yield Finding("Kubernetes", str(error), is_ok=None)
+        return
+    with kubernetes:
+        kubernetes.set_retry_timeout(RETRY_SECONDS)
+        yield from KubernetesChecks(cluster, kubernetes).findings()
+        if pod_timeout is None:
+            yield Finding("pod", "pass --pod to start one, for its image, cache, S3 and egress", is_ok=None)
+        else:
+            yield from probe(cluster, kubernetes, _urls(params), pod_timeout)
+
+
+def _urls(params: Params) -> list[str]:
+    """Return the servers outside of the cluster that the stages contact, without paths, which may hold tokens."""
+    found = re.findall(r'"(https?://[^"]+)"', params.data.model_dump_json())
+    if getattr(getattr(params.data, "source", None), "type", "") == "huggingface":
+        found.append(HUGGING_FACE)
+    if params.tracking.mode == "online":
+        found.append(WANDB)
+    servers = {f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" for parts in map(urlsplit, found)}
+    return sorted(servers)
