@@ -7,7 +7,8 @@
 #       make image COMPILER=yes
 # The base must be of the Debian family, with Python 3.11 or later installed or available from apt.
 
-ARG BASE=python:3.11.14-slim-bookworm
+# By digest (of the multi-platform index), so that a build is the same later.
+ARG BASE=python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
 # Base of the build stage: BASE, or BASE with the wheels, pip configuration and certificates of a private network. It must
 # have the same Python as BASE. None of its other files reach the image.
 ARG BUILD_BASE=${BASE}

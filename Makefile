@@ -12,7 +12,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 
-.PHONY: help install install-light repro test unit format docs image push dev-up dev-down pipeline-local retrain
+.PHONY: help install install-light repro test unit format docs image push release-check release-files github-release \
+	dev-up dev-down pipeline-local retrain
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -72,7 +73,21 @@ push: ## push the latest image, also under a permanent tag, and print its digest
 	$(DOCKER) tag "$(IMAGE):latest" "$(IMAGE):$$tag" && \
 	$(DOCKER) push "$(IMAGE):$$tag" && \
 	$(DOCKER) push "$(IMAGE):latest" && \
-	$(DOCKER) image inspect --format '{{range .RepoDigests}}{{println .}}{{end}}' "$(IMAGE):$$tag" | grep -F "$(IMAGE)@"
+	digest=$$($(DOCKER) image inspect --format '{{range .RepoDigests}}{{println .}}{{end}}' "$(IMAGE):$$tag" | \
+		grep -F "$(IMAGE)@") && echo "$$digest" && \
+	if [ -n "$$GITHUB_OUTPUT" ]; then echo "digest=$${digest##*@}" >> "$$GITHUB_OUTPUT"; fi
+
+# TAG: that of the commit, such as v0.2.0. release.yml runs these three.
+release-check: ## check that TAG is the version of pyproject.toml, and that the changelog describes it
+	@"$(PYTHON)" scripts/release.py "$$TAG" > /dev/null
+
+release-files: release-check ## write the wheel and the notes of release TAG to dist/
+	@rm -rf dist && mkdir dist
+	@"$(PYTHON)" scripts/release.py "$$TAG" > dist/notes.md
+	@"$(PYTHON)" -m pip wheel -q --no-deps --wheel-dir dist .
+
+github-release: ## publish dist/ as a release of the GitHub repository
+	@gh release create "$$TAG" dist/*.whl dist/sbom.cdx.json --verify-tag --title "$$TAG" --notes-file dist/notes.md
 
 dev-up: $(READY) ## start a local S3 server, with its data in .dev
 	@$(BIN)/python -m pipeline.local.s3_server up

@@ -4,6 +4,7 @@ It is configured by the environment variables of GitHub Actions: GITHUB_API_URL,
 module is shared: retraining opens pull requests, and the Kubeflow client uses the identity token.
 """
 
+import base64
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,23 @@ RETRY_TIMEOUT = 60.0
 """Seconds for which requests to an unavailable server are repeated."""
 TIMEOUT = 30.0
 ID_TOKEN_URL, ID_TOKEN_SECRET = "ACTIONS_ID_TOKEN_REQUEST_URL", "ACTIONS_ID_TOKEN_REQUEST_TOKEN"
+
+
+def push_credentials() -> dict[str, str]:
+    """Return the variables with which git sends $GITHUB_TOKEN to the server of the workflow; {} without a token.
+
+    The checkout of a workflow stores no credentials (`persist-credentials: false`), and arguments of a process are
+    visible to others.
+    """
+    token, server = os.environ.get("GITHUB_TOKEN", ""), os.environ.get("GITHUB_SERVER_URL", "https://github.com")
+    if not token:
+        return {}
+    basic = base64.b64encode(f"x-access-token:{token}".encode()).decode()
+    return {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"http.{server.rstrip('/')}/.extraheader",
+        "GIT_CONFIG_VALUE_0": f"Authorization: Basic {basic}",
+    }
 
 
 class Repository:

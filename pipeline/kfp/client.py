@@ -253,7 +253,8 @@ class KfpClient:
         except urllib3.exceptions.HTTPError as error:
             reason = " ".join(str(error).split())[:200]
             raise InternalError(
-                f"{self.host}: cannot connect to Kubeflow Pipelines ({reason}), after {self._retry_timeout:.0f} s"
+                f"{self.host}: cannot connect to Kubeflow Pipelines ({reason}), after {self._retry_timeout:.0f} s; "
+                "check cluster.kfp_host and the network"
             ) from None
 
     def _print_retry(self) -> None:

