@@ -47,6 +47,8 @@ format: $(READY) ## format the code and fix lint errors
 docs: $(READY) ## build the documentation in site/
 	$(BIN)/python scripts/reference.py
 	$(BIN)/mkdocs build --strict
+	$(BIN)/jupytext --quiet --to ipynb --output site/tutorial.ipynb docs/tutorial.md
+	@$(BIN)/trm export --model demo --web site/demo || echo "the page Try it here lacks its solver" >&2
 
 # DOCKER: docker, podman or buildah. IMAGE: name of the image. The others are build arguments of the Dockerfile.
 DOCKER := docker

@@ -25,6 +25,8 @@ def test_site_builds(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     built = {path.relative_to(tmp_path / "site").with_suffix(".md") for path in (tmp_path / "site").rglob("*.html")}
     assert {path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*.md")} <= built
+    assert 'src="demo/index.html"' in (tmp_path / "site/try-it.html").read_text()
+    assert "--web site/demo" in (ROOT / "Makefile").read_text()
     api = (tmp_path / "site/python-api.html").read_text()
     assert "halt_probability" in api  # docstrings of fields are included
 

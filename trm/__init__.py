@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from trm.evaluation.arc_tasks import TaskAnswer, solve_arc
     from trm.inference.solve import Answer, solve
+    from trm.inference.trace import Frame, trace
     from trm.models.act import build_model
     from trm.models.conversion import export_published, import_published
     from trm.stages.experiment import evaluate, run, train
-    from trm.stages.params import load_params
+    from trm.stages.params import load_params, load_recipe
     from trm.training.checkpoint import load_checkpoint
     from trm.utils.errors import DataError, ParamsError, UserError
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "Answer": "trm.inference.solve",
     "DataError": "trm.utils.errors",
+    "Frame": "trm.inference.trace",
     "ParamsError": "trm.utils.errors",
     "TaskAnswer": "trm.evaluation.arc_tasks",
     "UserError": "trm.utils.errors",
@@ -30,15 +32,18 @@ _MODULES = {
     "import_published": "trm.models.conversion",
     "load_checkpoint": "trm.training.checkpoint",
     "load_params": "trm.stages.params",
+    "load_recipe": "trm.stages.params",
     "run": "trm.stages.experiment",
     "solve": "trm.inference.solve",
     "solve_arc": "trm.evaluation.arc_tasks",
+    "trace": "trm.inference.trace",
     "train": "trm.stages.experiment",
 }
 
 __all__ = [
     "Answer",
     "DataError",
+    "Frame",
     "ParamsError",
     "TaskAnswer",
     "UserError",
@@ -49,9 +54,11 @@ __all__ = [
     "import_published",
     "load_checkpoint",
     "load_params",
+    "load_recipe",
     "run",
     "solve",
     "solve_arc",
+    "trace",
     "train",
 ]
 

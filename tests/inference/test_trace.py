@@ -17,7 +17,7 @@ from trm.datasets.sudoku import dataset as sudoku
 from trm.datasets.sudoku.solver import solve_grid
 from trm.inference.puzzle import make_puzzle
 from trm.inference.solve import Answer, solve
-from trm.inference.trace import Frame, origin, trace
+from trm.inference.trace import Frame, origin, trace_puzzle
 from trm.models.act import TRM, build_model
 from trm.utils.errors import UserError
 
@@ -45,7 +45,7 @@ def traced(
 ) -> tuple[Answer, list[Frame]]:
     frames: list[Frame] = []
     puzzle = make_puzzle(meta, question.ravel() + np.uint8(1), config.num_votes, seed)
-    return trace(model, meta, puzzle, config, frames.append), frames
+    return trace_puzzle(model, meta, puzzle, config, frames.append), frames
 
 
 @pytest.mark.parametrize("arch", ["trm", "trm_singlez", "trm_hier6", "hrm", "transformers_baseline"])

@@ -25,7 +25,7 @@ from trm.datasets.drawings import get_drawing
 from trm.datasets.maze.dataset import maze_meta
 from trm.datasets.sudoku.dataset import sudoku_meta
 from trm.inference.solve import Answer
-from trm.inference.trace import Frame, Sample, trace
+from trm.inference.trace import Frame, Sample, trace_puzzle
 from trm.models.act import TRM, build_model
 from trm.reporting.figures.pictures import CORRECT, WRONG, picture
 from trm.reporting.terminal import animation, player
@@ -122,7 +122,7 @@ def test_arc_task_has_the_augmentations_of_the_dataset(tmp_path: Path, model_par
     assert dataset_puzzle("model", meta, dataset, 0, 99, 0).puzzle.num_votes == 6
     net = build_model(model_params.model_copy(update={"puzzle_emb_ndim": 16, "puzzle_emb_len": 1}), meta).eval()
     frames: list[Frame] = []
-    answer = trace(net, meta, puzzle.puzzle, inference_config(1, num_votes=4), frames.append)
+    answer = trace_puzzle(net, meta, puzzle.puzzle, inference_config(1, num_votes=4), frames.append)
     assert np.array_equal(frames[-1].answer, answer.grid)
     assert len(frames[-1].samples) == 4
 
@@ -138,7 +138,7 @@ def test_every_step_without_a_terminal(model: TRM, tmp_path: Path) -> None:
     assert "not solved; halt probability 0.7%" in text
     assert f"{file}: 3 steps" in text.replace("\n", "")
     frames: list[Frame] = []
-    trace(model, META, puzzle.puzzle, inference_config(3), frames.append)
+    trace_puzzle(model, META, puzzle.puzzle, inference_config(3), frames.append)
     last_frames = [frame for frame in frames if frame.ends_step]
     save_gif(get_drawing(META), last_frames, QUESTION, puzzle.solution, tmp_path / "b.gif")
     assert (tmp_path / "b.gif").read_bytes() == file.read_bytes()

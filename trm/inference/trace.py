@@ -1,18 +1,19 @@
 """Traces the solution of a puzzle: the answer after every forward pass, and where the latents still change."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from trm.config.base import parse
 from trm.config.dataset_meta import DatasetMeta
-from trm.config.inference import InferenceConfig
+from trm.config.inference import DEFAULT_INFERENCE, InferenceConfig
 from trm.data.protocol import Augmentations, Grid
 from trm.inference.engine import StepTrace
 from trm.inference.puzzle import EvalPuzzle
-from trm.inference.solve import Answer, rank_answers, solve_puzzle
+from trm.inference.solve import Answer, make_puzzles, rank_answers, solve_puzzle
 from trm.inference.voting import same_grid
 from trm.models.act import TRM
 
@@ -62,6 +63,26 @@ class Frame:
 
 
 def trace(
+    model: TRM,
+    meta: DatasetMeta,
+    grid: np.ndarray | Sequence,
+    config: InferenceConfig = DEFAULT_INFERENCE,
+    *,
+    seed: int = 0,
+    **settings: Any,  # noqa: ANN401 - fields of InferenceConfig
+) -> tuple[Answer, list[Frame]]:
+    """Solve one puzzle as `trm.solve` does; return its answer and a frame for each forward pass.
+
+    The arguments are those of `trm.solve`, but `grid` is a single puzzle. Raises as `trm.solve`.
+    """
+    if settings:
+        config = parse(InferenceConfig, config.model_dump() | settings, "trace")
+    (puzzle,) = make_puzzles(meta, [grid], config, seed)
+    frames: list[Frame] = []
+    return trace_puzzle(model, meta, puzzle, config, frames.append), frames
+
+
+def trace_puzzle(
     model: TRM, meta: DatasetMeta, puzzle: EvalPuzzle, config: InferenceConfig, on_frame: Callable[[Frame], None]
 ) -> Answer:
     """Solve a puzzle as `trm.solve` does, and call `on_frame` after each forward pass.

@@ -17,7 +17,7 @@ from trm.datasets.drawings import get_drawing
 from trm.evaluation.eval_dataset import EvalDataset, check_same_dataset
 from trm.inference.puzzle import EvalPuzzle, get_solvable_dataset, make_puzzle, to_tokens
 from trm.inference.solve import Answer, confidence_text
-from trm.inference.trace import Frame, trace
+from trm.inference.trace import Frame, trace_puzzle
 from trm.inference.voting import same_grid
 from trm.models.act import TRM
 from trm.reporting.terminal.animation import save_gif
@@ -122,7 +122,7 @@ def visualize(
             player = Player(console, live, keys)
             changes = _Changes(first, True, save is not None, player.show)
             try:
-                answer = trace(model, meta, puzzle.puzzle, config, changes.add)
+                answer = trace_puzzle(model, meta, puzzle.puzzle, config, changes.add)
                 changes.finish()
                 player.finish()
             except Stopped:
@@ -136,7 +136,7 @@ def visualize(
             keeps_steps=save is not None,
             show=lambda view: console.print(render(view, window_of(console, None)), end="\n\n"),
         )
-        answer = trace(model, meta, puzzle.puzzle, config, changes.add)
+        answer = trace_puzzle(model, meta, puzzle.puzzle, config, changes.add)
         changes.finish()
         last_step = config.max_steps
     console.print(f"stopped at step {last_step}" if answer is None else outcome(answer, puzzle, config))
