@@ -14,7 +14,7 @@ from trm.config.model import ModelParams
 from trm.config.training import AdamAtan2Params, AdamWParams, MuonParams, TrainParams
 from trm.models.act import TRM, build_model
 from trm.training import optimizers
-from trm.training.optimizers import AdamAtan2, network_optimizers, sign_sgd_rows
+from trm.training.optimizers import AdamAtan2, Optimizer, network_optimizers, sign_sgd_rows
 from trm.utils.errors import UserError
 
 
@@ -71,7 +71,7 @@ def chosen(
     model: TRM,
     device: str = "cpu",
     monkeypatch: pytest.MonkeyPatch | None = None,
-) -> list[torch.optim.Optimizer]:
+) -> list[Optimizer]:
     """The optimizers of a model that is on `device`."""
     if monkeypatch is not None:
         monkeypatch.setattr(TRM, "device", torch.device(device))

@@ -19,6 +19,7 @@ from trm.data.batches import StreamPosition
 from trm.models.act import TRM, Carry
 from trm.training.checkpoint import copy_to_host, read_header, write_tensors
 from trm.training.distributed import World
+from trm.training.optimizers import Optimizer
 from trm.training.state_folder import FILE, TABLE, StateFolder, is_continued, warn
 from trm.utils.errors import DataError
 from trm.utils.safetensors_errors import os_errors
@@ -45,7 +46,7 @@ class TrainState:
     model: TRM
     average: TRM
     """The model with the EMA weights."""
-    optimizers: list[torch.optim.Optimizer]
+    optimizers: list[Optimizer]
     """The optimizers of the network, of different weights. The puzzle embedding's has no state."""
     carry: Carry
     position: StreamPosition
@@ -105,7 +106,7 @@ class TrainState:
         return others | {name: getattr(self, name) for name in COUNTERS}
 
 
-def _has(optimizer: torch.optim.Optimizer, weight: Tensor) -> bool:
+def _has(optimizer: Optimizer, weight: Tensor) -> bool:
     return any(weight is each for group in optimizer.param_groups for each in group["params"])
 
 
