@@ -38,7 +38,7 @@ AUTHENTICATED = {"selfsubjectaccessreviews", "selfsubjectrulesreviews"}
 """Resources that all authenticated users may create."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def applied(apiserver: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> ApiServer:
     """The server with overlay `dev` applied, and Kubeflow's namespace."""
     ran = kubectl("apply", "-k", overlay("dev", tmp_path_factory.mktemp("dev")), kubeconfig=apiserver.kubeconfig())

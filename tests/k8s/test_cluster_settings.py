@@ -54,7 +54,7 @@ def create(server: ApiServer, path: str, body: Mapping[str, Any]) -> dict[str, A
     return server.http("GET", f"{path}/{body['metadata']['name']}").json()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def created(apiserver: ApiServer) -> dict[str, Objects]:
     """Back end -> the objects as the server returns them: job, runtime, template of a worker, pod of a worker."""
     apiserver.post("api/v1/namespaces", {"metadata": {"name": "settings"}})
