@@ -19,6 +19,7 @@ VARIANTS = {
     "dev": ("dev",),
     "dev without users": ("dev", "components:", "  - ../../components/without-users"),
     "dev with TrainJobs": ("dev", "components:", "  - ../../components/trainjob"),
+    "dev of a team": ("dev", "components:", "  - ../../components/namespace"),
     "s3": ("s3",),
     "s3 without users": ("s3", "components:", "  - ../../components/without-users", "  - ../../components/trainjob"),
     "s3 with an IAM role": ("s3", "- path: iam-role.yaml"),

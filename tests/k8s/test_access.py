@@ -40,10 +40,11 @@ AUTHENTICATED = {"selfsubjectaccessreviews", "selfsubjectrulesreviews"}
 
 @pytest.fixture(scope="module")
 def applied(apiserver: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> ApiServer:
-    """The server with overlay `dev` applied, and Kubeflow's namespace."""
+    """The server with overlay `dev` applied, Kubeflow's namespace and that of another team."""
     ran = kubectl("apply", "-k", overlay("dev", tmp_path_factory.mktemp("dev")), kubeconfig=apiserver.kubeconfig())
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert apiserver.post("api/v1/namespaces", {"metadata": {"name": "kubeflow"}}).status_code == 201
+    for name in ("kubeflow", "team"):  # a dry run creates no namespace
+        assert apiserver.post("api/v1/namespaces", {"metadata": {"name": name}}).status_code == 201
     deadline = time.monotonic() + 30
     while not all(_is_allowed(apiserver, request) for request in BOUND):
         assert time.monotonic() < deadline
