@@ -29,8 +29,8 @@ repro: $(READY) .dvc/plots.html ## run the pipeline of params.yaml; stages witho
 	@test -e .git || printf '[core]\n    no_scm = true\n' > .dvc/config.local  # an archive of the files, without Git
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 
-# Processes that run tests. Each one has a single thread for torch.
-WORKERS := 2
+# Processes that run tests: one more than cores, because some tests wait; at most 8. Each has a single thread for torch.
+WORKERS := $(shell cores=$$(getconf _NPROCESSORS_ONLN); test $$cores -lt 7 && echo $$((cores + 1)) || echo 8)
 test: $(READY) .dvc/plots.html ## run all checks: style, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -1,15 +1,23 @@
-"""An experiment with a tiny model in a separate folder, run by the command line."""
+"""An experiment with a tiny model in a separate folder, run by the command line in this process.
 
+A process for each command would import torch again and again, which takes most of the time.
+"""
+
+import contextlib
+import io
 import json
 import os
-import subprocess
-import sys
+import signal
 from collections.abc import Mapping
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
+from unittest import mock
 
 from tests.conftest import ROOT
 from tests.params import params_text
+from trm.cli.main import main
+from trm.utils.stop_signals import handled_signals
 
 STAGES = ("fetch", "augment", "train", "evaluate")
 TINY: dict[str, Any] = {
@@ -37,14 +45,25 @@ class Experiment:
         folder.mkdir(parents=True)
         self.folder, self.outputs = folder, folder / "outputs"
         (folder / "params.yaml").write_text(params_text({**TINY, **changes}, base))
-        self.environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
 
-    def start(self, *arguments: object) -> subprocess.CompletedProcess[str]:
-        """Run `trm`."""
-        command = [sys.executable, "-m", "trm", *map(str, arguments)]
-        return subprocess.run(
-            command, cwd=self.folder, env=self.environment, check=False, capture_output=True, text=True
-        )
+    def start(self, *arguments: object) -> CompletedProcess[str]:
+        """Run `trm` in this folder."""
+        command, out, err, code = ["trm", *map(str, arguments)], io.StringIO(), io.StringIO(), 0
+        handlers = {number: signal.getsignal(number) for number in handled_signals()}
+        with (
+            contextlib.chdir(self.folder),
+            mock.patch.dict(os.environ, {"COLUMNS": "200"}),
+            mock.patch("sys.argv", command),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            try:
+                main()
+            except SystemExit as end:
+                code = int(end.code or 0)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        return CompletedProcess(command, code, out.getvalue(), err.getvalue())
 
     def trm(self, *arguments: object, code: int = 0) -> str:
         """Run `trm`; returns stdout, or stderr if it is expected to fail."""
