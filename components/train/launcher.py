@@ -22,6 +22,7 @@ from components import run
 from components.parameters import parameter_text
 from components.train.backend import KEEP_ON_STOP, SPEC_HASH
 from components.train.backends import backend_of, fill
+from components.train.job_metrics import JobMetrics
 from components.train.log import log
 from components.train.pod_template import STATE_DIR, default_state_root
 from components.train.train_job import RUNTIME_HASH
@@ -29,6 +30,7 @@ from trm.cli.main import run_app
 from trm.storage import s3
 from trm.storage.artifact_cache import parse_artifact_uri
 from trm.utils.errors import InternalError, Interrupted, UserError
+from trm.utils.metrics_server import metrics_server
 from trm.utils.output import output_may_close
 from trm.utils.stop_signals import handled_signals
 
@@ -82,7 +84,9 @@ def launch(template: Mapping[str, Any], command: list[str]) -> None:
     with KubernetesClient(job["metadata"].pop("namespace", None), backend_of(job)) as kubernetes:
         try:
             followed = _get_or_create(kubernetes, job)
-            _follow(kubernetes, followed, uri)
+            metrics = JobMetrics(followed, kubernetes.backend)
+            with metrics_server(metrics.values, "launcher", "the job"):
+                _follow(kubernetes, followed, uri, metrics)
         except (Interrupted, UserError):
             _release(kubernetes, job, followed)
             raise
@@ -147,7 +151,7 @@ def _check_node_capacity(kubernetes: "KubernetesClient", job: Mapping[str, Any])
             )
 
 
-def _follow(kubernetes: "KubernetesClient", job: dict[str, Any], uri: str) -> None:
+def _follow(kubernetes: "KubernetesClient", job: dict[str, Any], uri: str, metrics: JobMetrics) -> None:
     """Log the job's status and output until it has finished and its model is in S3. Updates the status in `job`."""
     from components.train.job_status import StatusLogger, failure, newest_pods
     from components.train.pod_logs import PodLogFollower
@@ -170,6 +174,7 @@ def _follow(kubernetes: "KubernetesClient", job: dict[str, Any], uri: str) -> No
             if backend.worker_index(pod) == 0:
                 follower.set_pod(pod)
         status.update(current, pods)
+        metrics.update(pods, status.oom_kills)
         if follower.error is not None:
             raise follower.error
         if backend.state(current).finished:

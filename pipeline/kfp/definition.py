@@ -13,7 +13,7 @@ from components.parameters import PIPELINE, key_parameter, parameter_text
 from components.run_summary.component import run_summary
 from components.train.backend import TRAIN
 from components.train.backends import job_template
-from components.train.pod_template import KUEUE_QUEUE, state_environment
+from components.train.pod_template import KUEUE_QUEUE, metrics_environment, metrics_labels, state_environment
 from trm.config.cluster import ClusterParams
 from trm.config.params import Params
 from trm.config.pods import PodSettings, Resources, Volume
@@ -77,6 +77,8 @@ def build_pipeline(cluster: ClusterParams, uncached: Container[str] = ()) -> Gra
                     _configure_pod(task, cluster, cluster.pod(stage.name))
                     for name, value in state_environment(cluster).items() if stage.name == TRAIN else ():
                         task.set_env_variable(name, value)
+                if stage.name == TRAIN:
+                    _export_metrics(task, cluster)
                 outputs[stage.output] = task.outputs[stage.output]
 
     # KFP reads the pipeline's parameters from the signature.
@@ -165,6 +167,14 @@ def _configure_pod(task: dsl.PipelineTask, cluster: ClusterParams, resources: Re
         kubernetes.mount_pvc(task, cluster.cache_pvc, CACHE)
     else:
         kubernetes.empty_dir_mount(task, "cache", CACHE)
+
+
+def _export_metrics(task: dsl.PipelineTask, cluster: ClusterParams) -> None:
+    """Let a task's pod serve metrics, if section `cluster` has a port for them."""
+    for name, value in metrics_environment(cluster).items():
+        task.set_env_variable(name, value)
+    for name, value in metrics_labels(cluster).items():
+        kubernetes.add_pod_label(task, name, value)
 
 
 def _add_pod_settings(task: dsl.PipelineTask, settings: PodSettings) -> None:

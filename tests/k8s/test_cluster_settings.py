@@ -16,7 +16,8 @@ from pipeline.kfp.compile import pipeline_spec
 from tests.apiserver import ApiServer, apiserver, assets
 from tests.components.train.fake_trainer import worker_template
 from tests.conftest import ROOT
-from tests.k8s.cluster_settings import FULL, ROWS, RUNTIME, Seen, contains, lookup
+from tests.k8s.cluster_settings import FULL, ROWS, RUNTIME, Seen
+from tests.k8s.lookup import contains, lookup
 from tests.k8s.pod_security import violations
 from trm.config.cluster import ClusterParams
 from trm.utils.errors import ParamsError
