@@ -159,13 +159,13 @@ class KubernetesClient:
             return None
         return max((int((node.status.allocatable or {}).get(resource, 0)) for node in nodes), default=0) or None
 
-    def log_tail(self, pod: str, previous: bool, lines: int) -> str:
+    def log_tail(self, pod: str, previous: bool, lines: int | None) -> str:
         """Return the last `lines` lines of a pod's log, or "" if no log is available.
 
         Args:
             pod: Name of the pod.
             previous: Read the log of the previous container instance.
-            lines: Number of lines.
+            lines: Number of lines. None: all.
         """
         try:
             return self._core.read_namespaced_pod_log(

@@ -102,13 +102,26 @@ def logs(
     run: RunId,
     params: ParamsFile = PARAMS,
     stage: Annotated[str | None, typer.Option(help="Only the log of this stage, without its name.")] = None,
+    worker: Annotated[
+        int | None, typer.Option(min=0, help="Only the log of this worker of the training job, from 0.")
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Go on until the run has finished.")] = False,
 ) -> None:
-    """Print the logs of a run's stages. That of a training job has the lines of its workers."""
+    """Print the logs of a run's stages. That of a training job has the lines of its first worker.
+
+    --worker reads the pod of any worker, and from S3 the logs of pods that are deleted.
+    """
     from pipeline.kfp.client import KfpClient
     from pipeline.kfp.watch import print_logs
+    from pipeline.kfp.worker_logs import print_worker_logs
 
-    print_logs(KfpClient(load_params(params).cluster), run, stage, follow)
+    cluster = load_params(params).cluster
+    if worker is None:
+        print_logs(KfpClient(cluster), run, stage, follow)
+        return
+    if stage not in (None, "train"):
+        raise UserError(f"--worker requires --stage train. Got --stage {stage}; only the training has workers")
+    print_worker_logs(KfpClient(cluster), cluster, run, worker, follow)
 
 
 def stop(run: RunId, params: ParamsFile = PARAMS) -> None:
