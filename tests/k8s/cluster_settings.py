@@ -16,6 +16,7 @@ FULL: dict[str, Any] = {
     "image_pull_secret": "pull",
     "cache_pvc": "caches",
     "metrics_port": 9400,
+    "notify": {"secret": "hook", "when": "finished"},
     "pods": {
         "env": {"HTTPS_PROXY": "http://proxy:3128"},
         "labels": {"team": "puzzles"},
@@ -370,5 +371,7 @@ ROWS = (
     Seen("train_job.gang.timeout_seconds", "", 77, "spec.runPolicy.schedulingPolicy.scheduleTimeoutSeconds"),
     Seen("train_job.runtime", "", "trm-test", "", "spec.runtimeRef.name"),
     Seen("metrics_port", f"{CONTAINER}.env[name=TRM_METRICS_PORT].value", "9400"),
+    Seen("notify.secret"),
+    Seen("notify.when"),
     Seen("max_gpu_hours"),
 )
