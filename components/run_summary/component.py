@@ -1,4 +1,4 @@
-"""Container component of the exit handler. Its parameters include the content key of every stage record."""
+"""Container components of the exit handlers. That of a run has the content key of every stage as a parameter."""
 
 import inspect
 from typing import Any
@@ -37,3 +37,21 @@ def _signature() -> inspect.Signature:
 _run_summary.__name__ = "run_summary"
 _run_summary.__signature__ = _signature()  # pyright: ignore[reportFunctionMemberAccess]
 run_summary: Any = dsl.container_component(_run_summary)
+
+
+@dsl.container_component
+def sweep_summary(
+    artifact_root: str,
+    run: str,
+    artifacts: str,
+    status: dsl.PipelineTaskFinalStatus,
+    summary: dsl.Output[dsl.Markdown],
+) -> dsl.ContainerSpec:
+    """Write how a sweep ended, and its artifacts in S3.
+
+    Args:
+        run: Id of the run.
+        artifacts: `STAGE=KEY` of each artifact, separated by spaces.
+    """
+    args = [status, summary.path, artifact_root, run, artifacts]
+    return dsl.ContainerSpec(image=IMAGE, command=["python", "-m", "components.run_summary.summary"], args=args)

@@ -6,7 +6,8 @@ webhook of `cluster.notify`.
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,47 +19,57 @@ from trm.storage.artifacts import TIMING
 from trm.utils.errors import InternalError, Interrupted, UserError, exit_code
 from trm.utils.output import output_may_close
 
-Manifests = Mapping[str, Mapping[str, Any] | None]
-"""Stage name -> manifest; None if there is no artifact."""
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact that the run had to make."""
+
+    stage: str
+    uri: str
+    manifest: Mapping[str, Any] | None
+    """None: it does not exist."""
 
 
-def read_manifests(artifact_root: str, keys: Mapping[str, str]) -> Manifests:
-    """Return the manifests of the artifacts in S3. keys: stage name -> content key."""
-    return {stage: s3.read_manifest(s3.artifact_uri(artifact_root, stage, key)) for stage, key in keys.items()}
+def read_artifacts(artifact_root: str, pairs: Iterable[str]) -> list[Artifact]:
+    """Return the artifacts of `STAGE=KEY` pairs. Raises the errors of `trm.storage.s3`."""
+    found = []
+    for pair in pairs:
+        stage, _, key = pair.partition("=")
+        uri = s3.artifact_uri(artifact_root, stage, key)
+        found.append(Artifact(stage, uri, s3.read_manifest(uri)))
+    return found
 
 
-def first_missing(manifests: Manifests) -> str | None:
+def first_missing(artifacts: Iterable[Artifact]) -> str | None:
     """Return the first stage without an artifact."""
-    return next((stage for stage, manifest in manifests.items() if manifest is None), None)
+    return next((each.stage for each in artifacts if each.manifest is None), None)
 
 
-def summarize(status: Mapping[str, Any], artifact_root: str, keys: Mapping[str, str], manifests: Manifests) -> str:
-    """Return the outcome of the run, one row per stage, and the metrics, as Markdown.
+def summarize(status: Mapping[str, Any], artifacts: Sequence[Artifact]) -> str:
+    """Return the outcome of the run, one row per artifact, and the metrics, as Markdown.
 
     The outcome depends on the manifests in S3 alone, because some versions of Kubeflow Pipelines report the state
     RUNNING to the exit handler. The reported state is included for information.
 
     Args:
         status: Final status of the run as Kubeflow reports it, with `state` and `error.message`.
-        artifact_root: Root of the artifacts in S3.
-        keys: Stage name -> content key.
-        manifests: Their manifests.
+        artifacts: The artifacts of the run. Metrics are those of a run with one evaluation: `pipeline sweep --collect`
+            tabulates those of several.
     """
-    uris = {stage: s3.artifact_uri(artifact_root, stage, key) for stage, key in keys.items()}
-    missing = first_missing(manifests)
+    missing = first_missing(artifacts)
     lines = [f"# Run failed: stage {missing} has no artifact" if missing else "# Run succeeded", ""]
     reported = [status.get("state"), _error_message(status)]
     lines += [f"State reported by Kubeflow: {escape_markdown(', '.join(str(part) for part in reported if part))}", ""]
     lines += ["| stage | artifact | seconds |", "|---|---|---|"]
     metrics: dict[str, Any] = {}
-    for stage, manifest in manifests.items():
-        if manifest is None:
-            lines.append(f"| {stage} | missing | |")
+    for each in artifacts:
+        if each.manifest is None:
+            lines.append(f"| {each.stage} | missing | |")
             continue
-        seconds = (s3.get_json(f"{uris[stage]}/{TIMING}") or {}).get("seconds", "")
-        lines.append(f"| {stage} | `{uris[stage]}` | {escape_markdown(str(seconds))} |")
-        metrics |= manifest["facts"].get("metrics", {})
-    if metrics:
+        seconds = (s3.get_json(f"{each.uri}/{TIMING}") or {}).get("seconds", "")
+        lines.append(f"| {each.stage} | `{each.uri}` | {escape_markdown(str(seconds))} |")
+        metrics |= each.manifest["facts"].get("metrics", {})
+    if metrics and len({each.stage for each in artifacts}) == len(artifacts):
         lines += ["", "| metric | value |", "|---|---|"]
         lines += [f"| {escape_markdown(name)} | {escape_markdown(str(value))} |" for name, value in metrics.items()]
     return "\n".join(lines) + "\n"
@@ -73,10 +84,10 @@ def _error_message(status: Mapping[str, Any]) -> str:
 def main(arguments: list[str]) -> None:
     """Print and write the summary. Exits with code 1 or 2 and a one-line message when S3 is not readable."""
     text, file, artifact_root, run, *pairs = arguments
-    status, keys = json.loads(text), dict(pair.split("=", 1) for pair in pairs)
+    status = json.loads(text)
     try:
-        manifests = read_manifests(artifact_root, keys)
-        text = summarize(status, artifact_root, keys, manifests)
+        artifacts = read_artifacts(artifact_root, " ".join(pairs).split())
+        text = summarize(status, artifacts)
     except (UserError, InternalError, Interrupted) as error:
         print(f"run_summary: {error}", file=sys.stderr)
         notify(Outcome(PIPELINE, run, "unknown", None, f"{_error_message(status)} {error}".strip()))
@@ -85,7 +96,7 @@ def main(arguments: list[str]) -> None:
     path = Path(file)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-    missing = first_missing(manifests)
+    missing = first_missing(artifacts)
     notify(Outcome(PIPELINE, run, "failed" if missing else "succeeded", missing, _error_message(status)))
 
 

@@ -2,7 +2,7 @@
 
 import importlib
 import inspect
-from collections.abc import Container
+from collections.abc import Callable, Container, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -50,7 +50,7 @@ def build_pipeline(cluster: ClusterParams, uncached: Container[str] = ()) -> Gra
         uncached: Stages that start although Kubeflow knows a result of their parameters, which include the content key.
             Their containers look for the result in S3.
     """
-    _check_resources(cluster)
+    check_resources(cluster)
     types: dict[str, type] = dict.fromkeys((*SECTIONS, *map(key_parameter, STAGES), "artifact_root"), str)
     names = tuple(types)
 
@@ -58,40 +58,81 @@ def build_pipeline(cluster: ClusterParams, uncached: Container[str] = ()) -> Gra
         arguments = dict(zip(names, channels, strict=True))
         keys = {key_parameter(stage): arguments[key_parameter(stage)] for stage in STAGES}
         exit_task = run_summary(artifact_root=arguments["artifact_root"], run=dsl.PIPELINE_JOB_ID_PLACEHOLDER, **keys)
-        exit_task.set_caching_options(False)
-        _configure_pod(exit_task, cluster, cluster.pod("run-summary", Resources()))
-        _add_webhook(exit_task, cluster)
+        configure_exit_task(exit_task, cluster)
         outputs: dict[str, Any] = {}
         with dsl.ExitHandler(exit_task):
             for stage in STAGES:
-                train_job = {"train_job": parameter_text(job_template(cluster))} if stage.name == TRAIN else {}
-                task = component(stage)(
-                    **{f"{section}_params": arguments[section] for section in stage.sections},
-                    **{name: outputs[name] for name in stage.inputs},
-                    artifact_root=arguments["artifact_root"],
-                    key=arguments[key_parameter(stage)],
-                    **train_job,
-                )
-                task.set_caching_options(stage.name not in uncached)
-                if train_job and cluster.train_job is not None:
-                    _configure_pod(task, cluster, cluster.pod(stage.name, LAUNCHER_RESOURCES))
-                    for name, field in POD_FIELDS.items():
-                        kubernetes.use_field_path_as_env(task, name, field)
-                else:
-                    _configure_pod(task, cluster, cluster.pod(stage.name))
-                    for name, value in state_environment(cluster).items() if stage.name == TRAIN else ():
-                        task.set_env_variable(name, value)
-                if stage.name == TRAIN:
-                    _export_metrics(task, cluster)
-                outputs[stage.output] = task.outputs[stage.output]
+                outputs[stage.output] = stage_task(
+                    stage,
+                    cluster,
+                    {section: arguments[section] for section in stage.sections},
+                    {name: outputs[name] for name in stage.inputs},
+                    arguments["artifact_root"],
+                    arguments[key_parameter(stage)],
+                    is_cached=stage.name not in uncached,
+                ).outputs[stage.output]
 
+    return with_parameters(pipeline, types, "Raw puzzles to evaluated model.")
+
+
+def with_parameters(function: Callable[..., None], types: Mapping[str, type], description: str) -> GraphComponent:
+    """Return the pipeline of a function whose arguments have these names and types."""
     # KFP reads the pipeline's parameters from the signature.
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [inspect.Parameter(name, kind, annotation=annotation) for name, annotation in types.items()]
-    pipeline.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
-    pipeline.__annotations__ = types
-    description = "Raw puzzles to evaluated model. Artifacts are stored in S3 under their content keys."
-    return dsl.pipeline(name=PIPELINE, description=description)(pipeline)  # pyright: ignore[reportReturnType]
+    function.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
+    function.__annotations__ = dict(types)
+    description += " Artifacts are stored in S3 under their content keys."
+    return dsl.pipeline(name=PIPELINE, description=description)(function)  # pyright: ignore[reportReturnType]
+
+
+def stage_task(
+    stage: Stage,
+    cluster: ClusterParams,
+    sections: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    artifact_root: Any,
+    key: Any,
+    is_cached: bool,
+) -> dsl.PipelineTask:
+    """Return the task of a stage in the pipeline that is being defined.
+
+    Args:
+        stage: The stage.
+        cluster: Section `cluster`: image, resources and placement of the pod.
+        sections: Section name -> its JSON, or a parameter of the pipeline.
+        inputs: Input name -> output of an earlier task.
+        artifact_root: Root of the artifacts in S3.
+        key: Content key.
+        is_cached: Whether Kubeflow may take the result of an earlier run.
+    """
+    train_job = {"train_job": parameter_text(job_template(cluster))} if stage.name == TRAIN else {}
+    task = component(stage)(
+        **{f"{name}_params": text for name, text in sections.items()},
+        **inputs,
+        artifact_root=artifact_root,
+        key=key,
+        **train_job,
+    )
+    task.set_caching_options(is_cached)
+    if train_job and cluster.train_job is not None:
+        _configure_pod(task, cluster, cluster.pod(stage.name, LAUNCHER_RESOURCES))
+        for name, field in POD_FIELDS.items():
+            kubernetes.use_field_path_as_env(task, name, field)
+    else:
+        _configure_pod(task, cluster, cluster.pod(stage.name))
+        for name, value in state_environment(cluster).items() if stage.name == TRAIN else ():
+            task.set_env_variable(name, value)
+    if stage.name == TRAIN:
+        _export_metrics(task, cluster)
+    return task
+
+
+def configure_exit_task(task: dsl.PipelineTask, cluster: ClusterParams) -> None:
+    """Set the pod of an exit handler."""
+    task.set_caching_options(False)
+    _configure_pod(task, cluster, cluster.pod("run-summary", Resources()))
+    _add_webhook(task, cluster)
 
 
 def component(stage: Stage) -> Any:
@@ -109,6 +150,12 @@ def run_arguments(params: Params, keys: dict[str, str], artifact_root: str) -> d
         keys: Stage name -> content key.
         artifact_root: Root of the artifacts in S3.
     """
+    sections = section_texts(params)
+    return {**sections, **{key_parameter(stage): keys[stage.name] for stage in STAGES}, "artifact_root": artifact_root}
+
+
+def section_texts(params: Params) -> dict[str, str]:
+    """Return section name -> its JSON. Raises `ParamsError` for sections that do not arrive in the containers."""
     sections: dict[str, str] = {}
     for name in SECTIONS:
         try:
@@ -121,10 +168,11 @@ def run_arguments(params: Params, keys: dict[str, str], artifact_root: str) -> d
             f"{largest}: has {len(sections[largest])} bytes as JSON; Kubeflow transports all sections together in at "
             f"most {MAX_PARAMS_BYTES} bytes: shorten its lists and texts"
         )
-    return {**sections, **{key_parameter(stage): keys[stage.name] for stage in STAGES}, "artifact_root": artifact_root}
+    return sections
 
 
-def _check_resources(cluster: ClusterParams) -> None:
+def check_resources(cluster: ClusterParams) -> None:
+    """Raise `ParamsError` for an unknown stage in `cluster.resources`, and for a setting that only workers can have."""
     unknown = set(cluster.resources) - {stage.name for stage in STAGES}
     if unknown:
         known = ", ".join(stage.name for stage in STAGES)
