@@ -23,6 +23,8 @@ TIMEOUT = (5.0, 30.0)
 """Seconds to connect, and between two bytes of a response."""
 SHORT_TIMEOUT = (2.0, 5.0)
 """`TIMEOUT` of a process that is being stopped."""
+MAX_CONNECTIONS = 1000
+"""Connections that are kept open: one for the log of each worker. urllib3 warns of every other one."""
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 ResultT = TypeVar("ResultT")
@@ -52,6 +54,7 @@ class KubernetesClient:
         default_namespace = _configure(self._configuration)
         configuration = self._configuration
         configuration.retries = False  # `retry` repeats requests, with pauses
+        configuration.connection_pool_maxsize = MAX_CONNECTIONS
         self.host: str = configuration.host
         self.namespace = namespace or default_namespace
         self._client: Any = client.ApiClient(configuration)

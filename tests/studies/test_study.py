@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.conftest import ROOT
 from trm.config.recipes import studies
 from trm.config.tracking import TrackingParams
 from trm.datasets.registry import expected_meta
@@ -81,6 +82,14 @@ def test_mistakes_in_a_grid(changes: dict[str, object], problem: str, tmp_path: 
     file.write_text(json.dumps({**TINY.model_dump(exclude={"grid"}), **changes}))
     with pytest.raises(ParamsError, match=re.escape(problem)):
         load_study(str(file))
+
+
+def test_example_of_the_documentation_is_valid(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/studies.md").read_text(), re.S)
+    (tmp_path / "rates.yaml").write_text(block)
+    study, title = load_study(str(tmp_path / "rates.yaml"))
+    assert title == "Learning rates and depths"
+    assert [run.recipe for run in runs_of(study, tmp_path) if run.seed == 0][:2] == ["baseline", "lr-0-001-l-cycles-2"]
 
 
 def test_grid_has_every_combination_with_its_seeds(tmp_path: Path) -> None:
