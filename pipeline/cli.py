@@ -20,6 +20,7 @@ COMMANDS = {
     "plan": retraining.plan,
     "compile": kfp.compile_,
     "submit": kfp.submit,
+    "sweep": kfp.sweep,
     "watch": kfp.watch,
     "runs": kfp.runs,
     "logs": kfp.logs,

@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 from tests.documentation import Console, console_blocks, pages
 
 PREFIXES = {("trm",): "trm", ("python", "-m", "trm"): "trm", ("python", "-m", "pipeline"): "pipeline"}
-FURTHER = ("cd", "docker", "dvc", "git", "kubectl", "mkdir", "pip", "tensorboard", "pre-commit", "source")
+FURTHER = ("aws", "cd", "docker", "dvc", "git", "kubectl", "mkdir", "pip", "tensorboard", "pre-commit", "source")
 """Programs whose options are not checked."""
 
 

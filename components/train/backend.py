@@ -16,6 +16,8 @@ SPEC_HASH, KEEP_ON_STOP, START_TIMEOUT = "trm/spec-hash", "trm/keep-on-stop", "t
 worker may fail to start."""
 KEY_LABEL = "trm/key"
 """Label with the first 63 digits of the content key."""
+LOGS = "logs"
+"""Folder of the workers' logs below the artifact root."""
 FINISHED = ("Succeeded", "Failed")
 
 
@@ -105,6 +107,11 @@ class Backend(Protocol):
 def job_name(key: str) -> str:
     """Return the job's name: a DNS-1035 label, short enough for the suffixes of its pods."""
     return f"trm-{key[:12]}"
+
+
+def logs_uri(artifact_root: str, key: str) -> str:
+    """Return the URI below which the logs of the training with this content key are stored."""
+    return f"{artifact_root}/{LOGS}/{key}"
 
 
 def spec_hash(spec: Mapping[str, Any]) -> str:

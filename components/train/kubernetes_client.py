@@ -23,6 +23,8 @@ TIMEOUT = (5.0, 30.0)
 """Seconds to connect, and between two bytes of a response."""
 SHORT_TIMEOUT = (2.0, 5.0)
 """`TIMEOUT` of a process that is being stopped."""
+MAX_CONNECTIONS = 1000
+"""Connections that are kept open: one for the log of each worker. urllib3 warns of every other one."""
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 ResultT = TypeVar("ResultT")
@@ -52,6 +54,7 @@ class KubernetesClient:
         default_namespace = _configure(self._configuration)
         configuration = self._configuration
         configuration.retries = False  # `retry` repeats requests, with pauses
+        configuration.connection_pool_maxsize = MAX_CONNECTIONS
         self.host: str = configuration.host
         self.namespace = namespace or default_namespace
         self._client: Any = client.ApiClient(configuration)
@@ -164,13 +167,13 @@ class KubernetesClient:
             return None
         return max((int((node.status.allocatable or {}).get(resource, 0)) for node in nodes), default=0) or None
 
-    def log_tail(self, pod: str, previous: bool, lines: int) -> str:
+    def log_tail(self, pod: str, previous: bool, lines: int | None) -> str:
         """Return the last `lines` lines of a pod's log, or "" if no log is available.
 
         Args:
             pod: Name of the pod.
             previous: Read the log of the previous container instance.
-            lines: Number of lines.
+            lines: Number of lines. None: all.
         """
         try:
             return self._core.read_namespaced_pod_log(

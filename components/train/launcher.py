@@ -20,20 +20,23 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from components import run
 from components.parameters import parameter_text
-from components.train.backend import KEEP_ON_STOP
+from components.train.backend import KEEP_ON_STOP, logs_uri
 from components.train.backends import backend_of, fill
 from components.train.cluster_checks import check_node_capacity, check_runtime, spec_hash_of
+from components.train.job_metrics import JobMetrics
 from components.train.log import log
 from components.train.pod_template import STATE_DIR, default_state_root
 from trm.cli.main import run_app
 from trm.storage import s3
 from trm.storage.artifact_cache import parse_artifact_uri
 from trm.utils.errors import InternalError, Interrupted, UserError
+from trm.utils.metrics_server import metrics_server
 from trm.utils.output import output_may_close
 from trm.utils.stop_signals import handled_signals
 
 if TYPE_CHECKING:
     from components.train.kubernetes_client import KubernetesClient
+    from components.train.worker_logs import WorkerLogs
 
 POLL_INTERVAL = 2.0
 """Seconds between two queries of the job's status."""
@@ -77,15 +80,22 @@ def launch(template: Mapping[str, Any], command: list[str]) -> None:
         log(f"{uri} exists: nothing to do")
         return
     from components.train.kubernetes_client import KubernetesClient
+    from components.train.worker_logs import WorkerLogs
 
     followed: dict[str, Any] | None = None
     with KubernetesClient(job["metadata"].pop("namespace", None), backend_of(job)) as kubernetes:
+        logs = WorkerLogs(kubernetes, logs_uri(root, key))
         try:
             followed = _get_or_create(kubernetes, job)
-            _follow(kubernetes, followed, uri)
+            metrics = JobMetrics(followed, kubernetes.backend)
+            with metrics_server(metrics.values, "launcher", "the job"):
+                _follow(kubernetes, followed, uri, metrics, logs)
         except (Interrupted, UserError):
+            logs.close()
             _release(kubernetes, job, followed)
             raise
+        finally:
+            logs.finish()
 
 
 def _get_or_create(kubernetes: "KubernetesClient", job: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,14 +130,15 @@ def _get_or_create(kubernetes: "KubernetesClient", job: Mapping[str, Any]) -> di
             _wait_until_deleted(kubernetes, existing, None)
 
 
-def _follow(kubernetes: "KubernetesClient", job: dict[str, Any], uri: str) -> None:
+def _follow(
+    kubernetes: "KubernetesClient", job: dict[str, Any], uri: str, metrics: JobMetrics, logs: "WorkerLogs"
+) -> None:
     """Log the job's status and output until it has finished and its model is in S3. Updates the status in `job`."""
     from components.train.job_status import StatusLogger, failure, newest_pods
-    from components.train.pod_logs import PodLogFollower
 
     backend = kubernetes.backend
     name, uid = job["metadata"]["name"], job["metadata"]["uid"]
-    follower, status = PodLogFollower(kubernetes), StatusLogger(kubernetes)
+    status = StatusLogger(kubernetes)
     while True:
         current = kubernetes.job(name)
         if current is None or current["metadata"]["uid"] != uid or "deletionTimestamp" in current["metadata"]:
@@ -139,12 +150,11 @@ def _follow(kubernetes: "KubernetesClient", job: dict[str, Any], uri: str) -> No
         job["status"] = current.get("status")
         pods = kubernetes.pods(current)
         newest = newest_pods(kubernetes, pods)
-        for pod in newest:
-            if backend.worker_index(pod) == 0:
-                follower.set_pod(pod)
+        logs.update(newest)
         status.update(current, pods)
-        if follower.error is not None:
-            raise follower.error
+        metrics.update(pods, status.oom_kills)
+        if logs.error is not None:
+            raise logs.error
         if backend.state(current).finished:
             break
         if error := status.start_failure(current, newest):
@@ -155,7 +165,7 @@ def _follow(kubernetes: "KubernetesClient", job: dict[str, Any], uri: str) -> No
                 "raise cluster.resources.train.memory, or lower train.micro_batch_size"
             )
         time.sleep(POLL_INTERVAL)
-    if not follower.drain(DRAIN_TIMEOUT):
+    if not logs.drain(DRAIN_TIMEOUT):
         log("the end of the log is not readable")
     if backend.state(current).name == "Failed":
         raise failure(kubernetes, current, newest)

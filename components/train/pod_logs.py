@@ -1,9 +1,10 @@
-"""The log of the first worker on stdout: every line exactly once, also when connections break."""
+"""The log of a pod: every line exactly once, also when connections break."""
 
 import re
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -24,29 +25,38 @@ _TIMESTAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\S* ?")
 
 
 class PodLogFollower:
-    """Prints the log of one pod at a time, in a background thread."""
+    """Follows the log of one pod at a time, in a background thread.
 
-    def __init__(self, kubernetes: KubernetesClient) -> None:
+    Args:
+        kubernetes: The cluster.
+        write: Called with the pod and each line of its log, without control characters.
+    """
+
+    def __init__(self, kubernetes: KubernetesClient, write: Callable[[Any, str], None]) -> None:
         self.error: Exception | None = None
         """Set when the log cannot be read for lack of permission."""
-        self._kubernetes = kubernetes
+        self._kubernetes, self._write = kubernetes, write
         self._pod: Any = None
         self._uid = ""
         self._finished_uid = ""
         """The pod whose log is complete."""
+        self._incomplete: Any = None
+        """The pod whose connection has ended, although its log is not complete."""
+        self._draining = False
         self._newest: datetime | None = None
-        self._printed: Counter[bytes] = Counter()
+        self._known: Counter[bytes] = Counter()
         """Lines with their timestamps, from `_newest - OVERLAP` on."""
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def set_pod(self, pod: Any) -> None:
-        """Set the pod whose log is printed, with its current status."""
+        """Set the pod whose log is followed, with its current status."""
         self._pod = pod
 
     def drain(self, timeout: float) -> bool:
         """Wait until the pod's log is complete. Return False after `timeout` seconds."""
         deadline = time.monotonic() + timeout
+        self._draining = True
         while self.error is None and self._pod is not None and _has_log(self._pod):
             if self._finished_uid == self._pod.metadata.uid:
                 break
@@ -58,30 +68,33 @@ class PodLogFollower:
     def _run(self) -> None:
         while self.error is None:
             pod = self._pod
-            if pod is None or not _has_log(pod) or pod.metadata.uid == self._finished_uid:
+            # The next pod of a worker may have the name of the one before: a query of the pods comes in between.
+            is_stale = pod is self._incomplete and not self._draining
+            if pod is None or is_stale or not _has_log(pod) or pod.metadata.uid == self._finished_uid:
                 time.sleep(PAUSE / 4)
                 continue
             if pod.metadata.uid != self._uid:
                 self._uid, self._newest = pod.metadata.uid, None  # the clock of its node may differ
-            if self._read(pod.metadata.name, has_finished(pod)):
+            if self._read(pod, has_finished(pod)):
                 self._finished_uid = self._uid
             else:
+                self._incomplete = pod
                 time.sleep(PAUSE)
 
-    def _read(self, name: str, finished: bool) -> bool:
-        """Print new lines until the connection ends; return whether the log is complete.
+    def _read(self, pod: Any, finished: bool) -> bool:
+        """Write new lines until the connection ends; return whether the log is complete.
 
         The API server closes a stream in the regular way also when its own connection to the node breaks. A log is
         therefore complete only if the request started after the pod had `finished`.
         """
         since = self._newest and self._newest - OVERLAP
-        known = self._printed.copy()
+        known = self._known.copy()
         rest = b""
         try:
-            for chunk in self._kubernetes.stream_log(name, since, READ_TIMEOUT):
+            for chunk in self._kubernetes.stream_log(pod.metadata.name, since, READ_TIMEOUT):
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
-                    self._print(line, known)
+                    self._add(pod, line, known)
         except ApiException as error:
             if error.status == 401:
                 self._kubernetes.reload_credentials()
@@ -91,10 +104,10 @@ class PodLogFollower:
         except (urllib3.exceptions.HTTPError, OSError):
             return False
         if rest and finished:
-            self._print(rest, known)
+            self._add(pod, rest, known)
         return finished
 
-    def _print(self, line: bytes, known: Counter[bytes]) -> None:
+    def _add(self, pod: Any, line: bytes, known: Counter[bytes]) -> None:
         if known[line]:
             known[line] -= 1
             return
@@ -104,12 +117,12 @@ class PodLogFollower:
             if self._newest is None or when > self._newest:
                 self._newest = when
                 self._forget(when - OVERLAP)
-        self._printed[line] += 1
-        print(printable_lines(line[timestamp.end() if timestamp else 0 :].decode(errors="replace")), flush=True)
+        self._known[line] += 1
+        self._write(pod, printable_lines(line[timestamp.end() if timestamp else 0 :].decode(errors="replace")))
 
     def _forget(self, before: datetime) -> None:
         oldest = before.strftime("%Y-%m-%dT%H:%M:%S").encode()
-        self._printed = Counter({line: count for line, count in self._printed.items() if line[: len(oldest)] >= oldest})
+        self._known = Counter({line: count for line, count in self._known.items() if line[: len(oldest)] >= oldest})
 
 
 def has_finished(pod: Any) -> bool:

@@ -6,11 +6,14 @@ from typing import Any
 from components.train.backend import KEY_LABEL, TRAIN, processes_per_worker
 from trm.config.cluster import ClusterParams, TrainJobParams
 from trm.config.pods import NodeAffinity, PodAffinity, Resources, TopologySpread, Volume
+from trm.utils.metrics_server import PORT
 
 STATE_DIR, LOCAL_STATES = "TRM_STATE_DIR", "/cache/states"
 """Variable with the folder or URI of the training states, and the folder of states that are not copied to S3."""
 KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
 """Label that hands a job or pod to Kueue."""
+METRICS_PORT = "trm/metrics-port"
+"""Label with the port of the metrics, which selects the pods for Prometheus."""
 SELECTOR = {"app.kubernetes.io/name": "trm", "app.kubernetes.io/component": TRAIN}
 """Labels of all workers."""
 NODE_ENV = {
@@ -29,6 +32,16 @@ def state_environment(cluster: ClusterParams) -> dict[str, str]:
     if cluster.state_root is None:
         return {}
     return {STATE_DIR: LOCAL_STATES if cluster.state_root == "off" else cluster.state_root}
+
+
+def metrics_environment(cluster: ClusterParams) -> dict[str, str]:
+    """Return the environment variable that opens the port of the metrics; {} without metrics."""
+    return {} if cluster.metrics_port is None else {PORT: str(cluster.metrics_port)}
+
+
+def metrics_labels(cluster: ClusterParams) -> dict[str, str]:
+    """Return the label of a pod with metrics; {} without metrics."""
+    return {} if cluster.metrics_port is None else {METRICS_PORT: str(cluster.metrics_port)}
 
 
 def default_state_root(artifact_root: str) -> str:
@@ -53,7 +66,7 @@ def pod_template(cluster: ClusterParams, job: TrainJobParams, container: str) ->
     resources = cluster.pod(TRAIN)
     return client.V1PodTemplateSpec(
         metadata=client.V1ObjectMeta(
-            labels={**resources.labels, **worker_labels()},
+            labels={**resources.labels, **worker_labels(), **metrics_labels(cluster)},
             # The proxy of a service mesh would keep the pod running after the training.
             annotations={"sidecar.istio.io/inject": "false", **resources.annotations},
         ),
@@ -236,7 +249,7 @@ def _same_job() -> dict[str, Any]:
 def _environment(cluster: ClusterParams, job: TrainJobParams, resources: Resources) -> list[Any]:
     from kubernetes import client
 
-    values = NODE_ENV | state_environment(cluster)
+    values = NODE_ENV | state_environment(cluster) | metrics_environment(cluster)
     if resources.cpu:
         cores = float(resources.cpu.removesuffix("m")) / (1000 if resources.cpu.endswith("m") else 1)
         values["OMP_NUM_THREADS"] = str(max(int(cores / processes_per_worker(job, resources)), 1))

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from components.parameters import key_parameter
@@ -66,7 +67,7 @@ def collect(params: Params, run: Run | None, provenance: Provenance | None = Non
     dvc("stage", "list", *stages)
     commit = head_commit()
     for stage in STAGES:
-        _download(stage, uris[stage.name])
+        download(uris[stage.name], OUTPUTS / stage.output)
     dvc("commit", "--force", *stages)
     dvc("status", "--quiet", *stages)
     metrics = json.loads((OUTPUTS / EVALUATE.output / "metrics.json").read_text(encoding="utf-8"))
@@ -97,8 +98,8 @@ def _parsed(section: object) -> object:
         return None
 
 
-def _download(stage: Stage, uri: str) -> None:
-    folder = OUTPUTS / stage.output
+def download(uri: str, folder: Path) -> None:
+    """Download an artifact and its duration, unless the folder has it. Raises the errors of `trm.storage.s3`."""
     if not ((folder / MANIFEST).is_file() and read_manifest(folder) == s3.read_manifest(uri)):
         s3.download(uri, folder)
     timing = s3.get_json(f"{uri}/{TIMING}")

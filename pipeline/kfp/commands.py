@@ -2,13 +2,17 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.options import PARAMS, AsJson, ParamsFile, RunId, print_next
+from trm.config.cluster import ClusterParams
 from trm.stages.params import load_params
 from trm.utils.errors import InternalError, UserError
+
+if TYPE_CHECKING:
+    from pipeline.kfp.client import Run
 
 COMPILED = Path(__file__).parents[1] / "trm.yaml"
 
@@ -45,7 +49,6 @@ def submit(
     ] = None,
 ) -> None:
     """Start the experiment on the cluster, unless a run of it exists. Prints the run's id and URL."""
-    from pipeline.kfp.client import KfpClient
     from pipeline.kfp.submit import image_digest, submit
 
     settings = load_params(params)
@@ -53,11 +56,57 @@ def submit(
         cluster = settings.cluster.model_copy(update={"image": image_digest(image)})
         settings = settings.model_copy(update={"cluster": cluster})
     run, new = submit(settings, force)
+    _print_run(run, new, settings.cluster)
+    print_next(f"watch {run.id}", params)
+
+
+def sweep(
+    study: Annotated[str, typer.Argument(help="A study file, or a study that ships with the package.")],
+    params: ParamsFile = PARAMS,
+    force: Annotated[bool, typer.Option("--force", help="Start a new run although one exists.")] = False,
+    image: Annotated[
+        str | None, typer.Option(help="Image to use instead of cluster.image: a digest, or a tag pushed from here.")
+    ] = None,
+    collect: Annotated[
+        bool, typer.Option("--collect", help="Download the results and write the table; start nothing.")
+    ] = False,
+    folder: Annotated[Path, typer.Option(help="The parent of the folder of --collect.")] = Path("studies"),
+) -> None:
+    """Start the runs of a study file as one run on the cluster, which share what they have in common.
+
+    Only section `cluster` of the params file applies. `trm study` runs the same file on this machine.
+    """
+    from pipeline.kfp.submit import image_digest
+    from pipeline.kfp.sweep import collect_sweep, submit_sweep
+    from trm.studies.study import load_study
+
+    cluster, (settings, title) = load_params(params).cluster, load_study(study)
+    name = Path(study).stem
+    if collect:
+        from rich.console import Console
+
+        from trm.reporting.terminal.artifact_summary import study as table
+
+        out = folder / name
+        absent = collect_sweep(settings, title, cluster, out)
+        Console(highlight=False).print(table(out))
+        print(f"{out / 'report.md'}" + (f": {len(absent)} runs have no result yet" if absent else ""), file=sys.stderr)
+        return
+    if image is not None:
+        cluster = cluster.model_copy(update={"image": image_digest(image)})
+    run, new = submit_sweep(settings, name, cluster, force)
+    _print_run(run, new, cluster)
+    print_next(f"sweep {study} --collect", params, f"after `python -m pipeline watch {run.id}`")
+
+
+def _print_run(run: "Run", new: bool, cluster: ClusterParams) -> None:
+    """Print the id of a run on stdout; on stderr, whether it is new, and its URL."""
+    from pipeline.kfp.client import KfpClient
+
     status = "submitted" if new else f"exists ({run.state.lower()}); --force starts a new one"
     print(f"run {run.id} {status}", file=sys.stderr)
-    print(KfpClient(settings.cluster).run_url(run.id), file=sys.stderr)
+    print(KfpClient(cluster).run_url(run.id), file=sys.stderr)
     print(run.id, flush=True)
-    print_next(f"watch {run.id}", params)
 
 
 def watch(run: RunId, params: ParamsFile = PARAMS) -> None:
@@ -102,13 +151,26 @@ def logs(
     run: RunId,
     params: ParamsFile = PARAMS,
     stage: Annotated[str | None, typer.Option(help="Only the log of this stage, without its name.")] = None,
+    worker: Annotated[
+        int | None, typer.Option(min=0, help="Only the log of this worker of the training job, from 0.")
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Go on until the run has finished.")] = False,
 ) -> None:
-    """Print the logs of a run's stages. That of a training job has the lines of its workers."""
+    """Print the logs of a run's stages. That of a training job has the lines of its first worker.
+
+    --worker reads the pod of any worker, and from S3 the logs of pods that are deleted.
+    """
     from pipeline.kfp.client import KfpClient
     from pipeline.kfp.watch import print_logs
+    from pipeline.kfp.worker_logs import print_worker_logs
 
-    print_logs(KfpClient(load_params(params).cluster), run, stage, follow)
+    cluster = load_params(params).cluster
+    if worker is None:
+        print_logs(KfpClient(cluster), run, stage, follow)
+        return
+    if stage not in (None, "train"):
+        raise UserError(f"--worker requires --stage train. Got --stage {stage}; only the training has workers")
+    print_worker_logs(KfpClient(cluster), cluster, run, worker, follow)
 
 
 def stop(run: RunId, params: ParamsFile = PARAMS) -> None:

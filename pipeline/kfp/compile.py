@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from kfp import compiler
+from kfp.dsl.graph_component import GraphComponent
 from ruamel.yaml import YAML
 
 from pipeline.kfp.definition import build_pipeline
@@ -19,8 +20,13 @@ def compile_pipeline(path: Path, cluster: ClusterParams, uncached: Container[str
 
 def pipeline_spec(cluster: ClusterParams, uncached: Container[str] = ()) -> dict[str, Any]:
     """Return the compiled pipeline as the run API accepts it: `pipeline_spec` and `platform_spec`."""
+    return spec_of(build_pipeline(cluster, uncached))
+
+
+def spec_of(pipeline: GraphComponent) -> dict[str, Any]:
+    """Return a compiled pipeline as the run API accepts it."""
     with TemporaryDirectory() as folder:
         file = Path(folder) / "pipeline.yaml"
-        compile_pipeline(file, cluster, uncached)
-        pipeline, *platform = YAML(typ="safe", pure=True).load_all(file)
-    return {"pipeline_spec": pipeline, "platform_spec": platform[0]} if platform else pipeline
+        compiler.Compiler().compile(pipeline, str(file))
+        spec, *platform = YAML(typ="safe", pure=True).load_all(file)
+    return {"pipeline_spec": spec, "platform_spec": platform[0]} if platform else spec

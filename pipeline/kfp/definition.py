@@ -2,7 +2,7 @@
 
 import importlib
 import inspect
-from collections.abc import Container
+from collections.abc import Callable, Container, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -11,9 +11,10 @@ from kfp.dsl.graph_component import GraphComponent
 
 from components.parameters import PIPELINE, key_parameter, parameter_text
 from components.run_summary.component import run_summary
+from components.run_summary.notification import HOST, WEBHOOK, WHEN
 from components.train.backend import TRAIN
 from components.train.backends import job_template
-from components.train.pod_template import KUEUE_QUEUE, state_environment
+from components.train.pod_template import KUEUE_QUEUE, metrics_environment, metrics_labels, state_environment
 from trm.config.cluster import ClusterParams
 from trm.config.params import Params
 from trm.config.pods import PodSettings, Resources, Volume
@@ -26,6 +27,8 @@ CACHE = "/cache"
 RETRY_PERIOD = 365 * 24 * 3600
 """Seconds from the start of the first attempt during which a task runs and is retried. At its end Argo fails the
 running pod, too (github.com/kubeflow/pipelines/pull/13452): the default of one hour would end trainings."""
+WEBHOOK_KEY = "url"
+"""Key of the secret `cluster.notify.secret`."""
 MAX_PARAMS_BYTES = 48 << 10
 """Maximum size of all sections as JSON. A container gets them twice in its arguments, once as a string within JSON.
 Linux limits an argument to 128 KiB, and Argo a workflow to 1 MiB."""
@@ -47,45 +50,89 @@ def build_pipeline(cluster: ClusterParams, uncached: Container[str] = ()) -> Gra
         uncached: Stages that start although Kubeflow knows a result of their parameters, which include the content key.
             Their containers look for the result in S3.
     """
-    _check_resources(cluster)
+    check_resources(cluster)
     types: dict[str, type] = dict.fromkeys((*SECTIONS, *map(key_parameter, STAGES), "artifact_root"), str)
     names = tuple(types)
 
     def pipeline(*channels: Any) -> None:
         arguments = dict(zip(names, channels, strict=True))
         keys = {key_parameter(stage): arguments[key_parameter(stage)] for stage in STAGES}
-        exit_task = run_summary(artifact_root=arguments["artifact_root"], **keys)
-        exit_task.set_caching_options(False)
-        _configure_pod(exit_task, cluster, cluster.pod("run-summary", Resources()))
+        exit_task = run_summary(artifact_root=arguments["artifact_root"], run=dsl.PIPELINE_JOB_ID_PLACEHOLDER, **keys)
+        configure_exit_task(exit_task, cluster)
         outputs: dict[str, Any] = {}
         with dsl.ExitHandler(exit_task):
             for stage in STAGES:
-                train_job = {"train_job": parameter_text(job_template(cluster))} if stage.name == TRAIN else {}
-                task = component(stage)(
-                    **{f"{section}_params": arguments[section] for section in stage.sections},
-                    **{name: outputs[name] for name in stage.inputs},
-                    artifact_root=arguments["artifact_root"],
-                    key=arguments[key_parameter(stage)],
-                    **train_job,
-                )
-                task.set_caching_options(stage.name not in uncached)
-                if train_job and cluster.train_job is not None:
-                    _configure_pod(task, cluster, cluster.pod(stage.name, LAUNCHER_RESOURCES))
-                    for name, field in POD_FIELDS.items():
-                        kubernetes.use_field_path_as_env(task, name, field)
-                else:
-                    _configure_pod(task, cluster, cluster.pod(stage.name))
-                    for name, value in state_environment(cluster).items() if stage.name == TRAIN else ():
-                        task.set_env_variable(name, value)
-                outputs[stage.output] = task.outputs[stage.output]
+                outputs[stage.output] = stage_task(
+                    stage,
+                    cluster,
+                    {section: arguments[section] for section in stage.sections},
+                    {name: outputs[name] for name in stage.inputs},
+                    arguments["artifact_root"],
+                    arguments[key_parameter(stage)],
+                    is_cached=stage.name not in uncached,
+                ).outputs[stage.output]
 
+    return with_parameters(pipeline, types, "Raw puzzles to evaluated model.")
+
+
+def with_parameters(function: Callable[..., None], types: Mapping[str, type], description: str) -> GraphComponent:
+    """Return the pipeline of a function whose arguments have these names and types."""
     # KFP reads the pipeline's parameters from the signature.
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [inspect.Parameter(name, kind, annotation=annotation) for name, annotation in types.items()]
-    pipeline.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
-    pipeline.__annotations__ = types
-    description = "Raw puzzles to evaluated model. Artifacts are stored in S3 under their content keys."
-    return dsl.pipeline(name=PIPELINE, description=description)(pipeline)  # pyright: ignore[reportReturnType]
+    function.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
+    function.__annotations__ = dict(types)
+    description += " Artifacts are stored in S3 under their content keys."
+    return dsl.pipeline(name=PIPELINE, description=description)(function)  # pyright: ignore[reportReturnType]
+
+
+def stage_task(
+    stage: Stage,
+    cluster: ClusterParams,
+    sections: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    artifact_root: Any,
+    key: Any,
+    is_cached: bool,
+) -> dsl.PipelineTask:
+    """Return the task of a stage in the pipeline that is being defined.
+
+    Args:
+        stage: The stage.
+        cluster: Section `cluster`: image, resources and placement of the pod.
+        sections: Section name -> its JSON, or a parameter of the pipeline.
+        inputs: Input name -> output of an earlier task.
+        artifact_root: Root of the artifacts in S3.
+        key: Content key.
+        is_cached: Whether Kubeflow may take the result of an earlier run.
+    """
+    train_job = {"train_job": parameter_text(job_template(cluster))} if stage.name == TRAIN else {}
+    task = component(stage)(
+        **{f"{name}_params": text for name, text in sections.items()},
+        **inputs,
+        artifact_root=artifact_root,
+        key=key,
+        **train_job,
+    )
+    task.set_caching_options(is_cached)
+    if train_job and cluster.train_job is not None:
+        _configure_pod(task, cluster, cluster.pod(stage.name, LAUNCHER_RESOURCES))
+        for name, field in POD_FIELDS.items():
+            kubernetes.use_field_path_as_env(task, name, field)
+    else:
+        _configure_pod(task, cluster, cluster.pod(stage.name))
+        for name, value in state_environment(cluster).items() if stage.name == TRAIN else ():
+            task.set_env_variable(name, value)
+    if stage.name == TRAIN:
+        _export_metrics(task, cluster)
+    return task
+
+
+def configure_exit_task(task: dsl.PipelineTask, cluster: ClusterParams) -> None:
+    """Set the pod of an exit handler."""
+    task.set_caching_options(False)
+    _configure_pod(task, cluster, cluster.pod("run-summary", Resources()))
+    _add_webhook(task, cluster)
 
 
 def component(stage: Stage) -> Any:
@@ -103,6 +150,12 @@ def run_arguments(params: Params, keys: dict[str, str], artifact_root: str) -> d
         keys: Stage name -> content key.
         artifact_root: Root of the artifacts in S3.
     """
+    sections = section_texts(params)
+    return {**sections, **{key_parameter(stage): keys[stage.name] for stage in STAGES}, "artifact_root": artifact_root}
+
+
+def section_texts(params: Params) -> dict[str, str]:
+    """Return section name -> its JSON. Raises `ParamsError` for sections that do not arrive in the containers."""
     sections: dict[str, str] = {}
     for name in SECTIONS:
         try:
@@ -115,10 +168,11 @@ def run_arguments(params: Params, keys: dict[str, str], artifact_root: str) -> d
             f"{largest}: has {len(sections[largest])} bytes as JSON; Kubeflow transports all sections together in at "
             f"most {MAX_PARAMS_BYTES} bytes: shorten its lists and texts"
         )
-    return {**sections, **{key_parameter(stage): keys[stage.name] for stage in STAGES}, "artifact_root": artifact_root}
+    return sections
 
 
-def _check_resources(cluster: ClusterParams) -> None:
+def check_resources(cluster: ClusterParams) -> None:
+    """Raise `ParamsError` for an unknown stage in `cluster.resources`, and for a setting that only workers can have."""
     unknown = set(cluster.resources) - {stage.name for stage in STAGES}
     if unknown:
         known = ", ".join(stage.name for stage in STAGES)
@@ -165,6 +219,24 @@ def _configure_pod(task: dsl.PipelineTask, cluster: ClusterParams, resources: Re
         kubernetes.mount_pvc(task, cluster.cache_pvc, CACHE)
     else:
         kubernetes.empty_dir_mount(task, "cache", CACHE)
+
+
+def _export_metrics(task: dsl.PipelineTask, cluster: ClusterParams) -> None:
+    """Let a task's pod serve metrics, if section `cluster` has a port for them."""
+    for name, value in metrics_environment(cluster).items():
+        task.set_env_variable(name, value)
+    for name, value in metrics_labels(cluster).items():
+        kubernetes.add_pod_label(task, name, value)
+
+
+def _add_webhook(task: dsl.PipelineTask, cluster: ClusterParams) -> None:
+    """Give the exit handler the webhook of section `cluster`. A missing secret does not keep it from starting."""
+    if cluster.notify is None:
+        return
+    kubernetes.use_secret_as_env(task, cluster.notify.secret, {WEBHOOK_KEY: WEBHOOK}, optional=True)
+    task.set_env_variable(WHEN, cluster.notify.when)
+    if cluster.kfp_host:
+        task.set_env_variable(HOST, cluster.kfp_host)
 
 
 def _add_pod_settings(task: dsl.PipelineTask, settings: PodSettings) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from pydantic import BaseModel
 
@@ -13,6 +13,7 @@ from pipeline.kfp.compile import pipeline_spec
 from pipeline.kfp.definition import run_arguments
 from pipeline.kfp.train_job import check_train_job
 from trm.config.base import Section
+from trm.config.cluster import ClusterParams
 from trm.config.params import Params
 from trm.config.training import TrainParams
 from trm.stages.content_keys import content_keys
@@ -36,18 +37,15 @@ def submit(params: Params, force: bool) -> tuple[Run, bool]:
         force: Start a new run although one exists.
     """
     cluster = params.cluster
-    if "@sha256:" not in cluster.image:
-        raise UserError(
-            f"cluster.image must be an image digest, as name@sha256:... Got {cluster.image}; push the image that "
-            "`make image` built and copy the digest that the registry prints"
-        )
+    check_image(cluster)
     check_data_reachable(params.data)
     check_start_model_reachable(params.train)
     check_train_job(params)
     keys, client, commit = content_keys(params), KfpClient(cluster), head_commit()
-    arguments, missing = run_arguments(params, keys, cluster.artifact_root), _missing(cluster.artifact_root, keys)
+    arguments = run_arguments(params, keys, cluster.artifact_root)
+    missing = missing_artifacts(cluster.artifact_root, keys.items())
     # Kubeflow's cache may refer to artifacts that were deleted from S3. Containers look there.
-    uncached = set(keys) if force or missing is None else missing
+    uncached = set(keys) if force or missing is None else {stage for stage, _ in missing}
 
     def submit_once(force: bool) -> tuple[Run, bool]:
         return client.submit(
@@ -64,6 +62,15 @@ def submit(params: Params, force: bool) -> tuple[Run, bool]:
     if not new and run.state == "SUCCEEDED" and missing:
         return submit_once(force=True)
     return run, new
+
+
+def check_image(cluster: ClusterParams) -> None:
+    """Raise `UserError` unless the image is given by its digest."""
+    if "@sha256:" not in cluster.image:
+        raise UserError(
+            f"cluster.image must be an image digest, as name@sha256:... Got {cluster.image}; push the image that "
+            "`make image` built and copy the digest that the registry prints"
+        )
 
 
 def image_digest(image: str) -> str:
@@ -92,15 +99,15 @@ def image_digest(image: str) -> str:
     )
 
 
-def _missing(artifact_root: str, keys: dict[str, str]) -> set[str] | None:
-    """Return the stages without an artifact in S3; None, with a message, if S3 is not readable from here."""
-    found: set[str] = set()
+def missing_artifacts(artifact_root: str, names: Iterable[tuple[str, str]]) -> set[tuple[str, str]] | None:
+    """Return which artifacts (stage, key) are not in S3; None, with a message, if S3 is not readable from here."""
+    names, found = set(names), set[tuple[str, str]]()
     error = f"no response within {S3_TIMEOUT:.0f} s"
 
     def look() -> None:
         nonlocal error
         try:
-            found.update(stage for stage, key in keys.items() if s3.read_manifest(f"{artifact_root}/{stage}/{key}"))
+            found.update(name for name in names if s3.read_manifest(s3.artifact_uri(artifact_root, *name)))
             error = ""
         except (UserError, InternalError) as problem:
             error = str(problem)
@@ -111,7 +118,7 @@ def _missing(artifact_root: str, keys: dict[str, str]) -> set[str] | None:
     if error:
         print(f"{artifact_root} is not readable from here ({error}); every stage looks there itself", file=sys.stderr)
         return None
-    return set(keys) - found
+    return names - found
 
 
 def check_data_reachable(data: BaseModel) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from components.parameters import key_parameter, parameter_text
 from components.train.backend import KEEP_ON_STOP, job_name, processes_per_worker
@@ -15,6 +17,9 @@ from trm.stages.content_keys import content_keys
 from trm.stages.records import STAGES, producer
 from trm.storage import s3
 from trm.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from components.train.kubernetes_client import KubernetesClient
 
 TRAIN = next(stage for stage in STAGES if stage.name == "train")
 
@@ -56,26 +61,36 @@ def stop_train_job(cluster: ClusterParams, run: Run) -> str:
     The launcher in the run deletes its job, too, but it may be killed before, or may not have run at all. Raises
     `UserError` if the cluster refuses, `InternalError` if it is unavailable.
     """
-    from components.train.kubernetes_client import KubernetesClient, NoClusterError
+    from components.train.kubernetes_client import NoClusterError
 
     name = job_name(str(run.arguments.get(key_parameter(TRAIN), "")))
-    backend = backend_named((cluster.train_job or TrainJobParams()).backend)
-    # Single-user Kubeflow runs everything in its own namespace, which is seldom that of the kubeconfig.
-    for namespace in (cluster.namespace,) if cluster.namespace else (None, "kubeflow"):
-        try:
-            kubernetes = KubernetesClient(namespace, backend)
-        except NoClusterError as error:
-            return f"job {name}: left to its launcher ({error})"
-        with kubernetes:
-            kubernetes.set_retry_timeout(STOP_TIMEOUT)
+    try:
+        for kubernetes in clients(cluster):
             job = kubernetes.job(name)
-            if job is None or backend.state(job).finished:
+            if job is None or kubernetes.backend.state(job).finished:
                 continue
             if json.loads(job["metadata"].get("annotations", {}).get(KEEP_ON_STOP, "true")):
                 return f"job {name} in namespace {kubernetes.namespace} continues (keep_on_stop)"
             kubernetes.delete(job)
-        return f"deleting job {name} in namespace {kubernetes.namespace}"
+            return f"deleting job {name} in namespace {kubernetes.namespace}"
+    except NoClusterError as error:
+        return f"job {name}: left to its launcher ({error})"
     return f"no job {name} is running"
+
+
+def clients(cluster: ClusterParams) -> Iterator["KubernetesClient"]:
+    """Yield a client for each namespace where the training jobs of this section may be.
+
+    Raises `NoClusterError` without a kubeconfig.
+    """
+    from components.train.kubernetes_client import KubernetesClient
+
+    backend = backend_named((cluster.train_job or TrainJobParams()).backend)
+    # Single-user Kubeflow runs everything in its own namespace, which is seldom that of the kubeconfig.
+    for namespace in (cluster.namespace,) if cluster.namespace else (None, "kubeflow"):
+        with KubernetesClient(namespace, backend) as kubernetes:
+            kubernetes.set_retry_timeout(STOP_TIMEOUT)
+            yield kubernetes
 
 
 def check_train_job(params: Params) -> None:

@@ -78,9 +78,14 @@ def failure_message(run: Run) -> str:
 
 
 def stage_tasks(run: Run) -> dict[str, Task]:
-    """Return stage name -> task, for stages that have started."""
+    """Return name -> task, for stages that have started. In a sweep the name has the run behind the stage."""
     names = {stage.name for stage in STAGES}
-    return {task.name: task for task in run.tasks if task.name in names}
+    return {task.name: task for task in run.tasks if task.name.partition(" ")[0] in names}
+
+
+def _expected(run: Run) -> list[str]:
+    """Return the stages that a run starts; [] for a sweep."""
+    return [stage.name for stage in STAGES if key_parameter(stage) in run.arguments]
 
 
 class _RunView:
@@ -112,11 +117,11 @@ class _RunView:
         for title in ("stage", "state", "metrics"):
             table.add_column(title)
         log: list[str] = []
-        for stage in STAGES:
-            task = tasks.get(stage.name)
+        for name in dict.fromkeys((*_expected(run), *tasks)):
+            task = tasks.get(name)
             state = task.state if task else "PENDING"
             metrics = self._format_metrics(run, task) if task else ""
-            table.add_row(stage.name, Text(state.lower(), STYLES.get(state, "dim")), Text(metrics))
+            table.add_row(name, Text(state.lower(), STYLES.get(state, "dim")), Text(metrics))
             if task and state == "RUNNING":
                 log = self._log(run, task)[-LOG_LINES:]
         return Group(table, Text("\n".join(log), "dim"))
@@ -126,7 +131,7 @@ class _RunView:
 
     def _format_metrics(self, run: Run, task: Task) -> str:
         """Return the metrics in the manifest of a succeeded stage, if S3 is readable from this machine."""
-        if task.state != "SUCCEEDED":
+        if task.state != "SUCCEEDED" or task.name not in _expected(run):
             return ""
         if task.name not in self._metrics:
             stage = next(stage for stage in STAGES if stage.name == task.name)

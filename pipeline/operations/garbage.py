@@ -1,8 +1,8 @@
-"""Garbage of an artifact root: artifacts and training states that nothing refers to.
+"""Garbage of an artifact root: artifacts, training states and logs of workers that nothing refers to.
 
 An artifact is kept if a champion (also a former one), a row of runs.tsv, a pin or the present params refer to it, or
 if a kept artifact was computed from it, or if it is young: a run may still need it. A training state is kept while its
-training is not finished and something refers to the model.
+training is not finished and something refers to the model, its logs while something refers to the model.
 """
 
 import re
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from components.train.backend import LOGS, logs_uri
 from pipeline.retraining.registry import Registry
 from pipeline.runs import RunRecord
 from trm.stages.records import STAGES, producer
@@ -23,12 +24,13 @@ _KEY = "[0-9a-f]{64}"
 _STAGES = "|".join(stage.name for stage in STAGES)
 _ARTIFACT = re.compile(rf"(?P<stage>{_STAGES})/(?P<key>{_KEY})/(?P<file>.+)")
 _STATE = re.compile(rf"(?P<key>{_KEY})/.+")
+_LOG = re.compile(rf"{LOGS}/(?P<key>{_KEY})/.+")
 _CHAMPION = re.compile(r"champions/(?P<dataset>[^/]+)/.+\.json")
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 Name = tuple[str, str]
-"""Stage (or `states`) and content key."""
+"""Stage (or `states`, `logs`) and content key."""
 
 
 @dataclass
@@ -81,7 +83,7 @@ def find_garbage(
         DataError: A champion or a manifest cannot be read, so that it is unknown what it refers to.
     """
     listed = Store(root).objects("")
-    groups = _artifacts(root, listed)
+    groups = _artifacts(root, listed) | _logs(root, listed)
     champions = frozenset(_champions(root, listed))
     roots = champions | {(record.stage, record.key) for record in records} | set(pins)
     reachable = _closure(roots, groups)
@@ -91,6 +93,8 @@ def find_garbage(
 
     def is_needed(name: Name) -> bool:
         stage, key = name
+        if stage == LOGS:
+            return ("train", key) in reachable
         if stage != STATES:
             return name in reachable
         model = groups.get(("train", key))
@@ -136,6 +140,14 @@ def _artifacts(root: str, listed: dict[str, StoredObject]) -> dict[Name, Group]:
     return groups
 
 
+def _logs(root: str, listed: dict[str, StoredObject]) -> dict[Name, Group]:
+    groups: dict[Name, Group] = {}
+    for name, found in listed.items():
+        if match := _LOG.fullmatch(name):
+            groups.setdefault((LOGS, match["key"]), Group(logs_uri(root, match["key"]))).add(found)
+    return groups
+
+
 def _states(state_root: str) -> dict[Name, Group]:
     groups: dict[Name, Group] = {}
     for name, found in Store(state_root).objects("").items():
@@ -175,5 +187,5 @@ def _closure(roots: Iterable[Name], groups: dict[Name, Group]) -> set[Name]:
 
 
 def _dependents_first(groups: dict[Name, Group]) -> list[Name]:
-    order = [STATES, *(stage.name for stage in reversed(STAGES))]
+    order = [STATES, LOGS, *(stage.name for stage in reversed(STAGES))]
     return sorted(groups, key=lambda name: (order.index(name[0]), name[1]))

@@ -65,12 +65,12 @@ def check_entry_point() -> None:
 
 
 def check_summary() -> None:
-    from components.run_summary.summary import summarize
+    from components.run_summary.summary import read_artifacts, summarize
     from trm.storage import s3
 
     s3.read_manifest = lambda uri: {"key": "k", "facts": {"metrics": {"exported_bytes": 5}}}
     s3.get_json = lambda uri: {"seconds": 7.0}
-    text = summarize({"state": "SUCCEEDED"}, "s3://bucket", {"export": "k"})
+    text = summarize({"state": "SUCCEEDED"}, read_artifacts("s3://bucket", ["export=k"]))
     assert text.startswith("# Run succeeded\n")
     assert "| export | `s3://bucket/export/k` | 7.0 |" in text
     assert "| exported_bytes | 5 |" in text

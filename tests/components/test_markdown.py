@@ -3,7 +3,7 @@
 import pytest
 
 from components.markdown import escape_markdown
-from components.run_summary.summary import summarize
+from components.run_summary.summary import read_artifacts, summarize
 from trm.storage import s3
 from trm.utils.output import printable_lines
 
@@ -31,7 +31,8 @@ def test_summary_of_a_run_displays_metrics_literally(monkeypatch: pytest.MonkeyP
     metrics = {"a|b": "<script>", "exact": 0.5}
     monkeypatch.setattr(s3, "read_manifest", lambda uri: {"key": "k", "facts": {"metrics": metrics}})
     monkeypatch.setattr(s3, "get_json", lambda uri: {"seconds": "1 | <b>"})
-    text = summarize({"state": "FAILED", "error": {"message": "<b>no</b>"}}, "s3://bucket", {"train": "k"})
+    status = {"state": "FAILED", "error": {"message": "<b>no</b>"}}
+    text = summarize(status, read_artifacts("s3://bucket", ["train=k"]))
     assert r"| a\|b | \<script\> |" in text
     assert "| exact | 0.5 |" in text
     assert not {"<b>", "<script>"} & set(text.replace("\\<", "").split())

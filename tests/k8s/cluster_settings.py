@@ -15,6 +15,8 @@ FULL: dict[str, Any] = {
     "image": "registry/trm@sha256:1",
     "image_pull_secret": "pull",
     "cache_pvc": "caches",
+    "metrics_port": 9400,
+    "notify": {"secret": "hook", "when": "finished"},
     "pods": {
         "env": {"HTTPS_PROXY": "http://proxy:3128"},
         "labels": {"team": "puzzles"},
@@ -368,29 +370,8 @@ ROWS = (
     Seen("train_job.gang.min_available", "", 2, "spec.runPolicy.schedulingPolicy.minAvailable"),
     Seen("train_job.gang.timeout_seconds", "", 77, "spec.runPolicy.schedulingPolicy.scheduleTimeoutSeconds"),
     Seen("train_job.runtime", "", "trm-test", "", "spec.runtimeRef.name"),
+    Seen("metrics_port", f"{CONTAINER}.env[name=TRM_METRICS_PORT].value", "9400"),
+    Seen("notify.secret"),
+    Seen("notify.when"),
     Seen("max_gpu_hours"),
 )
-
-
-def lookup(value: Any, path: str) -> Any:  # noqa: ANN401 - JSON values
-    """Return the value at a path. Keys may contain dots: the longest key that exists counts."""
-    if not path or value is None:
-        return value
-    if isinstance(value, list):
-        selector, _, rest = path.removeprefix("[").partition("]")
-        name, _, wanted = selector.rpartition("=")
-        found = [each for each in value if each[name] == wanted] if name else value[int(wanted) :]
-        return lookup(found[0], rest.removeprefix("."))
-    parts = path.replace("[", ".[").split(".")
-    for length in range(len(parts), 0, -1):
-        key = ".".join(parts[:length])
-        if key in value:
-            return lookup(value[key], ".".join(parts[length:]).replace(".[", "["))
-    raise KeyError(f"{path} in {sorted(value)}")
-
-
-def contains(value: Any, expected: Any) -> bool:  # noqa: ANN401
-    """Return True if `value` is `expected`, or a mapping with at least its entries."""
-    if isinstance(expected, dict) and isinstance(value, dict):
-        return all(key in value and contains(value[key], each) for key, each in expected.items())
-    return value == expected

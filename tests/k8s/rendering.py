@@ -20,8 +20,15 @@ VARIANTS = {
     "dev without users": ("dev", "components:", "  - ../../components/without-users"),
     "dev with TrainJobs": ("dev", "components:", "  - ../../components/trainjob"),
     "dev of a team": ("dev", "components:", "  - ../../components/namespace"),
+    "dev with monitoring": ("dev", "components:", "  - ../../components/monitoring"),
     "s3": ("s3",),
-    "s3 without users": ("s3", "components:", "  - ../../components/without-users", "  - ../../components/trainjob"),
+    "s3 without users": (
+        "s3",
+        "components:",
+        "  - ../../components/without-users",
+        "  - ../../components/trainjob",
+        "  - ../../components/monitoring",
+    ),
     "s3 with an IAM role": ("s3", "- path: iam-role.yaml"),
 }
 """Overlays and their variants: name of the overlay, lines to uncomment."""

@@ -16,7 +16,8 @@ from pipeline.kfp.compile import pipeline_spec
 from tests.apiserver import ApiServer, apiserver, assets
 from tests.components.train.fake_trainer import worker_template
 from tests.conftest import ROOT
-from tests.k8s.cluster_settings import FULL, ROWS, RUNTIME, Seen, contains, lookup
+from tests.k8s.cluster_settings import FULL, ROWS, RUNTIME, Seen
+from tests.k8s.lookup import contains, lookup
 from tests.k8s.pod_security import violations
 from trm.config.cluster import ClusterParams
 from trm.utils.errors import ParamsError
@@ -209,7 +210,10 @@ def test_documentation_has_the_table() -> None:
     assert "\n".join(table()) in (ROOT / "docs/kubeflow.md").read_text()
 
 
-def test_example_of_the_documentation_is_valid() -> None:
-    text = (ROOT / "docs/kubeflow.md").read_text()
-    for block in re.findall(r"```yaml\n(cluster:\n.*?)```", text, re.S):
+@pytest.mark.parametrize("page", ["kubeflow.md", "operations.md"])
+def test_examples_of_the_documentation_are_valid(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text()
+    blocks = re.findall(r"```yaml\n(cluster:\n.*?)```", text, re.S)
+    assert blocks
+    for block in blocks:
         ClusterParams.model_validate(yaml.safe_load(block)["cluster"])

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.conftest import ROOT
 from trm.config.recipes import studies
 from trm.config.tracking import TrackingParams
 from trm.datasets.registry import expected_meta
@@ -61,6 +62,47 @@ def test_included_studies_are_valid(name: str, tmp_path: Path) -> None:
     else:
         assert len({run.params.train.epochs for run in runs}) == 1
     assert title
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"runs": {}}, "a study needs runs or a grid"),
+        ({"grid": {"values": {}}}, "grid.values"),
+        ({"grid": {"values": {"train.lr": []}}}, "grid.values.train.lr"),
+        ({"grid": {"values": {"train.lr": [0.1, 0.1]}}}, "two combinations have the name lr-0-1; list them in runs"),
+        (
+            {"runs": {"lr-0-1": {}}, "grid": {"values": {"train.lr": [0.1, 0.2]}}},
+            "lr-0-1 is a name in runs and in the grid; rename it in runs",
+        ),
+    ],
+)
+def test_mistakes_in_a_grid(changes: dict[str, object], problem: str, tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(json.dumps({**TINY.model_dump(exclude={"grid"}), **changes}))
+    with pytest.raises(ParamsError, match=re.escape(problem)):
+        load_study(str(file))
+
+
+def test_example_of_the_documentation_is_valid(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/studies.md").read_text(), re.S)
+    (tmp_path / "rates.yaml").write_text(block)
+    study, title = load_study(str(tmp_path / "rates.yaml"))
+    assert title == "Learning rates and depths"
+    assert [run.recipe for run in runs_of(study, tmp_path) if run.seed == 0][:2] == ["baseline", "lr-0-001-l-cycles-2"]
+
+
+def test_grid_has_every_combination_with_its_seeds(tmp_path: Path) -> None:
+    grid = {"seeds": 2, "values": {"train.lr": [0.1, 0.2], "train.epochs": [3], "model.arch": ["trm", "hrm"]}}
+    study = Study.model_validate({**TINY.model_dump(), "runs": {}, "grid": grid})
+    runs = [
+        (run.name, run.params.train.lr, run.params.train.epochs, run.params.model.arch)
+        for run in runs_of(study, tmp_path)
+    ]
+    combinations = [(0.1, "trm"), (0.1, "hrm"), (0.2, "trm"), (0.2, "hrm")]
+    assert runs == [
+        (f"lr-0-{10 * lr:.0f}-arch-{arch}-{seed}", lr, 3, arch) for seed in range(2) for lr, arch in combinations
+    ]
 
 
 def test_runs_differ_only_in_their_changes(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from trm.config.base import Address, Natural, Positive, Quantity, Section, int_to_float
+from trm.config.base import Address, Natural, Positive, Quantity, Section, int_to_float, integral_to_int
 from trm.config.pods import ObjectName, PodSettings, Resources
 
 
@@ -87,6 +87,15 @@ class TrainJobParams(Section):
             raise ValueError("a TrainJob hands no timeout to Volcano: set gang.timeout_seconds to null")
 
 
+class NotifyParams(Section):
+    """A message to a webhook, such as one of Slack or Mattermost, at the end of a run of the pipeline."""
+
+    secret: ObjectName
+    """Kubernetes secret whose key `url` is the address of the webhook, which is a credential."""
+    when: Literal["failed", "finished"] = "failed"
+    """`failed`: only runs without a result. `finished`: all runs."""
+
+
 class ClusterParams(Section):
     """Where `python -m pipeline` runs the experiment.
 
@@ -125,6 +134,10 @@ class ClusterParams(Section):
     """Stage name -> resources of its pod, on top of `pods`."""
     train_job: TrainJobParams | None = None
     """Null: the pod of stage `train` trains in its own container."""
+    metrics_port: Annotated[int, Field(ge=1024, le=65535), BeforeValidator(integral_to_int)] | None = None
+    """Port on which the pods of stage `train` and the workers serve metrics for Prometheus. Null: no metrics."""
+    notify: NotifyParams | None = None
+    """Null: no messages."""
     max_gpu_hours: Annotated[float | None, Field(ge=0, allow_inf_nan=False), BeforeValidator(int_to_float)] = None
     """A retraining whose estimate exceeds this limit, or is unknown, requires approval. Null: no limit."""
 

@@ -13,6 +13,10 @@ RESERVED_VARIABLES = ("PET_", "KUBEFLOW_TRAINER_")
 """Starts of the names of variables that the training back end sets."""
 OWN_VARIABLES = {
     "TRM_STATE_DIR": "state_root",
+    "TRM_METRICS_PORT": "metrics_port",
+    "TRM_NOTIFY_URL": "notify.secret",
+    "TRM_NOTIFY_WHEN": "notify.when",
+    "TRM_NOTIFY_HOST": "kfp_host",
     "AWS_ENDPOINT_URL_S3": "s3_endpoint",
     "AWS_DEFAULT_REGION": "s3_region",
     "AWS_ACCESS_KEY_ID": "s3_secret",

@@ -4,14 +4,16 @@ Runs are in `<folder>/<recipe>-<seed>/`, each with its complete params.yaml, its
 is in `<folder>/data/<content key>/`. Finished stages are skipped, interrupted ones resume.
 """
 
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from trm.config.base import Positive, Section, parse, read_yaml
 from trm.config.params import Params
@@ -40,6 +42,31 @@ class Variation(Section):
     """Changes for this variation only: dotted key -> value."""
 
 
+class Grid(Section):
+    """Variations with every combination of some values."""
+
+    seeds: Positive = 1
+    """Number of runs of each combination."""
+    values: Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], Field(min_length=1)]
+    """Dotted key -> its values."""
+
+    def variations(self) -> dict[str, Variation]:
+        """Name -> variation. A name has the last part of each key with several values, and the value: `lr-0-002`.
+
+        Raises `ValueError` if two combinations have the same name.
+        """
+        several = [key for key, values in self.values.items() if len(values) > 1]
+        found: dict[str, Variation] = {}
+        for combination in product(*self.values.values()):
+            changes = dict(zip(self.values, combination, strict=True))
+            words = [f"{key.rpartition('.')[2]}-{changes[key]}" for key in several] or ["grid"]
+            name = re.sub("[^a-z0-9]+", "-", "-".join(words).lower()).strip("-")[:64]
+            if name in found:
+                raise ValueError(f"two combinations have the name {name}; list them in runs")
+            found[name] = Variation(seeds=self.seeds, changes=changes)
+        return found
+
+
 class Study(Section):
     """The contents of a study file."""
 
@@ -47,8 +74,22 @@ class Study(Section):
     """The base recipe."""
     changes: dict[str, Any] = Field(default_factory=dict)
     """Changes for all runs (data and budget): dotted key -> value."""
-    runs: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")], Variation]
+    runs: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")], Variation] = Field(default_factory=dict)
     """Name -> how to run it. The name of an ablation applies its changes; `baseline` and other names apply none."""
+    grid: Grid | None = None
+    """Further variations."""
+
+    @model_validator(mode="after")
+    def _check_variations(self) -> Self:
+        if not self.variations():
+            raise ValueError("a study needs runs or a grid")
+        if self.grid and (both := self.runs.keys() & self.grid.variations().keys()):
+            raise ValueError(f"{min(both)} is a name in runs and in the grid; rename it in runs")
+        return self
+
+    def variations(self) -> dict[str, Variation]:
+        """Return all variations, those of the grid last."""
+        return self.runs | (self.grid.variations() if self.grid else {})
 
 
 @dataclass(frozen=True)
@@ -111,10 +152,11 @@ def runs_of(study: Study, folder: Path, tracking: TrackingParams | None = None) 
     In Weights & Biases they form a group, named after the folder unless `tracking` names one, and have the name of
     their variation as a tag.
     """
-    most = max(variation.seeds for variation in study.runs.values())
+    variations = study.variations()
+    most = max(variation.seeds for variation in variations.values())
     runs = []
     for seed in range(most):
-        for recipe, variation in study.runs.items():
+        for recipe, variation in variations.items():
             if seed < variation.seeds:
                 # A variation with changes of its own may have a name that no ablation has.
                 is_own = recipe == BASELINE or (variation.changes and recipe not in ablations())

@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -41,6 +42,8 @@ class RemoteCheckpoints:
         self._requested = False
         self._thread: threading.Thread | None = None
         self._failing = False
+        self.saved_at = time.monotonic()
+        """When the last upload that succeeded was started; at first, when this process started."""
 
     def download(self) -> None:
         """Download the newest undamaged copy if it is newer than the local states.
@@ -101,8 +104,10 @@ class RemoteCheckpoints:
             self._try_copy()
 
     def _try_copy(self) -> None:
+        now = time.monotonic()
         try:
             self._copy()
+            self.saved_at = now
         except Exception as error:  # no fault of an upload may end the training
             if not self._failing:
                 print(f"states cannot be uploaded ({error}); training continues", file=sys.stderr, flush=True)

@@ -48,6 +48,7 @@ from trm.utils.paths import states_folder
 from trm.utils.prefetch import prefetched
 from trm.utils.progress import Progress, progress
 from trm.utils.trainer_status import reported
+from trm.utils.training_metrics import exported
 
 INTERRUPT_INTERVAL = 10
 """Steps after which several GPUs agree on an interruption: a few seconds, of the 30 that Kubernetes grants."""
@@ -74,7 +75,10 @@ def train(model: ModelParams, train: TrainParams, dataset: Path, out: Path, key:
                 with (
                     shown as display,
                     watchdog(train.max_stall_seconds) as run.is_alive,
-                    reported(display, run.total, run.state.step, lambda: run.metrics, processes.is_main) as bar,
+                    reported(display, run.total, run.state.step, lambda: run.metrics, processes.is_main) as reporting,
+                    exported(
+                        reporting, run.total, run.state.step, lambda: run.metrics, run.saved, processes.is_main
+                    ) as bar,
                 ):
                     run.run(bar, interrupts)
             except Interrupted as error:
@@ -141,6 +145,8 @@ class _Run:
         """The last loss that was read and the last validation accuracy, for the progress display."""
         self.metrics: dict[str, float | None] = {}
         """The last line of each log, by `<log>/<column>`."""
+        self.saved_at = time.monotonic()
+        """When the last state on disk was taken; at first, when this process started."""
 
     def open(self, folder: Path, remote: RemoteCheckpoints | None) -> None:
         """Resume from the state in `folder` or its newest remote copy, if there is one."""
@@ -211,15 +217,21 @@ class _Run:
         if self.processes.is_main:
             warn(f"{what}; the batch is skipped, the training continues from the state of step {state.step}")
 
+    def saved(self) -> dict[str, float]:
+        """Return where states are saved, and when the last one was taken."""
+        return {"disk": self.saved_at} | ({} if self.remote is None else {"s3": self.remote.saved_at})
+
     def save(self) -> None:
         self.check_losses()
-        self.state.seconds = time.monotonic() - self.started
+        now = time.monotonic()
+        self.state.seconds = now - self.started
         save_state = snapshot(self.state, self.logs, self.processes)
         if save_state is None:
             return
 
         def write() -> None:
             save_state(self.states)
+            self.saved_at = now
             if self.remote is not None:
                 self.remote.save()
 

@@ -97,6 +97,7 @@ class Stage:
     epochs: int = 4
     resources: Resources = NO_GPU
     secret: str = "trm-s3"
+    metrics_port: int | None = None
     more: dict[str, str] = field(default_factory=dict)
     """Additional environment variables of the launcher."""
     retry_timeout: float = 30.0
@@ -118,6 +119,7 @@ class Stage:
             s3_secret=self.secret,
             train_job=self.job,
             resources={"train": self.resources},
+            metrics_port=self.metrics_port,
         )
 
     def arguments(self) -> list[str]:

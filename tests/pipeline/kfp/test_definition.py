@@ -123,9 +123,9 @@ def test_exit_handler_runs_after_success_and_failure() -> None:
     assert last["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
     assert last["dependentTasks"] == ["exit-handler-1"]
     given = set(last["inputs"]["parameters"])
-    assert given == {"artifact_root", "status", *(key_parameter(stage) for stage in STAGES)}
+    assert given == {"artifact_root", "run", "status", *(key_parameter(stage) for stage in STAGES)}
     args = SPEC["deploymentSpec"]["executors"]["exec-run-summary"]["container"]["args"]
-    assert args[3:] == [f"{s.name}={{{{$.inputs.parameters['{key_parameter(s)}']}}}}" for s in STAGES]
+    assert args[4:] == [f"{s.name}={{{{$.inputs.parameters['{key_parameter(s)}']}}}}" for s in STAGES]
 
 
 def test_cluster_section_configures_the_pods(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from components.train.backend import logs_uri
 from pipeline.operations.garbage import Name, delete_garbage, find_garbage, parse_pin
 from pipeline.runs import RunRecord
 from tests.seaweed import artifact
@@ -138,6 +139,20 @@ def test_states(root: str) -> None:
     delete_garbage(root, garbage)
     assert list(Store(states).sizes("")) == [f"{wanted}/{7:012}/manifest.json"]
     assert s3.read_manifest(f"{root}/train/{finished}") is not None
+
+
+def test_logs_of_workers(root: str) -> None:
+    """They are kept while something refers to the model, finished or not."""
+    finished, wanted, unwanted = (key_of("train", number) for number in range(3))
+    put(root, "train", 0, {})
+    for key in (finished, wanted, unwanted):
+        Store(logs_uri(root, key)).put("worker-0/20261127T120000Z-uid.log", b"line\n")
+    garbage = find(root, [record("train", finished)], [("train", wanted)])
+    assert {name: group.uri for name, group in garbage.groups.items()} == {
+        ("logs", unwanted): f"{root}/logs/{unwanted}"
+    }
+    delete_garbage(root, garbage)
+    assert {name.partition("/")[0] for name in Store(f"{root}/logs").sizes("")} == {finished, wanted}
 
 
 def test_artifacts_of_the_pipeline(root: str, tmp_path: Path) -> None:
