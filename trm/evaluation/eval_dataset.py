@@ -1,8 +1,8 @@
 """The puzzles of an evaluation: a split of a dataset with the augmentations that vote."""
 
 from collections.abc import Iterator
-from itertools import islice
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np

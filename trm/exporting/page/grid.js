@@ -19,6 +19,7 @@ export class Grid {
   constructor(element, facts, tag = "div") {
     Object.assign(this, { element, facts, tag, cells: [], height: 0, width: 0 });
     element.classList.toggle("colored", facts.colors !== null);
+    element.onclick = element.onkeydown = null; // those of an editor in this place
   }
 
   /** Draw cells, row by row. `question`: its given cells are marked. */
@@ -47,7 +48,9 @@ export class Grid {
   #build(height, width) {
     Object.assign(this, { height, width });
     this.element.style.gridTemplateColumns = `repeat(${width}, 1fr)`;
-    this.element.style.setProperty("--letter", `${18 / Math.max(width, height)}rem`);
+    this.element.style.maxWidth = `${Math.min(26, 4.5 * width, (26 * width) / height)}rem`;
+    const longest = Math.max(...this.facts.symbols.map((symbol) => symbol.length), 1);
+    this.element.style.setProperty("--letter", `${55 / width / Math.max(0.7 * longest, 1)}cqi`);
     const boxes = [];
     for (let index = 0; index < height * width; index++) {
       const box = document.createElement(this.tag);
