@@ -53,6 +53,7 @@ def run(app: FastAPI, sock: socket.socket, models: Mapping[str, ServedModel], gr
     grace: seconds for running requests.
     """
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of clients that close their connection
     try:
         create_server(app, grace).run(sockets=[sock])
     finally:

@@ -26,7 +26,7 @@ from trm.utils.file_formats import printable, shorten
 LOG = logging.getLogger(__name__)
 MAX_WAITING = 8
 """Traces that may wait or run; a further one is refused with status 429."""
-MAX_VALUES = 4_000_000
+MAX_VALUES = 2_000_000
 """Cells, movements and samples in all frames of a trace."""
 Line = dict[str, Any]
 
