@@ -37,7 +37,7 @@ def opened(
     try:
         page.goto(f"{session.url}/#token={quote(TOKEN)}")
         page.locator("html[data-ready]").wait_for()
-        page.select_option("#first-model select", name_of(session, model))
+        page.select_option("#models select", name_of(session, model))
         ready(page)
         yield page
     finally:
@@ -71,7 +71,7 @@ def answer(panel: Page | Locator) -> str:
 
 
 def outcome(panel: Page | Locator) -> str:
-    return panel.locator('[data-of="result"]').inner_text()
+    return panel.locator('[data-of="result"]').inner_text().replace("\u00a0", " ")
 
 
 def frame_of(page: Page) -> tuple[int, int]:
@@ -86,7 +86,7 @@ def test_the_token_leaves_the_address(browser: Browser, session: Session) -> Non
         assert page.url == f"{session.url}/"
         page.reload()
         ready(page)
-        assert page.locator("#first-model option").count() == 6
+        assert page.locator("#models option").count() == 6
     context = browser.new_context()
     page = context.new_page()
     page.goto(session.url)
@@ -115,7 +115,7 @@ def test_a_typed_puzzle(browser: Browser, session: Session) -> None:  # noqa: F8
         assert outcome(page).startswith(f"Solved; confidence {100 * expected.confidence:.1f} %")
         assert outcome(page).endswith("16 steps, 160 forward passes.")
         assert frame_of(page) == (160, 160)
-        assert page.inner_text("#announcement") == outcome(page)
+        assert page.inner_text("#announcement").replace("\u00a0", " ") == outcome(page)
         given = page.locator('[data-of="answer"] > .given').count()
         assert given == (question > 0).sum()
 
@@ -199,7 +199,7 @@ def test_two_models(browser: Browser, session: Session) -> None:  # noqa: F811
         expected = {0: "start", 63: "goal", 17: "wall", 18: "wall", 19: "wall", 20: "wall"}
         assert names == [expected.get(index, "free") for index in range(64)]
         page.check("#compare")
-        choices = page.locator(".panel").nth(1).locator("select").first
+        choices = page.locator("#models select").nth(1)
         assert len(choices.locator("option").all()) == 2
         choices.select_option(name_of(session, "maze/other"))
         ready(page)
@@ -274,7 +274,7 @@ def test_keyboard_only(browser: Browser, session: Session) -> None:  # noqa: F81
                 page.keyboard.press("Tab")
             pytest.fail(f"{selector} has no focus")
 
-        page.locator("#first-model select").focus()
+        page.locator("#models select").focus()
         tab_to("#generate")
         before = cells(page)
         page.keyboard.press("Enter")

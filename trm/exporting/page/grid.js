@@ -48,7 +48,7 @@ export class Grid {
   #build(height, width) {
     Object.assign(this, { height, width });
     this.element.style.gridTemplateColumns = `repeat(${width}, 1fr)`;
-    this.element.style.maxWidth = `${Math.min(26, 4.5 * width, (26 * width) / height)}rem`;
+    this.element.style.setProperty("--most", `${Math.min(26, 4.5 * width, (26 * width) / height)}rem`);
     const longest = Math.max(...this.facts.symbols.map((symbol) => symbol.length), 1);
     this.element.style.setProperty("--letter", `${55 / width / Math.max(0.7 * longest, 1)}cqi`);
     const boxes = [];

@@ -7,7 +7,7 @@ const STATES = {
   pending: "waiting", running: "running", halted: "halted early", valid: "obeys the rules",
   stopped: "stopped by another", done: "all steps done",
 };
-const percent = (value) => `${(100 * value).toFixed(1)} %`;
+const percent = (value) => `${(100 * value).toFixed(1)}\u00a0%`;
 const plural = (count, one, many = `${one}s`) => `${count} ${count === 1 ? one : many}`;
 
 export class Panel {
@@ -22,6 +22,16 @@ export class Panel {
     this.settings = new Settings(this.parts.settings, fields, name);
     this.parts.model.addEventListener("change", () => onModel(this));
     this.reset();
+  }
+
+  /** count: the number of panels; a single one needs no name. */
+  rename(count) {
+    this.parts.name.textContent = count > 1 ? `Model ${this.name}` : "Model";
+  }
+
+  remove() {
+    this.root.remove();
+    this.parts.choice.remove();
   }
 
   get model() {

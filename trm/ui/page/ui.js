@@ -69,17 +69,18 @@ function offerSecond() {
 function addPanel(name) {
   const panel = new Panel(name, fields, (changed) => load(() => chooseModel(changed)));
   panels.push(panel);
+  element("models").insertBefore(panel.parts.choice, element("busy"));
   element("panels").append(panel.root);
   return panel;
 }
 
 function compare() {
-  element("first-model").querySelector("span").textContent = element("compare").checked ? "Model A" : "Model";
   if (element("compare").checked) {
     const panel = addPanel("B");
     offerSecond();
     panel.setFacts(puzzle.facts);
-  } else panels.pop().root.remove();
+  } else panels.pop().remove();
+  panels.forEach((panel) => panel.rename(panels.length));
   showTime();
 }
 
@@ -190,7 +191,7 @@ element("time").addEventListener("change", () => announce());
 await load(async () => {
   ({ models, settings: fields } = await get("ui/models"));
   const panel = addPanel("A");
-  element("first-model").append(panel.parts.choice);
+  panel.rename(1);
   panel.offer(models);
   await chooseModel(panel);
 });
