@@ -47,6 +47,7 @@ export class Grid {
 
   #build(height, width) {
     Object.assign(this, { height, width });
+    this.element.classList.toggle("fine", Math.max(height, width) > 15);
     this.element.style.gridTemplateColumns = `repeat(${width}, 1fr)`;
     this.element.style.setProperty("--most", `${Math.min(26, 4.5 * width, (26 * width) / height)}rem`);
     const longest = Math.max(...this.facts.symbols.map((symbol) => symbol.length), 1);
