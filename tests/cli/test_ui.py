@@ -38,6 +38,14 @@ def test_the_address_and_the_end(number: signal.Signals, code: int) -> None:
         assert process.stderr.read() == f"trm: stopped by signal {number.value}\n"
 
 
+@pytest.mark.parametrize("command", ["ui", "serve"])
+def test_a_missing_extra(command: str) -> None:
+    program = "import sys; sys.modules['fastapi'] = None; from trm.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", program, command], check=False, capture_output=True, text=True)
+    message = f"trm {command} requires the package fastapi; install it with `pip install 'trm[serve]'`\n"
+    assert (done.returncode, done.stderr) == (2, message)
+
+
 def test_mistakes(run: Run, here: Path) -> None:
     check_error(run("ui", "nothing"), "nothing: is not a folder; give model folders, or folders that contain them")
     check_error(run("ui", "s3://bucket/model"), "s3://bucket/model: an address of a server; give a local path")

@@ -30,7 +30,7 @@ def test_every_route_but_the_files_of_the_page_needs_the_token(session: Session)
 
 @pytest.mark.parametrize("value", [TOKEN, "Bearer", f"bearer {TOKEN}", f"Bearer {TOKEN}x", "Bearer \xe9"])
 def test_other_tokens(session: Session, value: str) -> None:
-    headers = {"authorization": value.encode("latin-1")}
+    headers = httpx.Headers({b"authorization": value.encode("latin-1")})
     check_refused(httpx.get(f"{session.url}/ui/models", headers=headers), 401, "token of the session")
 
 
