@@ -1,5 +1,7 @@
 """Which models and datasets the page can open."""
 
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,7 +73,8 @@ def test_folders_outside_are_refused(tmp_path: Path, folders: Path, model_params
     (named / "files/checkpoint.safetensors").symlink_to(outside / "checkpoint.safetensors")
     (named / "inner").symlink_to(named / "own")
     with library_of(named) as library:
-        reason = "is not inside the folders that were named at start"
+        reason = "is not inside the folders that were named at start, or has links out of them"
+        assert [entry.name for entry in library.models()] == [str(named / "own"), "demo"]
         up = f"{named}/../../{outside.relative_to('/')}"
         for name in (
             str(outside),
@@ -115,6 +118,29 @@ def test_few_models_are_in_memory(tmp_path: Path, model_params: ModelParams) -> 
         assert set(library.opened) == {"demo", *names} - {names[1]}
         assert next(iter(library.opened)) == "demo"
         assert library.model(names[0]) is first
+        assert library.model("demo").meta.name == "sudoku"
+
+
+def test_a_model_that_is_written_again(tmp_path: Path, model_params: ModelParams) -> None:
+    save(tmp_path / "model", model_params, maze_meta(4))
+    with library_of(tmp_path) as library:
+        name = str(tmp_path / "model")
+        before = library.model(name)
+        assert library.model(name) is before
+        shutil.rmtree(tmp_path / "model")
+        save(tmp_path / "model", model_params, maze_meta(5))
+        os.utime(tmp_path / "model/checkpoint.safetensors", ns=(1, 1))
+        assert library.model(name).meta.height == 5
+
+
+def test_a_folder_with_the_name_of_the_included_model(
+    tmp_path: Path, model_params: ModelParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "demo", model_params, maze_meta(4))
+    monkeypatch.chdir(tmp_path)
+    with library_of(Path()) as library:
+        assert [entry.name for entry in library.models()] == ["./demo", "demo"]
+        assert library.model("./demo").meta.name == "maze"
         assert library.model("demo").meta.name == "sudoku"
 
 

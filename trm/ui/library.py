@@ -56,7 +56,9 @@ class Library:
                 raise UserError(f"{folder}: is not a folder; give model folders, or folders that contain them")
         self._folders, self._roots = folders, [folder.resolve() for folder in folders]
         self._default, self._default_folder, self._open = default[0], default[1], open_model
-        self._lock, self._recent = threading.Lock(), list[str]()
+        self._lock = threading.Lock()
+        self._stamps = dict[str, int]()
+        """When the file of each model in memory was written; the model used last is the last one."""
         self.opened = {self._default: open_model(*default)}
         """The models in memory, by name; the first one is the default."""
 
@@ -66,7 +68,8 @@ class Library:
         return [_entry(*each) for each in (*found, (self._default, self._default_folder))]
 
     def model(self, name: str) -> ServedModel:
-        """The model of that name, which is loaded unless it is in memory. The oldest one is dropped.
+        """The model of that name, which is loaded unless it is in memory. Of several, the one that was not used for the
+        longest time is dropped. A model that has been written again is loaded again.
 
         Raises `HTTPException` 403 for a folder outside of the named ones, 404 for one without a model, and `DataError`
         for a damaged model.
@@ -74,12 +77,21 @@ class Library:
         with self._lock:
             if name != self._default:
                 folder = self._folder(name, FILE)
-                self._recent = [*(each for each in self._recent if each != name), name]
-                if name not in self.opened:
+                stamp = (folder / FILE).stat().st_mtime_ns
+                if self._stamps.pop(name, None) != stamp:
+                    self._drop(name)
                     self.opened[name] = self._open(name, folder)
-                while len(self._recent) > MAX_OPEN:
-                    self.opened.pop(self._recent.pop(0)).close()
+                self._stamps[name] = stamp
+                while len(self._stamps) > MAX_OPEN:
+                    oldest = next(iter(self._stamps))
+                    del self._stamps[oldest]
+                    self._drop(oldest)
             return self.opened[name]
+
+    def _drop(self, name: str) -> None:
+        model = self.opened.pop(name, None)
+        if model is not None:
+            model.close()
 
     def datasets(self, meta: DatasetMeta) -> dict[str, int]:
         """The datasets whose test puzzles a model of `meta` can solve: name -> number of test groups."""
@@ -107,7 +119,9 @@ class Library:
 
     def _found(self, file: str) -> list[str]:
         """The folders that contain `file`, sorted."""
-        return sorted({str(folder) for root in self._folders for folder in _walk(root) if (folder / file).is_file()})
+        found = {folder for root in self._folders for folder in _walk(root) if (folder / file).is_file()}
+        names = {str(folder) for folder in found if self._is_inside((folder / file).resolve())}
+        return sorted(f"./{name}" if name == self._default else name for name in names)
 
     def _folder(self, name: str, file: str) -> Path:
         """The folder of that name, all of whose files are inside of the named folders."""
@@ -118,7 +132,9 @@ class Library:
         except (OSError, ValueError, RuntimeError):  # too long, a null character, a loop of links
             allowed, folder = False, Path()
         if not allowed:
-            raise HTTPException(403, f"{name}: is not inside the folders that were named at start")
+            raise HTTPException(
+                403, f"{name}: is not inside the folders that were named at start, or has links out of them"
+            )
         if not (folder / file).is_file():
             raise HTTPException(404, f"{name}: no {file} in this folder")
         return folder
