@@ -11,10 +11,8 @@ import pytest
 from tests.datasets.arc_helpers import EVALUATION
 from tests.ui.conftest import Session
 from trm.config.inference import DEFAULT_INFERENCE, InferenceConfig
-from trm.datasets.registry import get_dataset
-from trm.inference.puzzle import make_puzzle, to_tokens
 from trm.inference.solve import solve
-from trm.inference.trace import Frame, trace
+from trm.inference.trace import trace, trace_puzzle
 from trm.reporting.terminal.demo import MODEL, new_puzzle
 from trm.training.checkpoint import load_checkpoint
 from trm.ui import traces
@@ -167,10 +165,7 @@ def test_traces_end_with_the_answer_of_solve(session: Session, changes: dict[str
     assert (head["question"], head["max_steps"]) == (question.tolist(), changes.get("max_steps", 16))
     assert head["solution"] == new_puzzle(7)[1].tolist()
 
-    frames = list[Frame]()
-    config = InferenceConfig.model_validate(DEFAULT_INFERENCE.model_dump() | changes)
-    puzzle = make_puzzle(meta, to_tokens(meta, get_dataset("sudoku"), question), config.num_votes, 5)
-    trace(model, meta, puzzle, config, frames.append)
+    _, frames = trace(model, meta, question, seed=5, **changes)
     assert [(line["step"], line["round"], line["pass"]) for line in lines] == [
         (f.step, f.round, f.number) for f in frames
     ]
@@ -181,7 +176,7 @@ def test_traces_end_with_the_answer_of_solve(session: Session, changes: dict[str
         assert frame.moved is not None
         np.testing.assert_allclose(np.array(line["moved"]), frame.moved, atol=1e-3)
         assert len(line["samples"]) in (0, len(frame.samples))
-    assert (lines[-1]["samples"] != []) == (config.num_votes > 1)
+    assert (lines[-1]["samples"] != []) == (changes.get("num_votes", 1) > 1)
 
 
 def test_only_the_ends_of_steps(session: Session) -> None:
@@ -244,14 +239,14 @@ def test_a_trace_stops_when_the_client_goes(session: Session, monkeypatch: pytes
     """The next trace does not wait for one that would not end."""
     released = threading.Event()
 
-    def repeat(*arguments: Any) -> None:  # noqa: ANN401 - those of `trace`
+    def repeat(*arguments: Any) -> None:  # noqa: ANN401 - those of `trace_puzzle`
         while not released.is_set():
-            trace(*arguments)
+            trace_puzzle(*arguments)
 
     body = {"model": "demo", "puzzle": new_puzzle(7)[0].tolist(), "settings": {"max_steps": 1}}
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(traces, "trace", repeat)
+            patch.setattr(traces, "trace_puzzle", repeat)
             with session.client.stream("POST", "/ui/trace", json=body) as response:
                 assert json.loads(next(response.iter_lines()))["max_steps"] == 1
         assert "end" in post(session, "trace", **body)[-1]
@@ -269,7 +264,7 @@ def test_traces_wait_for_each_other(session: Session, monkeypatch: pytest.Monkey
         raise ZeroDivisionError
 
     body = {"model": "demo", "puzzle": new_puzzle(7)[0].tolist()}
-    monkeypatch.setattr(traces, "trace", fail_late)
+    monkeypatch.setattr(traces, "trace_puzzle", fail_late)
     monkeypatch.setattr(traces, "MAX_WAITING", 1)
     statuses = list[int]()
     headers = session.client.headers
@@ -291,11 +286,11 @@ def test_traces_wait_for_each_other(session: Session, monkeypatch: pytest.Monkey
 def test_a_fault_after_the_first_frame(
     session: Session, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(*arguments: Any) -> None:  # noqa: ANN401 - those of `trace`
-        trace(*arguments)
+    def fail(*arguments: Any) -> None:  # noqa: ANN401 - those of `trace_puzzle`
+        trace_puzzle(*arguments)
         raise ZeroDivisionError("no\nanswer")
 
-    monkeypatch.setattr(traces, "trace", fail)
+    monkeypatch.setattr(traces, "trace_puzzle", fail)
     lines = post(session, "trace", model="demo", puzzle=new_puzzle(7)[0].tolist(), settings={"max_steps": 1})
     assert lines[-1] == {"error": "a fault of the server; its log has the reason"}
     assert [record.getMessage() for record in caplog.records] == ["ZeroDivisionError: no\\nanswer"]

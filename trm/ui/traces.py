@@ -16,7 +16,7 @@ from trm.config.inference import InferenceConfig
 from trm.inference.cost import check_inference
 from trm.inference.puzzle import EvalPuzzle
 from trm.inference.solve import BATCH, Answer
-from trm.inference.trace import Frame, trace
+from trm.inference.trace import Frame, trace_puzzle
 from trm.models.act import TRM
 from trm.serving.app import FAULT
 from trm.serving.batcher import QueueFullError
@@ -98,7 +98,7 @@ class TraceRunner:
             try:
                 if not stopped.is_set():
                     check_inference(model, config)
-                    put(end(trace(model, model.meta, puzzle, config, on_frame), passes))
+                    put(end(trace_puzzle(model, model.meta, puzzle, config, on_frame), passes))
             except _Stopped:
                 pass
             except Exception as error:
