@@ -15,6 +15,7 @@ from trm.reporting.terminal.demo import MODEL, new_puzzle
 from trm.training.checkpoint import load_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+ANSWER = '[data-of="answer"] > *'
 REFUSED = "Failed to load resource"
 """The start of the message that Chromium logs for a status of 400 and more."""
 
@@ -222,6 +223,10 @@ def test_tasks(browser: Browser, session: Session) -> None:  # noqa: F811
         run(page)
         assert len(cells(page)) == len(cells(page, '[data-of="answer"]')) == 2
         assert "Not solved" in outcome(page)
+        # The answer is the question, 1 0; the solution is 1 2 3.
+        wrong = [each.evaluate("each => each.classList.contains('wrong')") for each in page.locator(ANSWER).all()]
+        assert wrong == [False, True]
+        assert "1 of 3 cells correct, 1 x 2 instead of 1 x 3." in page.locator('[data-of="frame"]').inner_text()
 
 
 def test_custom_puzzles(browser: Browser, session: Session) -> None:  # noqa: F811
@@ -232,6 +237,7 @@ def test_custom_puzzles(browser: Browser, session: Session) -> None:  # noqa: F8
         ready(page)
         run(page)
         assert outcome(page).startswith("Solved")
+        assert page.locator(f"{ANSWER}.wrong").count() == 0
         page.fill("#columns", "2")
         page.keyboard.press("Tab")
         assert len(cells(page)) == 4

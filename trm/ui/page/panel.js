@@ -9,6 +9,7 @@ const STATES = {
 };
 const percent = (value) => `${(100 * value).toFixed(1)}\u00a0%`;
 const plural = (count, one, many = `${one}s`) => `${count} ${count === 1 ? one : many}`;
+const sizeOf = (rows) => `${rows.length} x ${rows[0]?.length ?? 0}`;
 
 export class Panel {
   constructor(name, fields, onModel) {
@@ -88,7 +89,11 @@ export class Panel {
     this.answer.show(frame.answer.flat(), height, width, isSame ? question.flat() : null);
     const before = index ? this.frames[index - 1].answer : null;
     const changed = before ? this.#differences(frame.answer, before) : new Set();
-    this.answer.boxes.forEach((box, cell) => box.classList.toggle("changed", changed.has(cell)));
+    const wrong = this.start.solution ? this.#differences(frame.answer, this.start.solution) : new Set();
+    this.answer.boxes.forEach((box, cell) => {
+      box.classList.toggle("changed", changed.has(cell));
+      box.classList.toggle("wrong", wrong.has(cell));
+    });
     this.parts.answer.setAttribute("aria-label", `Answer, ${this.#describe(frame.answer)}`);
     this.#showMoved(frame.moved);
     this.#showChart(index);
@@ -105,8 +110,9 @@ export class Panel {
     if (changed !== null) words.push(`, ${plural(changed, "cell")} changed`);
     const solution = this.start.solution;
     if (solution) {
-      const total = solution.length * solution[0].length;
+      const total = solution.length * solution[0].length, [size, right] = [frame.answer, solution].map(sizeOf);
       words.push(`, ${total - this.#differences(solution, frame.answer).size} of ${total} cells correct`);
+      if (size !== right) words.push(`, ${size} instead of ${right}`);
     }
     return `${words.join("")}.`;
   }
@@ -137,7 +143,7 @@ export class Panel {
   }
 
   #describe(rows) {
-    const size = `${rows.length} x ${rows[0]?.length ?? 0}`;
+    const size = sizeOf(rows);
     if (rows.length * (rows[0]?.length ?? 0) > 100) return size;
     return `${size}: ${rows.map((row, y) => `row ${y + 1}: ${row.map((cell) => this.answer.name(cell)).join(" ")}`).join("; ")}`;
   }
