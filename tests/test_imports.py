@@ -25,6 +25,7 @@ LAYERS = (
     ("studies",),
     ("exporting",),
     ("serving",),
+    ("ui",),
     ("cli",),
 )
 """Packages of `trm/` from bottom to top. A package may import itself and lower layers, but no other package of its
@@ -35,12 +36,13 @@ DYNAMIC = {
     "trm/__init__.py",
     "trm/datasets/registry.py",
     "trm/datasets/drawings.py",
+    "trm/datasets/generators.py",
     "trm/datasets/online.py",
     "trm/stages/records.py",
     "trm/training/optimizers.py",
 }
-"""Files that may call `importlib.import_module`: the lazy public API, the registry of datasets (downwards), the stage
-records (downwards), an optional library."""
+"""Files that may call `importlib.import_module`: the lazy public API, the registry and the optional modules of datasets
+(downwards), the stage records (downwards), an optional library."""
 
 
 def _modules() -> Iterator[Path]:

@@ -75,5 +75,11 @@ def test_first_commands(installed: Path, tmp_path: Path) -> None:
     assert done.stdout.endswith("mine.yaml is a suggestion for mine.csv; `trm run --params mine.yaml` runs it\n")
     done = trm("run", "--params", "mine.yaml", *(part for key in MODEL for part in ("--set", f"{key}={changes[key]}")))
     assert done.returncode == 0, done.stderr
+    done = trm("ui", "outputs")
+    assert (done.returncode, "pip install 'trm[serve]'" in done.stderr) == (2, True)
+    (package,) = installed.parent.glob("lib/python*/site-packages/trm")
+    for folder in ("ui/page", "exporting/page"):
+        names = {path.name for path in (ROOT / "trm" / folder).iterdir()}
+        assert names == {path.name for path in (package / folder).iterdir()}
     done = trm("new-dataset", "zoo")
     assert (done.returncode, "installed without its source" in done.stderr) == (2, True)

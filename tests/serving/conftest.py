@@ -20,7 +20,7 @@ def serving(limits: ServerLimits) -> Iterator[httpx.Client]:
     """A client of a server with these limits."""
     metrics, sock = ServerMetrics(), listen("127.0.0.1", 0)
     model = ServedModel("demo", MODEL, DEFAULT_INFERENCE, limits, "cpu", observe=metrics.count_batch)
-    server = create_server(create_app([model], limits, metrics))
+    server = create_server(create_app({"demo": model}, limits, metrics))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
     thread.start()
     try:

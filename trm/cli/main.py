@@ -30,6 +30,7 @@ from trm.cli.options import LOCAL, OUTPUTS, Overrides, PuzzleCommand, local_mode
 from trm.cli.serve import serve_command
 from trm.cli.suggest import suggest_command
 from trm.cli.summary import command_line, folder_options, next_command, print_end, print_summary
+from trm.cli.ui import ui_command
 from trm.cli.verify import verify_command
 from trm.config.base import INPUT
 from trm.stages.records import STAGES, Stage, producer
@@ -221,6 +222,7 @@ def inspect_command(
 
 app.command("solve-arc")(solve_arc_command)
 app.command("serve")(serve_command)
+app.command("ui")(ui_command)
 app.command("export")(export_command)
 app.command("compare")(compare_command)
 app.command("verify")(verify_command)

@@ -64,12 +64,12 @@ def serve_command(
     limits = ServerLimits(batch_size, max_queue, max_wait_ms / 1000, max_work, max_bytes, timeout)
     metrics = ServerMetrics()
     with listen(host, port) as sock:
-        served = list[ServedModel]()
+        served = dict[str, ServedModel]()
         for name, location in named:
             uri = champion_model(location) if is_champion(location) else location
-            served.append(ServedModel(name, uri, config, limits, device, precision, metrics.count_batch))
+            served[name] = ServedModel(name, uri, config, limits, device, precision, metrics.count_batch)
             if is_champion(location):
-                Follower(location, uri, served[-1].load, follow)  # ends with the process
+                Follower(location, uri, served[name].load, follow)  # ends with the process
         url = address(sock)
         print(f"serve: {', '.join(names)} at {url}; API: {url}/docs; Ctrl-C stops", file=sys.stderr, flush=True)
         run(create_app(served, limits, metrics, host), sock, served)

@@ -36,8 +36,14 @@ class Drawing:
     """Values drawn as dots in the report."""
     boxes: tuple[int, int] | None = None
     """Rows and columns of the boxes that lines separate."""
+    names: list[str] | None = None
+    """Names of the cells for readers who do not see them; None: the symbols of the vocabulary."""
+    answer_only: tuple[int, ...] = ()
+    """Values that no question has."""
     blank: int | None = None
     """The value of question cells that the answer fills; None: the answer does not repeat the question's cells."""
+    empty: int = 0
+    """The value of the cells of a new question in an editor."""
     separate_question: bool = False
     """True: question and answer are different grids, shown next to each other."""
     has_tasks: bool = False

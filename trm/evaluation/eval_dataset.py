@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from trm.config.dataset_meta import DatasetMeta
 from trm.data.parquet import Split, read_names, read_split
 from trm.data.protocol import Grid
 from trm.datasets.registry import get_dataset
-from trm.inference.puzzle import EvalPuzzle
+from trm.inference.puzzle import EvalPuzzle, make_puzzle
 from trm.utils.errors import UserError
 
 NOISE = 2
@@ -124,6 +125,16 @@ class EvalDataset:
                 solution=identity.invert(labels[:1])[0] if labels[0].any() else None,
                 labels=None if self.names is None else labels,
             )
+
+    def puzzle(self, task: int, pair: int = 0) -> tuple[EvalPuzzle, Grid | None]:
+        """A test example and its solution (None if unknown). The votes are those of `trm solve` or, if puzzles have
+        identifiers, the augmentations of the dataset.
+        """
+        example = next(islice(self.examples(task), pair, None))
+        if self.names is None:
+            return make_puzzle(self.meta, self.split.inputs[example.row], self.num_votes, self.seed), example.solution
+        seeds = [[self.seed, 0, number] for number in range(example.num_votes)]
+        return EvalPuzzle(example.grid, example.augmentations, example.identifiers, seeds), example.solution
 
     def _rows(self, puzzle: int) -> list[int]:
         return list(range(*self.split.puzzle_starts[puzzle : puzzle + 2].tolist()))

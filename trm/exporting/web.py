@@ -15,7 +15,7 @@ from filelock import FileLock
 from trm.config.dataset_meta import DatasetMeta
 from trm.datasets.drawings import get_drawing
 from trm.exporting.onnx_model import solve_model, start_model, step_model
-from trm.exporting.puzzles import first_puzzles
+from trm.exporting.puzzles import first_puzzles, page_facts
 from trm.inference.puzzle import get_solvable_dataset
 from trm.storage.artifact_cache import local_copy
 from trm.storage.artifacts import staged, write_manifest
@@ -29,7 +29,7 @@ INTEGRITY = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7Q
 """SHA-512 of the package, as the npm registry states it."""
 RUNTIME_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 """The plain WebAssembly build; the others are two to four times larger."""
-PAGE_FILES = ("index.html", "page.css", "page.js")
+PAGE_FILES = ("index.html", "page.css", "page.js", "grid.js")
 EXAMPLES = 50
 
 
@@ -69,19 +69,7 @@ def _puzzles(meta: DatasetMeta, dataset: Path | None) -> dict[str, Any]:
     if dataset is not None:
         inputs, _ = first_puzzles(meta, dataset, EXAMPLES)
         examples = [[int(token) - first for token in row] for row in inputs if (row >= first).all()]
-    names = list(meta.vocabulary[first:])
-    return {
-        "title": drawing.title,
-        "height": meta.height,
-        "width": meta.width,
-        "names": names,
-        "symbols": drawing.symbols,
-        "colors": drawing.html_colors or drawing.colors,
-        "boxes": drawing.boxes,
-        "blank": drawing.blank,
-        "first": first,
-        "examples": examples,
-    }
+    return page_facts(meta) | {"first": first, "examples": examples}
 
 
 def _fetch() -> Path:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Request
@@ -20,7 +20,7 @@ from trm.inference.solve import Answer
 from trm.serving.batcher import QueueFullError
 from trm.serving.kserve import create_router
 from trm.serving.metrics import ServerMetrics
-from trm.serving.service import Question, ServedModel, ServerLimits
+from trm.serving.service import ServedModel, ServerLimits
 from trm.serving.solver import ERRORS, Cell, Solver
 from trm.utils.errors import UserError
 from trm.utils.file_formats import printable, shorten
@@ -28,6 +28,8 @@ from trm.utils.file_formats import printable, shorten
 LOG = logging.getLogger(__name__)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 """Addresses that only programs on this machine reach."""
+FAULT = "a fault of the server; its log has the reason"
+"""The message of status 500."""
 SettingChanges: type[BaseModel] = create_model(
     "Settings",
     __config__=ConfigDict(extra="forbid", strict=True),
@@ -99,9 +101,9 @@ class ModelsResponse(BaseModel):
 
 
 def create_app(
-    models: Sequence[ServedModel], limits: ServerLimits, metrics: ServerMetrics, host: str = LOOPBACK[0]
+    models: Mapping[str, ServedModel], limits: ServerLimits, metrics: ServerMetrics, host: str = LOOPBACK[0]
 ) -> FastAPI:
-    """The application. The first model is the default. host: the address at which it listens."""
+    """The application. models: by name; the first one is the default. host: the address at which it listens."""
     solver = Solver(models, limits)
     app = FastAPIOffline(
         title="trm serve",
@@ -109,7 +111,7 @@ def create_app(
         version="1",
     )
     _handle_errors(app)
-    for model in models:
+    for model in models.values():
         metrics.watch_queue(model.name, lambda model=model: model.depth)
 
     @app.post("/v1/solve", responses=ERRORS)
@@ -118,7 +120,8 @@ def create_app(
         model = solver.find(body.model)
         changes = body.settings.model_dump(exclude_none=True) if body.settings else {}
         config, questions, answers = await solver.solve(model, body.puzzles, changes, body.seed)
-        bodies = [_body(question, answer, config) for question, answer in zip(questions, answers, strict=True)]
+        pairs = zip(questions, answers, strict=True)
+        bodies = [answer_body(answer, config, question.note) for question, answer in pairs]
         return SolveResponse(model=model.name, answers=bodies)
 
     @app.get("/v1/models")
@@ -134,7 +137,7 @@ def create_app(
                     vocabulary=list(model.meta.vocabulary[model.meta.first_cell_token :]),
                     settings=model.config.model_dump(),
                 )
-                for model in models
+                for model in list(models.values())
             ]
         )
 
@@ -160,7 +163,8 @@ def create_app(
     return app
 
 
-def _body(question: Question, answer: Answer, config: InferenceConfig) -> AnswerBody:
+def answer_body(answer: Answer, config: InferenceConfig, note: str | None) -> AnswerBody:
+    """The answer as a client gets it."""
     shown = answer.answered
     return AnswerBody(
         answered=shown,
@@ -170,7 +174,7 @@ def _body(question: Question, answer: Answer, config: InferenceConfig) -> Answer
         halt_probability=round(answer.halt_probability, 6),
         votes=answer.votes,
         num_votes=config.num_votes,
-        note=question.note,
+        note=note,
     )
 
 
@@ -182,28 +186,29 @@ def _handle_errors(app: FastAPI) -> None:
         first, *others = error.errors()
         where = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
         more = f" (and {len(others)} more)" if others else ""
-        return _error(422, f"{where}: {first['msg']}{more}")
+        return error_response(422, f"{where}: {first['msg']}{more}")
 
     @app.exception_handler(UserError)
     async def refused(_: Request, error: UserError) -> JSONResponse:
-        return _error(422, str(error))
+        return error_response(422, str(error))
 
     @app.exception_handler(HTTPException)
     async def failed(_: Request, error: HTTPException) -> JSONResponse:
-        return _error(error.status_code, str(error.detail), error.headers)
+        return error_response(error.status_code, str(error.detail), error.headers)
 
     @app.exception_handler(QueueFullError)
     async def busy(_: Request, error: QueueFullError) -> JSONResponse:
         del error
-        return _error(429, "the queue is full; try again later", {"retry-after": "1"})
+        return error_response(429, "the queue is full; try again later", {"retry-after": "1"})
 
     @app.exception_handler(TimeoutError)
     async def late(_: Request, error: TimeoutError) -> JSONResponse:
         del error
-        return _error(504, "the time limit of the server is exceeded; send fewer puzzles or lower the settings")
+        return error_response(504, "the time limit of the server is exceeded; send fewer puzzles or lower the settings")
 
 
-def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """An error in one line."""
     return JSONResponse({"error": printable(shorten(" ".join(message.split())))}, status, headers)
 
 
@@ -232,7 +237,7 @@ class RequestGuard:
         except Exception as error:
             LOG.error("%s: %s", type(error).__name__, printable(shorten(str(error))))
             if not status:
-                await _error(500, "a fault of the server; its log has the reason")(scope, receive, counted)
+                await error_response(500, FAULT)(scope, receive, counted)
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.running.dec()

@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import uvicorn
 from fastapi import FastAPI
@@ -32,7 +32,7 @@ def address(sock: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def create_server(app: FastAPI) -> uvicorn.Server:
+def create_server(app: FastAPI, grace: int = GRACE) -> uvicorn.Server:
     """The server of an application. It prints no line for each request."""
     return uvicorn.Server(
         uvicorn.Config(
@@ -40,18 +40,22 @@ def create_server(app: FastAPI) -> uvicorn.Server:
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=GRACE,
+            timeout_graceful_shutdown=grace,
             lifespan="off",
             ws="none",
         )
     )
 
 
-def run(app: FastAPI, sock: socket.socket, models: Sequence[ServedModel]) -> None:
-    """Serve until SIGINT or SIGTERM; then end running requests. The signal is raised again afterwards."""
+def run(app: FastAPI, sock: socket.socket, models: Mapping[str, ServedModel], grace: int = GRACE) -> None:
+    """Serve until SIGINT or SIGTERM; then end running requests. The signal is raised again afterwards.
+
+    grace: seconds for running requests.
+    """
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of clients that close their connection
     try:
-        create_server(app).run(sockets=[sock])
+        create_server(app, grace).run(sockets=[sock])
     finally:
-        for model in models:
+        for model in models.values():
             model.close()

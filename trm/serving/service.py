@@ -12,7 +12,7 @@ import numpy as np
 from trm.config.base import Device, Precision, parse
 from trm.config.inference import InferenceConfig
 from trm.data.protocol import Grid
-from trm.datasets.registry import check_question
+from trm.datasets.registry import check_question, get_dataset
 from trm.inference.cost import check_inference
 from trm.inference.engine import predict
 from trm.inference.puzzle import EvalPuzzle, get_solvable_dataset, to_tokens
@@ -68,9 +68,9 @@ class ServedModel:
         config: Settings of requests that set none.
         device: `auto`, `cpu`, `mps` or `cuda`.
         precision: Compute dtype.
+        any_puzzle: Whether it must solve puzzles from outside its dataset.
 
-    Raises `DataError` for a model that cannot be loaded, `UserError` for one that cannot solve puzzles from outside its
-    dataset.
+    Raises `DataError` for a model that cannot be loaded, `UserError` for one that cannot solve such puzzles.
     """
 
     def __init__(
@@ -82,15 +82,16 @@ class ServedModel:
         device: Device = "auto",
         precision: Precision = "float32",
         observe: Observer = lambda *_: None,
+        any_puzzle: bool = True,
     ) -> None:
         self.name, self.config = name, config
-        self._limits, self._observe = limits, observe
+        self._limits, self._observe, self._any_puzzle = limits, observe, any_puzzle
         self._device = resolve_device(device)
         self._dtype = resolve_precision(precision, self._device)
         self._model = self._loaded(location)
         self.meta = self._model.meta
-        self._dataset = get_solvable_dataset(self.meta)
-        self._check_work(1, config)
+        self._dataset = get_dataset(self.meta.name)
+        self.check_work(1, config)
         with suppress(UserError):  # loads the solver of the dataset now, because the first call is slow
             check_question(self.meta, np.zeros((self.meta.height, self.meta.width), np.uint8))
         self._batcher = Batcher(self._solve, limits.batch_size, limits.max_queue, limits.max_wait)
@@ -108,12 +109,18 @@ class ServedModel:
     def _loaded(self, location: str | Path) -> TRM:
         """The model on the device, after a first pass, which is slower."""
         model, meta = load_checkpoint(local_copy(location), dtype=self._dtype)
-        get_solvable_dataset(meta)
+        if self._any_puzzle:
+            get_solvable_dataset(meta)
         model = model.to(self._device)
         check_inference(model, self.config)
         first = self.config.model_copy(update={"max_steps": 1})
         predict(model, np.ones((1, meta.seq_len), np.uint8), np.zeros(1, np.int64), first, 1)
         return model
+
+    @property
+    def network(self) -> TRM:
+        """The model, for inference only."""
+        return self._model
 
     @property
     def depth(self) -> int:
@@ -142,7 +149,7 @@ class ServedModel:
 
         Raises `UserError` if the work exceeds the limit or the settings do not fit the dataset, `QueueFullError`.
         """
-        self._check_work(len(questions), config)
+        self.check_work(len(questions), config)
         grids = [question.grid for question in questions]
         return self._batcher.submit(list(make_puzzles(self.meta, grids, config, seed)), config)
 
@@ -163,7 +170,8 @@ class ServedModel:
         to_tokens(self.meta, self._dataset, grid)
         return Question(grid, check_question(self.meta, grid))
 
-    def _check_work(self, puzzles: int, config: InferenceConfig) -> None:
+    def check_work(self, puzzles: int, config: InferenceConfig) -> None:
+        """Raise `UserError` if the work of a request exceeds the limit."""
         steps = puzzles * config.num_votes * config.num_samples * config.max_steps
         if steps > self._limits.max_work:
             raise UserError(

@@ -38,11 +38,13 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 class Solver:
-    """Finds models by name, and answers puzzles within the time limit."""
+    """Finds models by name, and answers puzzles within the time limit.
 
-    def __init__(self, models: Sequence[ServedModel], limits: ServerLimits) -> None:
-        self.models: Mapping[str, ServedModel] = {model.name: model for model in models}
-        self._default, self._limits = models[0].name, limits
+    models: by name; the first one is the default. The mapping may change later.
+    """
+
+    def __init__(self, models: Mapping[str, ServedModel], limits: ServerLimits) -> None:
+        self.models, self._default, self._limits = models, next(iter(models)), limits
 
     def find(self, name: str | None) -> ServedModel:
         """The model of that name; None: the first one. Raises `HTTPException` 404."""

@@ -5,6 +5,7 @@ from trm.data.drawing import Drawing
 
 COLORS = {"#": "#3b4252", " ": "#ffffff", "S": "#2e7d32", "G": "#c62828", "o": "#f9a825"}
 HTML_COLORS = {"#": "var(--wall)", " ": "var(--floor)", "S": "var(--start)", "G": "var(--goal)", "o": "var(--floor)"}
+NAMES = {"#": "wall", " ": "free", "S": "start", "G": "goal", "o": "path"}
 TERMINAL = {"#": "█", " ": "·"}
 
 
@@ -18,6 +19,9 @@ def make_drawing(meta: DatasetMeta) -> Drawing:
         html_colors=[HTML_COLORS[character] for character in characters],
         terminal_symbols=[TERMINAL.get(character, character) for character in characters],
         dots=(characters.index("o"),),
+        names=[NAMES[character] for character in characters],
+        answer_only=(characters.index("o"),),
+        empty=characters.index(" "),
         rating="{} moves",
         difficulty="moves of the shortest path",
     )

@@ -82,7 +82,8 @@ def step_by_step(
     predictions = list(predictions_of(dataset, meta, rows_at(file, table.row[indices].tolist())))
     if not predictions:
         return []
-    demos = _demonstrations(dataset, meta, [prediction.row["puzzle"] for prediction in predictions])
+    rows = [prediction.row["puzzle"] for prediction in predictions]
+    demos = demonstrations(dataset, meta, identifiers_of(dataset, "test")[rows])
     examples = []
     for start in range(0, len(predictions), batch_size):
         part = predictions[start : start + batch_size]
@@ -145,16 +146,18 @@ def _run(
         yield grids, [_logit(step[number]) for step in logits], halt_step
 
 
-def _demonstrations(dataset: Path, meta: DatasetMeta, rows: Sequence[int]) -> list[list[tuple[Grid, Grid]]]:
-    """The demonstration pairs of the tasks of these rows of the test split; empty for datasets without tasks."""
+def demonstrations(
+    dataset: Path, meta: DatasetMeta, identifiers: npt.NDArray[np.integer]
+) -> list[list[tuple[Grid, Grid]]]:
+    """The demonstration pairs of the tasks with these identifiers; empty for datasets without tasks."""
     if not get_drawing(meta).has_tasks:
-        return [[] for _ in rows]
-    wanted, trained = identifiers_of(dataset, "test")[rows], identifiers_of(dataset, "train")
-    found = np.flatnonzero(np.isin(trained, wanted))
-    pairs: dict[int, list[tuple[Grid, Grid]]] = {identifier: [] for identifier in wanted.tolist()}
+        return [[] for _ in identifiers]
+    trained = identifiers_of(dataset, "train")
+    found = np.flatnonzero(np.isin(trained, identifiers))
+    pairs: dict[int, list[tuple[Grid, Grid]]] = {identifier: [] for identifier in identifiers.tolist()}
     for row, question, label in zip(found, *read_rows(dataset / "train", found.tolist()), strict=True):
         pairs[int(trained[row])].append((_crop(meta, question), _crop(meta, label)))
-    return [pairs[identifier] for identifier in wanted.tolist()]
+    return [pairs[identifier] for identifier in identifiers.tolist()]
 
 
 def _crop(meta: DatasetMeta, tokens: npt.NDArray[np.uint8]) -> Grid:

@@ -8,9 +8,8 @@ import torch
 from rich.console import Console
 
 from trm.config.inference import InferenceConfig
-from trm.data.numba_utils import random_state
 from trm.data.protocol import Grid
-from trm.datasets.sudoku.solver import dig_puzzles, units_of
+from trm.datasets.sudoku.example import generate_puzzle
 from trm.inference.cost import check_inference
 from trm.inference.puzzle import get_solvable_dataset, make_puzzle, to_tokens
 from trm.reporting.terminal.visualize import Puzzle, visualize
@@ -19,8 +18,6 @@ from trm.training.checkpoint import load_checkpoint
 MODEL = Path(__file__).parents[2] / "inference/demo_model"
 """The model; its README.md contains the training command."""
 SIZE = 6
-STREAM = 2
-"""Random stream of the puzzles, different from that of generated datasets."""
 
 FAILURE_RATE = "the model fails on about 1 puzzle in 50"
 """Measured on 1,000 new puzzles: 20 failures, all of them solved with 4 votes."""
@@ -47,8 +44,4 @@ def demo(config: InferenceConfig, seed: int | None, save: Path | None, console: 
 
 def new_puzzle(seed: int) -> tuple[Grid, Grid]:
     """A minimal puzzle and its only solution: uint8 [n, n] of digits, 0 for a blank."""
-    cells = np.zeros((2, 1, SIZE * SIZE), np.uint8)
-    state = random_state(seed, SIZE, STREAM) | np.uint64(1)
-    dig_puzzles(units_of(SIZE), 0, state, *cells, np.zeros(1, np.int32))
-    question, solution = cells.reshape(2, SIZE, SIZE)
-    return question, solution
+    return generate_puzzle(SIZE, seed)

@@ -53,12 +53,7 @@ def dataset_puzzle(model: str, meta: DatasetMeta, dataset: Path, index: int, num
     count = len(tests.sample())
     if index >= count:
         raise UserError(f"{dataset}: --index must be below {count}, the number of test puzzles. Got {index}")
-    example = next(tests.examples(index))
-    if tests.names is None:  # the same augmentations as `trm solve`
-        return Puzzle(make_puzzle(meta, tests.split.inputs[example.row], num_votes, seed), example.solution)
-    seeds = [[seed, 0, number] for number in range(example.num_votes)]
-    puzzle = EvalPuzzle(example.grid, example.augmentations, example.identifiers, seeds)
-    return Puzzle(puzzle, example.solution)
+    return Puzzle(*tests.puzzle(index))
 
 
 class _Changes:
