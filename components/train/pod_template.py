@@ -259,7 +259,10 @@ def _environment(cluster: ClusterParams, job: TrainJobParams, resources: Resourc
         values["AWS_DEFAULT_REGION"] = cluster.s3_region
     values |= resources.env
     variables = [client.V1EnvVar(name=name, value=value) for name, value in values.items()]
+    secrets = {name: (each.secret, each.key) for name, each in resources.secret_env.items()}
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if cluster.s3_secret else ():
-        reference = client.V1SecretKeySelector(name=cluster.s3_secret, key=name)
+        secrets[name] = (str(cluster.s3_secret), name)
+    for name, (secret, key) in secrets.items():
+        reference = client.V1SecretKeySelector(name=secret, key=key)
         variables.append(client.V1EnvVar(name=name, value_from=client.V1EnvVarSource(secret_key_ref=reference)))
     return variables

@@ -26,10 +26,11 @@ def compile_(
     from tempfile import TemporaryDirectory
 
     from pipeline.kfp.compile import compile_pipeline
+    from pipeline.kfp.tracking import tracked_cluster
 
     with TemporaryDirectory() as folder:
         compiled = Path(folder) / "trm.yaml"
-        compile_pipeline(compiled, load_params(params).cluster)
+        compile_pipeline(compiled, tracked_cluster(load_params(params)))
         if check and (not output.is_file() or output.read_bytes() != compiled.read_bytes()):
             raise UserError(f"{output}: stale; run `python -m pipeline compile` and commit the file")
         if not check:
@@ -78,9 +79,10 @@ def sweep(
     """
     from pipeline.kfp.submit import image_digest
     from pipeline.kfp.sweep import collect_sweep, submit_sweep
+    from pipeline.kfp.tracking import tracked_cluster
     from trm.studies.study import load_study
 
-    cluster, (settings, title) = load_params(params).cluster, load_study(study)
+    cluster, (settings, title) = tracked_cluster(load_params(params)), load_study(study)
     name = Path(study).stem
     if collect:
         from rich.console import Console

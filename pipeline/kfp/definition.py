@@ -248,6 +248,8 @@ def _add_pod_settings(task: dsl.PipelineTask, settings: PodSettings) -> None:
         kubernetes.add_toleration(task, toleration.key, operator, toleration.value, toleration.effect)
     for name, value in settings.env.items():
         task.set_env_variable(name, value)
+    for name, each in settings.secret_env.items():
+        kubernetes.use_secret_as_env(task, each.secret, {each.key: name})
     for name, value in settings.labels.items():
         kubernetes.add_pod_label(task, name, value)
     for name, value in settings.annotations.items():

@@ -11,6 +11,7 @@ from pipeline.git import head_commit
 from pipeline.kfp.client import KfpClient, Run
 from pipeline.kfp.compile import pipeline_spec
 from pipeline.kfp.definition import run_arguments
+from pipeline.kfp.tracking import tracked_cluster
 from pipeline.kfp.train_job import check_train_job
 from trm.config.base import Section
 from trm.config.cluster import ClusterParams
@@ -36,7 +37,7 @@ def submit(params: Params, force: bool) -> tuple[Run, bool]:
         params: The experiment.
         force: Start a new run although one exists.
     """
-    cluster = params.cluster
+    cluster = tracked_cluster(params)
     check_image(cluster)
     check_data_reachable(params.data)
     check_start_model_reachable(params.train)

@@ -11,6 +11,7 @@ from components.train.backends import backend_named, fill, job_template
 from components.train.launcher import STOP_TIMEOUT, launch
 from components.train.train_job import runtime
 from pipeline.kfp.client import Run
+from pipeline.kfp.tracking import tracked_cluster
 from trm.config.cluster import ClusterParams, TrainJobParams
 from trm.config.params import Params
 from trm.stages.content_keys import content_keys
@@ -128,4 +129,4 @@ def _job_request(params: Params) -> tuple[dict[str, object], list[str], dict[str
         stage = producer(name).name
         command += [f"--{name}", s3.artifact_uri(root, stage, keys[stage])]
     command += [f"--{TRAIN.output}", s3.artifact_uri(root, TRAIN.name, keys[TRAIN.name])]
-    return job_template(params.cluster), command, keys
+    return job_template(tracked_cluster(params)), command, keys

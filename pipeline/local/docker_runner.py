@@ -25,6 +25,7 @@ def run_local(params: Params, image: str) -> dict[str, str]:
     image_id(image)  # raises before anything else happens
     overrides = {"image": image, "resources": {}, "s3_endpoint": None, "s3_region": None, "s3_secret": None}
     overrides |= {"state_root": "off", "max_retries": 0}
+    overrides["pods"] = params.cluster.pods.model_copy(update={"secret_env": {}})  # there are no secrets
     cluster = params.cluster.model_copy(update=overrides)
     keys = content_keys(params)
     uris = {stage.name: s3.artifact_uri(cluster.artifact_root, stage.name, keys[stage.name]) for stage in STAGES}

@@ -14,6 +14,7 @@ from components.train.backends import BACKENDS, fill, job_template
 from components.train.cluster_checks import check_node_capacity, check_runtime
 from components.train.kubernetes_client import TIMEOUT, KubernetesClient
 from components.train.train_job import RUNTIME
+from pipeline.kfp.definition import WEBHOOK_KEY
 from trm.config.cluster import ClusterParams
 from trm.utils.errors import InternalError, UserError
 from trm.utils.findings import Finding, NotCheckedError, check
@@ -43,6 +44,7 @@ class KubernetesChecks:
         checks: dict[str, Callable[[], str]] = {
             "namespace": self._namespace,
             "S3 secret": self._secret,
+            "other secrets": self._other_secrets,
             "image pull secret": self._pull_secret,
             "service account": self._account,
             "ConfigMap kfp-launcher": self._config_map,
@@ -71,7 +73,7 @@ class KubernetesChecks:
         if name is None:
             return "none: the pods use the IAM role of the service account"
         remedy = "create it as k8s/secret.example.yaml describes"
-        secret = self._named(f"secret {name}", lambda: self.core.read_namespaced_secret(name, self.namespace), remedy)
+        secret = self._named(f"secret {name}", lambda: self._read_secret(name), remedy)
         missing = [key for key in S3_KEYS if not (secret.data or {}).get(key)]
         if missing:
             raise UserError(f"secret {name} in namespace {self.namespace} has no {missing[0]}; {remedy}")
@@ -79,12 +81,28 @@ class KubernetesChecks:
             raise UserError("cluster.s3_region is null, and pods with keys have no other source of it; set it")
         return f"{name} has {' and '.join(S3_KEYS)}"
 
+    def _other_secrets(self) -> str:
+        """Check the secrets of variables and of the webhook."""
+        settings = (self.cluster.pods, *self.cluster.resources.values())
+        wanted = {(each.secret, each.key) for one in settings for each in one.secret_env.values()}
+        if self.cluster.notify:
+            wanted.add((self.cluster.notify.secret, WEBHOOK_KEY))
+        for name, key in sorted(wanted):
+            remedy = f"run `kubectl -n {self.namespace} create secret generic {name} --from-literal={key}=...`"
+            secret = self._named(f"secret {name}", lambda name=name: self._read_secret(name), remedy)
+            if not (secret.data or {}).get(key):
+                raise UserError(f"secret {name} in namespace {self.namespace} has no {key}; {remedy}")
+        return ", ".join(sorted({name for name, _ in wanted})) or "none are used"
+
+    def _read_secret(self, name: str) -> Any:
+        return self.core.read_namespaced_secret(name, self.namespace, _request_timeout=TIMEOUT)
+
     def _pull_secret(self) -> str:
         name = self.cluster.image_pull_secret
         if name is None:
             return "none: the registry needs no login"
         remedy = f"run `kubectl -n {self.namespace} create secret docker-registry {name} ...`"
-        secret = self._named(f"secret {name}", lambda: self.core.read_namespaced_secret(name, self.namespace), remedy)
+        secret = self._named(f"secret {name}", lambda: self._read_secret(name), remedy)
         if not secret.type.startswith("kubernetes.io/dockerc"):
             raise UserError(f"secret {name} in namespace {self.namespace} has type {secret.type}; {remedy}")
         return f"{name} exists"

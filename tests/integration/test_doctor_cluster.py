@@ -25,7 +25,15 @@ from trm.config.cluster import ClusterParams
 __all__ = ["apiserver", "assets", "bare_apiserver"]
 pytestmark = pytest.mark.slow
 IMAGE = f"registry.example/trm@sha256:{'0' * 64}"
-KUBERNETES = ["Kubernetes", "namespace", "S3 secret", "image pull secret", "service account", "ConfigMap kfp-launcher"]
+KUBERNETES = [
+    "Kubernetes",
+    "namespace",
+    "S3 secret",
+    "other secrets",
+    "image pull secret",
+    "service account",
+    "ConfigMap kfp-launcher",
+]
 KUBERNETES += ["cache volume", "training jobs", "TrainingRuntime", "GPUs", "admission", "permissions", "pod"]
 IN_POD = ["versions", "compiler", "outputs", "states", "cache", "temporary files", "device", "S3", "S3 objects"]
 IN_POD += ["S3 uploads in parts", "S3 conditional writes", "S3 clock"]
@@ -170,11 +178,13 @@ def test_wrong_settings(doctor: Doctor, apiserver: ApiServer) -> None:
     spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
     assert apiserver.post(claims, {"metadata": {"name": "doctor"}, "spec": spec}).status_code == 201
     doctor.cluster |= {"cache_pvc": "doctor", "image_pull_secret": "doctor-s3", "s3_region": None}
+    doctor.cluster["pods"] = {"secret_env": {"WANDB_API_KEY": {"secret": "wandb", "key": "api-key"}}}
     doctor.cluster |= {"resources": {"train": {"gpus": 1}}, "train_job": {"backend": "trainjob", "min_workers": 2}}
     found = doctor()
     apiserver.http("DELETE", f"{claims}/doctor")
     texts = {
         "S3 secret": "cluster.s3_region is null, and pods with keys have no other source of it; set it",
+        "other secrets": "secret wandb does not exist in namespace default; run `kubectl -n default create",
         "image pull secret": "secret doctor-s3 in namespace default has type Opaque; run `kubectl -n default create",
         "ConfigMap kfp-launcher": "region of providers.s3.default is us-east-1, section cluster has None; correct",
         "cache volume": "PersistentVolumeClaim doctor has access modes ReadWriteOnce, but 2 workers mount it; use a",

@@ -19,6 +19,7 @@ FULL: dict[str, Any] = {
     "notify": {"secret": "hook", "when": "finished"},
     "pods": {
         "env": {"HTTPS_PROXY": "http://proxy:3128"},
+        "secret_env": {"WANDB_API_KEY": {"secret": "wandb", "key": "api-key"}},
         "labels": {"team": "puzzles"},
         "annotations": {"example.org/owner": "a@b"},
         "volumes": [
@@ -125,7 +126,7 @@ ROWS = (
         "s3_secret",
         f"{CONTAINER}.env[name=AWS_SECRET_ACCESS_KEY]",
         SECRET,
-        stage="platform.secretAsEnv[0].secretName",
+        stage="platform.secretAsEnv[1].secretName",
         stage_value="trm-s3",
     ),
     Seen(
@@ -155,6 +156,20 @@ ROWS = (
         "http://proxy:3128",
         stage="executor.env[name=HTTPS_PROXY].value",
         stage_value="http://proxy:3128",
+    ),
+    Seen(
+        "pods.secret_env.NAME.secret",
+        f"{CONTAINER}.env[name=WANDB_API_KEY].valueFrom.secretKeyRef.name",
+        "wandb",
+        stage="platform.secretAsEnv[0].secretName",
+        stage_value="wandb",
+    ),
+    Seen(
+        "pods.secret_env.NAME.key",
+        f"{CONTAINER}.env[name=WANDB_API_KEY].valueFrom.secretKeyRef.key",
+        "api-key",
+        stage="platform.secretAsEnv[0].keyToEnv[0]",
+        stage_value={"secretKey": "api-key", "envVar": "WANDB_API_KEY"},
     ),
     Seen(
         "pods.labels",

@@ -146,7 +146,9 @@ def test_rows_are_all_keys_of_the_section() -> None:
         found = []
         for name, field in section.model_fields.items():
             inner = re.findall(r"trm\.config\.\w+\.(\w+)", str(field.annotation))
-            many = "[]" if "tuple" in str(field.annotation) else ".STAGE" if "dict" in str(field.annotation) else ""
+            many = "[]" if "tuple" in str(field.annotation) else ""
+            if "dict" in str(field.annotation):
+                many = ".STAGE" if name == "resources" else ".NAME"
             if inner:
                 model = next(each for each in _models() if each.__name__ == inner[0])
                 found += keys(model, f"{prefix}{name}{many}.")

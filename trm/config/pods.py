@@ -1,7 +1,7 @@
 """Settings of the pods in section `cluster`: environment, volumes, placement and resources."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -39,9 +39,10 @@ WORKERS_ONLY = (
 """Settings for which the SDK of Kubeflow Pipelines has no function."""
 MAX_WEIGHT = 100
 """Maximum weight of a preference in Kubernetes."""
+ValueT = TypeVar("ValueT")
 
 
-def _check_environment(values: dict[str, str]) -> dict[str, str]:
+def _check_environment(values: dict[str, ValueT]) -> dict[str, ValueT]:
     for name in values:
         if name.startswith(RESERVED_VARIABLES):
             raise ValueError(f"{name} is reserved: the training back end sets it; remove it")
@@ -142,12 +143,24 @@ class TopologySpread(Section):
     when_unsatisfiable: Literal["DoNotSchedule", "ScheduleAnyway"] = "DoNotSchedule"
 
 
+class SecretKey(Section):
+    """A value that is in a secret and in no manifest."""
+
+    secret: ObjectName
+    """Name of the secret, in the namespace of the pods."""
+    key: Annotated[str, Field(pattern=r"^[-._A-Za-z0-9]{1,253}$")]
+
+
 class PodSettings(Section):
     """Settings of every pod: the stages in Kubeflow Pipelines and the workers of a training job."""
 
     env: Annotated[dict[VariableName, str], AfterValidator(_check_environment)] = Field(default_factory=dict)
     """Environment variables: `HTTPS_PROXY`, `SSL_CERT_FILE`, `NCCL_IB_HCA`. The manifests show them: credentials belong
-    in `volumes`."""
+    in `secret_env` or `volumes`."""
+    secret_env: Annotated[dict[VariableName, SecretKey], AfterValidator(_check_environment)] = Field(
+        default_factory=dict
+    )
+    """Environment variables from secrets: `WANDB_API_KEY: {secret: wandb, key: api-key}`."""
     labels: Annotated[dict[LabelName, LabelValue], AfterValidator(_check_labels)] = Field(default_factory=dict)
     annotations: dict[LabelName, str] = Field(default_factory=dict)
     volumes: Annotated[tuple[Volume, ...], Field(strict=False)] = ()
