@@ -182,6 +182,12 @@ class KubernetesClient:
         except (ApiException, urllib3.exceptions.HTTPError):
             return ""
 
+    def has_pod(self, pod: Any) -> bool:
+        """Return False if the pod is deleted. Raises `ApiException` and urllib3's errors unchanged."""
+        name = f"metadata.name={pod.metadata.name}"
+        found = self._core.list_namespaced_pod(self.namespace, field_selector=name, **self._timeout).items
+        return any(each.metadata.uid == pod.metadata.uid for each in found)
+
     def stream_log(self, pod: str, since: datetime | None, read_timeout: float) -> Iterator[bytes]:
         """Yield chunks of a pod's log as it grows, each line prefixed by its timestamp.
 
@@ -206,6 +212,7 @@ class KubernetesClient:
             _request_timeout=(TIMEOUT[0], read_timeout),
         )
         try:
+            yield b""  # the server has accepted the request
             yield from response.stream(1 << 16)
         finally:
             response.close()

@@ -40,9 +40,8 @@ class PodLogFollower:
         self._uid = ""
         self._finished_uid = ""
         """The pod whose log is complete."""
-        self._incomplete: Any = None
-        """The pod whose connection has ended, although its log is not complete."""
-        self._draining = False
+        self._is_allowed = False
+        """Whether the server has accepted a request."""
         self._newest: datetime | None = None
         self._known: Counter[bytes] = Counter()
         """Lines with their timestamps, from `_newest - OVERLAP` on."""
@@ -56,7 +55,6 @@ class PodLogFollower:
     def drain(self, timeout: float) -> bool:
         """Wait until the pod's log is complete. Return False after `timeout` seconds."""
         deadline = time.monotonic() + timeout
-        self._draining = True
         while self.error is None and self._pod is not None and _has_log(self._pod):
             if self._finished_uid == self._pod.metadata.uid:
                 break
@@ -68,9 +66,7 @@ class PodLogFollower:
     def _run(self) -> None:
         while self.error is None:
             pod = self._pod
-            # The next pod of a worker may have the name of the one before: a query of the pods comes in between.
-            is_stale = pod is self._incomplete and not self._draining
-            if pod is None or is_stale or not _has_log(pod) or pod.metadata.uid == self._finished_uid:
+            if pod is None or not _has_log(pod) or pod.metadata.uid == self._finished_uid:
                 time.sleep(PAUSE / 4)
                 continue
             if pod.metadata.uid != self._uid:
@@ -78,7 +74,6 @@ class PodLogFollower:
             if self._read(pod, has_finished(pod)):
                 self._finished_uid = self._uid
             else:
-                self._incomplete = pod
                 time.sleep(PAUSE)
 
     def _read(self, pod: Any, finished: bool) -> bool:
@@ -91,14 +86,17 @@ class PodLogFollower:
         known = self._known.copy()
         rest = b""
         try:
+            if not self._kubernetes.has_pod(pod):
+                return True  # deleted, and its log with it; the next pod of the worker may have its name
             for chunk in self._kubernetes.stream_log(pod.metadata.name, since, READ_TIMEOUT):
+                self._is_allowed = True
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
                     self._add(pod, line, known)
         except ApiException as error:
             if error.status == 401:
                 self._kubernetes.reload_credentials()
-            elif error.status == 403 and self._newest is None:  # later it passes, such as while the server starts
+            elif error.status == 403 and not self._is_allowed:  # later it passes, such as while the server starts
                 self.error = self._kubernetes.project_error(error)
             return error.status == 404  # the pod is deleted, and its log with it
         except (urllib3.exceptions.HTTPError, OSError):
