@@ -87,7 +87,7 @@ def test_sweep_shares_stages_and_is_collected_into_one_table(
     assert "no run of this sweep has a result yet" in sweep("--collect")[2]
     (body,) = server.bodies
     spec, arguments = body["pipeline_spec"]["pipeline_spec"], body["runtime_config"]["parameters"]
-    broken = Driver(spec, tmp_path / "first", os.environ, broken="evaluate lr-0-004-0")
+    broken = Driver(spec, tmp_path / "first", os.environ, kills={"evaluate lr-0-004-0": 99})
     broken.run(arguments)
     # `lr-0-002` has the learning rate of the recipe: it has the results of the baseline.
     assert {name for name in broken.ended if name.startswith("train")} == {"train baseline-0 +2", "train lr-0-004-0"}

@@ -1,13 +1,16 @@
 """Stand-in of Kubeflow's driver: runs the containers of a compiled pipeline as processes on this machine.
 
 It resolves inputs along the DAGs as `backend/src/v2/driver` of Kubeflow Pipelines does, skips tasks whose input is
-missing, and runs the exit handler in any case. After a failure it starts all tasks that it can; Argo may start none
+missing, takes the results of cached tasks from an earlier run, retries failed containers, and runs the exit handler in
+any case. After a failure it starts all tasks that it can; Argo may start none
 (github.com/kubeflow/pipelines/issues/7330).
 """
 
 import json
+import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,8 +31,14 @@ class Driver:
     """`pipeline_spec` of a compiled pipeline."""
     folder: Path
     environment: Mapping[str, str]
-    broken: str = ""
-    """Display name of a task whose container is killed at its start."""
+    kills: dict[str, int] = field(default_factory=dict)
+    """Display name of a task -> number of its containers that are killed at their start."""
+    cache: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Fingerprint of a task -> its output files; shared by the runs of a test."""
+    cached: list[str] = field(default_factory=list)
+    """Display names of the tasks whose outputs came from the cache."""
+    attempts: Counter[str] = field(default_factory=Counter)
+    """Display name of a task -> number of its containers."""
     ended: dict[str, int] = field(default_factory=dict)
     """Display name of a task -> exit code of its container."""
     output: dict[str, str] = field(default_factory=dict)
@@ -63,7 +72,15 @@ class Driver:
             outputs = {
                 key: str(folder / name / key) for key in component.get("outputDefinitions", {}).get("artifacts", {})
             }
-            done[name] = self._container(task["taskInfo"]["name"], component, values, inputs, outputs, folder / name)
+            fingerprint = self._fingerprint(component, values, inputs)
+            is_cached = bool(task.get("cachingOptions", {}).get("enableCache"))
+            if is_cached and fingerprint in self.cache:
+                self.cached.append(task["taskInfo"]["name"])
+                outputs, done[name] = self.cache[fingerprint], True
+            else:
+                done[name] = self._task(task, component, values, inputs, outputs, folder / name)
+                if done[name]:
+                    self.cache[fingerprint] = outputs
             artifacts |= {(name, key): path for key, path in outputs.items()}
         return all(done.values())
 
@@ -78,6 +95,28 @@ class Driver:
             return given[source["componentInputParameter"]]
         state = "SUCCEEDED" if done[source["taskFinalStatus"]["producerTask"]] else "FAILED"
         return json.dumps({"state": state, "pipelineTaskName": source["taskFinalStatus"]["producerTask"]})
+
+    def _fingerprint(self, component: Mapping[str, Any], values: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+        """Return what a cached result depends on: image, command, parameters and the ids of the input artifacts."""
+        container = self.spec["deploymentSpec"]["executors"][component["executorLabel"]]["container"]
+        parts = (container["image"], container["command"], container["args"], dict(values), dict(inputs))
+        return json.dumps(parts, sort_keys=True)
+
+    def _task(
+        self,
+        task: Mapping[str, Any],
+        component: Mapping[str, Any],
+        values: Mapping[str, Any],
+        inputs: Mapping[str, str],
+        outputs: Mapping[str, str],
+        folder: Path,
+    ) -> bool:
+        """Run the container of a task, again after a failure if the task has a retry policy."""
+        for _ in range(1 + int(task.get("retryPolicy", {}).get("maxRetryCount", 0))):
+            shutil.rmtree(folder, ignore_errors=True)
+            if self._container(task["taskInfo"]["name"], component, values, inputs, outputs, folder):
+                return True
+        return False
 
     def _container(
         self,
@@ -106,7 +145,8 @@ class Driver:
             pipeline_root=str(self.folder),
             unique_pipeline_id=RUN_ID,
         )
-        if name == self.broken:
+        self.attempts[name] += 1
+        if self.attempts[name] <= self.kills.get(name, 0):
             self.ended[name] = 137
             return False
         variables = {each["name"]: each["value"] for each in container.get("env", ())}
