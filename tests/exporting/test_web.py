@@ -92,6 +92,7 @@ def test_answers_are_those_of_solve(site: Path, browser: Browser) -> None:  # no
 
 def test_keyboard(site: Path, browser: Browser) -> None:  # noqa: F811
     with opened(browser, site, 1400, "light") as page:
+        page.click("#clear")
         first = page.locator("#question > button").first
         first.focus()
         for key in ("5", "ArrowRight", "6", "ArrowDown", "9", "3", "Delete", "ArrowLeft", "1"):
@@ -120,7 +121,12 @@ def test_size(site: Path) -> None:
     assert sum(len(gzip.compress(path.read_bytes())) for path in site.iterdir()) <= 6_000_000
     assert (site / "model.onnx").stat().st_size < 1_000_000
     assert [path.name for path in site.glob("*.wasm")] == ["ort-wasm-simd-threaded.wasm"]
-    assert json.loads((site / "puzzles.json").read_text())["examples"] == []
+
+
+def test_examples_are_generated_without_a_dataset(site: Path) -> None:
+    examples = json.loads((site / "puzzles.json").read_text())["examples"]
+    assert examples[0] == new_puzzle(0)[0].ravel().tolist()
+    assert len({tuple(example) for example in examples}) == 10
 
 
 def test_other_packages_and_datasets_are_refused(model_params: ModelParams, tmp_path: Path) -> None:

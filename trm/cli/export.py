@@ -27,7 +27,7 @@ def export_command(
         Path | None,
         typer.Option(
             help="Write only a static web page to this folder, which solves puzzles in the browser; test puzzles of "
-            "--dataset are its examples.",
+            "--dataset, or generated puzzles, are its examples.",
             **LOCAL,
         ),
     ] = None,

@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from trm.config.dataset_meta import DatasetMeta
 from trm.datasets.drawings import get_drawing
+from trm.datasets.generators import get_generator
 from trm.exporting.onnx_model import solve_model, start_model, step_model
 from trm.exporting.puzzles import first_puzzles, page_facts
 from trm.inference.puzzle import get_solvable_dataset
@@ -30,15 +31,16 @@ INTEGRITY = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7Q
 RUNTIME_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 """The plain WebAssembly build; the others are two to four times larger."""
 PAGE_FILES = ("index.html", "page.css", "page.js", "grid.js")
-EXAMPLES = 50
+EXAMPLES, GENERATED = 50, 10
+"""Examples from a dataset, and examples that are generated without one."""
 
 
 def export_web(location: str, dataset: Path | None, out: Path, runtime: Path | None) -> int:
     """Write the page, the model and the runtime to the folder `out`; return the number of bytes.
 
-    dataset: output of stage augment, whose first test puzzles are examples. runtime: the file of the npm package;
-    None: `npm pack` fetches it, once. Raises `UserError` for a dataset whose answers have another shape than the
-    question, and without npm; `InternalError` if the package cannot be fetched.
+    dataset: output of stage augment, whose first test puzzles are examples; None: generated puzzles. runtime: the file
+    of the npm package; None: `npm pack` fetches it, once. Raises `UserError` for a dataset whose answers have another
+    shape than the question, and without npm; `InternalError` if the package cannot be fetched.
     """
     folder = local_copy(location)
     model, meta = load_checkpoint(folder)
@@ -69,6 +71,8 @@ def _puzzles(meta: DatasetMeta, dataset: Path | None) -> dict[str, Any]:
     if dataset is not None:
         inputs, _ = first_puzzles(meta, dataset, EXAMPLES)
         examples = [[int(token) - first for token in row] for row in inputs if (row >= first).all()]
+    elif generate := get_generator(meta):
+        examples = [generate(meta, seed).ravel().tolist() for seed in range(GENERATED)]
     return page_facts(meta) | {"first": first, "examples": examples}
 
 
