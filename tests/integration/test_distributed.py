@@ -228,6 +228,36 @@ def test_all_processes_stop_if_one_is_killed(published: Path, tmp_path: Path) ->
     assert not (experiment.folder / "model").exists()
 
 
+def test_a_process_whose_torchrun_is_killed_does_not_wait(published: Path, tmp_path: Path) -> None:
+    """Before the processes have met: the connection to torchrun's store would be tried for ten minutes."""
+    experiment = Experiment(tmp_path / "run", published)
+    address = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "9",
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "2",
+        "TORCHELASTIC_RUN_ID": "a",
+    }
+    command = [sys.executable, "-m", "trm", "train", "--dataset", str(published), "--model", "model"]
+    parent = f"import subprocess, time; subprocess.Popen({command}, start_new_session=True); time.sleep(600)"
+    environment = os.environ | address | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", parent], cwd=experiment.folder, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    while not (workers := _workers(process)):
+        time.sleep(0.01)
+    time.sleep(6)  # until it tries to connect
+    assert _runs(workers[0])
+    process.kill()
+    _, errors = process.communicate(timeout=60)  # the worker holds the pipe
+    assert "torchrun ended before its processes met; start it again" in errors
+    deadline = time.monotonic() + 20
+    while _runs(workers[0]):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def _workers(process: subprocess.Popen[str]) -> list[int]:
     listed = subprocess.run(["ps", "-eo", "pid=,ppid="], check=True, capture_output=True, text=True).stdout
     return [int(pid) for pid, parent in map(str.split, listed.splitlines()) if int(parent) == process.pid]

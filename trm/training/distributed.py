@@ -3,6 +3,7 @@
 With a single process every method returns its argument.
 """
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ CPU = torch.device("cpu")
 RENDEZVOUS_TIMEOUT = 600.0
 """Seconds that a process waits at the start for the others."""
 POLL_INTERVAL = 0.1
+TORCHRUN = os.getppid()
+"""Process that started this one."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,8 @@ SINGLE_PROCESS = World()
 def world(device: torch.device) -> Iterator[World]:
     """Connect the processes that torchrun started for the duration of the block.
 
-    Raises `InternalError` if the others do not arrive within `RENDEZVOUS_TIMEOUT`. Signals end the wait.
+    Raises `InternalError` if the others do not arrive within `RENDEZVOUS_TIMEOUT`, or if torchrun ends before. Signals
+    end the wait.
     """
     size = world_size()
     if size == 1:
@@ -139,14 +143,21 @@ def _rendezvous(size: int) -> Store:
             failed.append(error)
 
     deadline = time.monotonic() + RENDEZVOUS_TIMEOUT
+
+    def waiting() -> bool:
+        # If torchrun is killed, its processes get another parent, and nobody would meet them.
+        return time.monotonic() < deadline and os.getppid() == TORCHRUN
+
     thread = threading.Thread(target=connect, daemon=True)
     thread.start()
-    while thread.is_alive() and time.monotonic() < deadline:
+    while thread.is_alive() and waiting():
         thread.join(POLL_INTERVAL)
     arrived = found[0].add("arrived", 1) if found else 0
-    while found and arrived < size and time.monotonic() < deadline:
+    while found and arrived < size and waiting():
         time.sleep(POLL_INTERVAL)
         arrived = found[0].add("arrived", 0)
+    if arrived < size and os.getppid() != TORCHRUN:
+        raise InternalError("torchrun ended before its processes met; start it again")
     if arrived < size:
         reason = f"{arrived} of {size} processes arrived" if found else " ".join(str(*failed).split())
         raise InternalError(
