@@ -44,7 +44,9 @@ def user(apiserver: ApiServer) -> str:
 @pytest.mark.parametrize("delay", [0.0, 3.0], ids=["before", "later"])
 def test_rotated_token_is_read_again(stage: Stage, operator: FakeCluster, user: str, delay: float) -> None:
     """Also if the new token is in the file only some time after the server refuses the old one."""
-    operator.command = replacement_command(100, 0.1, PUBLISH)
+    go_on = stage.folder / "go-on"  # the job outlasts the fault, however long this takes
+    wait = f"while not os.path.exists({str(go_on)!r}): time.sleep(0.1)\n"
+    operator.command = replacement_command(100, 0.1, wait + PUBLISH)
     launcher = stage.start(user=user)
     wait_for(lambda: len(launcher.lines()) > 10)
     stage.server.stop_api()
@@ -54,6 +56,8 @@ def test_rotated_token_is_read_again(stage: Stage, operator: FakeCluster, user: 
     stage.server.start_api()
     time.sleep(delay)
     stage.server.kubeconfig(user)
+    wait_for(lambda: len(launcher.lines()) >= 100)
+    go_on.touch()
     assert launcher.end() == 0, launcher.err
     assert launcher.lines() == list(range(100))
 

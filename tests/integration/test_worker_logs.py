@@ -48,9 +48,10 @@ def speaking(lines: int, then: str) -> Callable[[list[str], str], list[str]]:
     return command
 
 
-def running(operator: FakeCluster) -> int:
-    """Return the number of workers that run."""
-    return sum(pod.status.phase == "Running" for pod in operator.job_pods())
+def running(operator: FakeCluster) -> dict[int, str]:
+    """Return index -> name of the pod, for workers that run."""
+    pods = (pod for pod in operator.job_pods() if pod.status.phase == "Running")
+    return {operator.backend.worker_index(pod): pod.metadata.name for pod in pods}
 
 
 class Logs:
@@ -84,7 +85,7 @@ def test_logs_of_all_workers_during_and_after_the_job(stage: Stage, operator: Fa
     with kfp_server() as server:
         logs = Logs(stage, server)
         launcher = stage.start()
-        wait_for(lambda: running(operator) == 2)
+        wait_for(lambda: len(running(operator)) == 2)
         wait_for(lambda: "worker 1 started" in logs.read(1))
         following = [logs.start(worker, "--follow") for worker in (0, 1)]
         assert launcher.end() == 0, launcher.err
@@ -115,10 +116,13 @@ def test_log_of_a_replaced_worker_is_kept(stage: Stage, operator: FakeCluster) -
     with kfp_server() as server:
         logs = Logs(stage, server)
         launcher = stage.start()
-        wait_for(lambda: running(operator) == 2)
+        wait_for(lambda: len(running(operator)) == 2)
         wait_for(lambda: "worker 1 started" in logs.read(1))
         operator.evict(1)
-        wait_for(lambda: operator.created.count(1) == 2 and running(operator) == 2)
+        wait_for(lambda: operator.created.count(1) == 2 and len(running(operator)) == 2)
+        seen = len(operator.kubelet.requests)
+        name = running(operator)[1]
+        wait_for(lambda: any(name in each and "follow" in each for each in operator.kubelet.requests[seen:]))
         wait_for(lambda: "worker 1 started" in logs.read(1))
         launcher.process.terminate()  # stores what it has
         assert launcher.end() == 143

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from kubernetes import client
-from kubernetes.client import ApiException
+from kubernetes.client import ApiException, V1ObjectMeta, V1Pod
 from kubernetes.client.rest import RESTClientObject
 
 from components.train import kubernetes_client as module
@@ -132,6 +132,7 @@ def call_all_methods(launcher: KubernetesClient) -> None:
         "pods": launcher.pods,
         "events": lambda found: launcher.events(found, []),
         "runtime": lambda found: launcher.runtime("trm") if "runtimeRef" in found["spec"] else None,
+        "has_pod": lambda found: launcher.has_pod(V1Pod(metadata=V1ObjectMeta(name="pod", uid="u"))),
         "log_tail": lambda found: launcher.log_tail("pod", True, 10),
         "stream_log": lambda found: list(launcher.stream_log("pod", datetime.now(UTC), 5)),
         "delete": launcher.delete,
