@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 from components.train.backends import backend_named
 from components.train.kubernetes_client import KubernetesClient, NoClusterError
 from pipeline.kfp.client import KfpClient
-from pipeline.kfp.submit import check_data_reachable, check_start_model_reachable
+from pipeline.kfp.submit import check_data_reachable, check_image, check_start_model_reachable
+from pipeline.kfp.tracking import WANDB_KEY
 from pipeline.kfp.train_job import check_train_job
 from pipeline.operations.kubernetes_checks import KubernetesChecks
 from pipeline.operations.pod_probe import probe
@@ -52,8 +53,7 @@ def _experiment(params: Params) -> str:
 
 
 def _image(cluster: ClusterParams) -> str:
-    if "@sha256:" not in cluster.image:
-        raise UserError(f"cluster.image is {cluster.image}; set it to the digest that `make push` prints")
+    check_image(cluster)
     return cluster.image
 
 
@@ -83,10 +83,15 @@ def _kubeflow(cluster: ClusterParams) -> Iterator[Finding]:
 
 
 def _tracking(params: Params) -> str:
+    """Whether this machine and the pods log to W&B."""
     mode = params.tracking.mode
-    if mode == "online" and not os.environ.get("WANDB_API_KEY"):
-        raise NotCheckedError("online; WANDB_API_KEY is not set here, a login in ~/.netrc may exist")
-    return f"{mode} on this machine"
+    if mode != "online":
+        return mode
+    if WANDB_KEY not in params.cluster.pods.secret_env:
+        return f"online on this machine; pods log nothing, because cluster.pods.secret_env has no {WANDB_KEY}"
+    if not os.environ.get(WANDB_KEY):
+        raise NotCheckedError(f"online; {WANDB_KEY} is not set here, a login in ~/.netrc may exist")
+    return "online on this machine and in pods"
 
 
 def _kubernetes(params: Params, pod_timeout: float | None) -> Iterator[Finding]:

@@ -38,7 +38,10 @@ def probe(
     try:
         core.create_namespaced_pod(namespace, body, _request_timeout=TIMEOUT)
     except ApiException as error:
-        yield Finding("pod", f"{kubernetes.project_error(error)}", is_ok=False)
+        if error.status == 403:
+            yield Finding("pod", "the credentials of your kubeconfig may not create pods (403)", is_ok=None)
+        else:
+            yield Finding("pod", str(kubernetes.project_error(error)), is_ok=False)
         return
     try:
         problem = _wait(core, name, namespace, timeout_seconds)

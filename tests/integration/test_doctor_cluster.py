@@ -219,9 +219,10 @@ def test_controller_is_not_installed(doctor: Doctor, bare_apiserver: ApiServer) 
 def test_credentials_without_permissions(doctor: Doctor) -> None:
     """Nothing is known, so nothing is wrong."""
     doctor.user = "unprivileged"
-    found = doctor()
+    found = doctor("--pod")
     assert problems(found) == set()
     assert found["S3 secret"] == ("skipped", "the credentials of your kubeconfig may not read it (403)")
+    assert found["pod"] == ("skipped", "the credentials of your kubeconfig may not create pods (403)")
 
 
 def test_image_that_cannot_be_pulled(doctor: Doctor, node: Node) -> None:

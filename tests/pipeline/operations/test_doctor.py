@@ -94,7 +94,7 @@ def test_nothing_is_wrong(doctor: Doctor, server: FakeKfpServer, monkeypatch: py
 @pytest.mark.parametrize(
     ("changes", "name", "text"),
     [
-        ({"cluster.image": "trm:latest"}, "image", "cluster.image is trm:latest; set it to the digest"),
+        ({"cluster.image": "trm:latest"}, "image", "cluster.image must be an image digest, as name@sha256:... Got trm"),
         ({"cluster.train_job": {"max_workers": 3}}, "params", "train.global_batch_size must be a multiple of workers"),
         ({"cluster.kfp_host": "http://127.0.0.1:1"}, "Kubeflow Pipelines", "cannot connect to Kubeflow Pipelines"),
         ({"cluster.namespace": "team"}, "Kubeflow Pipelines", "Kubeflow is single-user; set cluster.namespace to null"),
@@ -180,7 +180,25 @@ def test_missing_s3_permission(doctor: Doctor, monkeypatch: pytest.MonkeyPatch, 
     assert "AccessDenied: these credentials lack the permission" in text
 
 
-def test_online_tracking_without_a_key(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("key", "secret_env", "state", "text"),
+    [
+        (
+            "",
+            {},
+            "ok",
+            "online on this machine; pods log nothing, because cluster.pods.secret_env has no WANDB_API_KEY",
+        ),
+        ("", {"WANDB_API_KEY": {"secret": "w", "key": "k"}}, "skipped", "online; WANDB_API_KEY is not set here"),
+        ("a", {"WANDB_API_KEY": {"secret": "w", "key": "k"}}, "ok", "online on this machine and in pods"),
+    ],
+)
+def test_online_tracking(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, key: str, secret_env: dict[str, Any], state: str, text: str
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", key)
     with faulty_s3.serve() as (address, _):
         at(monkeypatch, address)
-        assert read_findings(doctor({"tracking.mode": "online"}))["tracking"][0] == "skipped"
+        found = read_findings(doctor({"tracking.mode": "online", "cluster.pods": {"secret_env": secret_env}}))
+    assert found["tracking"][0] == state
+    assert found["tracking"][1].startswith(text)
