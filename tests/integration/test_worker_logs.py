@@ -145,9 +145,13 @@ def test_job_continues_if_its_logs_cannot_be_stored(stage: Stage, operator: Fake
 
 @one_backend
 def test_end_of_a_long_log_is_stored(stage: Stage, operator: FakeCluster) -> None:
-    long = "for number in range(1500): print(number, 'x' * 1000)\n"
+    go_on = stage.folder / "go-on"  # the pod of a worker may be deleted with the job, and its log with it
+    long = "for number in range(1500): print(number, 'x' * 1000, flush=True)\n"
+    long += f"while not os.path.exists({str(go_on)!r}): time.sleep(0.1)\n"
     operator.command = replacement_command(0, 0, long + PUBLISH)
     launcher = stage.start()
+    wait_for(lambda: "\n1499 x" in launcher.out)
+    go_on.touch()
     assert launcher.end() == 0, launcher.err
     (text,) = stored_logs(logs_uri(stage.root, stage.keys["train"]), 0).values()
     head, *lines = text.splitlines()
