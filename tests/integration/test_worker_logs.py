@@ -28,22 +28,24 @@ from tests.pipeline.kfp.fake_server import FakeKfpServer, kfp_server
 
 __all__ = ["apiserver", "assets", "base_params", "folders", "operator", "stage"]
 pytestmark = pytest.mark.slow
+WAIT = "while not os.path.exists({file!r}): time.sleep(0.1)\n"
 SPEAKING = """
 import os, sys, time
-print("worker", sys.argv[-1], "started", flush=True)
+print("worker", sys.argv[2], "started", flush=True)
+while not os.path.exists(sys.argv[1]): time.sleep(0.1)
+print("worker", sys.argv[2], "ended", os.environ.get("AWS_SECRET_ACCESS_KEY"), flush=True)
 while not os.path.exists(os.environ["FAKE_DONE"]): time.sleep(0.1)
-print("worker", sys.argv[-1], "ended", os.environ.get("AWS_SECRET_ACCESS_KEY"), flush=True)
 """
 
 
-def speaking(lines: int, then: str) -> Callable[[list[str], str], list[str]]:
-    """Return commands with output: worker 0 prints lines and ends all; the others print a line before and after."""
+def speaking(lines: int, then: str, end: Path) -> Callable[[list[str], str], list[str]]:
+    """Return commands with output: worker 0 prints lines and ends all; the others print a second line after `end`."""
     first = replacement_command(lines, 0.1, then)
 
     def command(arguments: list[str], name: str) -> list[str]:
         if name == "worker-0":
             return first(arguments, name)
-        return [sys.executable, "-c", SPEAKING, name.rpartition("-")[2]]
+        return [sys.executable, "-c", SPEAKING, str(end), name.rpartition("-")[2]]
 
     return command
 
@@ -81,13 +83,17 @@ class Logs:
 
 
 def test_logs_of_all_workers_during_and_after_the_job(stage: Stage, operator: FakeCluster, tmp_path: Path) -> None:
-    operator.command = speaking(80, PUBLISH)
+    end, go_on = tmp_path / "end", tmp_path / "go-on"  # the pod of a worker may be deleted with the job
+    operator.command = speaking(80, WAIT.format(file=str(go_on)) + PUBLISH, end)
     with kfp_server() as server:
         logs = Logs(stage, server)
         launcher = stage.start()
         wait_for(lambda: len(running(operator)) == 2)
         wait_for(lambda: "worker 1 started" in logs.read(1))
         following = [logs.start(worker, "--follow") for worker in (0, 1)]
+        end.touch()
+        wait_for(lambda: "worker 1 ended" in following[1].out and len(launcher.lines()) == 80)
+        go_on.touch()
         assert launcher.end() == 0, launcher.err
         assert "worker 1" not in launcher.out
         assert [each.end() for each in following] == [0, 0]
@@ -110,33 +116,34 @@ def test_logs_of_all_workers_during_and_after_the_job(stage: Stage, operator: Fa
         assert absent.err.startswith(f"pipeline: run {nowhere.run.run_id}: no log of worker 2; it has not started")
 
 
-def test_log_of_a_replaced_worker_is_kept(stage: Stage, operator: FakeCluster) -> None:
+def test_log_of_a_replaced_worker_is_kept(stage: Stage, operator: FakeCluster, tmp_path: Path) -> None:
     """Both back ends delete or replace the pod; `logs` prints the log of the first one from S3, then the second."""
-    operator.command = speaking(100_000, "")
+    operator.command = speaking(100_000, "", tmp_path / "never")
     with kfp_server() as server:
         logs = Logs(stage, server)
         launcher = stage.start()
         wait_for(lambda: len(running(operator)) == 2)
         wait_for(lambda: "worker 1 started" in logs.read(1))
-        operator.evict(1)
-        wait_for(lambda: operator.created.count(1) == 2 and len(running(operator)) == 2)
-        seen = len(operator.kubelet.requests)
-        name = running(operator)[1]
-        wait_for(lambda: any(name in each and "follow" in each for each in operator.kubelet.requests[seen:]))
-        wait_for(lambda: "worker 1 started" in logs.read(1))
-        launcher.process.terminate()  # stores what it has
-        assert launcher.end() == 143
         uri = logs_uri(stage.root, stage.keys["train"])
+        wait_for(lambda: len(stored_logs(uri, 1)) == 1)
+        operator.evict(1)
+        wait_for(lambda: len(stored_logs(uri, 1)) == 2)
+        assert logs.read(1) == "worker 1 started\n" * 2
+        launcher.process.terminate()
+        assert launcher.end() == 143
         assert list(stored_logs(uri, 1).values()) == ["worker 1 started\n"] * 2
         assert len(stored_logs(uri, 0)) == 1
 
 
 @one_backend
-def test_job_continues_if_its_logs_cannot_be_stored(stage: Stage, operator: FakeCluster) -> None:
+def test_job_continues_if_its_logs_cannot_be_stored(stage: Stage, operator: FakeCluster, tmp_path: Path) -> None:
     """The credentials of the launcher can only read the bucket."""
-    operator.command = speaking(20, PUBLISH)
+    go_on = tmp_path / "go-on"
+    operator.command = speaking(20, WAIT.format(file=str(go_on)) + PUBLISH, tmp_path / "never")
     stage.more = stage.seaweed.environment("reader")
     launcher = stage.start()
+    wait_for(lambda: len(launcher.lines()) == 20)
+    go_on.touch()
     assert launcher.end() == 0, launcher.err
     (line,) = (line for line in launcher.err.splitlines() if "logs" in line)
     assert line.startswith("launcher: the logs of the workers cannot be stored (")
@@ -147,8 +154,7 @@ def test_job_continues_if_its_logs_cannot_be_stored(stage: Stage, operator: Fake
 def test_end_of_a_long_log_is_stored(stage: Stage, operator: FakeCluster) -> None:
     go_on = stage.folder / "go-on"  # the pod of a worker may be deleted with the job, and its log with it
     long = "for number in range(1500): print(number, 'x' * 1000, flush=True)\n"
-    long += f"while not os.path.exists({str(go_on)!r}): time.sleep(0.1)\n"
-    operator.command = replacement_command(0, 0, long + PUBLISH)
+    operator.command = replacement_command(0, 0, long + WAIT.format(file=str(go_on)) + PUBLISH)
     launcher = stage.start()
     wait_for(lambda: "\n1499 x" in launcher.out)
     go_on.touch()

@@ -138,6 +138,7 @@ class Stage:
     def start(self, user: str = "admin") -> "Launcher":
         """Start a launcher as its container does."""
         code = f"import components.train.kubernetes_client as c; c.RETRY_TIMEOUT = {self.retry_timeout}; "
+        code += "import components.train.worker_logs as w; w.UPLOAD_INTERVAL = 1.0; "
         code += "from components.train.launcher import main; main()"
         environment = {**os.environ, **self.seaweed.environment(), "KUBECONFIG": str(self.server.kubeconfig(user))}
         for name in ("POD_NAME", "POD_UID"):
