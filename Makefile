@@ -23,7 +23,7 @@ install: $(READY) ## create .venv with the versions of constraints.txt
 
 install-light: ## create .venv for the workflow steps that only use the APIs of Kubeflow and GitHub: without torch
 	@test -e $(BIN)/python || "$(PYTHON)" -m venv .venv
-	@$(BIN)/python -m pip install -q -c constraints.txt -r .github/requirements.txt
+	@$(BIN)/python -m pip install -q --require-hashes -r .github/requirements.txt
 
 repro: $(READY) .dvc/plots.html ## run the pipeline of params.yaml; stages without changes are skipped
 	@test -e .git || printf '[core]\n    no_scm = true\n' > .dvc/config.local  # an archive of the files, without Git

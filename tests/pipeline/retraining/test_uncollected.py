@@ -22,7 +22,8 @@ from trm.config.cluster import ClusterParams
 
 __all__ = ["remote"]
 KEY = "a" * 64
-REQUIREMENTS = ROOT / ".github/requirements.txt"
+REQUIREMENTS = ROOT / ".github/requirements.in"
+LOCKED = ROOT / ".github/requirements.txt"
 
 
 @pytest.fixture
@@ -107,6 +108,19 @@ def light_packages() -> set[str]:
                 required = importlib.metadata.requires(name) or []
                 pending += [line for line in required if "extra ==" not in line]
     return found
+
+
+def test_every_file_of_these_packages_has_a_digest() -> None:
+    """The versions are those of constraints.txt, and pip refuses files with other digests."""
+    pins = dict(line.split("==", 1) for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    versions = {name.lower().replace("_", "-"): version.partition(" ")[0] for name, version in pins.items()}
+    locked = {}
+    for entry in re.split(r"\n(?! )", LOCKED.read_text().strip()):
+        name, _, rest = entry.partition("==")
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}", rest), name
+        locked[name] = rest.split()[0]
+    assert light_packages() & set(versions) <= set(locked)
+    assert {name: version for name, version in locked.items() if versions.get(name) != version} == {}
 
 
 BLOCK = """
