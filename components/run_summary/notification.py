@@ -12,8 +12,9 @@ import httpx
 from components.retry import is_transient_status, retry
 from trm.utils.output import printable_lines
 
-WEBHOOK, WHEN, HOST = "TRM_NOTIFY_URL", "TRM_NOTIFY_WHEN", "TRM_NOTIFY_HOST"
-"""Variables with the address of the webhook, `cluster.notify.when`, and `cluster.kfp_host`."""
+WEBHOOK, TOKEN, WHEN, HOST = "TRM_NOTIFY_URL", "TRM_NOTIFY_TOKEN", "TRM_NOTIFY_WHEN", "TRM_NOTIFY_HOST"
+"""Variables with the address of the webhook, the token of GitHub's API, `cluster.notify.when`, and
+`cluster.kfp_host`."""
 TIMEOUT = 10.0
 """Seconds for one request."""
 RETRY_TIMEOUT = 30.0
@@ -42,10 +43,12 @@ def notify(outcome: Outcome) -> None:
     url = os.environ.get(WEBHOOK)
     if not url or (outcome.state == "succeeded" and os.environ.get(WHEN) != "finished"):
         return
-    body = {"text": _text(outcome), **asdict(outcome), "url": _run_url(outcome)}
+    body, headers = {"text": _text(outcome), **asdict(outcome), "url": _run_url(outcome)}, {}
+    if token := os.environ.get(TOKEN):
+        body, headers = _issue(outcome), {"Authorization": f"Bearer {token}", "Accept": "application/vnd.github+json"}
 
     def request() -> None:
-        httpx.post(url, json=body, timeout=TIMEOUT).raise_for_status()
+        httpx.post(url, json=body, headers=headers, timeout=TIMEOUT).raise_for_status()
 
     try:
         retry(request, _is_transient, RETRY_TIMEOUT)
@@ -64,6 +67,18 @@ def _text(outcome: Outcome) -> str:
         text = text.replace(character, entity)
     url = _run_url(outcome)
     return f"{text} {url}" if url else text
+
+
+def _issue(outcome: Outcome) -> dict[str, str]:
+    """Return the body of GitHub's request to create an issue (https://docs.github.com/rest/issues/issues).
+
+    The message is a code block: it comes from outside, and must not mention users or close other issues.
+    """
+    stage = f" at stage {outcome.stage}" if outcome.stage else ""
+    message = printable_lines(outcome.message)[:MAX_MESSAGE].replace("`", "'")
+    parts = [f"Run `{outcome.run}` of pipeline `{outcome.pipeline}` {outcome.state}{stage}.", _run_url(outcome)]
+    parts.append(f"```text\n{message}\n```" if message else "")
+    return {"title": f"Run {outcome.run} {outcome.state}{stage}", "body": "\n\n".join(filter(None, parts))}
 
 
 def _run_url(outcome: Outcome) -> str:

@@ -11,7 +11,7 @@ from kfp.dsl.graph_component import GraphComponent
 
 from components.parameters import PIPELINE, key_parameter, parameter_text
 from components.run_summary.component import run_summary
-from components.run_summary.notification import HOST, WEBHOOK, WHEN
+from components.run_summary.notification import HOST, TOKEN, WEBHOOK, WHEN
 from components.train.backend import TRAIN
 from components.train.backends import job_template
 from components.train.pod_template import KUEUE_QUEUE, metrics_environment, metrics_labels, state_environment
@@ -27,8 +27,8 @@ CACHE = "/cache"
 RETRY_PERIOD = 365 * 24 * 3600
 """Seconds from the start of the first attempt during which a task runs and is retried. At its end Argo fails the
 running pod, too (github.com/kubeflow/pipelines/pull/13452): the default of one hour would end trainings."""
-WEBHOOK_KEY = "url"
-"""Key of the secret `cluster.notify.secret`."""
+WEBHOOK_KEY, TOKEN_KEY = "url", "token"
+"""Keys of the secret `cluster.notify.secret`."""
 MAX_PARAMS_BYTES = 48 << 10
 """Maximum size of all sections as JSON. A container gets them twice in its arguments, once as a string within JSON.
 Linux limits an argument to 128 KiB, and Argo a workflow to 1 MiB."""
@@ -233,7 +233,7 @@ def _add_webhook(task: dsl.PipelineTask, cluster: ClusterParams) -> None:
     """Give the exit handler the webhook of section `cluster`. A missing secret does not keep it from starting."""
     if cluster.notify is None:
         return
-    kubernetes.use_secret_as_env(task, cluster.notify.secret, {WEBHOOK_KEY: WEBHOOK}, optional=True)
+    kubernetes.use_secret_as_env(task, cluster.notify.secret, {WEBHOOK_KEY: WEBHOOK, TOKEN_KEY: TOKEN}, optional=True)
     task.set_env_variable(WHEN, cluster.notify.when)
     if cluster.kfp_host:
         task.set_env_variable(HOST, cluster.kfp_host)

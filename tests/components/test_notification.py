@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from components.run_summary.notification import Outcome, notify
 from pipeline.kfp.compile import pipeline_spec
 from tests.conftest import ROOT
 from tests.seaweed import artifact
@@ -30,6 +31,8 @@ class Webhook:
     codes: list[int] = field(default_factory=list)
     """Status codes of the next responses."""
     received: list[dict[str, Any]] = field(default_factory=list)
+    tokens: list[str | None] = field(default_factory=list)
+    """Authorization header of each request."""
 
     def __post_init__(self) -> None:
         webhook = self
@@ -37,6 +40,7 @@ class Webhook:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 assert (self.path, self.headers["Content-Type"]) == (PATH, "application/json")
+                webhook.tokens.append(self.headers["Authorization"])
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 code = webhook.codes.pop(0) if webhook.codes else 200
                 if code == 200:
@@ -107,6 +111,26 @@ def test_failed_run_is_reported(root: str, webhook: Webhook, tmp_path: Path) -> 
     assert (tmp_path / "summary.md").read_text().startswith("# Run failed: stage train has no artifact\n")
 
 
+@pytest.mark.usefixtures("variables")
+def test_issue_in_a_github_repository(webhook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
+    notify(Outcome("trm", "run-7", "failed", "train", "no token"))
+    monkeypatch.setenv("TRM_NOTIFY_TOKEN", "secret")
+    notify(Outcome("trm", "run-7", "failed", "train", "loss\n```\n@somebody closes #1"))
+    notify(Outcome("trm", "run-8", "unknown", None, ""))
+    assert webhook.tokens == [None, "Bearer secret", "Bearer secret"]
+    assert webhook.received[1:] == [
+        {
+            "title": "Run run-7 failed at stage train",
+            "body": "Run `run-7` of pipeline `trm` failed at stage train.\n\nhttp://kubeflow/#/runs/details/run-7\n\n"
+            "```text\nloss\n'''\n@somebody closes #1\n```",
+        },
+        {
+            "title": "Run run-8 unknown",
+            "body": "Run `run-8` of pipeline `trm` unknown.\n\nhttp://kubeflow/#/runs/details/run-8",
+        },
+    ]
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("variables")
 def test_succeeded_run_is_reported_on_request(
@@ -168,7 +192,9 @@ def test_only_the_exit_handler_has_the_webhook() -> None:
     assert [name for name, each in executors.items() if "secretAsEnv" in each] == ["exec-run-summary"]
     (secret,) = executors["exec-run-summary"]["secretAsEnv"]
     assert secret["secretName"] == "hook"
-    assert secret["keyToEnv"] == [{"envVar": "TRM_NOTIFY_URL", "secretKey": "url"}]
+    assert secret["keyToEnv"] == [
+        {"envVar": f"TRM_NOTIFY_{name.upper()}", "secretKey": name} for name in ("url", "token")
+    ]
     assert secret["optional"] is True  # a missing secret does not keep the exit handler from its summary
     containers = spec["pipeline_spec"]["deploymentSpec"]["executors"]
     assert containers["exec-run-summary"]["container"]["env"] == [

@@ -91,7 +91,8 @@ class NotifyParams(Section):
     """A message to a webhook, such as one of Slack or Mattermost, at the end of a run of the pipeline."""
 
     secret: ObjectName
-    """Kubernetes secret whose key `url` is the address of the webhook, which is a credential."""
+    """Kubernetes secret whose key `url` is the address of the webhook, which is a credential. With a key `token`, the
+    address is that of a repository's issues in GitHub's API, and the message becomes an issue."""
     when: Literal["failed", "finished"] = "failed"
     """`failed`: only runs without a result. `finished`: all runs."""
 

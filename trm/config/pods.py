@@ -15,6 +15,7 @@ OWN_VARIABLES = {
     "TRM_STATE_DIR": "state_root",
     "TRM_METRICS_PORT": "metrics_port",
     "TRM_NOTIFY_URL": "notify.secret",
+    "TRM_NOTIFY_TOKEN": "notify.secret",
     "TRM_NOTIFY_WHEN": "notify.when",
     "TRM_NOTIFY_HOST": "kfp_host",
     "AWS_ENDPOINT_URL_S3": "s3_endpoint",
