@@ -205,7 +205,7 @@ def test_interrupted_run_resumes_reproducibly(published: Path, tmp_path: Path) -
 
 def test_a_state_resumes_on_any_number_of_processes(single: Experiment, published: Path, tmp_path: Path) -> None:
     moved = Experiment(tmp_path / "run", published)
-    for processes, steps in ((4, 10), (2, 20), (1, 30)):
+    for processes, steps in ((2, 10), (1, 20)):
         process = moved.start(processes, "train", "--dataset", str(published), "--model", "model")
         moved.stop_after(process, steps, signal.SIGTERM)
         assert moved.steps_done() >= steps
