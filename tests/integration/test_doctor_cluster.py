@@ -24,6 +24,7 @@ from trm.config.cluster import ClusterParams
 
 __all__ = ["apiserver", "assets", "bare_apiserver"]
 pytestmark = pytest.mark.slow
+RUNTIMES = "apis/trainer.kubeflow.org/v1alpha1/namespaces/default/trainingruntimes"
 IMAGE = f"registry.example/trm@sha256:{'0' * 64}"
 KUBERNETES = [
     "Kubernetes",
@@ -103,6 +104,7 @@ def objects(apiserver: ApiServer, seaweed: SeaweedFS) -> Iterator[dict[str, Call
             response = apiserver.post(folder, {"metadata": {"name": name}, **body})
             assert response.status_code == 201, response.text
 
+    put(f"{RUNTIMES}/trm", None)  # other modules leave theirs
     for path, body in bodies.items():
         put(path, body)
     yield {
@@ -201,10 +203,9 @@ def test_training_runtime(doctor: Doctor, apiserver: ApiServer) -> None:
     doctor.cluster["train_job"] = {"backend": "trainjob", "min_workers": 2}
     cluster = ClusterParams.model_validate(doctor.cluster)
     assert cluster.train_job is not None
-    runtimes = "apis/trainer.kubeflow.org/v1alpha1/namespaces/default/trainingruntimes"
-    assert apiserver.post(runtimes, runtime(cluster, cluster.train_job)).status_code == 201
+    assert apiserver.post(RUNTIMES, runtime(cluster, cluster.train_job)).status_code == 201
     found = doctor()
-    apiserver.http("DELETE", f"{runtimes}/trm")
+    apiserver.http("DELETE", f"{RUNTIMES}/trm")
     assert found["TrainingRuntime"] == ("ok", "trm was made for this section cluster")
     assert found["admission"] == ("ok", "the server accepts the TrainJob (dry run)")
 
