@@ -2,6 +2,7 @@
 
 from typing import NoReturn
 
+from trm.utils import launch  # noqa: F401 - records the parent process
 from trm.utils.stop_signals import exit_on_signals
 
 

@@ -228,7 +228,8 @@ def test_all_processes_stop_if_one_is_killed(published: Path, tmp_path: Path) ->
     assert not (experiment.folder / "model").exists()
 
 
-def test_a_process_whose_torchrun_is_killed_does_not_wait(published: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("delay", [0.3, 6.0], ids=["while torch is imported", "while it tries to connect"])
+def test_a_process_whose_torchrun_is_killed_does_not_wait(published: Path, tmp_path: Path, delay: float) -> None:
     """Before the processes have met: the connection to torchrun's store would be tried for ten minutes."""
     experiment = Experiment(tmp_path / "run", published)
     address = {
@@ -247,7 +248,7 @@ def test_a_process_whose_torchrun_is_killed_does_not_wait(published: Path, tmp_p
     )
     while not (workers := _workers(process)):
         time.sleep(0.01)
-    time.sleep(6)  # until it tries to connect
+    time.sleep(delay)
     assert _runs(workers[0])
     process.kill()
     _, errors = process.communicate(timeout=60)  # the worker holds the pipe

@@ -19,14 +19,12 @@ from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from trm.utils.errors import InternalError, UserError
-from trm.utils.launch import rank, world_size
+from trm.utils.launch import PARENT, rank, world_size
 
 CPU = torch.device("cpu")
 RENDEZVOUS_TIMEOUT = 600.0
 """Seconds that a process waits at the start for the others."""
 POLL_INTERVAL = 0.1
-TORCHRUN = os.getppid()
-"""Process that started this one."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +144,7 @@ def _rendezvous(size: int) -> Store:
 
     def waiting() -> bool:
         # If torchrun is killed, its processes get another parent, and nobody would meet them.
-        return time.monotonic() < deadline and os.getppid() == TORCHRUN
+        return time.monotonic() < deadline and os.getppid() == PARENT
 
     thread = threading.Thread(target=connect, daemon=True)
     thread.start()
@@ -156,7 +154,7 @@ def _rendezvous(size: int) -> Store:
     while found and arrived < size and waiting():
         time.sleep(POLL_INTERVAL)
         arrived = found[0].add("arrived", 0)
-    if arrived < size and os.getppid() != TORCHRUN:
+    if arrived < size and os.getppid() != PARENT:
         raise InternalError("torchrun ended before its processes met; start it again")
     if arrived < size:
         reason = f"{arrived} of {size} processes arrived" if found else " ".join(str(*failed).split())

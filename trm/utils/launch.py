@@ -8,6 +8,8 @@ import os
 from typing import Literal
 
 Variable = Literal["RANK", "WORLD_SIZE", "LOCAL_RANK"]
+PARENT = os.getppid()
+"""Process that started this one, such as torchrun. It is recorded before torch is imported, which takes a second."""
 
 
 def started_by_torchrun() -> bool:
