@@ -68,7 +68,7 @@ image: ## build the container image; TORCH=cuda BASE=... for GPUs, COMPILER=yes 
 	$(DOCKER) images --no-trunc "$(IMAGE):$$tag"
 
 # Registries delete images without a tag: a tag that never moves keeps each image that runs and champions refer to.
-push: ## push the latest image, also under a permanent tag, and print its digest; IMAGE=registry.example.org/trm
+push: ## push the latest image, also under a permanent tag and TAG, and print its digest; IMAGE=registry.example.org/trm
 	@tag=$$($(DOCKER) image inspect --format \
 		'{{index .Config.Labels "org.opencontainers.image.revision"}} {{.Id}}' "$(IMAGE):latest" | \
 		sed -nE 's/^([0-9a-z]{1,12})[0-9a-z]* (sha256:)?([0-9a-f]{12}).*/\1-\3/p') && test -n "$$tag" && \
@@ -77,7 +77,8 @@ push: ## push the latest image, also under a permanent tag, and print its digest
 	$(DOCKER) push "$(IMAGE):latest" && \
 	digest=$$($(DOCKER) image inspect --format '{{range .RepoDigests}}{{println .}}{{end}}' "$(IMAGE):$$tag" | \
 		grep -F "$(IMAGE)@") && echo "$$digest" && \
-	if [ -n "$$GITHUB_OUTPUT" ]; then echo "digest=$${digest##*@}" >> "$$GITHUB_OUTPUT"; fi
+	if [ -n "$$GITHUB_OUTPUT" ]; then echo "digest=$${digest##*@}" >> "$$GITHUB_OUTPUT"; fi && \
+	if [ -n "$$TAG" ]; then $(DOCKER) tag "$(IMAGE):latest" "$(IMAGE):$$TAG" && $(DOCKER) push "$(IMAGE):$$TAG" >&2; fi
 
 # TAG: that of the commit, such as v0.2.0. release.yml runs these three.
 release-check: ## check that TAG is the version of pyproject.toml, and that the changelog describes it

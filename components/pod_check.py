@@ -7,11 +7,11 @@ Each line of its output is a finding as JSON.
 
 import json
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import asdict
 from urllib.parse import urlsplit
+
+import httpx
 
 from trm.stages.doctor import check_machine, describe_device
 from trm.storage.server_check import check_server
@@ -40,19 +40,12 @@ def find(root: str, urls: list[str]) -> Iterator[Finding]:
 
 def _reach(url: str) -> str:
     """Request the headers of `url`: any status shows that the server is reached. Proxy variables apply."""
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise UserError(f"{url}: not an http or https URL; correct the source")
     host = urlsplit(url).hostname
-    request = urllib.request.Request(url, method="HEAD")
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT):
-            pass
-    except urllib.error.HTTPError as error:
-        error.close()
-    except (urllib.error.URLError, OSError) as error:
-        reason = getattr(error, "reason", error)
+        httpx.head(url, timeout=TIMEOUT)
+    except httpx.HTTPError as error:
         raise UserError(
-            f"{host} cannot be reached ({reason}); allow it in k8s/base/network.yaml, or set HTTPS_PROXY in "
+            f"{host} cannot be reached ({error}); allow it in k8s/base/network.yaml, or set HTTPS_PROXY in "
             "cluster.pods.env"
         ) from None
     return f"{host} is reached"

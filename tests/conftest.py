@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.apiserver import shared_apiserver  # noqa: F401 - a fixture
+from tests.apiserver import apiserver, assets, bare_apiserver, shared_apiserver  # noqa: F401 - fixtures
 from tests.seaweed import own_seaweed, root, seaweed  # noqa: F401 - fixtures
 from tests.sudokus import of_digits, sudoku, write
 from trm.config.data import AugmentParams

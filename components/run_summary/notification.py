@@ -15,6 +15,8 @@ from trm.utils.output import printable_lines
 WEBHOOK, TOKEN, WHEN, HOST = "TRM_NOTIFY_URL", "TRM_NOTIFY_TOKEN", "TRM_NOTIFY_WHEN", "TRM_NOTIFY_HOST"
 """Variables with the address of the webhook, the token of GitHub's API, `cluster.notify.when`, and
 `cluster.kfp_host`."""
+WEBHOOK_KEY, TOKEN_KEY = "url", "token"
+"""Keys of the secret `cluster.notify.secret`."""
 TIMEOUT = 10.0
 """Seconds for one request."""
 RETRY_TIMEOUT = 30.0

@@ -10,6 +10,8 @@ from trm.utils.metrics_server import PORT
 
 STATE_DIR, LOCAL_STATES = "TRM_STATE_DIR", "/cache/states"
 """Variable with the folder or URI of the training states, and the folder of states that are not copied to S3."""
+S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+"""Keys of the secret `cluster.s3_secret`, and the variables that get them."""
 KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
 """Label that hands a job or pod to Kueue."""
 METRICS_PORT = "trm/metrics-port"
@@ -260,7 +262,7 @@ def _environment(cluster: ClusterParams, job: TrainJobParams, resources: Resourc
     values |= resources.env
     variables = [client.V1EnvVar(name=name, value=value) for name, value in values.items()]
     secrets = {name: (each.secret, each.key) for name, each in resources.secret_env.items()}
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if cluster.s3_secret else ():
+    for name in S3_KEYS if cluster.s3_secret else ():
         secrets[name] = (str(cluster.s3_secret), name)
     for name, (secret, key) in secrets.items():
         reference = client.V1SecretKeySelector(name=secret, key=key)

@@ -100,9 +100,10 @@ class WorkerLogs:
         while not ended:
             ended = self._closed.wait(UPLOAD_INTERVAL)
             try:
+                store = Store(self._uri)  # reads the credentials again: they may have been renewed
                 for name, tail in tuple(self._tails.items()):
                     if (text := tail.changed_text()) is not None:
-                        Store(self._uri).put(name, _without_secrets(text).encode())
+                        store.put(name, _without_secrets(text).encode())
                         tail.stored(text)
                 failing = False
             except Exception as error:  # whatever happens, the job continues

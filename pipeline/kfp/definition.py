@@ -11,10 +11,10 @@ from kfp.dsl.graph_component import GraphComponent
 
 from components.parameters import PIPELINE, key_parameter, parameter_text
 from components.run_summary.component import run_summary
-from components.run_summary.notification import HOST, TOKEN, WEBHOOK, WHEN
+from components.run_summary.notification import HOST, TOKEN, TOKEN_KEY, WEBHOOK, WEBHOOK_KEY, WHEN
 from components.train.backend import TRAIN
 from components.train.backends import job_template
-from components.train.pod_template import KUEUE_QUEUE, metrics_environment, metrics_labels, state_environment
+from components.train.pod_template import KUEUE_QUEUE, S3_KEYS, metrics_environment, metrics_labels, state_environment
 from trm.config.cluster import ClusterParams
 from trm.config.params import Params
 from trm.config.pods import PodSettings, Resources, Volume
@@ -27,8 +27,6 @@ CACHE = "/cache"
 RETRY_PERIOD = 365 * 24 * 3600
 """Seconds from the start of the first attempt during which a task runs and is retried. At its end Argo fails the
 running pod, too (github.com/kubeflow/pipelines/pull/13452): the default of one hour would end trainings."""
-WEBHOOK_KEY, TOKEN_KEY = "url", "token"
-"""Keys of the secret `cluster.notify.secret`."""
 MAX_PARAMS_BYTES = 48 << 10
 """Maximum size of all sections as JSON. A container gets them twice in its arguments, once as a string within JSON.
 Linux limits an argument to 128 KiB, and Argo a workflow to 1 MiB."""
@@ -208,8 +206,7 @@ def _configure_pod(task: dsl.PipelineTask, cluster: ClusterParams, resources: Re
     if cluster.s3_region:
         task.set_env_variable("AWS_DEFAULT_REGION", cluster.s3_region)
     if cluster.s3_secret:
-        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-        kubernetes.use_secret_as_env(task, cluster.s3_secret, {name: name for name in names})
+        kubernetes.use_secret_as_env(task, cluster.s3_secret, {name: name for name in S3_KEYS})
     if cluster.max_retries:
         pause = f"{cluster.retry_backoff_seconds}s"
         task.set_retry(cluster.max_retries, pause, backoff_factor=2, backoff_max_duration=f"{RETRY_PERIOD}s")

@@ -58,28 +58,23 @@ def _image(cluster: ClusterParams) -> str:
 
 
 def _kubeflow(cluster: ClusterParams) -> Iterator[Finding]:
-    clients: list[KfpClient] = []
-
-    def server() -> str:
-        if cluster.kfp_host is None:
-            raise NotCheckedError("cluster.kfp_host is null; `submit` requires it")
-        clients.append(KfpClient(cluster, RETRY_SECONDS))
-        multi_user = clients[0].is_multi_user()
-        if multi_user and cluster.namespace is None:
-            raise UserError("Kubeflow is multi-user; set cluster.namespace to the namespace of your profile")
-        if not multi_user and cluster.namespace:
-            raise UserError(f"Kubeflow is single-user; set cluster.namespace to null instead of {cluster.namespace}")
-        return f"{'multi' if multi_user else 'single'}-user, API v2beta1 at {cluster.kfp_host}"
-
-    first = check("Kubeflow Pipelines", server)
+    first = check("Kubeflow Pipelines", lambda: _server(cluster))
     yield first
+    if first.is_ok:
+        yield check("Kubeflow login", lambda: f"{KfpClient(cluster, RETRY_SECONDS).count_runs()} runs can be listed")
+    else:
+        yield Finding("Kubeflow login", "Kubeflow Pipelines cannot be used", is_ok=None)
 
-    def login() -> str:
-        if not first.is_ok:
-            raise NotCheckedError("Kubeflow Pipelines cannot be used")
-        return f"{clients[0].count_runs()} runs can be listed"
 
-    yield check("Kubeflow login", login)
+def _server(cluster: ClusterParams) -> str:
+    if cluster.kfp_host is None:
+        raise NotCheckedError("cluster.kfp_host is null; `submit` requires it")
+    multi_user = KfpClient(cluster, RETRY_SECONDS).is_multi_user()
+    if multi_user and cluster.namespace is None:
+        raise UserError("Kubeflow is multi-user; set cluster.namespace to the namespace of your profile")
+    if not multi_user and cluster.namespace:
+        raise UserError(f"Kubeflow is single-user; set cluster.namespace to null instead of {cluster.namespace}")
+    return f"{'multi' if multi_user else 'single'}-user, API v2beta1 at {cluster.kfp_host}"
 
 
 def _tracking(params: Params) -> str:

@@ -1,6 +1,6 @@
 """Checks of `python -m pipeline doctor` in Kubernetes: objects that section `cluster` names, controllers, rights."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -9,17 +9,17 @@ import yaml
 from kubernetes import client
 from kubernetes.client import ApiException
 
+from components.run_summary.notification import WEBHOOK_KEY
 from components.train.backend import TRAIN, ApiResource
 from components.train.backends import BACKENDS, fill, job_template
 from components.train.cluster_checks import check_node_capacity, check_runtime
 from components.train.kubernetes_client import TIMEOUT, KubernetesClient
+from components.train.pod_template import S3_KEYS
 from components.train.train_job import RUNTIME
-from pipeline.kfp.definition import WEBHOOK_KEY
 from trm.config.cluster import ClusterParams
 from trm.utils.errors import InternalError, UserError
 from trm.utils.findings import Finding, NotCheckedError, check
 
-S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 KFP_LAUNCHER = "kfp-launcher"
 """ConfigMap from which Kubeflow's containers read the S3 server."""
 ANY_KEY = "0" * 64
@@ -59,24 +59,19 @@ class KubernetesChecks:
             yield check(name, function)
 
     def _version(self) -> str:
-        version = self._read(lambda: client.VersionApi(self.kubernetes.api).get_code(_request_timeout=TIMEOUT))
+        version = self._read(client.VersionApi(self.kubernetes.api).get_code)
         return f"{version.git_version if version else 'unknown version'} at {self.kubernetes.host}"
 
     def _namespace(self) -> str:
-        self._named(
-            "namespace", lambda: self.core.read_namespace(self.namespace), "create it, or correct cluster.namespace"
-        )
+        if self._read(self.core.read_namespace, self.namespace) is None:
+            raise UserError(f"namespace {self.namespace} does not exist; create it, or correct cluster.namespace")
         return f"{self.namespace} exists"
 
     def _secret(self) -> str:
         name = self.cluster.s3_secret
         if name is None:
             return "none: the pods use the IAM role of the service account"
-        remedy = "create it as k8s/secret.example.yaml describes"
-        secret = self._named(f"secret {name}", lambda: self._read_secret(name), remedy)
-        missing = [key for key in S3_KEYS if not (secret.data or {}).get(key)]
-        if missing:
-            raise UserError(f"secret {name} in namespace {self.namespace} has no {missing[0]}; {remedy}")
+        self._check_keys(name, S3_KEYS, "create it as k8s/secret.example.yaml describes")
         if self.cluster.s3_region is None:
             raise UserError("cluster.s3_region is null, and pods with keys have no other source of it; set it")
         return f"{name} has {' and '.join(S3_KEYS)}"
@@ -89,20 +84,22 @@ class KubernetesChecks:
             wanted.add((self.cluster.notify.secret, WEBHOOK_KEY))
         for name, key in sorted(wanted):
             remedy = f"run `kubectl -n {self.namespace} create secret generic {name} --from-literal={key}=...`"
-            secret = self._named(f"secret {name}", lambda name=name: self._read_secret(name), remedy)
-            if not (secret.data or {}).get(key):
-                raise UserError(f"secret {name} in namespace {self.namespace} has no {key}; {remedy}")
+            self._check_keys(name, (key,), remedy)
         return ", ".join(sorted({name for name, _ in wanted})) or "none are used"
 
-    def _read_secret(self, name: str) -> Any:
-        return self.core.read_namespaced_secret(name, self.namespace, _request_timeout=TIMEOUT)
+    def _check_keys(self, name: str, keys: Sequence[str], remedy: str) -> None:
+        """Raise `UserError` unless the secret `name` has these keys."""
+        data = self._named(f"secret {name}", self.core.read_namespaced_secret, name, remedy).data or {}
+        for key in keys:
+            if not data.get(key):
+                raise UserError(f"secret {name} in namespace {self.namespace} has no {key}; {remedy}")
 
     def _pull_secret(self) -> str:
         name = self.cluster.image_pull_secret
         if name is None:
             return "none: the registry needs no login"
         remedy = f"run `kubectl -n {self.namespace} create secret docker-registry {name} ...`"
-        secret = self._named(f"secret {name}", lambda: self._read_secret(name), remedy)
+        secret = self._named(f"secret {name}", self.core.read_namespaced_secret, name, remedy)
         if not secret.type.startswith("kubernetes.io/dockerc"):
             raise UserError(f"secret {name} in namespace {self.namespace} has type {secret.type}; {remedy}")
         return f"{name} exists"
@@ -112,16 +109,15 @@ class KubernetesChecks:
         if name is None:
             return "null: the default of Kubeflow Pipelines"
         remedy = "apply an overlay of k8s/, or correct cluster.service_account"
-        self._named(
-            f"service account {name}", lambda: self.core.read_namespaced_service_account(name, self.namespace), remedy
-        )
+        self._named(f"service account {name}", self.core.read_namespaced_service_account, name, remedy)
         return f"{name} exists"
 
     def _config_map(self) -> str:
         remedy = f"correct {KFP_LAUNCHER}.yaml of your overlay and apply it"
         found = self._named(
             f"ConfigMap {KFP_LAUNCHER}",
-            lambda: self.core.read_namespaced_config_map(KFP_LAUNCHER, self.namespace),
+            self.core.read_namespaced_config_map,
+            KFP_LAUNCHER,
             "apply an overlay of k8s/: Kubeflow's containers read the S3 server there",
         )
         try:
@@ -152,7 +148,8 @@ class KubernetesChecks:
             return "none: an emptyDir volume, deleted with the pod"
         claim = self._named(
             f"PersistentVolumeClaim {name}",
-            lambda: self.core.read_namespaced_persistent_volume_claim(name, self.namespace),
+            self.core.read_namespaced_persistent_volume_claim,
+            name,
             "create it (k8s/base/cache.yaml), or correct cluster.cache_pvc",
         )
         modes, phase = claim.spec.access_modes or [], claim.status.phase
@@ -190,7 +187,7 @@ class KubernetesChecks:
         resources = self.cluster.pod(TRAIN)
         if not resources.gpus:
             return "none are requested"
-        nodes = self._read(lambda: self.core.list_node(_request_timeout=TIMEOUT)).items
+        nodes = self._read(self.core.list_node).items
         counts = [int((node.status.allocatable or {}).get(resources.gpu_resource, 0)) for node in nodes]
         if self.job:
             check_node_capacity(self.kubernetes, self.job)
@@ -206,17 +203,14 @@ class KubernetesChecks:
         self._require_job()
         custom, resource = client.CustomObjectsApi(self.kubernetes.api), self.kubernetes.backend.resource
         place = (resource.group, resource.version, self.namespace, resource.plural)
-        created = self._read(
-            lambda: custom.create_namespaced_custom_object(*place, self.job, dry_run="All", _request_timeout=TIMEOUT)
-        )
-        if created is None:
+        if self._read(custom.create_namespaced_custom_object, *place, self.job, dry_run="All") is None:
             raise NotCheckedError(f"{resource.kind} is not installed, or the namespace does not exist")
         return f"the server accepts the {resource.kind} (dry run)"
 
     def _permissions(self) -> str:
         account = self.cluster.service_account or ("default-editor" if self.cluster.namespace else "pipeline-runner")
         reviews: Any = client.AuthorizationV1Api(self.kubernetes.api)
-        required = _required_permissions(self.cluster, self.kubernetes.backend.resource if self.job else None)
+        required = required_permissions(self.cluster, self.kubernetes.backend.resource if self.job else None)
         for attributes in required:
             spec = {
                 "user": f"system:serviceaccount:{self.namespace}:{account}",
@@ -228,11 +222,7 @@ class KubernetesChecks:
                 "resourceAttributes": {"namespace": self.namespace, **attributes},
             }
             body = {"metadata": {"namespace": self.namespace}, "spec": spec}
-            review = self._read(
-                lambda body=body: reviews.create_namespaced_local_subject_access_review(
-                    self.namespace, body, _request_timeout=TIMEOUT
-                )
-            )
+            review = self._read(reviews.create_namespaced_local_subject_access_review, self.namespace, body)
             if not review.status.allowed:
                 what = "/".join(attributes[key] for key in ("resource", "subresource", "name") if key in attributes)
                 raise UserError(
@@ -248,19 +238,19 @@ class KubernetesChecks:
     def _is_served(self, resource: ApiResource) -> bool:
         custom = client.CustomObjectsApi(self.kubernetes.api)
         place = (resource.group, resource.version, self.namespace, resource.plural)
-        found = self._read(lambda: custom.list_namespaced_custom_object(*place, limit=1, _request_timeout=TIMEOUT))
-        return found is not None
+        return self._read(custom.list_namespaced_custom_object, *place, limit=1) is not None
 
-    def _named(self, what: str, request: Callable[[], Any], remedy: str) -> Any:
-        found = self._read(request)
+    def _named(self, what: str, read: Callable[..., Any], name: str, remedy: str) -> Any:
+        """Return the object `name` of the namespace. Raises `UserError` if it does not exist."""
+        found = self._read(read, name, self.namespace)
         if found is None:
             raise UserError(f"{what} does not exist in namespace {self.namespace}; {remedy}")
         return found
 
-    def _read(self, request: Callable[[], Any]) -> Any:
-        """Return `request()`; None if the object does not exist. Raises `NotCheckedError` without the permission."""
+    def _read(self, request: Callable[..., Any], *arguments: object, **options: object) -> Any:
+        """Return the response; None if the object does not exist. Raises `NotCheckedError` without the permission."""
         try:
-            return request()
+            return request(*arguments, **options, _request_timeout=TIMEOUT)
         except ApiException as error:
             if error.status == 404:
                 return None
@@ -274,7 +264,7 @@ class KubernetesChecks:
             raise InternalError(f"{self.kubernetes.host}: cannot connect to Kubernetes ({reason})") from None
 
 
-def _required_permissions(cluster: ClusterParams, resource: ApiResource | None) -> list[Mapping[str, str]]:
+def required_permissions(cluster: ClusterParams, resource: ApiResource | None) -> list[Mapping[str, str]]:
     """Return the requests of the launcher and of Kubeflow's containers, as in k8s/base/access.yaml."""
     rights = [("get", "", "configmaps", {"name": KFP_LAUNCHER})]
     rights += [(verb, "argoproj.io", "workflowtaskresults", {}) for verb in ("create", "patch")]

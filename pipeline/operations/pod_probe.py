@@ -1,4 +1,4 @@
-"""The pod that `python -m pipeline doctor --pod` starts: its image, settings and network are those of a worker."""
+"""The pod that `python -m pipeline doctor --pod` starts: it has the image and the settings of a worker."""
 
 import json
 import secrets
@@ -16,6 +16,8 @@ from trm.config.cluster import ClusterParams, TrainJobParams
 from trm.utils.findings import Finding
 
 CONTAINER = "doctor"
+STAGE = {"pipelines.kubeflow.org/v2_component": "true"}
+"""Label of the stages' pods: the network policies of both workers and stages admit what the pod does."""
 POLL_INTERVAL = 1.0
 FAULT_SECONDS = 20.0
 """Time that a fault of the start may last: some pass."""
@@ -33,7 +35,7 @@ def probe(
         timeout_seconds: Time until the pod must have finished.
     """
     core: Any = client.CoreV1Api(kubernetes.api)
-    body = _manifest(cluster, urls, timeout_seconds)
+    body = probe_pod(cluster, urls, timeout_seconds)
     name, namespace = body["metadata"]["name"], kubernetes.namespace
     try:
         core.create_namespaced_pod(namespace, body, _request_timeout=TIMEOUT)
@@ -53,11 +55,13 @@ def probe(
     yield from findings
 
 
-def _manifest(cluster: ClusterParams, urls: list[str], timeout_seconds: float) -> dict[str, Any]:
+def probe_pod(cluster: ClusterParams, urls: list[str], timeout_seconds: float) -> dict[str, Any]:
+    """Return the manifest of the pod. The arguments are those of `probe`."""
     job = cluster.train_job or TrainJobParams()
     pod: Any = client.ApiClient().sanitize_for_serialization(pod_template(cluster, job, CONTAINER))
     pod |= {"apiVersion": "v1", "kind": "Pod"}
     pod["metadata"]["name"] = f"trm-doctor-{secrets.token_hex(4)}"
+    pod["metadata"]["labels"] |= STAGE
     pod["spec"] |= {"restartPolicy": "Never", "activeDeadlineSeconds": int(timeout_seconds) + 60}
     (container,) = pod["spec"]["containers"]
     container["command"] = ["python", "-m", "components.pod_check", cluster.artifact_root, *urls]

@@ -115,14 +115,14 @@ def test_failed_run_is_reported(root: str, webhook: Webhook, tmp_path: Path) -> 
 def test_issue_in_a_github_repository(webhook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
     notify(Outcome("trm", "run-7", "failed", "train", "no token"))
     monkeypatch.setenv("TRM_NOTIFY_TOKEN", "secret")
-    notify(Outcome("trm", "run-7", "failed", "train", "loss\n```\n@somebody closes #1"))
+    notify(Outcome("trm", "run-7", "failed", "train", "loss\n```\n@user closes #1"))
     notify(Outcome("trm", "run-8", "unknown", None, ""))
     assert webhook.tokens == [None, "Bearer secret", "Bearer secret"]
     assert webhook.received[1:] == [
         {
             "title": "Run run-7 failed at stage train",
             "body": "Run `run-7` of pipeline `trm` failed at stage train.\n\nhttp://kubeflow/#/runs/details/run-7\n\n"
-            "```text\nloss\n'''\n@somebody closes #1\n```",
+            "```text\nloss\n'''\n@user closes #1\n```",
         },
         {
             "title": "Run run-8 unknown",

@@ -228,7 +228,7 @@ def test_all_processes_stop_if_one_is_killed(published: Path, tmp_path: Path) ->
     assert not (experiment.folder / "model").exists()
 
 
-@pytest.mark.parametrize("delay", [0.3, 6.0], ids=["while torch is imported", "while it tries to connect"])
+@pytest.mark.parametrize("delay", [0.3, 6.0], ids=["while torch is imported", "while it connects"])
 def test_a_process_whose_torchrun_is_killed_does_not_wait(published: Path, tmp_path: Path, delay: float) -> None:
     """Before the processes have met: the connection to torchrun's store would be tried for ten minutes."""
     experiment = Experiment(tmp_path / "run", published)

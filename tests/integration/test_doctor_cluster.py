@@ -14,7 +14,7 @@ import pytest
 
 from components.train.train_job import runtime
 from pipeline.local.s3_server import SeaweedFS
-from tests.apiserver import ApiServer, apiserver, assets, bare_apiserver
+from tests.apiserver import ApiServer
 from tests.components.train.fake_cluster import GPU
 from tests.components.train.fake_node import Node
 from tests.conftest import ROOT
@@ -22,7 +22,6 @@ from tests.findings import Findings, problems, read_findings
 from tests.params import TINY, params_text
 from trm.config.cluster import ClusterParams
 
-__all__ = ["apiserver", "assets", "bare_apiserver"]
 pytestmark = pytest.mark.slow
 RUNTIMES = "apis/trainer.kubeflow.org/v1alpha1/namespaces/default/trainingruntimes"
 IMAGE = f"registry.example/trm@sha256:{'0' * 64}"

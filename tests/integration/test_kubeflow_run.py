@@ -8,16 +8,14 @@ import pytest
 
 from pipeline.kfp.compile import pipeline_spec
 from pipeline.kfp.definition import run_arguments
-from tests.apiserver import apiserver, assets
 from tests.components.train.fake_cluster import FakeCluster
-from tests.components.train.launcher_fixtures import Stage, base_params, folders, operator, stage
+from tests.components.train.launcher_fixtures import Stage
 from tests.params import TINY, params_text
 from tests.pipeline.kfp.driver import Driver
 from trm.stages.content_keys import content_keys
 from trm.stages.params import load_params
 from trm.storage import s3
 
-__all__ = ["apiserver", "assets", "base_params", "folders", "operator", "stage"]
 pytestmark = pytest.mark.slow
 STAGES = ["fetch", "augment", "train", "evaluate", "report"]
 

@@ -13,20 +13,10 @@ import pytest
 
 from components.train.backend import SPEC_HASH
 from components.train.train_job import runtime
-from tests.apiserver import ApiServer, apiserver, assets, bare_apiserver
+from tests.apiserver import ApiServer
 from tests.components.train.fake_cluster import GPU, GPUS, FakeCluster, wait_for
 from tests.components.train.fake_trainer import install_runtime, remove_runtime
-from tests.components.train.launcher_fixtures import (
-    PUBLISH,
-    Launcher,
-    Stage,
-    base_params,
-    folders,
-    one_backend,
-    operator,
-    replacement_command,
-    stage,
-)
+from tests.components.train.launcher_fixtures import PUBLISH, Launcher, Stage, one_backend, replacement_command
 from tests.conftest import ROOT
 from tests.seaweed import objects
 from tests.status_server import StatusServer, status_server
@@ -34,7 +24,7 @@ from trm.config.cluster import ClusterParams
 from trm.config.pods import Resources
 from trm.storage import s3
 
-__all__ = ["apiserver", "assets", "bare_apiserver", "base_params", "folders", "operator", "stage", "status_server"]
+__all__ = ["status_server"]
 pytestmark = pytest.mark.slow
 
 

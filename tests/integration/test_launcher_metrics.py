@@ -4,20 +4,10 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.apiserver import apiserver, assets, free_ports
+from tests.apiserver import free_ports
 from tests.components.train.fake_cluster import FakeCluster, wait_for
-from tests.components.train.launcher_fixtures import (
-    PUBLISH,
-    Stage,
-    base_params,
-    folders,
-    one_backend,
-    operator,
-    replacement_command,
-    stage,
-)
+from tests.components.train.launcher_fixtures import PUBLISH, Stage, one_backend, replacement_command
 
-__all__ = ["apiserver", "assets", "base_params", "folders", "operator", "stage"]
 pytestmark = pytest.mark.slow
 
 

@@ -6,20 +6,9 @@ import time
 
 import pytest
 
-from tests.apiserver import apiserver, assets
 from tests.components.train.fake_cluster import FakeCluster, wait_for
-from tests.components.train.launcher_fixtures import (
-    PUBLISH,
-    Stage,
-    base_params,
-    folders,
-    one_backend,
-    operator,
-    replacement_command,
-    stage,
-)
+from tests.components.train.launcher_fixtures import PUBLISH, Stage, one_backend, replacement_command
 
-__all__ = ["apiserver", "assets", "base_params", "folders", "operator", "stage"]
 pytestmark = pytest.mark.slow
 REMEDY = "create the missing object, correct section cluster, or raise cluster.train_job.start_timeout_seconds"
 

@@ -10,7 +10,6 @@ import pytest
 
 from pipeline.local.s3_server import SeaweedFS
 from tests.components.train.fake_cluster import wait_for
-from tests.components.train.launcher_fixtures import base_params, folders
 from tests.conftest import ROOT
 from tests.params import params_text
 from tests.seaweed import objects
@@ -18,7 +17,6 @@ from trm.stages.content_keys import content_keys
 from trm.stages.params import load_params
 from trm.storage import s3
 
-__all__ = ["base_params", "folders"]
 pytestmark = pytest.mark.slow
 
 

@@ -11,20 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.apiserver import apiserver, assets
 from tests.components.train.fake_cluster import FakeCluster, wait_for
-from tests.components.train.launcher_fixtures import (
-    Stage,
-    base_params,
-    folders,
-    operator,
-    replacement_command,
-    stage,
-)
+from tests.components.train.launcher_fixtures import Stage, replacement_command
 from tests.conftest import ROOT
 from tests.pipeline.kfp.fake_server import kfp_server
 
-__all__ = ["apiserver", "assets", "base_params", "folders", "operator", "stage"]
 pytestmark = pytest.mark.slow
 GRACE_PERIOD = 1.0
 """Seconds from the signal until the emissary of Argo ends the container."""

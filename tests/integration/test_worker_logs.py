@@ -10,23 +10,11 @@ import pytest
 
 from components.train.backend import logs_uri
 from components.train.worker_logs import MAX_BYTES, stored_logs
-from tests.apiserver import apiserver, assets
 from tests.components.train.fake_cluster import FakeCluster, wait_for
-from tests.components.train.launcher_fixtures import (
-    PUBLISH,
-    Launcher,
-    Stage,
-    base_params,
-    folders,
-    one_backend,
-    operator,
-    replacement_command,
-    stage,
-)
+from tests.components.train.launcher_fixtures import PUBLISH, Launcher, Stage, one_backend, replacement_command
 from tests.conftest import ROOT
 from tests.pipeline.kfp.fake_server import FakeKfpServer, kfp_server
 
-__all__ = ["apiserver", "assets", "base_params", "folders", "operator", "stage"]
 pytestmark = pytest.mark.slow
 WAIT = "while not os.path.exists({file!r}): time.sleep(0.1)\n"
 SPEAKING = """

@@ -17,13 +17,12 @@ from kubernetes.client.rest import RESTClientObject
 from components.train import kubernetes_client as module
 from components.train.backends import BACKENDS, fill, job_template
 from components.train.kubernetes_client import KubernetesClient
-from tests.apiserver import ApiServer, apiserver, assets
+from tests.apiserver import ApiServer
 from tests.conftest import ROOT
 from tests.k8s.rendering import VARIANTS, kubectl, objects, overlay, render
 from trm.config.cluster import ClusterParams, TrainJobParams
 from trm.utils.errors import UserError
 
-__all__ = ["apiserver", "assets"]
 pytestmark = pytest.mark.slow
 Request = tuple[str, str, str]
 """Verb, API group, resource."""

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from components.train.backends import fill, job_template
 from components.train.train_job import runtime
 from pipeline.kfp.compile import pipeline_spec
-from tests.apiserver import ApiServer, apiserver, assets
+from tests.apiserver import ApiServer
 from tests.components.train.fake_trainer import worker_template
 from tests.conftest import ROOT
 from tests.k8s.cluster_settings import FULL, ROWS, RUNTIME, Seen
@@ -22,7 +22,6 @@ from tests.k8s.pod_security import violations
 from trm.config.cluster import ClusterParams
 from trm.utils.errors import ParamsError
 
-__all__ = ["apiserver", "assets"]
 DROPPED = "matchLabelKeys"
 """Field that pods of Kubernetes 1.20 do not have."""
 OWN = {

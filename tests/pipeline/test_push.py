@@ -41,6 +41,25 @@ def test_push_adds_a_permanent_tag_and_prints_the_digest(tmp_path: Path, revisio
     assert done.stdout.splitlines()[-1] == "registry.example/trm@sha256:2"
 
 
+def test_image_of_a_release_has_its_tag(tmp_path: Path) -> None:
+    log, docker = tmp_path / "log", tmp_path / "docker"
+    docker.write_text(DOCKER.format(log=log, revision="c" * 40))
+    docker.chmod(0o755)
+    done = subprocess.run(
+        ["make", "-s", "push", f"DOCKER={docker}", "IMAGE=registry.example/trm"],
+        check=True,
+        cwd=ROOT,
+        env={**os.environ, "MAKEFLAGS": "", "TAG": "v0.2.0"},
+        capture_output=True,
+        text=True,
+    )
+    assert log.read_text().splitlines()[-2:] == [
+        "tag registry.example/trm:latest registry.example/trm:v0.2.0",
+        "push registry.example/trm:v0.2.0",
+    ]
+    assert done.stdout.splitlines()[-1] == "registry.example/trm@sha256:2"
+
+
 def test_push_of_a_missing_image_fails(tmp_path: Path) -> None:
     docker = tmp_path / "docker"
     docker.write_text("#!/bin/sh\necho 'no such image' >&2; exit 1\n")

@@ -15,6 +15,7 @@ from trm.utils.findings import Finding, NotCheckedError, check
 RETRY_SECONDS = 5.0
 MAX_CLOCK_DIFFERENCE = 60.0
 """Seconds. S3 refuses requests whose time differs by more than 15 minutes; tokens of the login expire earlier."""
+_OTHER = "use a server with the consistency of S3"
 
 
 def check_server(root: str) -> Iterator[Finding]:
@@ -22,15 +23,8 @@ def check_server(root: str) -> Iterator[Finding]:
 
     Afterwards only the small object `conditional-write-test` is left, as after each publication.
     """
-    store: list[Store] = []
-
-    def connect() -> str:
-        store.append(Store(f"{root}/doctor/{secrets.token_hex(8)}", RETRY_SECONDS))
-        meta = store[0].client.meta
-        store[0].sizes("")
-        return f"{root} can be listed at {meta.endpoint_url}, region {meta.region_name}"
-
-    first = check("S3", connect)
+    uri = f"{root}/doctor/{secrets.token_hex(8)}"
+    first = check("S3", lambda: _listing(root, Store(uri, RETRY_SECONDS)))
     yield first
     checks: dict[str, Callable[[Store], str]] = {
         "S3 objects": _objects,
@@ -39,13 +33,15 @@ def check_server(root: str) -> Iterator[Finding]:
         "S3 clock": _clock,
     }
     for name, function in checks.items():
-        yield check(name, lambda function=function: function(_connected(store, first)))
+        if first.is_ok:
+            yield check(name, lambda function=function: function(Store(uri, RETRY_SECONDS)))
+        else:
+            yield Finding(name, "S3 cannot be used", is_ok=None)
 
 
-def _connected(store: list[Store], first: Finding) -> Store:
-    if not first.is_ok:
-        raise NotCheckedError("S3 cannot be used")
-    return store[0]
+def _listing(root: str, store: Store) -> str:
+    store.sizes("")
+    return f"{root} can be listed at {store.client.meta.endpoint_url}, region {store.client.meta.region_name}"
 
 
 def _objects(store: Store) -> str:
@@ -100,6 +96,3 @@ def _clock(store: Store) -> str:
             "clocks of this machine and of the server (NTP)"
         )
     return f"differs by less than {MAX_CLOCK_DIFFERENCE:.0f} s"
-
-
-_OTHER = "use a server with the consistency of S3"

@@ -143,7 +143,7 @@ def _rendezvous(size: int) -> Store:
     deadline = time.monotonic() + RENDEZVOUS_TIMEOUT
 
     def waiting() -> bool:
-        # If torchrun is killed, its processes get another parent, and nobody would meet them.
+        # The processes of a torchrun that was killed get another parent; no other process would arrive.
         return time.monotonic() < deadline and os.getppid() == PARENT
 
     thread = threading.Thread(target=connect, daemon=True)

@@ -1,6 +1,8 @@
 """Gauges of a long computation in the text format of Prometheus, on the port `$TRM_METRICS_PORT`.
 
 One thread answers one request after the other. Whatever happens to it, the computation continues.
+`prometheus_client.start_http_server` prints the errors of a connection and of a value into the log of the computation,
+and answers every path.
 """
 
 import os

@@ -11,8 +11,8 @@ STREAM = 2
 """Random stream of the mazes, different from that of generated datasets."""
 WALL_DENSITY = (0.28, 0.45)
 """Lowest and highest probability of a wall, those of Maze-Hard."""
-TRIES = 10_000
-"""Tries of a compiled call."""
+ATTEMPTS = 10_000
+"""Mazes drawn in one compiled call, at most."""
 
 
 def generate_question(meta: DatasetMeta, seed: int) -> Grid:
@@ -21,5 +21,5 @@ def generate_question(meta: DatasetMeta, seed: int) -> Grid:
     state, maze = random_state(seed, size, STREAM), np.empty((1, size, size), np.uint8)
     found = 0
     while not found:
-        found, _ = draw_mazes(*WALL_DENSITY, size, TRIES, state, maze)
+        found, _ = draw_mazes(*WALL_DENSITY, size, ATTEMPTS, state, maze)
     return maze[0]
