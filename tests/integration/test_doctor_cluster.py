@@ -243,11 +243,9 @@ def test_pod_that_is_not_scheduled(doctor: Doctor, node: Node) -> None:
 
 
 def test_cache_and_egress_of_the_pod(doctor: Doctor, node: Node) -> None:
-    """The folder of the cache is not writable, and no address is reached."""
-    node.command = lambda words, _: ["env", "TRM_CACHE_DIR=/proc/1/cache", *words, "http://127.0.0.1:9"]
+    """The folder of the cache is not writable, and no address is reached. The machine's network gives the reason."""
+    node.command = lambda words, _: ["env", "no_proxy=*", "TRM_CACHE_DIR=/proc/1/cache", *words, "http://127.0.0.1:9"]
     found = doctor("--pod")
     assert problems(found) == {"pod cache", "pod egress"}
     assert found["pod cache"][1].startswith("/proc/1/cache: ")
-    assert found["pod egress"][1].startswith(
-        "127.0.0.1 cannot be reached ([Errno 111] Connection refused); allow it in"
-    )
+    assert re.match(r"127\.0\.0\.1 cannot be reached \(.+\); allow it in", found["pod egress"][1])
