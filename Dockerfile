@@ -5,6 +5,8 @@
 #       (torch 2.13.0 contains its own CUDA 13 libraries; this build is untested)
 # torch.compile (`train.compile: true`) needs a compiler, which the image has only with COMPILER=yes:
 #       make image COMPILER=yes
+# Stage `export` (`export.weights: [ema]`) needs the packages of an extra:
+#       make image EXTRAS=export
 # The base must be of the Debian family, with Python 3.11 or later installed or available from apt.
 
 # By digest (of the multi-platform index), so that a build is the same later.
@@ -38,13 +40,15 @@ RUN if [ "${TORCH}" != cpu ]; then TORCH_INDEX=; fi \
 
 COPY pyproject.toml .
 ARG COMPILER=
-RUN /opt/pip/bin/python -c 'import pathlib, tomllib; \
+ARG EXTRAS=
+RUN /opt/pip/bin/python -c 'import pathlib, sys, tomllib; \
         project = tomllib.loads(pathlib.Path("pyproject.toml").read_text()); \
         own = project["project"]; \
         extras = own["optional-dependencies"]; \
-        packages = own["dependencies"] + extras["launcher"] + extras["tracking"] + extras["serve"]; \
+        names = ["launcher", "tracking", "serve", *sys.argv[1].split()]; \
+        packages = own["dependencies"] + [package for name in names for package in extras[name]]; \
         pathlib.Path("packages.txt").write_text("\n".join(packages)); \
-        pathlib.Path("builders.txt").write_text("\n".join(project["build-system"]["requires"]))' \
+        pathlib.Path("builders.txt").write_text("\n".join(project["build-system"]["requires"]))' "${EXTRAS}" \
     && /opt/pip/bin/pip install -r builders.txt \
     && /opt/pip/bin/pip --python /opt/trm install -r packages.txt \
     # Remove the packages' tests and headers. torch.compile includes torch's headers; importing torch requires
@@ -90,7 +94,7 @@ ENV PATH=/opt/trm/bin:${PATH} \
 
 # Numeric, so that Kubernetes can verify that the user is not root. Any other uid works too.
 USER 10001:10001
-# Check that all modules can be imported, except those of `trm export`, whose packages the image lacks.
+# Check that all modules can be imported, except those of `trm export`, whose packages only EXTRAS=export installs.
 RUN trm --help > /dev/null \
     && TRM_CACHE_DIR=/tmp/check MPLCONFIGDIR=/tmp/check python -c 'import importlib, pkgutil, trm, components.run; \
         import components.run_summary.summary; import components.train.launcher, components.train.job_status, components.train.worker; \

@@ -58,11 +58,12 @@ BUILD_BASE :=
 TORCH :=
 TORCH_INDEX :=
 COMPILER :=
-image: ## build the container image; TORCH=cuda BASE=... for GPUs, COMPILER=yes for torch.compile, DOCKER=podman
+EXTRAS :=
+image: ## build the container image; TORCH=cuda BASE=... for GPUs, COMPILER=yes for torch.compile, EXTRAS=export, DOCKER=podman
 	@revision=$$(git rev-parse HEAD 2>/dev/null) && test -z "$$(git status --porcelain)" || revision=dev; \
 	tag=$$(printf %.7s "$$revision"); \
 	$(DOCKER) build --tag "$(IMAGE):$$tag" --tag "$(IMAGE):latest" \
-		$(foreach name,BASE BUILD_BASE TORCH TORCH_INDEX COMPILER,$(if $($(name)),--build-arg '$(name)=$($(name))')) \
+		$(foreach name,BASE BUILD_BASE TORCH TORCH_INDEX COMPILER EXTRAS,$(if $($(name)),--build-arg '$(name)=$($(name))')) \
 		--build-arg "REVISION=$$revision" \
 		--build-arg "VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" . && \
 	$(DOCKER) images --no-trunc "$(IMAGE):$$tag"

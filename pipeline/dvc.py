@@ -78,13 +78,13 @@ def stage_status(params_file: Path) -> dict[str, StageStatus]:
     stages, values = _load_yaml(DVC_YAML)["stages"], _load_yaml(params_file)
     locked = read_lock()
     cache, new_outs, statuses = _cache_folder(), dict[str, str | None](), dict[str, StageStatus]()
-    for name, stage in stages.items():
+    for name, stage in _enabled(stages, values):
         request = {
             "cmd": stage["cmd"],
             "deps": {path: new_outs[path] if path in new_outs else _md5(Path(path)) for path in stage["deps"]},
             "params": {section: values.get(section) for section in stage["params"]},
         }
-        entry = locked.get(name)
+        entry = locked.get(stage.get("name", name))
         changes = () if entry is None else tuple(_changes(_request(entry), request, new_outs))
         if entry is None:
             changes = (Change("unrecorded", name),)
@@ -100,6 +100,21 @@ def stage_status(params_file: Path) -> dict[str, StageStatus]:
         if_unchanged = "unchanged" if on_disk or cached else "pull"
         statuses[name] = StageStatus(if_changed if changes else if_unchanged, changes, cached)
     return statuses
+
+
+def _enabled(stages: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the stages of dvc.yaml by their names.
+
+    An optional stage is repeated for each item of a list, which has at most one (`Stage.enabled_by`). It has another
+    `name` in dvc.lock.
+    """
+    for name, stage in stages.items():
+        if "foreach" not in stage:
+            yield name, stage
+            continue
+        section, key = stage["foreach"].strip("${}").split(".")
+        for item in (values.get(section) or {}).get(key, ()):
+            yield name, {**stage["do"], "name": f"{name}@{item}"}
 
 
 def read_lock() -> dict[str, Any]:

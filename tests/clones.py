@@ -39,7 +39,7 @@ class Clone:
 
     def ran(self, command: str) -> list[str]:
         """Run a DVC command; returns the stages that it ran."""
-        return re.findall(r"Running stage '(\w+)'", self.run(command))
+        return re.findall(r"Running stage '(\w+)(?:@\w+)?'", self.run(command))
 
 
 def make_clone(base: Path) -> Clone:

@@ -23,7 +23,7 @@ from trm.config.training import AdamAtan2Params, OptimizerParams, SignSgdParams,
 from trm.data.numba_utils import MACHINE_CODE_FOLDER
 from trm.datasets.augment import augment
 from trm.datasets.sudoku.augmentation import draw_transforms
-from trm.stages.records import STAGES
+from trm.stages.records import REQUIRED_STAGES
 from trm.utils.stop_signals import handled_signals
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     (folder / "params.yaml").write_text(params_text(TINY))
     environment = {**os.environ, "TRM_STATE_DIR": str(folder / "states"), "PYTHONPATH": str(ROOT)}
-    for stage in STAGES:
+    for stage in REQUIRED_STAGES:
         subprocess.run(
             [sys.executable, "-m", "trm", stage.name], cwd=folder, env=environment, check=True, capture_output=True
         )

@@ -1,4 +1,7 @@
-"""Container components of the exit handlers. That of a run has the content key of every stage as a parameter."""
+"""Container components of the exit handlers.
+
+That of a run has the content key of every stage as a parameter: "" for an optional stage that the run does not have.
+"""
 
 import inspect
 from typing import Any

@@ -31,10 +31,14 @@ class Artifact:
 
 
 def read_artifacts(artifact_root: str, pairs: Iterable[str]) -> list[Artifact]:
-    """Return the artifacts of `STAGE=KEY` pairs. Raises the errors of `trm.storage.s3`."""
+    """Return the artifacts of `STAGE=KEY` pairs; the key of a stage that the run does not have is empty.
+
+    Raises the errors of `trm.storage.s3`.
+    """
     found = []
-    for pair in pairs:
-        stage, _, key = pair.partition("=")
+    for stage, key in (pair.split("=") for pair in pairs):
+        if not key:
+            continue
         uri = s3.artifact_uri(artifact_root, stage, key)
         found.append(Artifact(stage, uri, s3.read_manifest(uri)))
     return found

@@ -16,7 +16,7 @@ from pipeline.runs import OUTPUTS, Provenance, add_records, read_runs
 from trm.config.base import differences
 from trm.config.params import Params
 from trm.stages.content_keys import requests
-from trm.stages.records import STAGES, Stage
+from trm.stages.records import REQUIRED_STAGES, Stage, enabled_stages
 from trm.storage import s3
 from trm.storage.artifacts import MANIFEST, TIMING, read_manifest, timing_file, write_json
 from trm.utils.errors import UserError
@@ -43,15 +43,17 @@ def collect(params: Params, run: Run | None, provenance: Provenance | None = Non
         InternalError: DVC failed.
     """
     check_workspace()
-    workspace = requests(params)
+    workspace, stages = requests(params), enabled_stages(params)
     if run and not (
         ROOT.fullmatch(str(run.arguments.get("artifact_root")))
-        and all(re.fullmatch(CONTENT_KEY, str(run.arguments.get(key_parameter(stage)))) for stage in STAGES)
+        and all(re.fullmatch(CONTENT_KEY, str(run.arguments.get(key_parameter(stage)))) for stage in REQUIRED_STAGES)
     ):
         raise UserError(f"run {run.id} is not a run of this pipeline; pass an id that `submit` printed")
     root = str(run.arguments["artifact_root"]) if run else params.cluster.artifact_root
     uris: dict[str, str] = {}
-    for stage in STAGES:
+    for stage in stages:
+        if run and key_parameter(stage) not in run.arguments:
+            raise UserError(f"run {run.id} has no stage {stage.name}; correct {stage.enabled_by} in params.yaml")
         own_key = workspace[stage.name]["key"]
         key = str(run.arguments[key_parameter(stage)]) if run else own_key
         uris[stage.name] = s3.artifact_uri(root, stage.name, key)
@@ -61,15 +63,15 @@ def collect(params: Params, run: Run | None, provenance: Provenance | None = Non
         if manifest is None:
             state = f" (state of the run: {run.state.lower()})" if run else ""
             raise UserError(f"{uris[stage.name]}: no such artifact{state}; no file was changed")
-    stages = [stage.name for stage in STAGES]
+    names = [stage.name for stage in stages]
     # Unreadable files raise errors before the download.
     read_runs()
-    dvc("stage", "list", *stages)
+    dvc("stage", "list", *names)
     commit = head_commit()
-    for stage in STAGES:
+    for stage in stages:
         download(uris[stage.name], OUTPUTS / stage.output)
-    dvc("commit", "--force", *stages)
-    dvc("status", "--quiet", *stages)
+    dvc("commit", "--force", *names)
+    dvc("status", "--quiet", *names)
     metrics = json.loads((OUTPUTS / EVALUATE.output / "metrics.json").read_text(encoding="utf-8"))
     write_json(METRICS_FILE, {"keys": {name: uri.rpartition("/")[2] for name, uri in uris.items()}, "metrics": metrics})
     provenance = provenance or (Provenance(run=run.id, image=run.image) if run else Provenance())

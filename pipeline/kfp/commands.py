@@ -22,15 +22,20 @@ def compile_(
     output: Annotated[Path, typer.Option(help="File to write.")] = COMPILED,
     check: Annotated[bool, typer.Option("--check", help="Fail if the file is stale, and do not write it.")] = False,
 ) -> None:
-    """Compile the pipeline for section `cluster` to a YAML file, which can be uploaded to Kubeflow."""
+    """Compile the pipeline to a YAML file, which can be uploaded to Kubeflow.
+
+    It depends on section `cluster`, and on the optional stages that the params enable.
+    """
     from tempfile import TemporaryDirectory
 
     from pipeline.kfp.compile import compile_pipeline
     from pipeline.kfp.tracking import tracked_cluster
+    from trm.stages.records import enabled_stages
 
+    settings = load_params(params)
     with TemporaryDirectory() as folder:
         compiled = Path(folder) / "trm.yaml"
-        compile_pipeline(compiled, tracked_cluster(load_params(params)))
+        compile_pipeline(compiled, tracked_cluster(settings), enabled_stages(settings))
         if check and (not output.is_file() or output.read_bytes() != compiled.read_bytes()):
             raise UserError(f"{output}: stale; run `python -m pipeline compile` and commit the file")
         if not check:

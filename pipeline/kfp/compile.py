@@ -1,6 +1,6 @@
 """Compilation of the pipeline to YAML."""
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,16 +11,19 @@ from ruamel.yaml import YAML
 
 from pipeline.kfp.definition import build_pipeline
 from trm.config.cluster import ClusterParams
+from trm.stages.records import REQUIRED_STAGES, Stage
 
 
-def compile_pipeline(path: Path, cluster: ClusterParams, uncached: Container[str] = ()) -> None:
+def compile_pipeline(path: Path, cluster: ClusterParams, stages: Sequence[Stage] = REQUIRED_STAGES) -> None:
     """Write the compiled pipeline to `path`. Equal arguments give equal bytes."""
-    compiler.Compiler().compile(build_pipeline(cluster, uncached), str(path))
+    compiler.Compiler().compile(build_pipeline(cluster, stages=stages), str(path))
 
 
-def pipeline_spec(cluster: ClusterParams, uncached: Container[str] = ()) -> dict[str, Any]:
+def pipeline_spec(
+    cluster: ClusterParams, uncached: Container[str] = (), stages: Sequence[Stage] = REQUIRED_STAGES
+) -> dict[str, Any]:
     """Return the compiled pipeline as the run API accepts it: `pipeline_spec` and `platform_spec`."""
-    return spec_of(build_pipeline(cluster, uncached))
+    return spec_of(build_pipeline(cluster, uncached, stages))
 
 
 def spec_of(pipeline: GraphComponent) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import importlib
 import inspect
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -18,10 +18,9 @@ from components.train.pod_template import KUEUE_QUEUE, S3_KEYS, metrics_environm
 from trm.config.cluster import ClusterParams
 from trm.config.params import Params
 from trm.config.pods import PodSettings, Resources, Volume
-from trm.stages.records import STAGES, Stage
+from trm.stages.records import REQUIRED_STAGES, STAGES, Stage, enabled_stages
 from trm.utils.errors import ParamsError
 
-SECTIONS = tuple(name for name in Params.model_fields if any(name in stage.sections for stage in STAGES))
 CACHE = "/cache"
 """The only writable folder of the image (Dockerfile)."""
 RETRY_PERIOD = 365 * 24 * 3600
@@ -36,7 +35,9 @@ POD_FIELDS = {"POD_NAME": "metadata.name", "POD_UID": "metadata.uid"}
 """Environment variables of the launcher's pod, which owns the job."""
 
 
-def build_pipeline(cluster: ClusterParams, uncached: Container[str] = ()) -> GraphComponent:
+def build_pipeline(
+    cluster: ClusterParams, uncached: Container[str] = (), stages: Sequence[Stage] = REQUIRED_STAGES
+) -> GraphComponent:
     """Return the pipeline for a cluster.
 
     Its parameters are the sections of `params.yaml`, the content keys of the stages and the artifact root.
@@ -47,19 +48,20 @@ def build_pipeline(cluster: ClusterParams, uncached: Container[str] = ()) -> Gra
         cluster: Section `cluster`: image, resources and placement of the pods.
         uncached: Stages that start although Kubeflow knows a result of their parameters, which include the content key.
             Their containers look for the result in S3.
+        stages: The stages of the experiment.
     """
     check_resources(cluster)
-    types: dict[str, type] = dict.fromkeys((*SECTIONS, *map(key_parameter, STAGES), "artifact_root"), str)
+    types: dict[str, type] = dict.fromkeys((*section_names(stages), *map(key_parameter, stages), "artifact_root"), str)
     names = tuple(types)
 
     def pipeline(*channels: Any) -> None:
         arguments = dict(zip(names, channels, strict=True))
-        keys = {key_parameter(stage): arguments[key_parameter(stage)] for stage in STAGES}
+        keys = {key_parameter(stage): arguments.get(key_parameter(stage), "") for stage in STAGES}
         exit_task = run_summary(artifact_root=arguments["artifact_root"], run=dsl.PIPELINE_JOB_ID_PLACEHOLDER, **keys)
         configure_exit_task(exit_task, cluster)
         outputs: dict[str, Any] = {}
         with dsl.ExitHandler(exit_task):
-            for stage in STAGES:
+            for stage in stages:
                 outputs[stage.output] = stage_task(
                     stage,
                     cluster,
@@ -148,14 +150,23 @@ def run_arguments(params: Params, keys: dict[str, str], artifact_root: str) -> d
         keys: Stage name -> content key.
         artifact_root: Root of the artifacts in S3.
     """
-    sections = section_texts(params)
-    return {**sections, **{key_parameter(stage): keys[stage.name] for stage in STAGES}, "artifact_root": artifact_root}
+    stages = enabled_stages(params)
+    key_arguments = {key_parameter(stage): keys[stage.name] for stage in stages}
+    return {**section_texts(params, stages), **key_arguments, "artifact_root": artifact_root}
 
 
-def section_texts(params: Params) -> dict[str, str]:
-    """Return section name -> its JSON. Raises `ParamsError` for sections that do not arrive in the containers."""
+def section_names(stages: Sequence[Stage]) -> tuple[str, ...]:
+    """Return the names of the sections that some stages read, in the order of `params.yaml`."""
+    return tuple(name for name in Params.model_fields if any(name in stage.sections for stage in stages))
+
+
+def section_texts(params: Params, stages: Sequence[Stage]) -> dict[str, str]:
+    """Return section name -> its JSON, of the sections that `stages` read.
+
+    Raises `ParamsError` for sections that do not arrive in the containers.
+    """
     sections: dict[str, str] = {}
-    for name in SECTIONS:
+    for name in section_names(stages):
         try:
             sections[name] = parameter_text(getattr(params, name).model_dump(mode="json"))
         except ValueError:

@@ -18,11 +18,12 @@ from trm.config.cluster import ClusterParams
 from trm.config.params import Params
 from trm.config.training import TrainParams
 from trm.stages.content_keys import content_keys
-from trm.stages.records import STAGES
+from trm.stages.records import enabled_stages, producer
 from trm.storage import s3
 from trm.utils.errors import InternalError, UserError
 from trm.utils.paths import is_s3_uri
 
+REPORT = producer("report")
 S3_TIMEOUT = 20.0
 """Seconds to look for the artifacts in S3, which may be reachable from the cluster only."""
 
@@ -51,8 +52,8 @@ def submit(params: Params, force: bool) -> tuple[Run, bool]:
     def submit_once(force: bool) -> tuple[Run, bool]:
         return client.submit(
             experiment=PIPELINE,
-            name=f"{PIPELINE}-{keys[STAGES[-1].name][:12]}",
-            spec=pipeline_spec(cluster, uncached),
+            name=f"{PIPELINE}-{keys[REPORT.name][:12]}",
+            spec=pipeline_spec(cluster, uncached, enabled_stages(params)),
             arguments=arguments,
             service_account=cluster.service_account,
             force=force,

@@ -38,9 +38,10 @@ class Node:
 def sweep_nodes(runs: Mapping[str, Params]) -> dict[Name, Node]:
     """Return the artifacts that some runs need, each after its inputs. Raises `ParamsError`."""
     nodes: dict[Name, Node] = {}
+    stages = stages_to(RESULT)
     for run, params in runs.items():
-        keys, texts = content_keys(params), section_texts(params)
-        for stage in stages_to(RESULT):
+        keys, texts = content_keys(params), section_texts(params, stages)
+        for stage in stages:
             name = (stage.name, keys[stage.name])
             inputs = {each: (producer(each).name, keys[producer(each).name]) for each in stage.inputs}
             sections = {section: texts[section] for section in stage.sections}

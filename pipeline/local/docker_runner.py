@@ -11,7 +11,7 @@ from kfp import local
 from pipeline.kfp.definition import CACHE, build_pipeline, run_arguments
 from trm.config.params import Params
 from trm.stages.content_keys import content_keys
-from trm.stages.records import STAGES
+from trm.stages.records import enabled_stages
 from trm.storage import s3
 from trm.utils.errors import InternalError, UserError
 
@@ -27,14 +27,14 @@ def run_local(params: Params, image: str) -> dict[str, str]:
     overrides |= {"state_root": "off", "max_retries": 0}
     overrides["pods"] = params.cluster.pods.model_copy(update={"secret_env": {}})  # there are no secrets
     cluster = params.cluster.model_copy(update=overrides)
-    keys = content_keys(params)
-    uris = {stage.name: s3.artifact_uri(cluster.artifact_root, stage.name, keys[stage.name]) for stage in STAGES}
-    s3.read_manifest(uris[STAGES[0].name])  # raises for an unavailable S3 before a container starts
+    keys, stages = content_keys(params), enabled_stages(params)
+    uris = {stage.name: s3.artifact_uri(cluster.artifact_root, stage.name, keys[stage.name]) for stage in stages}
+    s3.read_manifest(uris[stages[0].name])  # raises for an unavailable S3 before a container starts
     label, error_message = f"trm.run={secrets.token_hex(8)}", ""
     with TemporaryDirectory() as pointers:
         local.init(_runner(label), pipeline_root=pointers, raise_on_error=True)
         try:
-            build_pipeline(cluster)(**run_arguments(params, keys, cluster.artifact_root))
+            build_pipeline(cluster, stages=stages)(**run_arguments(params, keys, cluster.artifact_root))
         except Exception as error:
             error_message = " ".join(str(error).split())[:300]
         finally:

@@ -14,7 +14,7 @@ from pipeline.dvc import LOCK
 from pipeline.results import METRICS_FILE, read_collected
 from pipeline.runs import FILE as RUNS_FILE
 from pipeline.runs import OUTPUTS, read_runs
-from trm.stages.records import STAGES
+from trm.stages.records import REQUIRED_STAGES, STAGES
 from trm.utils.errors import DataError
 
 REPORT = OUTPUTS / "comparison.md"
@@ -55,13 +55,17 @@ def _check_lock(path: Path) -> None:
         lock: Any = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
         entries = {name: entry["outs"] for name, entry in lock["stages"].items()}
         found = {
-            (name, out["path"], re.fullmatch(r"[0-9a-f]{32}(\.dir)?", out["md5"]) is not None)
+            (name.partition("@")[0], out["path"], re.fullmatch(r"[0-9a-f]{32}(\.dir)?", out["md5"]) is not None)
             for name, outs in entries.items()
             for out in outs
         }
     except (YAMLError, KeyError, TypeError, AttributeError):
         raise _invalid(path, "not a lock file of DVC") from None
-    if found != {(stage.name, (OUTPUTS / stage.output).as_posix(), True) for stage in STAGES}:
+    required, known = (
+        {(stage.name, (OUTPUTS / stage.output).as_posix(), True) for stage in stages}
+        for stages in (REQUIRED_STAGES, STAGES)
+    )
+    if not required <= found <= known:
         raise _invalid(path, "its outputs are not those of dvc.yaml")
 
 

@@ -17,7 +17,7 @@ from trm.config.cluster import ClusterParams
 from trm.config.params import Params
 from trm.config.pods import Resources
 from trm.stages.content_keys import requests
-from trm.stages.records import STAGES, Stage
+from trm.stages.records import Stage, enabled_stages
 from trm.storage import artifact_cache, s3
 from trm.storage.artifacts import MANIFEST, read_manifest
 from trm.utils.errors import UserError
@@ -108,7 +108,7 @@ def make_plan(params: Params, params_file: Path, online: bool = False) -> Plan:
     records = [*recorded, *local_records()]
     stages: list[StagePlan] = []
     changed: set[str] = set()
-    for stage in STAGES:
+    for stage in enabled_stages(params):
         request, status = stage_requests[stage.name], statuses[stage.name]
         locations = _locations(stage, request["key"], status, recorded, params.cluster.artifact_root, online)
         in_s3 = any(is_s3_uri(location) for location in locations)

@@ -10,7 +10,6 @@ from rich.text import Text
 from components.markdown import escape_markdown
 from pipeline.dvc import Change
 from pipeline.retraining.plan import Plan, StagePlan
-from trm.stages.records import STAGES
 from trm.utils.output import printable_lines
 
 LOCAL = {"unchanged": "unchanged", "restore": "from cache", "pull": "after dvc pull", "run": "runs"}
@@ -82,13 +81,14 @@ def format_duration(seconds: float | None) -> str:
 def _headline(plan: Plan) -> str:
     if not plan.local and not plan.cluster:
         return "Nothing runs: all results exist."
-    if plan.local == plan.cluster:
-        return f"Locally and on the cluster: {_names(plan.local)}."
-    return f"dvc repro: {_names(plan.local)}; on the cluster: {_names(plan.cluster)}."
+    local, cluster = (_names(stages, plan) for stages in (plan.local, plan.cluster))
+    if local == cluster:
+        return f"Locally and on the cluster: {local}."
+    return f"dvc repro: {local}; on the cluster: {cluster}."
 
 
-def _names(stages: Sequence[str]) -> str:
-    if len(stages) == len(STAGES):
+def _names(stages: Sequence[str], plan: Plan) -> str:
+    if len(stages) == len(plan.stages):
         return "all stages run"
     return f"{' and '.join(stages)} {'runs' if len(stages) == 1 else 'run'}" if stages else "nothing runs"
 

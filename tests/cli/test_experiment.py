@@ -10,10 +10,10 @@ from tests.cli.helpers import Run, check_error
 from tests.conftest import ROOT
 from tests.params import edit_params
 from trm.config.recipes import recipe_text
-from trm.stages.records import STAGES
+from trm.stages.records import REQUIRED_STAGES
 from trm.storage.artifacts import verified_manifest
 
-STAGE_NAMES = [stage.name for stage in STAGES]
+STAGE_NAMES = [stage.name for stage in REQUIRED_STAGES]
 DEMO = ROOT / "trm/inference/demo_model"
 
 
@@ -50,10 +50,10 @@ def test_run(run: Run, here: Path) -> None:
     assert stages_that_ran(err) == STAGE_NAMES
     assert "  exact accuracy" in out
     assert re.search(r"\nrun: outputs in \d:\d\d\nnext: trm visualize --index 0\n$", out)
-    keys = {stage.output: verified_manifest(here / "outputs" / stage.output)["key"] for stage in STAGES}
+    keys = {stage.output: verified_manifest(here / "outputs" / stage.output)["key"] for stage in REQUIRED_STAGES}
     code, again, err = run("run")
     assert (code, stages_that_ran(err)) == (0, [])
-    assert err.count("up to date") == len(STAGES)
+    assert err.count("up to date") == len(REQUIRED_STAGES)
     assert _without_time(again) == _without_time(out)
     code, _, err = run("run", "--set", "evaluate.num_votes=2")
     assert (code, stages_that_ran(err)) == (0, ["evaluate", "report"])

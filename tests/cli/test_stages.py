@@ -14,7 +14,7 @@ from tests.cli.helpers import Run, check_error
 from tests.conftest import SOLUTION
 from trm.stages.content_keys import content_keys
 from trm.stages.params import load_params
-from trm.stages.records import STAGES
+from trm.stages.records import REQUIRED_STAGES
 from trm.storage.artifacts import MANIFEST
 
 
@@ -129,7 +129,7 @@ def test_full_disk(
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},nr_inodes=64", "tmpfs", small], check=True)
     monkeypatch.setenv("TRM_STATE_DIR", str(here / "states"))
     try:
-        record = next(each for each in STAGES if each.name == stage)
+        record = next(each for each in REQUIRED_STAGES if each.name == stage)
         flags = [f"--{name}={finished / 'outputs' / name}" for name in record.inputs]
         check_error(run(stage, *flags, f"--{record.output}={small / 'out'}"), "no space left", "free some")
         assert not list(small.iterdir())
@@ -142,7 +142,7 @@ def test_finished_experiment(run: Run, finished: Path) -> None:
     metrics = json.loads((outputs / "evaluation/metrics.json").read_text())
     assert metrics["puzzles"] == 10
     assert 0 <= metrics["exact_accuracy"] <= metrics["cell_accuracy"] <= 1
-    for folder in (stage.output for stage in STAGES):
+    for folder in (stage.output for stage in REQUIRED_STAGES):
         manifest = json.loads((outputs / folder / MANIFEST).read_text())
         timing = json.loads((outputs / f"{folder}.timing.json").read_text())
         assert timing["key"] == manifest["key"]
@@ -155,6 +155,6 @@ def test_finished_experiment(run: Run, finished: Path) -> None:
 
 def test_keys_follow_from_the_params(finished: Path) -> None:
     keys = content_keys(load_params(finished / "params.yaml"))
-    for stage in STAGES:
+    for stage in REQUIRED_STAGES:
         manifest = json.loads((finished / "outputs" / stage.output / MANIFEST).read_text())
         assert manifest["key"] == keys[stage.name]

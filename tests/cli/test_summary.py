@@ -12,7 +12,7 @@ import pytest
 from tests.cli.helpers import Run
 from tests.conftest import ROOT
 from trm.cli.summary import inference_options, metrics_lines, next_command
-from trm.stages.records import STAGES, producer
+from trm.stages.records import REQUIRED_STAGES, producer
 
 
 def test_table_of_metrics() -> None:
@@ -41,8 +41,8 @@ def test_table_of_metrics() -> None:
 
 def test_next_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DVC_STAGE", raising=False)
-    fetch, train, report = STAGES[0], producer("model"), STAGES[-1]
-    defaults = {stage.output: f"outputs/{stage.output}" for stage in STAGES}
+    fetch, train, report = REQUIRED_STAGES[0], producer("model"), REQUIRED_STAGES[-1]
+    defaults = {stage.output: f"outputs/{stage.output}" for stage in REQUIRED_STAGES}
     assert next_command(fetch, "params.yaml", defaults) == "trm augment"
     folders = defaults | {"model": "b", "dataset": "s3://bucket/augment/1"}
     expected = "trm evaluate --params a.yaml --dataset s3://bucket/augment/1 --model b"

@@ -13,7 +13,7 @@ import pytest
 from tests.c_libraries import shared_library
 from tests.conftest import ROOT
 from tests.params import TINY, params_text
-from trm.stages.records import STAGES
+from trm.stages.records import REQUIRED_STAGES
 from trm.storage.artifacts import timing_file
 
 pytestmark = pytest.mark.slow
@@ -36,7 +36,7 @@ def test_experiment_with_a_stepped_clock(environment: dict[str, str], finished: 
     """The outputs have the bytes of an experiment with a right clock, and no duration is negative or a day long."""
     (tmp_path / "params.yaml").write_text(params_text(TINY))
     started = time.monotonic()
-    for stage in STAGES:
+    for stage in REQUIRED_STAGES:
         limit = ["--set", "train.max_seconds=1000"] if stage.name == "train" else []
         done = subprocess.run(
             [sys.executable, "-m", "trm", stage.name, *limit],

@@ -13,11 +13,13 @@ from pipeline.local.s3_server import SeaweedFS
 from tests.clones import Clone, make_clone
 from tests.params import edit_params
 from tests.pipeline.kfp.fake_server import FakeKfpServer, kfp_server
-from trm.stages.records import STAGES
+from trm.stages.records import STAGES, producer
 from trm.storage.artifacts import read_manifest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT_URI = "s3://trm/artifacts"
+EXPORT = {"export.weights": ["ema"], "export.max_puzzles": 2, "export.max_steps": 1}
+"""With the optional stage."""
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +34,12 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
 def computed(tmp_path_factory: pytest.TempPathFactory, storage: SeaweedFS) -> dict[str, str]:
     """An experiment that was run in another clone with outputs in S3: stage name -> URI."""
     elsewhere = make_clone(tmp_path_factory.mktemp("elsewhere"))
+    edit_params(elsewhere.folder / "params.yaml", EXPORT)
     elsewhere.environment |= storage.environment() | {"TRM_CACHE_DIR": str(elsewhere.folder / "cache")}
     uris: dict[str, str] = {}
     for stage in STAGES:
-        inputs = "".join(f" --{name} {uris[next(s.name for s in STAGES if s.output == name)]}" for name in stage.inputs)
-        done = elsewhere.start(f"trm {stage.name}{inputs} --{stage.output} {ROOT_URI}")
+        inputs = "".join(f" --{name} {uris[producer(name).name]}" for name in stage.inputs)
+        done = elsewhere.start(f"trm {stage.name} --params params.yaml{inputs} --{stage.output} {ROOT_URI}")
         assert done.returncode == 0, done.stderr
         uris[stage.name] = re.findall(r"^published (s3://\S+)$", done.stderr, re.MULTILINE)[0]
     return uris
@@ -54,7 +57,7 @@ def clone(tmp_path: Path, storage: SeaweedFS, server: FakeKfpServer) -> Clone:
     clone = make_clone(tmp_path)
     clone.environment |= storage.environment() | {"TRM_CACHE_DIR": str(tmp_path / "cache")}
     params = clone.folder / "params.yaml"
-    params.write_text(params.read_text().replace("http://localhost:8080", server.host))
+    edit_params(params, {**EXPORT, "cluster.kfp_host": server.host})
     return clone
 
 
@@ -101,6 +104,19 @@ def test_collect_leaves_nothing_to_do(clone: Clone, run: str, computed: dict[str
     before = [checkpoint.stat().st_mtime_ns, *((clone.folder / name).read_bytes() for name in new)]
     clone.run(f"python -m pipeline collect {run}")
     assert [checkpoint.stat().st_mtime_ns, *((clone.folder / name).read_bytes() for name in new)] == before
+
+
+def test_run_without_the_optional_stage(clone: Clone, server: FakeKfpServer, computed: dict[str, str]) -> None:
+    keys = {f"{stage}_key": uri.rpartition("/")[2] for stage, uri in computed.items() if stage != "export"}
+    parameters = {**keys, "artifact_root": ROOT_URI}
+    run = server.add_run("trm-x", "SUCCEEDED", runtime_config=_config({"parameters": parameters}), description="")
+    done = clone.start(f"python -m pipeline collect {run.run_id}")
+    assert done.returncode == 2
+    assert "has no stage export; correct export.weights in params.yaml" in done.stderr
+    edit_params(clone.folder / "params.yaml", {"export.weights": []})
+    clone.run(f"python -m pipeline collect {run.run_id}")
+    assert clone.ran("dvc repro") == []
+    assert not (clone.folder / "outputs/exported").exists()
 
 
 def test_collect_without_a_run_uses_the_workspace_keys(clone: Clone, computed: dict[str, str]) -> None:

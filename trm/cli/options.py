@@ -3,8 +3,7 @@
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +14,6 @@ from pydantic.fields import FieldInfo
 
 from trm.config.base import Section, parse
 from trm.config.inference import DEFAULT_INFERENCE
-from trm.utils.errors import UserError
 from trm.utils.paths import local_path
 
 LOCAL: dict[str, Any] = {"parser": local_path, "metavar": "PATH"}
@@ -48,18 +46,6 @@ def typed_message(text: str) -> str:
 def local_model(value: str | Path) -> Path:
     """As `model_location`, for models that must be local files."""
     return local_path(model_location(str(value)) or value)
-
-
-@contextmanager
-def packages_of_extra(extra: str, command: str) -> Iterator[None]:
-    """Raise `UserError` if an import in the block finds a package missing, which the extra of that name installs."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == "trm":
-            raise
-        install = f"pip install 'trm[{extra}]'"
-        raise UserError(f"{command} requires the package {error.name}; install it with `{install}`") from None
 
 
 _LONG_OPTION = re.compile(r"--[a-z][a-z-]*(=.*)?")

@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 
 from trm.cli.inference import MODEL
-from trm.cli.options import model_location, packages_of_extra, typed_location, with_inference_options
+from trm.cli.options import model_location, typed_location, with_inference_options
 from trm.config.base import Device, Precision
 from trm.config.inference import InferenceConfig
 from trm.utils.errors import UserError
+from trm.utils.extras import packages_of_extra
 
 _NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
 """A name in the API; a content key has 64 digits."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trm.cli.options import OUTPUTS, typed_location
-from trm.stages.records import STAGES, Stage
+from trm.stages.records import REQUIRED_STAGES, Stage
 
 SCORES = {
     "exact_accuracy": "exact accuracy",
@@ -64,10 +64,10 @@ def next_command(stage: Stage, params: str, folders: Mapping[str, str]) -> str |
 
     None also where something else runs the stages: DVC, or a cluster (params as JSON).
     """
-    number = STAGES.index(stage) + 1
-    if number == len(STAGES) or "DVC_STAGE" in os.environ or params.lstrip().startswith("{"):
+    is_last = stage not in REQUIRED_STAGES[:-1]
+    if is_last or "DVC_STAGE" in os.environ or params.lstrip().startswith("{"):
         return None
-    following = STAGES[number]
+    following = REQUIRED_STAGES[REQUIRED_STAGES.index(stage) + 1]
     options = ["--params", params] if params != "params.yaml" else []
     given = {name: folders[name] for name in following.inputs if name in folders}
     return command_line("trm", following.name, *options, *folder_options(given))
@@ -133,11 +133,17 @@ def _report_lines(folder: Path, _facts: Mapping[str, Any]) -> Iterator[str]:
     yield f"  open {folder / 'report.html'} in a browser"
 
 
+def _export_lines(folder: Path, _facts: Mapping[str, Any]) -> Iterator[str]:
+    for each in json.loads((folder / "export.json").read_text(encoding="utf-8"))["parity"]:
+        yield f"  {each['file']}: {each['bytes'] / 1000:,.0f} kB, same answers {each['same_answers']:.1%}"
+
+
 _LINES = {
     "fetch": _fetch_lines,
     "augment": _augment_lines,
     "train": _train_lines,
     "evaluate": _evaluate_lines,
     "report": _report_lines,
+    "export": _export_lines,
 }
 """Stage -> the lines about its result."""

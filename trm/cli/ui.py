@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 
-from trm.cli.options import DEMO, local_model, packages_of_extra, with_inference_options
+from trm.cli.options import DEMO, local_model, with_inference_options
 from trm.config.base import Device, Precision
 from trm.config.inference import InferenceConfig
+from trm.utils.extras import packages_of_extra
 
 TIMEOUT = 600.0
 """Seconds until a request that is not a trace fails; a trace can be stopped on the page."""

@@ -1,6 +1,6 @@
-"""Sections `evaluate` and `report`."""
+"""Sections `evaluate`, `report` and `export`."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -71,3 +71,15 @@ class ReportParams(Section):
     """Device; see train.device."""
     seed: Natural
     """Seed of the augmentations, the noise and the samples of puzzles."""
+
+
+class ExportParams(Section):
+    """The optional stage `export`: the model for other runtimes."""
+
+    weights: Annotated[tuple[Literal["ema"], ...], Field(max_length=1, strict=False)] = ()
+    """[ema]: export the EMA weights; []: the experiment has no stage `export`. A list, because `dvc.yaml` repeats the
+    stage for each item (DVC's foreach) and has no other condition."""
+    max_puzzles: Positive = 500
+    """Test puzzles that are answered to compare the files with the model."""
+    max_steps: Steps = 16
+    """Supervision steps of the comparison."""

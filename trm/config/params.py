@@ -11,7 +11,7 @@ from pydantic import model_validator
 from trm.config.base import Section
 from trm.config.cluster import ClusterParams
 from trm.config.data import AugmentParams, DataSection
-from trm.config.evaluation import EvaluateParams, ReportParams
+from trm.config.evaluation import EvaluateParams, ExportParams, ReportParams
 from trm.config.model import ModelParams
 from trm.config.tracking import TrackingParams
 from trm.config.training import TrainParams
@@ -32,6 +32,8 @@ class Params(Section):
     """Test-time compute and metrics."""
     report: ReportParams
     """The HTML report."""
+    export: ExportParams = ExportParams()
+    """The optional export for other runtimes."""
     tracking: TrackingParams = TrackingParams()
     """Weights & Biases. No result depends on it."""
     cluster: ClusterParams = ClusterParams()

@@ -5,12 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import torch
 
+from trm.config.evaluation import ExportParams
 from trm.config.inference import DEFAULT_INFERENCE
 from trm.exporting.modules import StartModule, StepModule, batch_shapes, example_tokens
 from trm.exporting.onnx_model import OPSET, solve_model, start_model, step_model
@@ -56,21 +58,39 @@ class Export:
     seconds: list[float]
     """Time of a puzzle in batches of `BATCH`, for each of them."""
     puzzles: int
-    max_steps: int
+    sha256: str
+    """Of the checkpoint."""
+
+    def facts(self) -> dict[str, Any]:
+        """Facts of the manifest: the checkpoint, and how exactly the files repeat its answers."""
+        metrics = {f"same_answers.{each.file}": each.same_answers for each in self.parity[1:]}
+        return {"sha256": self.sha256, "puzzles": self.puzzles, "metrics": metrics}
 
 
-def export_model(location: str, dataset: Path | None, out: Path, max_puzzles: int, max_steps: int) -> Export:
-    """Write the exported files of a model to the folder `out`, and compare their answers with those of the model.
+def export_model(location: str, dataset: str | None, out: Path, config: ExportParams) -> Export:
+    """Publish the exported files of a model at the folder `out`; without a dataset the tokens are random.
 
-    dataset: output of stage augment, whose first `max_puzzles` test puzzles are answered in `max_steps` supervision
-    steps without early halting; None: random tokens. Puzzles have identifier 0, as in `trm.solve`. Raises `DataError`
-    for a damaged model or dataset, `UserError` for a model that cannot solve puzzles from outside its dataset.
+    Raises the errors of `write_export`.
     """
-    folder = local_copy(location)
+    folder, puzzles = local_copy(location), None if dataset is None else local_copy(dataset)
+    with staged(out) as target:
+        result = write_export(folder, puzzles, target, config)
+        write_manifest(target, {"stage": "export", "facts": result.facts()})
+    return result
+
+
+def write_export(folder: Path, dataset: Path | None, target: Path, config: ExportParams) -> Export:
+    """Write the exported files of the model in `folder` to the folder `target`, and compare their answers.
+
+    dataset: output of stage augment, whose first `config.max_puzzles` test puzzles are answered without early halting;
+    None: random tokens. Puzzles have identifier 0, as in `trm.solve`. Raises `DataError` for a damaged model or
+    dataset, `UserError` for a model that cannot solve puzzles from outside its dataset.
+    """
+    max_steps = config.max_steps
     model, meta = load_checkpoint(folder)
     get_solvable_dataset(meta)
-    tokens, labels = _puzzles(model, dataset, max_puzzles)
-    with staged(out) as target, progress("export", 4) as bar:
+    tokens, labels = _puzzles(model, dataset, config.max_puzzles)
+    with progress("export", 4) as bar:
         start, step = start_model(model), step_model(model)
         solve = solve_model(model, start, step)
         files = {STEP: step, SOLVE: solve, SOLVE_INT8: quantized(solve)}
@@ -99,8 +119,7 @@ def export_model(location: str, dataset: Path | None, out: Path, max_puzzles: in
             "parity": [vars(each) for each in parity],
         }
         write_json(target / SETTINGS, content)
-        write_manifest(target, {"stage": "export", "facts": {"sha256": file_digest(checkpoint_file(folder))}})
-    return Export(parity, times, len(tokens), max_steps)
+    return Export(parity, times, len(tokens), file_digest(checkpoint_file(folder)))
 
 
 def step_program(model: TRM) -> torch.export.ExportedProgram:

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trm.stages.records import STAGES, Stage, producer
+from trm.stages.records import Stage, enabled_stages, producer
 
 if TYPE_CHECKING:
     from trm.config.base import Section
@@ -37,7 +37,7 @@ LIBRARIES = ("torch", "numpy", "pyarrow")
 def requests(params: "Params") -> dict[str, dict[str, Any]]:
     """The request of every stage of an experiment with its content key, computed from the params alone."""
     made: dict[str, dict[str, Any]] = {}
-    for stage in STAGES:
+    for stage in enabled_stages(params):
         sections = {name: getattr(params, name) for name in stage.sections}
         inputs = {name: made[producer(name).name]["key"] for name in stage.inputs}
         request = key_request(stage, sections, params.data.name, inputs)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from trm.config.params import Params
 from trm.stages.content_keys import content_keys
 from trm.stages.params import check_params, load_params
-from trm.stages.records import STAGES, Stage, producer
+from trm.stages.records import Stage, enabled_stages, producer
 from trm.stages.runner import is_complete, run_stage
 from trm.utils.errors import UserError
 from trm.utils.launch import world_size
@@ -40,9 +40,9 @@ def run(
     if world_size() > 1:
         raise UserError("all stages run in a single process; start torchrun with `-m trm train` or `-m trm evaluate`")
     settings = _settings(params)
-    keys = content_keys(settings)
-    for number, stage in enumerate(STAGES, 1):
-        out, name = Path(folder) / stage.output, f"{stage.name} ({number} of {len(STAGES)})"
+    keys, stages = content_keys(settings), enabled_stages(settings)
+    for number, stage in enumerate(stages, 1):
+        out, name = Path(folder) / stage.output, f"{stage.name} ({number} of {len(stages)})"
         if is_complete(out, stage, keys[stage.name]):
             print(f"{name}: skipped, {out} is up to date", file=sys.stderr, flush=True)
         else:

@@ -7,7 +7,10 @@ import importlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trm.config.params import Params
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,9 @@ class Stage:
     pipeline plan` estimates durations from recorded results with equal settings in these sections."""
     duration_invariant: tuple[str, ...] = ()
     """Settings (`section.key`) that do not affect the duration of a unit of work."""
+    enabled_by: str = ""
+    """Setting (`section.key`) that enables an optional stage: a list that is not empty. "": part of all experiments. No
+    other stage has the output of an optional one as an input."""
     work: Callable[[Mapping[str, Any]], int] = lambda sections: 1
     """Returns the amount of work for the sections of an experiment (as JSON values): the duration is proportional."""
 
@@ -112,7 +118,31 @@ STAGES = (
         duration_sections=("data", "augment", "model", "evaluate", "report"),
         duration_invariant=("report.published", "report.seed"),
     ),
+    Stage(
+        name="export",
+        sections=("export",),
+        inputs=("dataset", "model"),
+        output="exported",
+        run="trm.exporting.stage:export",
+        help="Write the model as ONNX files and as a program of torch.export.",
+        enabled_by="export.weights",
+        duration_sections=("data", "augment", "model", "export"),
+    ),
 )
+
+
+REQUIRED_STAGES = tuple(stage for stage in STAGES if not stage.enabled_by)
+"""The stages that every experiment has."""
+
+
+def enabled_stages(params: "Params") -> tuple[Stage, ...]:
+    """The stages of an experiment: all but the optional ones that it does not enable."""
+    return tuple(stage for stage in STAGES if stage in REQUIRED_STAGES or _setting(params, stage.enabled_by))
+
+
+def _setting(params: "Params", name: str) -> Any:  # noqa: ANN401 - of several types
+    section, key = name.split(".")
+    return getattr(getattr(params, section), key)
 
 
 def producer(output: str) -> Stage:

@@ -48,5 +48,5 @@ def export_checkpoint(model: Path, out: Path) -> Path:
         torch.save(export_published(net), contents)
         (folder / name).write_bytes(contents.getbuffer())
         YAML(typ="safe", pure=True).dump({"arch": arch_of(net)}, folder / "all_config.yaml")
-        write_manifest(folder, {"stage": "export", "facts": {"sha256": file_digest(source)}})
+        write_manifest(folder, {"stage": "checkpoint export", "facts": {"sha256": file_digest(source)}})
     return out / name

@@ -10,18 +10,19 @@ from ruamel.yaml import YAML
 
 from components.parameters import key_parameter, parameter_text
 from components.train.backends import job_template
-from pipeline.kfp.compile import compile_pipeline
+from pipeline.kfp.compile import compile_pipeline, pipeline_spec
 from pipeline.kfp.component_readme import readmes
-from pipeline.kfp.definition import SECTIONS, component
+from pipeline.kfp.definition import component, section_names
 from tests.conftest import ROOT
 from trm.config.cluster import ClusterParams, TrainJobParams
 from trm.config.params import Params
 from trm.config.pods import Resources, Toleration
-from trm.stages.records import STAGES, Stage, producer
+from trm.stages.records import REQUIRED_STAGES, STAGES, Stage, producer
 from trm.utils.errors import ParamsError
 
 SPEC, *PLATFORM = YAML(typ="safe", pure=True).load_all((ROOT / "pipeline/trm.yaml").read_text())
-STAGES_DAG = SPEC["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+ALL = pipeline_spec(ClusterParams(), stages=STAGES)["pipeline_spec"]
+"""With the optional stages."""
 CACHED_STATES = "/cache/states"
 each_stage = pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 
@@ -65,19 +66,35 @@ def test_compilation_imports_no_heavy_packages() -> None:
     assert ran.stdout.split() == []
 
 
-def test_pipeline_has_all_stages_and_parameters() -> None:
-    assert set(STAGES_DAG) == {stage.name for stage in STAGES}
+def tasks(spec: Any) -> dict[str, Any]:
+    return spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+
+
+@pytest.mark.parametrize(("spec", "stages"), [(SPEC, REQUIRED_STAGES), (ALL, STAGES)], ids=["required", "all"])
+def test_pipeline_has_its_stages_and_parameters(spec: Any, stages: tuple[Stage, ...]) -> None:
+    assert set(tasks(spec)) == {stage.name for stage in stages}
     parameters = {
-        name: given["parameterType"] for name, given in SPEC["root"]["inputDefinitions"]["parameters"].items()
+        name: given["parameterType"] for name, given in spec["root"]["inputDefinitions"]["parameters"].items()
     }
-    keys = {key_parameter(stage) for stage in STAGES}
-    assert parameters == dict.fromkeys({*SECTIONS, *keys, "artifact_root"}, "STRING")
-    assert set(SECTIONS) == set(Params.model_fields) - {"cluster", "tracking"}
+    keys = {key_parameter(stage) for stage in stages}
+    assert parameters == dict.fromkeys({*section_names(stages), *keys, "artifact_root"}, "STRING")
+    exit_task = spec["root"]["dag"]["tasks"]["run-summary"]["inputs"]["parameters"]
+    for stage in STAGES:
+        given = {"componentInputParameter": key_parameter(stage)}
+        absent = {"runtimeValue": {"constant": ""}}
+        assert exit_task[key_parameter(stage)] == (given if stage in stages else absent)
+
+
+def test_sections_of_the_stages() -> None:
+    assert set(section_names(STAGES)) == set(Params.model_fields) - {"cluster", "tracking"}
+    assert set(section_names(STAGES)) - set(section_names(REQUIRED_STAGES)) == {"export"}
+    for stage in REQUIRED_STAGES:
+        assert tasks(ALL)[stage.name] == tasks(SPEC)[stage.name]
 
 
 @each_stage
 def test_compiled_task_matches_the_record(stage: Stage) -> None:
-    task = STAGES_DAG[stage.name]
+    task = tasks(ALL)[stage.name]
     edges = {
         name: (edge["taskOutputArtifact"]["producerTask"], edge["taskOutputArtifact"]["outputArtifactKey"])
         for name, edge in task["inputs"].get("artifacts", {}).items()
@@ -93,7 +110,7 @@ def test_compiled_task_matches_the_record(stage: Stage) -> None:
         "key": f"pipelinechannel--{key_parameter(stage)}",
     }
     assert task["cachingOptions"] == {"enableCache": True}  # by the content key, which is a parameter
-    outputs = SPEC["components"][f"comp-{stage.name}"]["outputDefinitions"]
+    outputs = ALL["components"][f"comp-{stage.name}"]["outputDefinitions"]
     assert list(outputs) == ["artifacts"]
     assert list(outputs["artifacts"]) == [stage.output]
 
@@ -101,7 +118,7 @@ def test_compiled_task_matches_the_record(stage: Stage) -> None:
 @each_stage
 def test_component_runs_the_command_of_the_record(stage: Stage) -> None:
     """tests/stages/test_stages.py compares the command line with the record."""
-    container = SPEC["deploymentSpec"]["executors"][f"exec-{stage.name}"]["container"]
+    container = ALL["deploymentSpec"]["executors"][f"exec-{stage.name}"]["container"]
     launcher = stage.name == "train"  # its container may launch a PyTorchJob
     assert container["command"] == ["python", "-m", "components.train.launcher" if launcher else "components.run"]
     own = ["{{$.inputs.parameters['train_job']}}"] if launcher else []

@@ -67,7 +67,7 @@ def test_a_struct_would_change_values() -> None:
 @pytest.mark.parametrize("recipe", recipes())
 def test_params_of_recipes_arrive_unchanged(recipe: str, stage: Stage) -> None:
     """As the component's arguments are resolved: the sections are inserted into one JSON object."""
-    params = load_recipe(recipe, {"evaluate.seed": 2**53 + 1})
+    params = load_recipe(recipe, {"evaluate.seed": 2**53 + 1, "export.weights": ["ema"]})
     given = run_arguments(params, KEYS, "s3://trm/artifacts")
     spec = component(stage).component_spec.implementation.container
     template = spec.args[spec.args.index("--params") + 1]

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from pipeline.retraining.publish import publish_handover
 from pipeline.runs import write_runs
 from tests.pipeline.retraining.test_publish import BRANCH, KEY, FakeGitHub, git, hub, remote
-from trm.stages.records import STAGES
+from trm.stages.records import REQUIRED_STAGES
 from trm.utils.errors import DataError, UserError
 
 __all__ = ["hub", "remote"]
@@ -20,7 +20,7 @@ __all__ = ["hub", "remote"]
 def lock(**changes: Any) -> dict[str, Any]:
     stages = {
         stage.name: {"cmd": "x", "outs": [{"path": f"outputs/{stage.output}", "md5": "0" * 32 + ".dir"} | changes]}
-        for stage in STAGES
+        for stage in REQUIRED_STAGES
     }
     return {"schema": "2.0", "stages": stages}
 

@@ -22,7 +22,8 @@ DESCRIPTIONS = {
     "evaluate": "an evaluation",
     "report": "an HTML report; open report.html in a browser",
     "sweep": "a test-time-compute sweep",
-    "export": "a checkpoint in the published format; `trm checkpoint import` reads it",
+    "checkpoint export": "a checkpoint in the published format; `trm checkpoint import` reads it",
+    "export": "a model for other runtimes: ONNX and torch.export",
     "state": "a training state; `trm train` resumes it",
 }
 """Stage or command -> description of its output."""
@@ -56,8 +57,7 @@ def command_of(manifest: Mapping[str, Any]) -> str:
     """The command that has written the artifact."""
     if is_imported(manifest):
         return "trm checkpoint import"
-    commands = {"export": "trm checkpoint export", "state": "trm train"}
-    return commands.get(manifest["stage"], f"trm {manifest['stage']}")
+    return "trm train" if manifest["stage"] == "state" else f"trm {manifest['stage']}"
 
 
 def description_of(manifest: Mapping[str, Any]) -> str:
