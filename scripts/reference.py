@@ -84,7 +84,8 @@ def settings_page() -> str:
     lines = ["# Settings reference", "", GENERATED, ""]
     lines += ["`params.yaml` has one section for each heading below. Every key of the sections `data` to `report` is"]
     lines += ["required; unknown keys are errors. Only `export`, `tracking` and `cluster`, which do not affect the"]
-    lines += ["metrics, have defaults. `--set KEY=VALUE` overrides one key for one command, for example `--set train.lr=3e-4`.", ""]
+    lines += ["metrics, have defaults. `--set KEY=VALUE` overrides one key for one command, for example"]
+    lines += ["`--set train.lr=3e-4`.", ""]
     for name, field in Params.model_fields.items():
         section = field.annotation
         assert isinstance(section, type)
