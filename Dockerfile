@@ -5,8 +5,6 @@
 #       (torch 2.13.0 contains its own CUDA 13 libraries; this build is untested)
 # torch.compile (`train.compile: true`) needs a compiler, which the image has only with COMPILER=yes:
 #       make image COMPILER=yes
-# Stage `export` (`export.weights: [ema]`) needs the packages of an extra:
-#       make image EXTRAS=export
 # The base must be of the Debian family, with Python 3.11 or later installed or available from apt.
 
 # By digest (of the multi-platform index), so that a build is the same later.
@@ -38,19 +36,11 @@ RUN if [ "${TORCH}" != cpu ]; then TORCH_INDEX=; fi \
         sys.exit(wanted != built and f"TORCH={wanted} requested, but pip installed the {built} build, torch \
 {torch.__version__}; set TORCH to cpu or cuda, or see TORCH_INDEX")' "${TORCH}"
 
-COPY pyproject.toml .
+COPY requirements/image.txt requirements/build.txt requirements/
 ARG COMPILER=
-ARG EXTRAS=
-RUN /opt/pip/bin/python -c 'import pathlib, sys, tomllib; \
-        project = tomllib.loads(pathlib.Path("pyproject.toml").read_text()); \
-        own = project["project"]; \
-        extras = own["optional-dependencies"]; \
-        names = ["launcher", "tracking", "serve", *sys.argv[1].split()]; \
-        packages = own["dependencies"] + [package for name in names for package in extras[name]]; \
-        pathlib.Path("packages.txt").write_text("\n".join(packages)); \
-        pathlib.Path("builders.txt").write_text("\n".join(project["build-system"]["requires"]))' "${EXTRAS}" \
-    && /opt/pip/bin/pip install -r builders.txt \
-    && /opt/pip/bin/pip --python /opt/trm install -r packages.txt \
+# Every file has its digest in these lists, except torch, whose digest depends on the index.
+RUN /opt/pip/bin/pip install --require-hashes -r requirements/build.txt \
+    && /opt/pip/bin/pip --python /opt/trm install --no-deps --require-hashes -r requirements/image.txt \
     # Remove the packages' tests and headers. torch.compile includes torch's headers; importing torch requires
     # torch_shm_manager.
     && find /opt/trm/lib -type d \( -name tests -o -path '*/torch/test' -o -path '*/pyarrow/include' \) -prune \
@@ -59,7 +49,7 @@ RUN /opt/pip/bin/python -c 'import pathlib, sys, tomllib; \
     && find /opt/trm/lib -path '*/torch/bin/*' ! -name torch_shm_manager -type f -delete
 
 # Project code, a separate layer on top of the packages.
-COPY README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
 COPY trm trm
 COPY recipes recipes
 COPY components /app/components
@@ -94,13 +84,12 @@ ENV PATH=/opt/trm/bin:${PATH} \
 
 # Numeric, so that Kubernetes can verify that the user is not root. Any other uid works too.
 USER 10001:10001
-# Check that all modules can be imported, except those of `trm export`, whose packages only EXTRAS=export installs.
+# Check that all modules can be imported.
 RUN trm --help > /dev/null \
     && TRM_CACHE_DIR=/tmp/check MPLCONFIGDIR=/tmp/check python -c 'import importlib, pkgutil, trm, components.run; \
         import components.run_summary.summary; import components.train.launcher, components.train.job_status, components.train.worker; \
         modules = (module.name for module in pkgutil.walk_packages(trm.__path__, "trm.")); \
-        [importlib.import_module(name) for name in modules \
-            if name != "trm.__main__" and not name.startswith("trm.exporting.")]' \
+        [importlib.import_module(name) for name in modules if name != "trm.__main__"]' \
     && rm -r /tmp/check
 
 # No ENTRYPOINT: kfp.local's DockerRunner would run it in front of the component's command.

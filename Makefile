@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 
-.PHONY: help install install-light repro test unit format docs image push release-check release-files github-release \
+.PHONY: help install install-light lock repro test unit format docs image push release-check release-files github-release \
 	dev-up dev-down pipeline-local retrain
 .DEFAULT_GOAL := help
 
@@ -23,7 +23,18 @@ install: $(READY) ## create .venv with the versions of constraints.txt
 
 install-light: ## create .venv for the workflow steps that only use the APIs of Kubeflow and GitHub: without torch
 	@test -e $(BIN)/python || "$(PYTHON)" -m venv .venv
-	@$(BIN)/python -m pip install -q --require-hashes -r .github/requirements.txt
+	@$(BIN)/python -m pip install -q --require-hashes -r requirements/workflows.txt
+
+COMPILE := uv pip compile --quiet --universal --python-version 3.11.5 --generate-hashes --no-header --no-annotate \
+	-c constraints.txt
+EXTRAS := --extra launcher --extra tracking --extra serve --extra export
+lock: ## write requirements/ from pyproject.toml and constraints.txt; requires uv
+	@without=$$(mktemp) && echo 'torch; sys_platform == "never"' > "$$without" && \
+	no="--overrides $$without --no-emit-package torch" && \
+	$(COMPILE) $$no $(EXTRAS) pyproject.toml -o requirements/image.txt && \
+	$(COMPILE) $$no $(EXTRAS) --extra dev --extra tensorboard pyproject.toml -o requirements/dev.txt && \
+	$(COMPILE) requirements/build.in -o requirements/build.txt && \
+	$(COMPILE) requirements/workflows.in -o requirements/workflows.txt && rm "$$without"
 
 repro: $(READY) .dvc/plots.html ## run the pipeline of params.yaml; stages without changes are skipped
 	@test -e .git || printf '[core]\n    no_scm = true\n' > .dvc/config.local  # an archive of the files, without Git
@@ -58,12 +69,11 @@ BUILD_BASE :=
 TORCH :=
 TORCH_INDEX :=
 COMPILER :=
-EXTRAS :=
-image: ## build the container image; TORCH=cuda BASE=... for GPUs, COMPILER=yes for torch.compile, EXTRAS=export, DOCKER=podman
+image: ## build the container image; TORCH=cuda BASE=... for GPUs, COMPILER=yes for torch.compile, DOCKER=podman
 	@revision=$$(git rev-parse HEAD 2>/dev/null) && test -z "$$(git status --porcelain)" || revision=dev; \
 	tag=$$(printf %.7s "$$revision"); \
 	$(DOCKER) build --tag "$(IMAGE):$$tag" --tag "$(IMAGE):latest" \
-		$(foreach name,BASE BUILD_BASE TORCH TORCH_INDEX COMPILER EXTRAS,$(if $($(name)),--build-arg '$(name)=$($(name))')) \
+		$(foreach name,BASE BUILD_BASE TORCH TORCH_INDEX COMPILER,$(if $($(name)),--build-arg '$(name)=$($(name))')) \
 		--build-arg "REVISION=$$revision" \
 		--build-arg "VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" . && \
 	$(DOCKER) images --no-trunc "$(IMAGE):$$tag"
@@ -110,15 +120,17 @@ retrain: $(READY) ## plan, run, collect, compare and promote on the cluster of p
 
 # uv is used where it is installed. It does not read the settings of pip, which serves where uv fails.
 # pip may regard an interrupted installation as complete, so it is removed. The stamp file is written last.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt requirements/dev.txt
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "Python 3.11 or later is required; set its path: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@if [ -e .venv/.unfinished ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then rm -rf .venv; fi
 	@mkdir -p .venv && touch .venv/.unfinished
 	@test -e $(BIN)/python || "$(PYTHON)" -m venv .venv
 	@echo "Installing the versions of constraints.txt into .venv; the first installation takes a few minutes" >&2
-	@{ command -v uv >/dev/null && uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[dev]'; } || \
-		$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	@packages() { "$$@" -c constraints.txt torch && \
+		"$$@" --no-deps --require-hashes -r requirements/dev.txt && "$$@" --no-deps -e .; }; \
+	{ command -v uv >/dev/null && packages uv pip install -q --python $(BIN)/python; } || \
+		packages $(BIN)/python -m pip install -q
 	@rm .venv/.unfinished && touch $@
 
 # Template with which `dvc plots` works without a network.

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,14 +201,14 @@ def _collect_wheels(folder: Path, abi: str) -> str:
     major, minor, machine, libc = abi.split()
     glibc = range(5, int(libc.split(".")[1]) + 1)
     platforms = [f"manylinux{name}_{machine}" for name in ("2014", "2010", "1", *(f"_2_{n}" for n in glibc))]
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     torch = re.search(r"^torch==\S+", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE)
     assert torch is not None
     command = [sys.executable, "-m", "pip", "download", "--dest", folder, "--constraint", ROOT / "constraints.txt"]
     command += ["--only-binary=:all:", f"--python-version={major}.{minor}"]
     command += [f"--platform={name}" for name in platforms]
-    extras = project["project"]["optional-dependencies"]
-    wanted = [*project["project"]["dependencies"], *extras["launcher"], *extras["tracking"], *extras["serve"]]
-    command += [f"{torch[0]}+cpu", *wanted, *project["build-system"]["requires"]]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    return done.stderr[-2000:] if done.returncode else ""
+    locked = [part for name in ("image", "build") for part in ("-r", ROOT / f"requirements/{name}.txt")]
+    for wanted in ([f"{torch[0]}+cpu"], ["--no-deps", "--require-hashes", *locked]):
+        done = subprocess.run([*command, *wanted], check=False, capture_output=True, text=True)
+        if done.returncode:
+            return done.stderr[-2000:]
+    return ""

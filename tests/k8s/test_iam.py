@@ -64,6 +64,11 @@ def test_the_job_that_runs_the_code_of_a_run_cannot_write_artifacts() -> None:
     [
         ("pods-trust.json", "oidc.eks.us-east-1.amazonaws.com", {"system:serviceaccount:trm:trm-launcher"}),
         (
+            "gke-pods-trust.json",
+            "container.googleapis.com/v1/projects/our-project/locations/us-east1/clusters/our-cluster",
+            {"system:serviceaccount:trm:trm-launcher"},
+        ),
+        (
             "github-trust.json",
             GITHUB,
             {

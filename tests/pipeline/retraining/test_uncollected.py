@@ -22,8 +22,8 @@ from trm.config.cluster import ClusterParams
 
 __all__ = ["remote"]
 KEY = "a" * 64
-REQUIREMENTS = ROOT / ".github/requirements.in"
-LOCKED = ROOT / ".github/requirements.txt"
+REQUIREMENTS = ROOT / "requirements/workflows.in"
+LOCKED = ROOT / "requirements/workflows.txt"
 
 
 @pytest.fixture
