@@ -48,7 +48,9 @@ def required(names: Iterable[str]) -> set[str]:
 @pytest.mark.parametrize("name", LOCKS)
 def test_versions_and_digests(name: str) -> None:
     text = (ROOT / "constraints.txt").read_text()
-    pins = {canonicalize_name(package): version for package, version in re.findall(r"(?m)^([^=#\s]+)==([^\s;]+)", text)}
+    pins = {
+        str(canonicalize_name(package)): version for package, version in re.findall(r"(?m)^([^=#\s]+)==([^\s;]+)", text)
+    }
     versions = locked(name)
     assert versions
     assert not [package for package, (_, digests) in versions.items() if not digests]

@@ -49,7 +49,7 @@ def run_command(
 
 
 def _summarize(stage: Stage, folder: Path) -> None:
-    if stage.output in ("model", "evaluation", "report"):
+    if stage.output in ("model", "evaluation", "report", "exported"):
         print_summary(stage, folder, str(folder))
 
 
