@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tests.conftest import ROOT
 from tests.params import TINY, edit_params
+from tests.preload import programs
 
 
 class Clone:
@@ -16,7 +17,7 @@ class Clone:
 
     def __init__(self, folder: Path, states: Path) -> None:
         self.folder = folder
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        path = os.pathsep.join(map(str, (*programs(), Path(sys.executable).parent, os.environ["PATH"])))
         unset = ("PYTHONPATH", "OMP_NUM_THREADS", "GIT_DIR", "MAKELEVEL", "MAKEFLAGS", "MFLAGS")
         self.environment = {name: value for name, value in os.environ.items() if name not in unset}
         self.environment |= {"PATH": path, "TRM_STATE_DIR": str(states), "DVC_NO_ANALYTICS": "1", "COLUMNS": "200"}

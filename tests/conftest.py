@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ import pytest
 import torch
 
 from tests.apiserver import apiserver, assets, bare_apiserver, shared_apiserver  # noqa: F401 - fixtures
+from tests.preload import python
 from tests.seaweed import own_seaweed, root, seaweed  # noqa: F401 - fixtures
 from tests.sudokus import of_digits, sudoku, write
 from trm.config.data import AugmentParams
@@ -173,7 +173,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     environment = {**os.environ, "TRM_STATE_DIR": str(folder / "states"), "PYTHONPATH": str(ROOT)}
     for stage in REQUIRED_STAGES:
         subprocess.run(
-            [sys.executable, "-m", "trm", stage.name], cwd=folder, env=environment, check=True, capture_output=True
+            [python(), "-m", "trm", stage.name], cwd=folder, env=environment, check=True, capture_output=True
         )
     return folder
 

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from tests.cli.helpers import Run, check_error
 from tests.conftest import ROOT
 from tests.hub import TOKEN, HubServer, hub_server
+from tests.preload import python
 from trm.config.dataset_meta import DatasetMeta
 from trm.config.model import ModelParams
 from trm.evaluation.metrics import proportion
@@ -38,7 +38,7 @@ def trm(here: Path, hub: HubServer) -> Program:
     def run(*arguments: object, token: str = TOKEN, endpoint: str = hub.url) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_ENDPOINT": endpoint, "HF_HOME": str(here / "hf")}
         environment |= {"HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
-        command = [sys.executable, "-m", "trm", *map(str, arguments)]
+        command = [python(), "-m", "trm", *map(str, arguments)]
         return subprocess.run(command, cwd=here, env=environment, check=False, capture_output=True, text=True)
 
     return run

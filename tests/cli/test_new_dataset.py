@@ -4,12 +4,12 @@ import errno
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
+from tests.preload import python
 from trm.cli.new_dataset import write_dataset
 from trm.utils.errors import UserError
 
@@ -25,7 +25,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
-    command = [sys.executable, *arguments]
+    command = [python(), *arguments]
     return subprocess.run(command, cwd=checkout, env=environment, check=False, capture_output=True, text=True)
 
 

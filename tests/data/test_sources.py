@@ -5,7 +5,6 @@ import http.server
 import json
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.preload import python
 from tests.sudokus import NO_FILTERS
 from trm.data.sources import HuggingFaceSource
 
@@ -83,7 +83,7 @@ def fetch(folder: Path, endpoint: str, **changes: object) -> subprocess.Complete
     (folder / "params.yaml").write_text(f"{text[:start]}data: {json.dumps(data)}\n\n{text[end:]}")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "hf")}
     environment |= {"NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_ETAG_TIMEOUT": "2"}
-    command = [sys.executable, "-m", "trm", "fetch"]
+    command = [python(), "-m", "trm", "fetch"]
     return subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True)
 
 

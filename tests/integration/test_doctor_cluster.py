@@ -5,7 +5,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from tests.components.train.fake_node import Node
 from tests.conftest import ROOT
 from tests.findings import Findings, problems, read_findings
 from tests.params import TINY, params_text
+from tests.preload import python
 from trm.config.cluster import ClusterParams
 
 pytestmark = pytest.mark.slow
@@ -68,7 +68,7 @@ class Doctor:
         file = self.folder / "params.yaml"
         file.write_text(params_text({**TINY, "cluster": self.cluster}))
         environment = {**os.environ, **self.seaweed.environment(), "KUBECONFIG": str(self.server.kubeconfig(self.user))}
-        command = [sys.executable, "-m", "pipeline", "doctor", "--params", str(file), *options]
+        command = [python(), "-m", "pipeline", "doctor", "--params", str(file), *options]
         done = subprocess.run(command, check=False, cwd=ROOT, env=environment, capture_output=True, text=True)
         assert done.returncode in (0, 1), done.stderr
         return read_findings((done.returncode, done.stdout, done.stderr))

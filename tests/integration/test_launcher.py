@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from tests.components.train.fake_cluster import GPU, GPUS, FakeCluster, wait_for
 from tests.components.train.fake_trainer import install_runtime, remove_runtime
 from tests.components.train.launcher_fixtures import PUBLISH, Launcher, Stage, one_backend, replacement_command
 from tests.conftest import ROOT
+from tests.preload import python
 from tests.seaweed import objects
 from tests.status_server import StatusServer, status_server
 from trm.config.cluster import ClusterParams
@@ -64,7 +64,7 @@ def test_train_job_command_and_launcher_share_the_job(stage: Stage, operator: Fa
     params.write_text(
         f"{stage.params_text}{cluster}s3_secret: trm-s3, train_job: {json.dumps(stage.job.model_dump())}}}\n"
     )
-    command = [sys.executable, "-m", "pipeline", "train-job", "--params", str(params)]
+    command = [python(), "-m", "pipeline", "train-job", "--params", str(params)]
     environment = {**os.environ, "KUBECONFIG": str(stage.server.kubeconfig())}
     own = Launcher(command, environment, stage.folder)
     stage.started.append(own)
@@ -83,7 +83,7 @@ def test_train_job_command_and_launcher_share_the_job(stage: Stage, operator: Fa
 def test_train_job_requires_the_dataset_in_s3(stage: Stage, tmp_path: Path) -> None:
     params = tmp_path / "p.yaml"
     params.write_text(stage.params_text + f"cluster: {{artifact_root: {stage.root}/nothing, train_job: {{}}}}\n")
-    command = [sys.executable, "-m", "pipeline", "train-job", "--params", str(params)]
+    command = [python(), "-m", "pipeline", "train-job", "--params", str(params)]
     done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith(f"pipeline: {stage.root}/nothing/augment/{stage.keys['augment']}: no dataset in S3")

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.params import params_text
+from tests.preload import python
 from trm import load_checkpoint
 from trm.config.recipes import recipe_text
 
@@ -49,7 +49,7 @@ def test_real_puzzles_end_to_end(shared_data: Path, tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(text)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for stage in ("fetch", "augment", "train", "evaluate"):
-        command = [sys.executable, "-m", "trm", stage]
+        command = [python(), "-m", "trm", stage]
         done = subprocess.run(command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     counts = json.loads((tmp_path / "outputs/dataset/meta.json").read_text())["splits"]

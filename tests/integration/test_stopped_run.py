@@ -15,6 +15,7 @@ from tests.components.train.fake_cluster import FakeCluster, wait_for
 from tests.components.train.launcher_fixtures import Stage, replacement_command
 from tests.conftest import ROOT
 from tests.pipeline.kfp.fake_server import kfp_server
+from tests.preload import python
 
 pytestmark = pytest.mark.slow
 GRACE_PERIOD = 1.0
@@ -93,7 +94,7 @@ def pipeline_stop(stage: Stage, host: str, kubeconfig: Path) -> subprocess.Compl
     )
     params = stage.folder / "stop.yaml"
     params.write_text(f"{stage.params_text}{cluster}\n")
-    command = [sys.executable, "-m", "pipeline", "stop", "run-1", "--params", str(params)]
+    command = [python(), "-m", "pipeline", "stop", "run-1", "--params", str(params)]
     environment = {**os.environ, "KUBECONFIG": str(kubeconfig), "HOME": str(stage.folder)}
     return subprocess.run(command, check=False, cwd=ROOT, env=environment, capture_output=True, text=True)
 

@@ -14,6 +14,7 @@ from tests.components.train.fake_cluster import FakeCluster, wait_for
 from tests.components.train.launcher_fixtures import PUBLISH, Launcher, Stage, one_backend, replacement_command
 from tests.conftest import ROOT
 from tests.pipeline.kfp.fake_server import FakeKfpServer, kfp_server
+from tests.preload import python
 
 pytestmark = pytest.mark.slow
 WAIT = "while not os.path.exists({file!r}): time.sleep(0.1)\n"
@@ -58,7 +59,7 @@ class Logs:
         self.kubeconfig = kubeconfig or stage.server.kubeconfig()
 
     def start(self, worker: int, *options: str) -> Launcher:
-        command = [sys.executable, "-m", "pipeline", "logs", self.run.run_id, "--params", str(self.params)]
+        command = [python(), "-m", "pipeline", "logs", self.run.run_id, "--params", str(self.params)]
         environment = {**os.environ, **self.stage.seaweed.environment(), "KUBECONFIG": str(self.kubeconfig)}
         started = Launcher([*command, "--worker", str(worker), *options], environment, self.stage.folder)
         self.stage.started.append(started)
@@ -156,7 +157,7 @@ def test_end_of_a_long_log_is_stored(stage: Stage, operator: FakeCluster) -> Non
 
 
 def test_worker_option_belongs_to_the_training() -> None:
-    command = [sys.executable, "-m", "pipeline", "logs", "run-1", "--stage", "evaluate", "--worker", "0"]
+    command = [python(), "-m", "pipeline", "logs", "run-1", "--stage", "evaluate", "--worker", "0"]
     done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == (

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from wandb.proto import wandb_internal_pb2
 
 from tests.conftest import ROOT
 from tests.params import TINY, params_text
+from tests.preload import python
 from tests.studies.test_study import TINY as TINY_STUDY
 from trm.stages.params import load_tracking
 from trm.utils.errors import ParamsError
@@ -82,14 +82,14 @@ class Experiment:
         for stage in ("fetch", "augment"):
             self.run(stage)
 
-    def start(self, stage: str, **environment: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "trm", stage]
+    def start(self, stage: str, program: str = sys.executable, **environment: str) -> subprocess.Popen[str]:
+        command = [program, "-m", "trm", stage]
         environment = {**self.environment, **environment}
         return subprocess.Popen(command, cwd=self.folder, env=environment, stderr=subprocess.PIPE, text=True)
 
     def run(self, stage: str, code: int = 0, **environment: str) -> str:
         """Run a stage; returns its stderr."""
-        with self.start(stage, **environment) as process:
+        with self.start(stage, python(), **environment) as process:
             _, err = process.communicate(timeout=300)
         assert process.returncode == code, err
         return err
@@ -247,7 +247,7 @@ def test_runs_of_a_study_form_a_group(tmp_path: Path, group: str | None) -> None
     (tmp_path / "params.yaml").write_text(text)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     environment |= {"PYTHONPATH": str(ROOT), "TRM_STATE_DIR": str(tmp_path / "states"), "HOME": str(tmp_path)}
-    command = [sys.executable, "-m", "trm", "study", "small.yaml"]
+    command = [python(), "-m", "trm", "study", "small.yaml"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     logged = [OfflineRun(folder) for folder in sorted((tmp_path / "wandb").glob("offline-run-*"))]

@@ -9,7 +9,6 @@ any case. After a failure it starts all tasks that it can; Argo may start none
 import json
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import Any
 from kfp.local import placeholder_utils
 
 from tests.conftest import ROOT
+from tests.preload import python
 
 RUN_ID = "5c1e2f00-0000-4000-8000-000000000001"
 
@@ -151,7 +151,7 @@ class Driver:
             return False
         variables = {each["name"]: each["value"] for each in container.get("env", ())}
         ran = subprocess.run(
-            [sys.executable if word == "python" else word for word in command],
+            [python() if word == "python" else word for word in command],
             check=False,
             cwd=ROOT,
             env={**self.environment, **variables, "TRM_CACHE_DIR": str(folder / "cache")},

@@ -14,6 +14,7 @@ from pipeline.kfp.compile import compile_pipeline, pipeline_spec
 from pipeline.kfp.component_readme import readmes
 from pipeline.kfp.definition import component, section_names
 from tests.conftest import ROOT
+from tests.preload import python
 from trm.config.cluster import ClusterParams, TrainJobParams
 from trm.config.params import Params
 from trm.config.pods import Resources, Toleration
@@ -35,7 +36,7 @@ def compiled(cluster: ClusterParams, folder: Path) -> tuple[dict[str, Any], dict
 
 def test_compiled_file_is_current() -> None:
     checked = subprocess.run(
-        [sys.executable, "-m", "pipeline", "compile", "--check"], cwd=ROOT, check=False, capture_output=True, text=True
+        [python(), "-m", "pipeline", "compile", "--check"], cwd=ROOT, check=False, capture_output=True, text=True
     )
     assert (checked.returncode, checked.stderr) == (0, "")
 
@@ -43,7 +44,7 @@ def test_compiled_file_is_current() -> None:
 def test_check_reports_a_stale_file(tmp_path: Path) -> None:
     stale = tmp_path / "trm.yaml"
     stale.write_text((ROOT / "pipeline/trm.yaml").read_text().replace("augment", "agument"))
-    command = [sys.executable, "-m", "pipeline", "compile", "--check", "--output", str(stale)]
+    command = [python(), "-m", "pipeline", "compile", "--check", "--output", str(stale)]
     checked = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
     assert (checked.returncode, checked.stdout) == (2, "")
     assert checked.stderr == f"pipeline: {stale}: stale; run `python -m pipeline compile` and commit the file\n"
