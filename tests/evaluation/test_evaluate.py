@@ -67,7 +67,7 @@ def test_a_solver_of_all_augmentations_has_perfect_scores(
 ) -> None:
     """Augmentations are inverted: solutions of the augmentations become solutions of the puzzle."""
 
-    def solver(_model: object, tokens: np.ndarray, *_rest: object) -> Predictions:
+    def solver(_model: object, tokens: np.ndarray, *_rest: object, **_more: object) -> Predictions:
         solved = [solve_grid((row - 1).reshape(4, 4)) for row in tokens]
         solutions = np.stack([grid for grid in solved if grid is not None]).reshape(len(tokens), -1) + 1
         return made_predictions(solutions, np.linspace(-1, 1, len(tokens)), 3)

@@ -77,6 +77,8 @@ class StepTrace:
 
 
 TraceCallback = Callable[[StepTrace], None]
+StepCallback = Callable[[npt.NDArray[np.int64], int, Outputs], None]
+"""Called with the row of each computed sample, int64 [B], the step from 1, and the outputs after it."""
 
 
 class Verifier:
@@ -235,6 +237,7 @@ def predict(
     puzzles: npt.NDArray[np.int64] | None = None,
     verifier: Verifier | None = None,
     on_trace: TraceCallback | None = None,
+    on_step: StepCallback | None = None,
 ) -> Predictions:
     """Answer the sequences `tokens` (uint8 [N, L]) with puzzle `identifiers` (int [N]), about `batch_size` at a time.
 
@@ -242,14 +245,14 @@ def predict(
     the `seeds` of its sequence and the number of the sample. puzzles: int64 [N], the puzzle of which each row is an
     augmentation, rows of a puzzle adjacent; None: each row is a puzzle. With a `verifier`, a puzzle stops at the first
     answer that obeys the rules; with selection halt_first, when the first of its sequences halts. `advance` is called
-    with the number of finished sequences; `on_trace` after each forward pass.
+    with the number of finished sequences; `on_trace` after each forward pass, `on_step` after each supervision step.
     """
     # Where the sequences of a puzzle do not stop each other, they need not share a batch.
     stops_puzzle = verifier is not None or config.selection == "halt_first"
     puzzles = puzzles if puzzles is not None and stops_puzzle else np.arange(len(tokens))
     parts = []
     for chosen in _batches(puzzles, max(batch_size // config.num_samples, 1)):
-        batch = _Batch(model, tokens, identifiers, config, chosen, seeds, puzzles, verifier, on_trace)
+        batch = _Batch(model, tokens, identifiers, config, chosen, seeds, puzzles, verifier, on_trace, on_step)
         parts.append(batch.run())
         advance(len(chosen))
     names = [field.name for field in fields(Predictions)]
@@ -279,8 +282,9 @@ class _Batch:
         puzzles: npt.NDArray[np.int64],
         verifier: Verifier | None,
         on_trace: TraceCallback | None,
+        on_step: StepCallback | None,
     ) -> None:
-        self._config, self._verifier, self._on_trace = config, verifier, on_trace
+        self._config, self._verifier, self._on_trace, self._on_step = config, verifier, on_trace, on_step
         self._last_pass = (model.variant.rounds(model.config), model.variant.passes(model.config) + 1)
         self._rows = rows = chosen.repeat(config.num_samples)
         self._puzzles = puzzles[rows]
@@ -327,6 +331,8 @@ class _Batch:
         self._answer[active], self._logit[active], self._taken[active] = predicted, logits, self._step
         self._score[active], self._settled[active] = scores, ~changed
         self._halt_step[active[halts]] = np.minimum(self._halt_step[active[halts]], self._step)
+        if self._on_step is not None:
+            self._on_step(self._rows[active], self._step, outputs)
         done = self._stop(halts, changed)
         if done.any():
             self._active = active[~done]
