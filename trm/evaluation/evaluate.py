@@ -22,7 +22,8 @@ from trm.evaluation.metrics import compute_metrics, leak_metrics
 from trm.evaluation.recorded_steps import FILE as TRAJECTORIES
 from trm.evaluation.recorded_steps import StepStore, write_steps
 from trm.evaluation.submission import submission
-from trm.inference.cost import check_inference, estimate
+from trm.inference.batch_size import BatchSize
+from trm.inference.cost import check_inference, estimate, resolve_batch_size
 from trm.inference.engine import Predictions, Verifier, predict
 from trm.inference.voting import VoteCounter, grid_hash, same_grid
 from trm.models.act import TRM
@@ -76,14 +77,18 @@ def evaluate(evaluate: EvaluateParams, dataset: Path, model: Path, out: Path, ke
     check_same_dataset(model, trained_on, dataset, meta)
     check_inference(net, settings)
     tests = EvalDataset.read(dataset, meta, settings.num_votes, settings.max_puzzles, settings.seed)
+    batch_size = BatchSize(resolve_batch_size(settings.batch_size, net, settings))
     file = out / "predictions.parquet"
     stores = [StepStore("test", tests, settings)]
     with world(device) as processes:
-        _write_answers(file, net, tests, settings, processes, "evaluate", stores[0])
+        if settings.batch_size == "auto" and processes.is_main:
+            print(f"evaluate: {batch_size.size} sequences at a time", file=sys.stderr, flush=True)
+        _write_answers(file, net, tests, settings, processes, "evaluate", stores[0], batch_size)
         if (dataset / "validation").is_dir():
             held_out = EvalDataset.read(dataset, meta, 1, None, settings.seed, "validation")
             stores.append(StepStore("validation", held_out, settings))
-            _write_answers(out / "validation.parquet", net, held_out, settings, processes, "validate", stores[1])
+            validation = out / "validation.parquet"
+            _write_answers(validation, net, held_out, settings, processes, "validate", stores[1], batch_size)
         steps = processes.gather_object([table for store in stores for table in store.tables])
     if not processes.is_main:
         return {}
@@ -111,6 +116,7 @@ def _write_answers(
     processes: World,
     description: str,
     store: StepStore,
+    batch_size: BatchSize,
 ) -> None:
     """Write a row for each augmentation of each puzzle of the sample, in order.
 
@@ -118,14 +124,14 @@ def _write_answers(
     """
     sample = tests.sample()
     total = sum(tests.num_sequences(task) for task in sample)
-    expected = estimate(model, total, settings, settings.batch_size) if processes.is_main else None
+    expected = estimate(model, total, settings, batch_size.size) if processes.is_main else None
     if expected:
         print(f"{description}: {expected}", file=sys.stderr, flush=True)
     with (
         pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer,
         progress(description, total, silent=not processes.is_main) as bar,
     ):
-        for table in _answers(model, tests, settings, processes, bar.advance, store):
+        for table in _answers(model, tests, settings, processes, bar.advance, store, batch_size):
             writer.write_table(table)
 
 
@@ -140,17 +146,18 @@ def _answers(
     processes: World,
     advance: Callable[[int], None],
     store: StepStore | None = None,
+    batch_size: BatchSize | None = None,
 ) -> Iterator[pa.Table]:
     """The rows of all tasks in order, computed by all processes in turn; empty except in the main process.
 
-    The recorded steps of this process are added to `store`.
+    The recorded steps of this process are added to `store`. batch_size: None: that of `settings`.
     """
     chunks = _chunks(tests, tests.sample(), processes.size)
     while turn := list(islice(chunks, processes.size)):
         own = turn[processes.rank] if processes.rank < len(turn) else []
         table = SCHEMA.empty_table()
         if own:
-            table = _answer(model, tests, settings, own, lambda done: advance(done * len(turn)), store)
+            table = _answer(model, tests, settings, own, lambda done: advance(done * len(turn)), store, batch_size)
         if processes.size == 1:
             yield table
             continue
@@ -182,10 +189,11 @@ def _answer(
     tasks: Sequence[int],
     advance: Callable[[int], None],
     store: StepStore | None = None,
+    batch_size: BatchSize | None = None,
 ) -> pa.Table:
     """Answer all augmentations of the examples of some tasks and vote: a row for each augmentation, in order.
 
-    The recorded steps are added to `store`.
+    The recorded steps are added to `store`. batch_size: None: that of `settings`.
     """
     examples = [example for task in tasks for example in tests.examples(task)]
     split = tests.split
@@ -201,7 +209,7 @@ def _answer(
         tokens,
         identifiers,
         settings,
-        settings.batch_size,
+        batch_size or BatchSize(resolve_batch_size(settings.batch_size, model, settings)),
         advance,
         seeds,
         puzzles,
