@@ -4,6 +4,7 @@ reuses them.
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -96,7 +97,10 @@ def write_steps(file: Path, tables: Sequence[pa.Table]) -> None:
     """Write the tables of all stores and processes, if there are any, in an order that does not depend on them."""
     if tables:
         table = pa.concat_tables(tables).sort_by([("split", "ascending"), ("puzzle", "ascending")])  # stable
-        pq.write_table(table, file, compression="zstd")
+        # A quarter smaller than with the default encodings: most tokens and all logits are distinct values.
+        encodings: dict[str, Any] = {"use_dictionary": ["split", "puzzle", "transform"]}
+        encodings["use_byte_stream_split"] = ["halt_logit.list.element"]
+        pq.write_table(table, file, compression="zstd", **encodings)
 
 
 class RecordedSteps:
