@@ -115,7 +115,9 @@ def run(
     """Evaluate a model that answers pair p of task `two` with answers[augmentation][p], others with empty grids."""
     names = read_names(dataset).to_pylist()
 
-    def answer(_model: object, tokens: np.ndarray, identifiers: np.ndarray, *_rest: object) -> Predictions:
+    def answer(
+        _model: object, tokens: np.ndarray, identifiers: np.ndarray, *_rest: object, **_more: object
+    ) -> Predictions:
         found = np.zeros_like(tokens)
         seen: list[str] = [name for name in names if name.startswith("two")]
         for row, (question, identifier) in enumerate(zip(tokens, identifiers.tolist(), strict=True)):

@@ -1,5 +1,6 @@
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,15 @@ from trm.datasets.sudoku.solver import count_solutions, solve_grid
 from trm.evaluation import evaluate as stage
 from trm.evaluation.eval_dataset import EvalDataset
 from trm.evaluation.evaluate import evaluate
+from trm.inference import cost, engine
 from trm.inference.engine import Predictions, predict
 from trm.inference.solve import solve_puzzle
-from trm.models.act import build_model
+from trm.models.act import TRM, build_model
 from trm.training.checkpoint import FILE, load_checkpoint, save_checkpoint
 from trm.training.distributed import World
 from trm.training.ema import ema_copy
 from trm.utils.errors import UserError
+from trm.utils.memory import GpuMemory
 
 SETTINGS = EvaluateParams(
     max_steps=4,
@@ -67,7 +70,7 @@ def test_a_solver_of_all_augmentations_has_perfect_scores(
 ) -> None:
     """Augmentations are inverted: solutions of the augmentations become solutions of the puzzle."""
 
-    def solver(_model: object, tokens: np.ndarray, *_rest: object) -> Predictions:
+    def solver(_model: object, tokens: np.ndarray, *_rest: object, **_more: object) -> Predictions:
         solved = [solve_grid((row - 1).reshape(4, 4)) for row in tokens]
         solutions = np.stack([grid for grid in solved if grid is not None]).reshape(len(tokens), -1) + 1
         return made_predictions(solutions, np.linspace(-1, 1, len(tokens)), 3)
@@ -177,6 +180,54 @@ def test_two_processes_give_the_rows_of_one(dataset: Path, model: Path, changes:
     for name in ("halt_logit", "confidence"):
         assert two.pop(name) == pytest.approx(one.pop(name), abs=1e-5)
     assert two == one
+
+
+class _Gpu(GpuMemory):
+    """A GPU with memory for 23 sequences, of which a batch may use 16."""
+
+    def free(self) -> int:
+        return 23_000
+
+    def peak(self, compute: Callable[[], object]) -> int:
+        compute()
+        return 8 * 1000
+
+
+def test_a_batch_size_found_by_the_memory(
+    dataset: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The memory suffices for 3 sequences only. All files are as before, but for rounding."""
+    _evaluate(dataset, model, tmp_path / "fixed", trajectory_puzzles=3)
+    sizes: list[int] = []
+
+    class Limited(engine.InferenceEngine):
+        def __init__(self, net: TRM, tokens: np.ndarray, *rest: object) -> None:
+            sizes.append(len(tokens))
+            super().__init__(net, tokens, *rest)  # pyright: ignore[reportArgumentType]
+
+        def step(self) -> engine.Outputs:
+            outputs = super().step()
+            if len(outputs[0]) > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return outputs
+
+    monkeypatch.setattr(engine, "InferenceEngine", Limited)
+    monkeypatch.setattr(cost, "gpu_memory", _Gpu)
+    capsys.readouterr()
+    _evaluate(dataset, model, tmp_path / "auto", trajectory_puzzles=3, batch_size="auto")
+    assert sizes == [16, 8, 4, *[2] * 15, 2, 2], "30 test sequences, 4 validation puzzles"
+    lines = capsys.readouterr().err.splitlines()
+    assert "evaluate: 16 sequences at a time" in lines
+    exceeded = [line for line in lines if "exceed" in line]
+    assert exceeded == [
+        f"{size} sequences at a time exceed the memory of the GPU; the batch size is now {size // 2}"
+        for size in (16, 8, 4)
+    ]
+    for name in ("predictions.parquet", "validation.parquet", "trajectories.parquet"):
+        fixed, auto = (pq.read_table(tmp_path / folder / name).to_pydict() for folder in ("fixed", "auto"))
+        for column in {"halt_logit", "confidence"} & set(fixed):
+            assert np.array(auto.pop(column)) == pytest.approx(np.array(fixed.pop(column)), abs=1e-5)
+        assert auto == fixed
 
 
 def test_a_sample_gets_the_same_augmentations(dataset: Path, model: Path, tmp_path: Path) -> None:

@@ -15,8 +15,13 @@ class EvaluateParams(InferenceConfig):
     """Values of k for the metrics pass@k: the right answer is among the k best candidates of the vote."""
     max_puzzles: Positive | None
     """Score a random sample of this many test puzzles (groups; tasks in ARC); null: all."""
-    batch_size: Positive
-    """Sequences computed at a time."""
+    trajectory_puzzles: Natural = 0
+    """Puzzles of each split (a random sample) whose answers after each step are stored. The sweep of the report does
+    not compute them again if `report.test_time_compute` has this number as max_puzzles and at most as many steps, and
+    seed, precision and device are equal. Not with early halting, noise, verification or halt_first."""
+    batch_size: Literal["auto"] | Positive
+    """Sequences computed at a time. auto: on CUDA a power of two up to 8,192 that fits into the free memory, on other
+    devices 64. On CUDA a batch that exceeds the memory is halved. It changes the answers by rounding only."""
     precision: Precision
     """Compute dtype; see train.precision."""
     device: Device

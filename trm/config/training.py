@@ -165,6 +165,9 @@ class TrainParams(Section):
     """True: a loss or gradient that is NaN or infinite does not end the training. The last saved state is loaded, and
     the batch is skipped: it keeps its place in the schedule, without an optimizer step. The training ends after 10
     consecutive ones."""
+    deterministic: bool = False
+    """True: deterministic algorithms of PyTorch, so that on CUDA, too, a resumed training has the bytes of an
+    uninterrupted one on the same GPU and software; slower there. On a CPU the result is the same without it."""
     precision: Precision
     """Compute dtype; auto: bfloat16 where the hardware supports it, else float32. Weights stay float32."""
     device: Device

@@ -72,7 +72,11 @@ class EvalDataset:
 
     def sample(self) -> np.ndarray:
         """The tasks to score, int64, in the order of the split: all, or `max_puzzles` drawn by the seed."""
-        count, most = len(self.split.group_starts) - 1, self.max_puzzles
+        return self.draw(self.max_puzzles)
+
+    def draw(self, most: int | None) -> np.ndarray:
+        """`most` tasks drawn by the seed, int64, in the order of the split; all if `most` is None or larger."""
+        count = len(self.split.group_starts) - 1
         if most is None or most >= count:
             return np.arange(count)
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, count]))

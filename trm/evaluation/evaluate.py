@@ -19,8 +19,11 @@ from trm.data.parquet import read_leaks, read_meta
 from trm.data.protocol import Grid
 from trm.evaluation.eval_dataset import EvalDataset, EvalExample, check_same_dataset
 from trm.evaluation.metrics import compute_metrics, leak_metrics
+from trm.evaluation.recorded_steps import FILE as TRAJECTORIES
+from trm.evaluation.recorded_steps import StepStore, write_steps
 from trm.evaluation.submission import submission
-from trm.inference.cost import check_inference, estimate
+from trm.inference.batch_size import BatchSize
+from trm.inference.cost import check_inference, estimate, resolve_batch_size
 from trm.inference.engine import Predictions, Verifier, predict
 from trm.inference.voting import VoteCounter, grid_hash, same_grid
 from trm.models.act import TRM
@@ -61,9 +64,10 @@ def evaluate(evaluate: EvaluateParams, dataset: Path, model: Path, out: Path, ke
     """Evaluate the EMA weights of `model` on the test split.
 
     Writes predictions.parquet and metrics.json to `out`, submission.json in Kaggle's format if the puzzles are named
-    tasks, and validation.parquet with the answers to the validation split (one augmentation each). Under torchrun the
-    processes share the test puzzles and the main process writes. Returns the facts of the manifest. Raises `UserError`
-    if the model was trained on another dataset, `DataError` for a damaged checkpoint or dataset.
+    tasks, validation.parquet with the answers to the validation split (one augmentation each), and
+    trajectories.parquet with the steps of `trajectory_puzzles` puzzles. Under torchrun the processes share the test
+    puzzles and the main process writes. Returns the facts of the manifest. Raises `UserError` if the model was trained
+    on another dataset, `DataError` for a damaged checkpoint or dataset.
     """
     settings = evaluate
     device = resolve_device(settings.device)
@@ -73,14 +77,22 @@ def evaluate(evaluate: EvaluateParams, dataset: Path, model: Path, out: Path, ke
     check_same_dataset(model, trained_on, dataset, meta)
     check_inference(net, settings)
     tests = EvalDataset.read(dataset, meta, settings.num_votes, settings.max_puzzles, settings.seed)
+    batch_size = BatchSize(resolve_batch_size(settings.batch_size, net, settings))
     file = out / "predictions.parquet"
+    stores = [StepStore("test", tests, settings)]
     with world(device) as processes:
-        _write_answers(file, net, tests, settings, processes, "evaluate")
+        if settings.batch_size == "auto" and processes.is_main:
+            print(f"evaluate: {batch_size.size} sequences at a time", file=sys.stderr, flush=True)
+        _write_answers(file, net, tests, settings, processes, "evaluate", stores[0], batch_size)
         if (dataset / "validation").is_dir():
             held_out = EvalDataset.read(dataset, meta, 1, None, settings.seed, "validation")
-            _write_answers(out / "validation.parquet", net, held_out, settings, processes, "validate")
+            stores.append(StepStore("validation", held_out, settings))
+            validation = out / "validation.parquet"
+            _write_answers(validation, net, held_out, settings, processes, "validate", stores[1], batch_size)
+        steps = processes.gather_object([table for store in stores for table in store.tables])
     if not processes.is_main:
         return {}
+    write_steps(out / TRAJECTORIES, [table for part in steps for table in part])
     predictions = pq.read_table(file)
     tasks = {tests.name(task): tests.num_pairs(task) for task in tests.sample()}
     inputs = (settings.num_votes, settings.pass_at_k, net.passes, settings.min_confidence)
@@ -97,19 +109,29 @@ def evaluate(evaluate: EvaluateParams, dataset: Path, model: Path, out: Path, ke
 
 
 def _write_answers(
-    file: Path, model: TRM, tests: EvalDataset, settings: EvaluateParams, processes: World, description: str
+    file: Path,
+    model: TRM,
+    tests: EvalDataset,
+    settings: EvaluateParams,
+    processes: World,
+    description: str,
+    store: StepStore,
+    batch_size: BatchSize,
 ) -> None:
-    """Write a row for each augmentation of each puzzle of the sample, in order."""
+    """Write a row for each augmentation of each puzzle of the sample, in order.
+
+    The recorded steps of this process are added to `store`.
+    """
     sample = tests.sample()
     total = sum(tests.num_sequences(task) for task in sample)
-    expected = estimate(model, total, settings, settings.batch_size) if processes.is_main else None
+    expected = estimate(model, total, settings, batch_size.size) if processes.is_main else None
     if expected:
         print(f"{description}: {expected}", file=sys.stderr, flush=True)
     with (
         pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer,
         progress(description, total, silent=not processes.is_main) as bar,
     ):
-        for table in _answers(model, tests, settings, processes, bar.advance):
+        for table in _answers(model, tests, settings, processes, bar.advance, store, batch_size):
             writer.write_table(table)
 
 
@@ -118,15 +140,24 @@ def _write_json(path: Path, value: dict[str, object], indent: int | None) -> Non
 
 
 def _answers(
-    model: TRM, tests: EvalDataset, settings: EvaluateParams, processes: World, advance: Callable[[int], None]
+    model: TRM,
+    tests: EvalDataset,
+    settings: EvaluateParams,
+    processes: World,
+    advance: Callable[[int], None],
+    store: StepStore | None = None,
+    batch_size: BatchSize | None = None,
 ) -> Iterator[pa.Table]:
-    """The rows of all tasks in order, computed by all processes in turn; empty except in the main process."""
+    """The rows of all tasks in order, computed by all processes in turn; empty except in the main process.
+
+    The recorded steps of this process are added to `store`. batch_size: None: that of `settings`.
+    """
     chunks = _chunks(tests, tests.sample(), processes.size)
     while turn := list(islice(chunks, processes.size)):
         own = turn[processes.rank] if processes.rank < len(turn) else []
         table = SCHEMA.empty_table()
         if own:
-            table = _answer(model, tests, settings, own, lambda done: advance(done * len(turn)))
+            table = _answer(model, tests, settings, own, lambda done: advance(done * len(turn)), store, batch_size)
         if processes.size == 1:
             yield table
             continue
@@ -152,9 +183,18 @@ def _chunks(tests: EvalDataset, sample: np.ndarray, processes: int) -> Iterator[
 
 
 def _answer(
-    model: TRM, tests: EvalDataset, settings: EvaluateParams, tasks: Sequence[int], advance: Callable[[int], None]
+    model: TRM,
+    tests: EvalDataset,
+    settings: EvaluateParams,
+    tasks: Sequence[int],
+    advance: Callable[[int], None],
+    store: StepStore | None = None,
+    batch_size: BatchSize | None = None,
 ) -> pa.Table:
-    """Answer all augmentations of the examples of some tasks and vote: a row for each augmentation, in order."""
+    """Answer all augmentations of the examples of some tasks and vote: a row for each augmentation, in order.
+
+    The recorded steps are added to `store`. batch_size: None: that of `settings`.
+    """
     examples = [example for task in tasks for example in tests.examples(task)]
     split = tests.split
     tokens = np.concatenate([example.augmentations.tokens for example in examples])
@@ -163,7 +203,21 @@ def _answer(
     seeds = [seed for example in examples for seed in example.seeds]
     puzzles = np.arange(len(examples)).repeat(k)
     verifier = Verifier(tests.meta, tokens) if settings.verify else None
-    predicted = predict(model, tokens, identifiers, settings, settings.batch_size, advance, seeds, puzzles, verifier)
+    recorder = None if store is None else store.recorder(examples, settings.max_steps)
+    predicted = predict(
+        model,
+        tokens,
+        identifiers,
+        settings,
+        batch_size or BatchSize(resolve_batch_size(settings.batch_size, model, settings)),
+        advance,
+        seeds,
+        puzzles,
+        verifier,
+        on_step=recorder and recorder.add,
+    )
+    if store is not None and recorder is not None:
+        store.add(recorder, examples)
 
     ends = np.cumsum(k)
     parts = [slice(end - n, end) for n, end in zip(k, ends, strict=True)]

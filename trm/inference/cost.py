@@ -1,15 +1,25 @@
 """The cost of an inference before it runs: a refusal beyond the memory of the machine, and an estimate of the time."""
 
 import time
+from typing import Literal
 
 import numpy as np
+import torch
 
 from trm.config.inference import InferenceConfig
 from trm.inference.engine import InferenceEngine
 from trm.models.act import TRM
-from trm.utils.memory import check_memory, readable
+from trm.utils.memory import check_memory, gpu_memory, readable
 from trm.utils.progress import duration
 
+DEFAULT_BATCH = 64
+"""Batch size on devices other than CUDA."""
+LARGEST_BATCH = 8192
+"""Largest batch size that is chosen; `trm evaluate` answers about as many sequences at a time."""
+MEASURED = 8
+"""Sequences of the batch whose memory is measured."""
+SHARE = 0.7
+"""Fraction of the free memory that a batch may need; the allocator of PyTorch cannot use all of it."""
 BYTES_PER_VOTE = 2000
 """Memory of an augmentation besides its tokens: its grids, its name, its seed, its vote."""
 VALUES_PER_POSITION = 16
@@ -18,6 +28,32 @@ MEMORY_WORTH_ANNOUNCING = 100_000_000
 """Bytes from which the memory of the votes is announced."""
 WORTH_MEASURING, WORTH_ANNOUNCING = 2000, 20.0
 """Supervision steps of all sequences from which the time is measured; seconds from which it is announced."""
+
+
+def resolve_batch_size(setting: int | Literal["auto"], model: TRM, config: InferenceConfig) -> int:
+    """The batch size for a setting.
+
+    auto: on CUDA the largest power of two, up to `LARGEST_BATCH`, whose sequences need at most `SHARE` of the free
+    memory, by the measured need of a small batch; on other devices `DEFAULT_BATCH`.
+    """
+    if setting != "auto":
+        return setting
+    memory = gpu_memory(model.device)
+    if memory is None:
+        return DEFAULT_BATCH
+
+    def compute() -> None:
+        tokens, seeds = np.ones((MEASURED, model.meta.seq_len), np.uint8), [[number] for number in range(MEASURED)]
+        engine = InferenceEngine(model, tokens, np.zeros(MEASURED, np.int64), config.latent_noise_std, seeds)
+        engine.step()
+        engine.movement()
+
+    try:
+        of_sequence = max(memory.peak(compute) / MEASURED, 1)
+    except torch.OutOfMemoryError:
+        return 1
+    most = min(int(SHARE * memory.free() / of_sequence), LARGEST_BATCH)
+    return 1 << max(most.bit_length() - 1, 0)
 
 
 def check_inference(model: TRM, config: InferenceConfig) -> None:

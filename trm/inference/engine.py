@@ -1,6 +1,6 @@
 """The inference engine: supervision steps, early halting, noisy samples and verification of a batch of sequences."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 from trm.config.dataset_meta import DatasetMeta
 from trm.config.inference import InferenceConfig
 from trm.datasets.registry import get_dataset
+from trm.inference.batch_size import BatchSize
 from trm.inference.voting import best_samples, selection_score
 from trm.models.act import TRM
 from trm.models.recursion import States
@@ -77,6 +78,8 @@ class StepTrace:
 
 
 TraceCallback = Callable[[StepTrace], None]
+StepCallback = Callable[[npt.NDArray[np.int64], int, Outputs], None]
+"""Called with the row of each computed sample, int64 [B], the step from 1, and the outputs after it."""
 
 
 class Verifier:
@@ -229,12 +232,13 @@ def predict(
     tokens: Tokens,
     identifiers: npt.NDArray[np.integer],
     config: InferenceConfig,
-    batch_size: int,
+    batch_size: int | BatchSize,
     advance: Callable[[int], None] = lambda _: None,
     seeds: Sequence[Sequence[int]] | None = None,
     puzzles: npt.NDArray[np.int64] | None = None,
     verifier: Verifier | None = None,
     on_trace: TraceCallback | None = None,
+    on_step: StepCallback | None = None,
 ) -> Predictions:
     """Answer the sequences `tokens` (uint8 [N, L]) with puzzle `identifiers` (int [N]), about `batch_size` at a time.
 
@@ -242,27 +246,23 @@ def predict(
     the `seeds` of its sequence and the number of the sample. puzzles: int64 [N], the puzzle of which each row is an
     augmentation, rows of a puzzle adjacent; None: each row is a puzzle. With a `verifier`, a puzzle stops at the first
     answer that obeys the rules; with selection halt_first, when the first of its sequences halts. `advance` is called
-    with the number of finished sequences; `on_trace` after each forward pass.
+    with the number of finished sequences; `on_trace` after each forward pass, `on_step` after each supervision step. A
+    batch that exceeds the memory of the GPU is computed again in smaller batches, unless there is an `on_trace`.
     """
     # Where the sequences of a puzzle do not stop each other, they need not share a batch.
     stops_puzzle = verifier is not None or config.selection == "halt_first"
     puzzles = puzzles if puzzles is not None and stops_puzzle else np.arange(len(tokens))
     parts = []
-    for chosen in _batches(puzzles, max(batch_size // config.num_samples, 1)):
-        batch = _Batch(model, tokens, identifiers, config, chosen, seeds, puzzles, verifier, on_trace)
-        parts.append(batch.run())
+
+    def compute(chosen: npt.NDArray[np.int64]) -> Predictions:
+        return _Batch(model, tokens, identifiers, config, chosen, seeds, puzzles, verifier, on_trace, on_step).run()
+
+    limit = batch_size if isinstance(batch_size, BatchSize) else BatchSize(batch_size)
+    for chosen, part in limit.results(puzzles, config.num_samples, compute, can_repeat=on_trace is None):
+        parts.append(part)
         advance(len(chosen))
     names = [field.name for field in fields(Predictions)]
     return Predictions(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
-
-
-def _batches(puzzles: npt.NDArray[np.int64], size: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Rows in order, about `size` at a time, those of a puzzle in one batch."""
-    start = 0
-    for end in [*(np.flatnonzero(np.diff(puzzles)) + 1).tolist(), len(puzzles)]:
-        if end - start >= size or end == len(puzzles):
-            yield np.arange(start, end)
-            start = end
 
 
 class _Batch:
@@ -279,8 +279,9 @@ class _Batch:
         puzzles: npt.NDArray[np.int64],
         verifier: Verifier | None,
         on_trace: TraceCallback | None,
+        on_step: StepCallback | None,
     ) -> None:
-        self._config, self._verifier, self._on_trace = config, verifier, on_trace
+        self._config, self._verifier, self._on_trace, self._on_step = config, verifier, on_trace, on_step
         self._last_pass = (model.variant.rounds(model.config), model.variant.passes(model.config) + 1)
         self._rows = rows = chosen.repeat(config.num_samples)
         self._puzzles = puzzles[rows]
@@ -327,6 +328,8 @@ class _Batch:
         self._answer[active], self._logit[active], self._taken[active] = predicted, logits, self._step
         self._score[active], self._settled[active] = scores, ~changed
         self._halt_step[active[halts]] = np.minimum(self._halt_step[active[halts]], self._step)
+        if self._on_step is not None:
+            self._on_step(self._rows[active], self._step, outputs)
         done = self._stop(halts, changed)
         if done.any():
             self._active = active[~done]

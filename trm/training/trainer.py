@@ -24,6 +24,7 @@ from trm.training.checkpoint import checkpoint_tensors, checkpoint_writer
 from trm.training.checks import learning_warnings
 from trm.training.compilation import should_compile
 from trm.training.cost import announcement, check_disk, check_training
+from trm.training.determinism import deterministic
 from trm.training.distributed import World, world
 from trm.training.losses import LOSSES, METRICS
 from trm.training.non_finite import FILE as NON_FINITE
@@ -63,7 +64,7 @@ def train(model: ModelParams, train: TrainParams, dataset: Path, out: Path, key:
     non-finite loss, unless its batch is skipped, or for non-finite weights, and `Interrupted` after SIGTERM or SIGINT,
     with the state saved.
     """
-    with world(resolve_device(train.device)) as processes, interruptible() as interrupts:
+    with deterministic(train), world(resolve_device(train.device)) as processes, interruptible() as interrupts:
         run = _Run(model, train, dataset, processes, states_folder() / key)
         with run_folder(key) if processes.is_main else nullcontext(out) as folder, run.writer:
             if processes.size > 1:

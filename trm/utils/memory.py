@@ -1,6 +1,7 @@
 """The memory of this machine and of its GPU, and one line of refusal for work that would exceed it."""
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,35 @@ def available_memory() -> int:
     with suppress(OSError, ValueError):  # "max" if there is no limit
         available = min(available, int(_CGROUP.read_text()))
     return available
+
+
+class GpuMemory:
+    """The memory of a GPU, for the choice of a batch size."""
+
+    def __init__(self, device: "torch.device") -> None:
+        self._device = device
+
+    def free(self) -> int:
+        """Bytes that new tensors may use."""
+        import torch
+
+        cached = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
+        return torch.cuda.mem_get_info(self._device)[0] + cached
+
+    def peak(self, compute: Callable[[], object]) -> int:
+        """Bytes that `compute` needs at most. It is called twice: libraries allocate their own memory at the first."""
+        import torch
+
+        compute()
+        before = torch.cuda.memory_allocated(self._device)
+        torch.cuda.reset_peak_memory_stats(self._device)
+        compute()
+        return torch.cuda.max_memory_allocated(self._device) - before
+
+
+def gpu_memory(device: "torch.device") -> GpuMemory | None:
+    """The memory of a CUDA device; None for other devices."""
+    return GpuMemory(device) if device.type == "cuda" else None
 
 
 def check_memory(needed: int, setting: str, device: "torch.device | None" = None) -> None:

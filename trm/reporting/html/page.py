@@ -2,15 +2,19 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from trm.config.evaluation import ReportParams
 from trm.data.parquet import read_counts, read_leaks, read_meta, read_split
 from trm.datasets.drawings import get_drawing
+from trm.evaluation.recorded_steps import FILE as TRAJECTORIES
+from trm.evaluation.recorded_steps import RecordedSteps
 from trm.evaluation.sweep import run_sweep
 from trm.reporting import statistics
 from trm.reporting.html import gallery, sections, summary
@@ -50,7 +54,8 @@ def report(
     most = net.config.halt_max_steps
     sweep, grid = None, settings.test_time_compute
     if grid is not None and table.known.any():
-        sweep = run_sweep(net, meta, dataset, grid, settings.batch_size, settings.seed)
+        recorded = partial(_recorded, evaluation, manifests["evaluation"], settings.seed, device, dtype)
+        sweep = run_sweep(net, meta, dataset, grid, settings.batch_size, settings.seed, recorded)
     source = (meta, dataset, file, table)
     steps = min(inference["max_steps"], gallery.MAX_STEPS)
     chosen = gallery.choose_examples(table, settings.num_examples, settings.seed).tolist()
@@ -101,7 +106,7 @@ def report(
     (out / FILE).write_text(render(page), encoding="utf-8")
     return {
         "device": device.type,
-        "precision": str(dtype).removeprefix("torch."),
+        "precision": _name(dtype),
         "bytes": (out / FILE).stat().st_size,
         "puzzles": len(table),
     }
@@ -120,6 +125,27 @@ def render(page: Mapping[str, Any]) -> str:
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "sort_keys": True, "allow_nan": False}
     environment.filters |= {"percent": summary.percent}
     return environment.get_template("page.html.j2").render(page)
+
+
+def _recorded(
+    evaluation: Path,
+    manifest: Mapping[str, Any],
+    seed: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    split: str,
+    steps: int,
+) -> RecordedSteps | None:
+    """The steps of a split that the evaluation has recorded; None if it had other settings than the report."""
+    inference, facts, file = manifest["params"]["evaluate"], manifest["facts"], evaluation / TRAJECTORIES
+    settings = (inference["seed"], facts["device"], facts["precision"])
+    if settings != (seed, device.type, _name(dtype)) or inference["max_steps"] < steps or not file.is_file():
+        return None
+    return RecordedSteps.read(file, split, steps)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _manifests(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
