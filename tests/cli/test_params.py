@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.cli.helpers import Run, check_error, replace_in_params
-from trm.cli import main as cli
+from trm.cli import stage_commands
 from trm.stages.params import load_params
 
 
@@ -68,7 +68,7 @@ def sections(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         del data
         seen.update(sections, tracking=tracking)
 
-    monkeypatch.setattr(cli, "run_stage", run_stage)
+    monkeypatch.setattr(stage_commands, "run_stage", run_stage)
     return seen
 
 
