@@ -171,6 +171,44 @@ def test_two_networks_train_in_two_processes(published: Path, tmp_path: Path) ->
     assert_same_training(one, two, steps=10)
 
 
+ADAM = {"name": "adam_atan2", "beta1": 0.9, "beta2": 0.95, "weight_decay": 1.0, "fused": False}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "optimization": {
+        "train.optimizer.network": {"name": "muon", "lr": 0.01, "momentum": 0.95, "weight_decay": 0.0, "others": ADAM},
+        "train.label_smoothing": 0.2,
+        "train.halt_loss_weight": 0.05,
+        "train.step_loss_decay": 0.7,
+        "train.max_grad_norm": 1.0,
+        "train.depth_schedule": [{"until": 0.5, "H_cycles": 1, "L_cycles": 1}],
+    },
+    "network": {
+        "model.swiglu": "normed",
+        "model.gradient_passes": 2,
+        "model.tied_embeddings": True,
+        "model.register_tokens": 1,
+        "model.pos_encodings": "rope_2d",
+        "train.online_augmentation": True,
+        "train.max_hints": 0.3,
+    },
+    "starts": {
+        "model.random_start": "latents",
+        "model.update_damping": 0.05,
+        "model.update_noise": 0.01,
+        "train.winner_takes_all": 2,
+        "train.carry_pool": 2,
+    },
+}
+"""Training methods that are off in SETTINGS."""
+
+
+@pytest.mark.parametrize("changes", OPTIONS.values(), ids=OPTIONS)
+def test_training_methods_in_two_processes(published: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    one, two = (Experiment(tmp_path / name, published, {**changes, "train.epochs": 4}) for name in ("one", "two"))
+    one.train(1)
+    two.train(2)
+    assert_same_training(one, two, steps=10)
+
+
 def test_frozen_network_in_two_processes(single: Experiment, published: Path, tmp_path: Path) -> None:
     file = single.folder / "model/checkpoint.safetensors"
     init_from = {"model": str(file.parent), "sha256": file_digest(file), "reset_puzzle_emb": False}

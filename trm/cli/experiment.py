@@ -43,7 +43,8 @@ def run_command(
 
     started, changes = time.monotonic(), parse_overrides(overrides or [])
     check_sections(changes, tuple(Params.model_fields))
-    settings = load_params(params, changes).model_copy(update={"tracking": load_tracking(params, changes)})
+    settings = load_params(params, changes)
+    settings = settings.model_copy(update={"tracking": load_tracking(settings, changes)})
     run(settings, OUTPUTS, _summarize)
     print_end("run", OUTPUTS, time.monotonic() - started, "trm visualize --index 0")
 

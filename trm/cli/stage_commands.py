@@ -42,13 +42,16 @@ def stage_command(stage: Stage) -> Callable[..., None]:
 def run_from_options(stage: Stage, params: str, overrides: list[str] | None, folders: Mapping[str, str]) -> None:
     """Run a stage with the values of its options, and print its result. Raises as `run_stage`."""
     from trm.config.overrides import check_sections, parse_overrides
-    from trm.stages.params import load_data, load_sections, load_tracking
+    from trm.config.params import Params
+    from trm.stages.params import load_sections, load_source, load_tracking
 
     changes = parse_overrides(overrides or [])
     check_sections(changes, (*stage.sections, "tracking"))
-    sections, tracking = load_sections(params, stage.sections, changes), load_tracking(params, changes)
+    source = load_source(params, changes)
+    sections, tracking = load_sections(source, stage.sections, changes), load_tracking(source, changes)
+    data = source.data if isinstance(source, Params) else None
     inputs = {name: folders[name] for name in stage.inputs}
     out = folders[stage.output]
-    result = run_stage(stage, sections, inputs, out, tracking, load_data(params, changes))
+    result = run_stage(stage, sections, inputs, out, tracking, data)
     if result is not None:
         print_summary(stage, result, out, next_command(stage, params, folders))

@@ -13,7 +13,6 @@ from pydantic import create_model
 
 from trm.config.base import ABSENT_IS_NULL, Section, SectionT, parse, read_yaml
 from trm.config.cluster import ClusterParams
-from trm.config.data import DataSection
 from trm.config.overrides import OPTION, apply_overrides
 from trm.config.params import Params
 from trm.config.recipes import recipe_values
@@ -55,14 +54,24 @@ def check_params(values: object, where: str) -> Params:
     return parse(_with_dataset(Params, values, where), values, where)
 
 
-def load_sections(source: str, names: Sequence[str], overrides: Mapping[str, Any] = NO_OVERRIDES) -> dict[str, Any]:
+def load_source(source: str, overrides: Mapping[str, Any] = NO_OVERRIDES) -> str | Params:
+    """The params of a file; `source` itself if it is JSON. Raises `ParamsError`.
+
+    Reading a file takes longer than the functions below, which accept its params.
+    """
+    return source if _is_json(source) else load_params(source, overrides)
+
+
+def load_sections(
+    source: str | Params, names: Sequence[str], overrides: Mapping[str, Any] = NO_OVERRIDES
+) -> dict[str, Any]:
     """The named sections of a params file, or of a JSON text with exactly these sections.
 
     Containers get their params as JSON, in which missing keys are null. Raises `ParamsError`.
     """
-    if not _is_json(source):
-        params = load_params(source, overrides)
-        return {name: getattr(params, name) for name in names}
+    source = load_source(source, overrides) if isinstance(source, str) else source
+    if isinstance(source, Params):
+        return {name: getattr(source, name) for name in names}
     try:
         values = json.loads(source)
     except json.JSONDecodeError as error:
@@ -74,12 +83,7 @@ def load_sections(source: str, names: Sequence[str], overrides: Mapping[str, Any
     return dict(parse(_with_dataset(sections, values, where), values, where, ABSENT_IS_NULL))
 
 
-def load_data(source: str, overrides: Mapping[str, Any] = NO_OVERRIDES) -> DataSection | None:
-    """Section `data` of a params file; None for params as JSON, which have only the sections of a stage."""
-    return None if _is_json(source) else load_params(source, overrides).data
-
-
-def load_tracking(source: str, overrides: Mapping[str, Any] = NO_OVERRIDES) -> TrackingParams:
+def load_tracking(source: str | Params, overrides: Mapping[str, Any] = NO_OVERRIDES) -> TrackingParams:
     """Section `tracking`: the JSON in `$TRM_TRACKING` if it is set, else that of the params file.
 
     Params as JSON have no such section: tracking is disabled. Raises `ParamsError`.
@@ -91,8 +95,10 @@ def load_tracking(source: str, overrides: Mapping[str, Any] = NO_OVERRIDES) -> T
             values = json.loads(text)
         except ValueError as error:
             raise ParamsError(f"{where}: not valid JSON ({error})") from None
-    elif not _is_json(source):
-        return load_params(source, overrides).tracking
+    else:
+        source = load_source(source, overrides) if isinstance(source, str) else source
+        if isinstance(source, Params):
+            return source.tracking
     tracking = parse(TrackingParams, values, where)
     own = {key: value for key, value in overrides.items() if _is_tracking(key)}
     if not own:
