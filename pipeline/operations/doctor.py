@@ -39,7 +39,7 @@ def diagnose_cluster(load: Callable[[], Params], pod_timeout: float | None) -> I
     yield check("params", lambda: _experiment(params))
     yield check("image", lambda: _image(params.cluster))
     yield from _kubeflow(params.cluster)
-    yield from check_server(params.cluster.artifact_root)
+    yield from _buckets(params.cluster)
     yield check("tracking", lambda: _tracking(params))
     yield from _kubernetes(params, pod_timeout)
 
@@ -75,6 +75,17 @@ def _server(cluster: ClusterParams) -> str:
     if not multi_user and cluster.namespace:
         raise UserError(f"Kubeflow is single-user; set cluster.namespace to null instead of {cluster.namespace}")
     return f"{'multi' if multi_user else 'single'}-user, API v2beta1 at {cluster.kfp_host}"
+
+
+def _buckets(cluster: ClusterParams) -> Iterator[Finding]:
+    """Check the bucket of the artifacts, and that of the training states if it is another one."""
+    roots = {"S3": cluster.artifact_root}
+    if cluster.state_root not in (None, "off"):
+        roots["S3 states"] = cluster.state_root
+    buckets = [urlsplit(root).netloc for root in roots.values()]
+    for index, (name, root) in enumerate(roots.items()):
+        if buckets.index(buckets[index]) == index:
+            yield from check_server(root, name)
 
 
 def _tracking(params: Params) -> str:

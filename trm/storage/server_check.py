@@ -18,25 +18,26 @@ MAX_CLOCK_DIFFERENCE = 60.0
 _OTHER = "use a server with the consistency of S3"
 
 
-def check_server(root: str) -> Iterator[Finding]:
+def check_server(root: str, name: str = "S3") -> Iterator[Finding]:
     """Write, read, list and delete objects below `<root>/doctor/<random name>`; yield the findings.
 
-    Afterwards only the small object `conditional-write-test` is left, as after each publication.
+    name: how the titles of the findings start. Afterwards only the small object `conditional-write-test` is left, as
+    after each publication.
     """
     uri = f"{root}/doctor/{secrets.token_hex(8)}"
-    first = check("S3", lambda: _listing(root, Store(uri, RETRY_SECONDS)))
+    first = check(name, lambda: _listing(root, Store(uri, RETRY_SECONDS)))
     yield first
     checks: dict[str, Callable[[Store], str]] = {
-        "S3 objects": _objects,
-        "S3 uploads in parts": _parts,
-        "S3 conditional writes": _conditions,
-        "S3 clock": _clock,
+        "objects": _objects,
+        "uploads in parts": _parts,
+        "conditional writes": _conditions,
+        "clock": _clock,
     }
-    for name, function in checks.items():
+    for what, function in checks.items():
         if first.is_ok:
-            yield check(name, lambda function=function: function(Store(uri, RETRY_SECONDS)))
+            yield check(f"{name} {what}", lambda function=function: function(Store(uri, RETRY_SECONDS)))
         else:
-            yield Finding(name, "S3 cannot be used", is_ok=None)
+            yield Finding(f"{name} {what}", "S3 cannot be used", is_ok=None)
 
 
 def _listing(root: str, store: Store) -> str:

@@ -91,6 +91,16 @@ def test_nothing_is_wrong(doctor: Doctor, server: FakeKfpServer, monkeypatch: py
     assert left == {"/bucket1/trm/conditional-write-test"}
 
 
+def test_states_in_another_bucket(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    with faulty_s3.serve() as (address, requests):
+        at(monkeypatch, address)
+        found = read_findings(doctor({"cluster.state_root": "s3://states/trm"}))
+        assert list(found) == [*NAMES[:9], *(name.replace("S3", "S3 states", 1) for name in S3), *NAMES[9:]]
+        assert found["S3 states"][1].startswith("s3://states/trm can be listed at")
+        assert any(request.startswith("PUT /states/trm/doctor/") for request in requests)
+        assert list(read_findings(doctor({"cluster.state_root": "s3://bucket2/states"}))) == NAMES
+
+
 @pytest.mark.parametrize(
     ("changes", "name", "text"),
     [
