@@ -25,14 +25,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 MODULES = ("torch", "numba", "pyarrow.parquet", "scipy.special", "matplotlib.figure", "safetensors.torch", "pydantic")
-MODULES += ("typer", "rich", "ruamel.yaml", "jinja2", "boto3")
+MODULES += ("typer", "rich", "ruamel.yaml", "jinja2", "boto3", "torch.distributed.launcher.api")
 CLIENT = r"""#!{python} -ISE
 import array, json, os, signal, socket, sys
 name, words = os.path.basename(sys.argv[0]), sys.argv[1:]
 real = [{python!r}, *words] if name == "python" else [{python!r}, {script!r}, *words]
+words = words[1:] if words[:1] == ["-u"] else words  # torchrun starts its processes so
 module = "trm.__main__" if name == "trm" else words[1] if words[:1] == ["-m"] and len(words) > 1 else ""
-own = module.partition(".")[0] in ("trm", "pipeline", "components")
-if not own or os.environ.keys() & {{"PYTHONWARNINGS", "RANK", "LD_PRELOAD"}}:
+known = module.partition(".")[0] in ("trm", "pipeline", "components", "tests") or module == "torch.distributed.run"
+if not known or os.environ.keys() & {{"PYTHONWARNINGS", "LD_PRELOAD"}}:
     os.execv(real[0], real)
 link = socket.socket(socket.AF_UNIX)
 link.connect({address!r})

@@ -1,6 +1,5 @@
 """Training under torchrun with gloo: the results equal those of one process, and all processes end."""
 
-import csv
 import json
 import os
 import random
@@ -10,10 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, TextIO
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -21,97 +18,14 @@ import torch
 from safetensors.torch import load_file
 
 from tests.conftest import ROOT
-from tests.params import edit_params, params_text
+from tests.integration.torchrun_experiment import STEPS, Experiment
+from tests.params import edit_params
 from trm.storage.artifacts import write_manifest
 from trm.training.checkpoint import load_checkpoint
 from trm.training.state_folder import StateFolder
 from trm.utils.paths import file_digest
 
 pytestmark = pytest.mark.slow
-
-SETTINGS: dict[str, Any] = {
-    "model.hidden_size": 16,
-    "model.num_heads": 2,
-    # Shallow: rounding differences grow with the depth of the recursion.
-    "model.L_cycles": 2,
-    "model.halt_max_steps": 4,
-    "model.expansion": 1,
-    "model.puzzle_emb_ndim": 24,
-    "model.puzzle_emb_len": 2,
-    "train.optimizer.puzzle_emb.lr": 1.0e-3,
-    "model.halt_exploration_prob": 0.5,
-    "model.q_continue_loss": True,
-    "train.epochs": 20,
-    "train.global_batch_size": 8,
-    "train.eval_interval": 5,
-    "train.log_interval": 1,
-    "train.checkpoint_interval": 7,
-    "train.lr_warmup_steps": 10,
-    "evaluate.max_steps": 4,
-    "train.precision": "float32",
-    "evaluate.precision": "float32",
-    "report.precision": "float32",
-    "train.device": "cpu",
-    "evaluate.device": "cpu",
-    "report.device": "cpu",
-}
-STEPS = 20 * 20 // 8
-
-
-class Experiment:
-    """A folder in which `trm` runs in several processes."""
-
-    def __init__(self, folder: Path, dataset: Path, changes: Mapping[str, Any] = MappingProxyType({})) -> None:
-        self.folder, self.dataset = folder, dataset
-        self.states = str(folder / "states")
-        """Value of TRM_STATE_DIR."""
-        folder.mkdir(parents=True)
-        (folder / "params.yaml").write_text(params_text({**SETTINGS, **changes}))
-
-    def start(
-        self, processes: int, *words: str, restarts: int = 0, output: int | TextIO = subprocess.PIPE
-    ) -> subprocess.Popen[str]:
-        """Start `trm`, directly or under torchrun with up to `restarts` restarts."""
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        torchrun += [f"--max-restarts={restarts}"]
-        environment = {**os.environ, "TRM_STATE_DIR": self.states, "PYTHONPATH": str(ROOT)}
-        environment |= {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error::FutureWarning:trm"}
-        return subprocess.Popen(
-            [sys.executable, *(torchrun if processes > 1 else []), "-m", "trm", *words],
-            cwd=self.folder,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def run(self, processes: int, *words: str, code: int = 0) -> str:
-        process = self.start(processes, *words)
-        out, _ = process.communicate(timeout=200)
-        assert process.returncode == code, out
-        return out
-
-    def train(self, processes: int, code: int = 0) -> str:
-        return self.run(processes, "train", "--dataset", str(self.dataset), "--model", "model", code=code)
-
-    def log(self) -> list[dict[str, str]]:
-        with (self.folder / "model/train.tsv").open() as file:
-            return list(csv.DictReader(file, delimiter="\t"))
-
-    def steps_done(self) -> int:
-        return self.lines(self.folder)
-
-    def lines(self, folder: Path) -> int:
-        """Number of rows in the training log of the run with its states below `folder`."""
-        logs = list((folder / "states").glob("*/train.tsv"))
-        return logs[0].read_bytes().count(b"\n") - 1 if logs else 0
-
-    def stop_after(self, process: subprocess.Popen[str], steps: int, number: int) -> str:
-        """Send signal `number` after `steps` logged steps; returns the output of the processes."""
-        while self.steps_done() < steps and process.poll() is None:
-            time.sleep(0.002)
-        process.send_signal(number)
-        return process.communicate(timeout=100)[0]
 
 
 @pytest.fixture(scope="module")
@@ -190,15 +104,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "train.online_augmentation": True,
         "train.max_hints": 0.3,
     },
-    "starts": {
-        "model.random_start": "latents",
-        "model.update_damping": 0.05,
-        "model.update_noise": 0.01,
-        "train.winner_takes_all": 2,
-        "train.carry_pool": 2,
-    },
 }
 """Training methods that are off in SETTINGS."""
+NOISE = {
+    "model.random_start": "latents",
+    "model.update_damping": 0.05,
+    "model.update_noise": 0.01,
+    "train.winner_takes_all": 2,
+    "train.carry_pool": 2,
+    "train.epochs": 4,
+}
 
 
 @pytest.mark.parametrize("changes", OPTIONS.values(), ids=OPTIONS)
@@ -206,7 +121,18 @@ def test_training_methods_in_two_processes(published: Path, tmp_path: Path, chan
     one, two = (Experiment(tmp_path / name, published, {**changes, "train.epochs": 4}) for name in ("one", "two"))
     one.train(1)
     two.train(2)
-    assert_same_training(one, two, steps=10)
+    # Muon computes in bfloat16, which amplifies the rounding of the sums over processes.
+    assert_same_training(one, two, within=1e-3, steps=10)
+
+
+def test_noise_in_two_processes_is_reproducible(published: Path, tmp_path: Path) -> None:
+    """It depends on the part of the batch that a process has, so that one process has other noise."""
+    models = []
+    for name in ("one", "two"):
+        experiment = Experiment(tmp_path / name, published, NOISE)
+        experiment.train(2)
+        models.append((experiment.folder / "model/checkpoint.safetensors").read_bytes())
+    assert models[0] == models[1]
 
 
 def test_frozen_network_in_two_processes(single: Experiment, published: Path, tmp_path: Path) -> None:

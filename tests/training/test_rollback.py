@@ -6,13 +6,13 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
 from tests.params import TINY, params_text
+from tests.preload import python
 from tests.training.poison import poison, skip
 from trm.config.model import ModelParams
 from trm.config.training import TrainParams
@@ -162,26 +162,36 @@ def test_ten_consecutive_batches_at_most(
     assert list(out.iterdir()) == []
 
 
+def train_in_two_processes(folder: Path, dataset: Path, rank: str) -> str:
+    """Process `rank` gets a NaN in steps 4 and 8; `none`: no process. Returns the output."""
+    folder.mkdir()
+    (folder / "params.yaml").write_text(params_text(TINY | CHANGES))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "tests.training.poison"]
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "TRM_STATE_DIR": str(folder / "states"),
+        "PYTHON_EXEC": python(),
+    }
+    command = [python(), *torchrun, folder / "params.yaml", dataset, folder, rank, "4", "8"]
+    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def expected_of_two(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("expected") / "run"
+    train_in_two_processes(folder, dataset, "none")
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("poisoned", [0, 1])
-def test_two_processes_decide_alike(dataset: Path, tmp_path: Path, poisoned: int) -> None:
+def test_two_processes_decide_alike(dataset: Path, tmp_path: Path, expected_of_two: Path, poisoned: int) -> None:
     """One of them has the loss; both skip the batch."""
-    made = []
-    for name, rank in (("expected", "none"), ("out", str(poisoned))):
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "params.yaml").write_text(params_text(TINY | CHANGES))
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "tests.training.poison"]
-        environment = os.environ | {
-            "PYTHONPATH": str(ROOT),
-            "OMP_NUM_THREADS": "1",
-            "TRM_STATE_DIR": str(folder / "states"),
-        }
-        command = [sys.executable, *torchrun, folder / "params.yaml", dataset, folder, rank, "4", "8"]
-        done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=200)
-        assert done.returncode == 0, done.stderr
-        made.append((folder, done.stdout + done.stderr))
-    (expected, _), (out, text) = made
+    expected, out = expected_of_two, tmp_path / "out"
+    text = train_in_two_processes(out, dataset, str(poisoned))
     assert text.count("'skipped_batches': 2") == 2
     for step in (4, 8):
         assert f"step {step}, process {poisoned} of 2: the loss is nan" in text
