@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.integration.test_distributed import Experiment, published
+from tests.integration.test_distributed import published
+from tests.integration.torchrun_experiment import Experiment
 
 __all__ = ["published"]
 pytestmark = pytest.mark.slow
