@@ -80,7 +80,7 @@ COPY --from=build /app /app
 WORKDIR /app
 ENV PATH=/opt/trm/bin:${PATH} \
     HOME=/cache TMPDIR=/cache XDG_CACHE_HOME=/cache \
-    PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+    PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 ORT_DISABLE_TELEMETRY=1
 
 # Numeric, so that Kubernetes can verify that the user is not root. Any other uid works too.
 USER 10001:10001

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 
 from tests.cli.helpers import Run, check_error
 from trm.exporting.modules import StartModule, example_tokens
+from trm.exporting.onnx_session import open_session
 from trm.reporting.terminal.demo import MODEL
 from trm.storage.artifacts import read_manifest
 from trm.training.checkpoint import load_checkpoint
@@ -31,7 +31,7 @@ def test_files_and_comparison(run: Run, here: Path) -> None:
     assert (model["same_answers"], model["max_logit_difference"], model["exact_accuracy"]) == (1.0, 0.0, None)
     assert (solve["file"], solve["same_answers"]) == ("solve.onnx", 1.0)
     assert small["bytes"] < solve["bytes"] / 2
-    session = onnxruntime.InferenceSession(folder / "solve.onnx")
+    session = open_session((folder / "solve.onnx").read_bytes())
     puzzle = ".6..2........5.......3.1...43.42...6".replace(".", "0")
     tokens = np.array([[int(cell) + content["first_cell_token"] for cell in puzzle]])
     inputs = {"tokens": tokens, "max_steps": np.array(16), "early_halting": np.array(True)}
@@ -54,4 +54,13 @@ def test_mistakes(run: Run, here: Path) -> None:
     check_error(
         run("export", "--model", "demo", "--max-puzzles", 0), "--max-puzzles must be greater than or equal to 1. Got 0"
     )
+    assert list(here.iterdir()) == [here / "params.yaml"]
+
+
+def test_options_of_the_stage_and_of_other_models(run: Run, here: Path) -> None:
+    stage = ("export", "--params", "params.yaml", "--model", "demo")
+    check_error(run(*stage, "--max-steps", 3), "--max-steps has no effect on stage export; use --set export.max_steps")
+    check_error(run(*stage, "--web", "web"), "--web has no effect on stage export; leave --params out")
+    check_error(run("export", "--set", "export.max_steps=3"), "--set export.max_steps=3 has no effect without --params")
+    check_error(run("export", "--out", "s3://bucket/x", "--model", "demo"), "s3://bucket/x: an address of a server")
     assert list(here.iterdir()) == [here / "params.yaml"]

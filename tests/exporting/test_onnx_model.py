@@ -1,10 +1,13 @@
 """ONNX files give the answers of the model, for every kind of network, batch size and number of steps."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 
@@ -13,6 +16,7 @@ from trm.config.inference import DEFAULT_INFERENCE
 from trm.config.model import LmaParams, ModelParams
 from trm.exporting.modules import StartModule
 from trm.exporting.onnx_model import solve_model, start_model, step_model
+from trm.exporting.onnx_session import open_session
 from trm.exporting.quantization import quantize, quantized
 from trm.inference.engine import predict
 from trm.models.act import TRM, build_model
@@ -42,7 +46,7 @@ def network(params: ModelParams, meta: DatasetMeta, changes: dict[str, Any]) -> 
 def test_answers_are_those_of_the_model(model_params: ModelParams, meta: DatasetMeta, name: str) -> None:
     model = network(model_params, meta, VARIANTS[name])
     start, step = start_model(model), step_model(model)
-    session = onnxruntime.InferenceSession(solve_model(model, start, step).SerializeToString())
+    session = open_session(solve_model(model, start, step).SerializeToString())
     tokens = np.random.default_rng(0).integers(1, meta.vocab_size, (7, meta.seq_len), np.uint8)
     taken = set[int]()
     for batch, max_steps, early_halting in ((7, 4, False), (7, 6, True), (1, 1, False)):
@@ -64,7 +68,7 @@ def test_one_step(model_params: ModelParams, meta: DatasetMeta) -> None:
     model = network(model_params, meta, {})
     proto = step_model(model)
     assert [each.name for each in proto.graph.input] == ["x", "y", "z"]
-    session = onnxruntime.InferenceSession(proto.SerializeToString())
+    session = open_session(proto.SerializeToString())
     tokens = torch.from_numpy(np.random.default_rng(0).integers(1, meta.vocab_size, (3, meta.seq_len)))
     with torch.no_grad():
         x, y, z = StartModule(model)(tokens)
@@ -114,8 +118,19 @@ def test_quantized_model() -> None:
     }
     assert len(model.graph.initializer) == 2  # the original is unchanged
     x = rng.normal(size=(1, 40)).astype(np.float32)
-    outputs = onnxruntime.InferenceSession(result.SerializeToString()).run(None, {"x": x})
+    outputs = open_session(result.SerializeToString()).run(None, {"x": x})
     h, y = map(np.asarray, outputs)
     step = np.abs(large).max(axis=0) / 127
     assert (np.abs(h - x @ large) <= np.abs(x).sum() * step / 2 + 1e-4).all()
     assert y == pytest.approx(h @ small, abs=1e-3)
+
+
+def test_the_runtime_writes_no_id_of_the_device(tmp_path: Path) -> None:
+    code = (
+        "from trm.exporting.onnx_session import open_session\ntry: open_session(b'')\nexcept Exception: print('opened')"
+    )
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"} | home
+    done = subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True, text=True)
+    assert done.stdout == "opened\n"
+    assert list(tmp_path.iterdir()) == []

@@ -5,17 +5,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 import torch
 
 from trm.config.evaluation import ExportParams
 from trm.config.inference import DEFAULT_INFERENCE
 from trm.exporting.modules import StartModule, StepModule, batch_shapes, example_tokens
 from trm.exporting.onnx_model import OPSET, solve_model, start_model, step_model
+from trm.exporting.onnx_session import open_session
 from trm.exporting.puzzles import first_puzzles
 from trm.exporting.quantization import quantized
 from trm.inference.engine import Tokens, predict
@@ -26,6 +26,9 @@ from trm.storage.artifacts import staged, write_json, write_manifest
 from trm.training.checkpoint import checkpoint_file, load_checkpoint
 from trm.utils.paths import file_digest
 from trm.utils.progress import progress
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 STEP, SOLVE, SOLVE_INT8, TORCH_STEP, SETTINGS = "step.onnx", "solve.onnx", "solve-int8.onnx", "step.pt2", "export.json"
 BATCH = 64
@@ -103,7 +106,7 @@ def write_export(folder: Path, dataset: Path | None, target: Path, config: Expor
         parity, times = [_compare("model", checkpoint_file(folder), expected, expected, labels)], [seconds]
         for name in (SOLVE, SOLVE_INT8):
             bar.advance()
-            session = onnxruntime.InferenceSession(files[name].SerializeToString())
+            session = open_session(files[name].SerializeToString())
             answers, seconds = _timed(partial(_of_onnx, session, tokens, max_steps), len(tokens))
             parity.append(_compare(name, target / name, answers, expected, labels))
             times.append(seconds)
@@ -150,7 +153,7 @@ def _of_model(model: TRM, tokens: Tokens, max_steps: int) -> Answers:
     return found.tokens.astype(np.int64), found.halt_logit
 
 
-def _of_onnx(session: onnxruntime.InferenceSession, tokens: Tokens, max_steps: int) -> Answers:
+def _of_onnx(session: "onnxruntime.InferenceSession", tokens: Tokens, max_steps: int) -> Answers:
     answers, logits = [], []
     for start in range(0, len(tokens), BATCH):
         batch = tokens[start : start + BATCH].astype(np.int64)
