@@ -37,6 +37,7 @@ FAILED_STATES = ("FAILED", "CANCELED", "CANCELING")
 
 RUN_ID = "[0-9A-Za-z][0-9A-Za-z-]{0,62}"
 CONTENT_KEY = "[0-9a-f]{64}"
+VERSION = r"[0-9A-Za-z.+_-]{1,40}"
 COMMIT = "[0-9a-f]{40}"
 """Patterns of the texts in a run that reach commands, paths and branch names. Everybody who may submit runs can set
 them."""
@@ -176,15 +177,20 @@ class KfpClient:
 
         return self._request("the runs", request)
 
-    def is_multi_user(self) -> bool:
-        """Return True if runs belong to namespaces of users."""
+    def get_server(self) -> tuple[str, bool]:
+        """Return the version of the API server, and whether runs belong to namespaces of users.
 
-        def request() -> bool:
+        The version is "unknown" if the response has none. Its name depends on whether the web UI passes it on.
+        """
+
+        def request() -> tuple[str, bool]:
             try:
                 # The server may omit false values; the generated method cannot tell them from a login page.
-                return bool(json.loads(self._get("/apis/v2beta1/healthz").data).get("multi_user"))
-            except (ValueError, AttributeError):
+                response = dict(json.loads(self._get("/apis/v2beta1/healthz").data))
+            except (ValueError, TypeError):
                 raise _unexpected_response() from None
+            version = str(response.get("apiServerTagName") or response.get("tag_name", ""))
+            return version if re.fullmatch(VERSION, version) else "unknown", bool(response.get("multi_user"))
 
         return self._request("the state of the server", request)
 

@@ -69,12 +69,13 @@ def _kubeflow(cluster: ClusterParams) -> Iterator[Finding]:
 def _server(cluster: ClusterParams) -> str:
     if cluster.kfp_host is None:
         raise NotCheckedError("cluster.kfp_host is null; `submit` requires it")
-    multi_user = KfpClient(cluster, RETRY_SECONDS).is_multi_user()
+    version, multi_user = KfpClient(cluster, RETRY_SECONDS).get_server()
     if multi_user and cluster.namespace is None:
         raise UserError("Kubeflow is multi-user; set cluster.namespace to the namespace of your profile")
     if not multi_user and cluster.namespace:
         raise UserError(f"Kubeflow is single-user; set cluster.namespace to null instead of {cluster.namespace}")
-    return f"{'multi' if multi_user else 'single'}-user, API v2beta1 at {cluster.kfp_host}"
+    mode = "multi" if multi_user else "single"
+    return f"version {version}, {mode}-user, API v2beta1 at {cluster.kfp_host}"
 
 
 def _buckets(cluster: ClusterParams) -> Iterator[Finding]:

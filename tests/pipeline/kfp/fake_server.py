@@ -34,6 +34,7 @@ class FakeKfpServer:
         self.delay = 0.0
         """Seconds before each response."""
         self.multi_user = False
+        self.build: dict[str, Any] = {"apiServerTagName": "2.17.0", "apiServerReady": True}
         self.requests: list[str] = []
         """Method and path of each request."""
         self.bodies: list[dict[str, Any]] = []
@@ -120,7 +121,7 @@ class FakeKfpServer:
                 return 400, {"message": "no such filter"}
             name_filter = predicate["string_value"]
         if parts[2:] == ["healthz"]:
-            return 200, kfp_server_api.V2beta1GetHealthzResponse(multi_user=self.multi_user)
+            return 200, {"multi_user": self.multi_user, **self.build}  # with the fields that the web UI adds
         if parts[2:] == ["experiments"]:
             if method == "POST":
                 new = kfp_server_api.V2beta1Experiment(experiment_id="e-1", display_name=body["display_name"])

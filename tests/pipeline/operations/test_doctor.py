@@ -83,12 +83,23 @@ def test_nothing_is_wrong(doctor: Doctor, server: FakeKfpServer, monkeypatch: py
     assert list(found) == NAMES
     assert {name for name, (state, _) in found.items() if state != "ok"} == {"Kubernetes"}  # no kubeconfig: skipped
     assert found["Kubernetes"][0] == "skipped"
-    assert found["Kubeflow Pipelines"][1] == f"single-user, API v2beta1 at {server.host}"
+    assert found["Kubeflow Pipelines"][1] == f"version 2.17.0, single-user, API v2beta1 at {server.host}"
     assert found["Kubeflow login"][1] == "1 runs can be listed"
     written = {request.split("?")[0].removeprefix("PUT ") for request in requests if request.startswith("PUT")}
     deleted = {request.removeprefix("DELETE ") for request in requests if request.startswith("DELETE")}
     left = written - {path.partition("?")[0] for path in deleted}
     assert left == {"/bucket1/trm/conditional-write-test"}
+
+
+@pytest.mark.parametrize(
+    ("build", "version"),
+    [({"tag_name": "2.5.0"}, "2.5.0"), ({}, "unknown"), ({"tag_name": "\x1b[2J"}, "unknown"), ({"tag_name": 3}, "3")],
+    ids=["without the web UI", "none", "control characters", "number"],
+)
+def test_version_of_kubeflow(doctor: Doctor, server: FakeKfpServer, build: dict[str, Any], version: str) -> None:
+    server.build = build
+    found = read_findings(doctor({"cluster.artifact_root": "s3://bucket/x"}))
+    assert found["Kubeflow Pipelines"][1].startswith(f"version {version}, single-user")
 
 
 def test_states_in_another_bucket(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
