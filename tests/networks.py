@@ -103,3 +103,13 @@ def made_predictions(tokens: Tokens, halt_logit: np.ndarray, steps: int) -> Pred
 def inference_config(max_steps: int = 16, **changes: object) -> InferenceConfig:
     """The default inference settings with changes."""
     return InferenceConfig.model_validate(DEFAULT_INFERENCE.model_dump() | {"max_steps": max_steps} | changes)
+
+
+def halting_network(params: ModelParams, meta: DatasetMeta) -> TRM:
+    """A network with random weights that halts some sequences early."""
+    net = build_model(params, meta).eval()
+    with torch.no_grad():
+        net.q_head.weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
+        assert net.q_head.bias is not None
+        net.q_head.bias.zero_()
+    return net

@@ -2,7 +2,8 @@
 
 Importing them takes longer than most commands of the tests. Project code is imported by the forked process, as usual.
 `programs` has a folder with programs `python` and `trm` for the PATH of a test. Modules of other projects, and
-processes with variables that affect imports, run in the usual interpreter.
+processes with variables that affect imports, run in the usual interpreter. The parent of a forked process is the
+server: tests of what happens when torchrun ends use the usual interpreter, too.
 """
 
 import array
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -113,9 +115,10 @@ def serve(address: str) -> None:
                     return
                 if key.data == 0:
                     _start(listener, selector, children)
-                elif key.fileobj in children.values():  # the client has been killed
-                    os.kill(key.data, signal.SIGKILL)
-                    selector.unregister(key.fileobj)
+                elif isinstance(key.fileobj, socket.socket):  # the client has been killed
+                    if key.data in children:  # its process has not ended in the meantime
+                        os.kill(key.data, signal.SIGKILL)
+                        selector.unregister(key.fileobj)
                 else:
                     _end(key, selector, children)
 
@@ -132,7 +135,8 @@ def _start(listener: socket.socket, selector: selectors.BaseSelector, children: 
         _run(request, fds)
     for fd in fds:
         os.close(fd)
-    link.sendall(pid.to_bytes(8, "big"))
+    with suppress(OSError):  # the client has been killed, which the selector reports
+        link.sendall(pid.to_bytes(8, "big"))
     children[pid] = link
     selector.register(link, selectors.EVENT_READ, pid)
     selector.register(os.pidfd_open(pid), selectors.EVENT_READ, pid)
@@ -155,7 +159,8 @@ def _end(key: selectors.SelectorKey, selector: selectors.BaseSelector, children:
     link = children.pop(pid)
     if link in {each.fileobj for each in selector.get_map().values()}:
         selector.unregister(link)
-        link.sendall(status.to_bytes(8, "big"))
+        with suppress(OSError):
+            link.sendall(status.to_bytes(8, "big"))
     link.close()
 
 

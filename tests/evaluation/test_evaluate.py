@@ -183,7 +183,7 @@ def test_two_processes_give_the_rows_of_one(dataset: Path, model: Path, changes:
 
 
 class _Gpu(GpuMemory):
-    """A GPU with memory for 23 sequences, of which a batch may use 16."""
+    """A GPU with memory for 23 sequences; a batch may use the memory of 16."""
 
     def free(self) -> int:
         return 23_000

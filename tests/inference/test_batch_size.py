@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.networks import inference_config
+from tests.networks import halting_network, inference_config
 from trm.config.inference import InferenceConfig
 from trm.config.model import ModelParams
 from trm.datasets.sudoku.dataset import sudoku_meta
@@ -17,7 +17,7 @@ from trm.inference import cost, engine
 from trm.inference.batch_size import BatchSize
 from trm.inference.cost import resolve_batch_size
 from trm.inference.engine import InferenceEngine, Predictions, Verifier, predict
-from trm.models.act import TRM, build_model
+from trm.models.act import TRM
 from trm.stages.params import load_recipe
 from trm.utils.errors import ParamsError
 from trm.utils.memory import GpuMemory, gpu_memory
@@ -30,13 +30,7 @@ Limit = Callable[[int], list[int]]
 
 @pytest.fixture
 def model(model_params: ModelParams) -> TRM:
-    """A model that halts some sequences early."""
-    net = build_model(model_params, META).eval()
-    with torch.no_grad():
-        net.q_head.weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
-        assert net.q_head.bias is not None
-        net.q_head.bias.zero_()
-    return net
+    return halting_network(model_params, META)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.networks import ScriptedNetwork, inference_config
+from tests.networks import ScriptedNetwork, halting_network, inference_config
 from trm.config.inference import InferenceConfig
 from trm.config.model import ModelParams
 from trm.datasets.sudoku.dataset import sudoku_meta
@@ -25,13 +25,7 @@ A, B, C = (np.full((1, 1), cell, np.uint8) for cell in (1, 2, 3))
 
 @pytest.fixture
 def model(model_params: ModelParams) -> TRM:
-    """A model that halts some sequences early."""
-    net = build_model(model_params, META).eval()
-    with torch.no_grad():
-        net.q_head.weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
-        assert net.q_head.bias is not None
-        net.q_head.bias.zero_()
-    return net
+    return halting_network(model_params, META)
 
 
 def questions(count: int) -> np.ndarray:

@@ -137,7 +137,7 @@ REQUIRED_STAGES = tuple(stage for stage in STAGES if not stage.enabled_by)
 
 def enabled_stages(params: "Params") -> tuple[Stage, ...]:
     """The stages of an experiment: all but the optional ones that it does not enable."""
-    return tuple(stage for stage in STAGES if stage in REQUIRED_STAGES or _setting(params, stage.enabled_by))
+    return tuple(stage for stage in STAGES if not stage.enabled_by or _setting(params, stage.enabled_by))
 
 
 def _setting(params: "Params", name: str) -> Any:  # noqa: ANN401 - of several types
