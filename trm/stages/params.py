@@ -3,6 +3,7 @@
 Overrides (full key -> value) replace single settings and are validated like the file.
 """
 
+import functools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -131,4 +132,10 @@ def _with_dataset(cls: type[SectionT], values: object, where: str) -> type[Secti
         settings = dataset_module(data["name"]).Settings
     except ParamsError as error:
         raise ParamsError(f"{where}: {error}") from None
+    return _with_settings(cls, settings)
+
+
+@functools.cache
+def _with_settings(cls: type[SectionT], settings: type[Section]) -> type[SectionT]:
+    """`cls` whose `data` is `settings`. Cached: pydantic looks for the docstrings of a new class in every frame."""
     return create_model(cls.__name__, __base__=cls, data=(settings, ...))
