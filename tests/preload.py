@@ -3,7 +3,8 @@
 Importing them takes longer than most commands of the tests. Project code is imported by the forked process, as usual.
 `programs` has a folder with programs `python` and `trm` for the PATH of a test. Modules of other projects, and
 processes with variables that affect imports, run in the usual interpreter. The parent of a forked process is the
-server: tests of what happens when torchrun ends use the usual interpreter, too.
+server: tests of what happens when torchrun ends use the usual interpreter, too. SIGKILL for such a program also kills
+the children of its process, like the end of a container.
 """
 
 import array
@@ -117,7 +118,7 @@ def serve(address: str) -> None:
                     _start(listener, selector, children)
                 elif isinstance(key.fileobj, socket.socket):  # the client has been killed
                     if key.data in children:  # its process has not ended in the meantime
-                        os.kill(key.data, signal.SIGKILL)
+                        _kill(key.data)
                         selector.unregister(key.fileobj)
                 else:
                     _end(key, selector, children)
@@ -140,6 +141,14 @@ def _start(listener: socket.socket, selector: selectors.BaseSelector, children: 
     children[pid] = link
     selector.register(link, selectors.EVENT_READ, pid)
     selector.register(os.pidfd_open(pid), selectors.EVENT_READ, pid)
+
+
+def _kill(pid: int) -> None:
+    """Kill a process and its children, which may have their own sessions."""
+    children = " ".join(path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children"))
+    for each in (pid, *map(int, children.split())):
+        with suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)
 
 
 def _receive(link: socket.socket) -> tuple[int, list[int]]:

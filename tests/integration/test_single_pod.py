@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from pipeline.local.s3_server import SeaweedFS
 from tests.components.train.fake_cluster import wait_for
 from tests.conftest import ROOT
 from tests.params import params_text
+from tests.preload import python
 from tests.seaweed import objects
 from trm.stages.content_keys import content_keys
 from trm.stages.params import load_params
@@ -33,7 +33,7 @@ def test_evicted_pod_resumes_in_another_pod(
     artifacts = {name: {"artifacts": [{"name": name}]} for name in ("executor-logs", "model")}
     executor_input = {"inputs": {}, "outputs": {"artifacts": artifacts, "outputFile": str(output)}}
     sections = {name: getattr(params, name).model_dump(mode="json") for name in ("model", "train")}
-    command = [sys.executable, "-m", "components.train.launcher", json.dumps(executor_input), str(tmp_path / "model")]
+    command = [python(), "-m", "components.train.launcher", json.dumps(executor_input), str(tmp_path / "model")]
     command += ["{}", "train", "--params", json.dumps(sections), "--dataset", str(pointer)]
     command += ["--model", f"{root}/train/{keys['train']}"]
 

@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from abc import abstractmethod
@@ -27,6 +26,7 @@ from components.train.backend import Backend
 from tests.apiserver import ApiServer, free_ports
 from tests.components.train.fake_kubelet import Kubelet, Log
 from tests.conftest import ROOT
+from tests.preload import python
 
 NODE = "node-1"
 GPU, GPUS = "nvidia.com/gpu", 4
@@ -234,9 +234,10 @@ class FakeCluster:
         folder = self.folder / f"cache-{pod.metadata.uid}"  # a recreated pod has an empty cache
         folder.mkdir()
         env |= {"TRM_CACHE_DIR": str(folder), "HOME": str(folder), "TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"}
+        env["PYTHON_EXEC"] = python()  # of the processes that torchrun starts
         env[DONE] = str(self.folder / f"done-{job['metadata']['uid']}")
         words = self.command([*container.command, *(container.args or ())], f"worker-{index}")
-        words = [sys.executable if word == "python" else word for word in words]
+        words = [python() if word == "python" else word for word in words]
         process = subprocess.Popen(
             words, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
         )
