@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -42,9 +42,9 @@ def browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def opened(browser: Browser, file: Path, width: int = 1400, theme: Theme = "light") -> Iterator[Page]:
+def opened(browser: Browser, file: Path, theme: Theme = "light") -> Iterator[Page]:
     """The page in `file`, which must not request other URLs or log to the console."""
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
+    context = browser.new_context(viewport={"width": 1400, "height": 900}, color_scheme=theme)
     page, requests, messages = context.new_page(), list[str](), list[str]()
     page.on("request", lambda request: requests.append(request.url))
     page.on("console", lambda message: messages.append(message.text))
@@ -54,6 +54,17 @@ def opened(browser: Browser, file: Path, width: int = 1400, theme: Theme = "ligh
     context.close()
     assert messages == []
     assert [url for url in requests if url != file.as_uri() and not url.startswith("data:")] == []
+
+
+def displays(
+    page: Page, widths: Sequence[int] = (1400, 400), themes: Sequence[Theme] = ("light", "dark")
+) -> Iterator[str]:
+    """Show the page in each width and theme; yields their names."""
+    for width in widths:
+        page.set_viewport_size({"width": width, "height": 900})
+        for theme in themes:
+            page.emulate_media(color_scheme=theme)
+            yield f"{width} {theme}"
 
 
 def violations(page: Page) -> list[str]:

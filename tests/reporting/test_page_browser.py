@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests.browser import browser, opened, overflow, violations  # noqa: F401 - a fixture
+from tests.browser import browser, displays, opened, overflow, violations  # noqa: F401 - a fixture
 from tests.reporting.experiments import experiment_of, solving_experiment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -62,21 +62,15 @@ def test_slider_updates_grid_and_text(pages: dict[str, Path], browser: Browser) 
 
 
 @each_page
-def test_page_fits_a_phone(pages: dict[str, Path], browser: Browser, name: str) -> None:  # noqa: F811
-    for width in (320, 400, 1400):
-        with opened(browser, pages[name], width) as page:
-            assert overflow(page) == 0, width
-            page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
-            assert overflow(page) == 0, width
-
-
-@each_page
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_accessibility(pages: dict[str, Path], browser: Browser, name: str, theme: str) -> None:  # noqa: F811
-    for width in (400, 1400):
-        with opened(browser, pages[name], width, "dark" if theme == "dark" else "light") as page:
-            page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
-            assert violations(page) == []
+def test_width_and_accessibility(pages: dict[str, Path], browser: Browser, name: str) -> None:  # noqa: F811
+    with opened(browser, pages[name]) as page:
+        for display in displays(page, (320, 400, 1400), ("light",)):
+            assert overflow(page) == 0, display
+        page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
+        for display in displays(page, (320, 400, 1400), ("light",)):
+            assert overflow(page) == 0, display
+        for display in displays(page):
+            assert violations(page) == [], display
 
 
 def test_charts_follow_the_theme(pages: dict[str, Path], browser: Browser) -> None:  # noqa: F811
@@ -111,11 +105,11 @@ def test_plots_fill_the_width(pages: dict[str, Path], browser: Browser, name: st
             (each) => each.clientWidth - each.firstElementChild.getBoundingClientRect().width);
         return [...rows.map((right) => end - right), ...drawings.filter((gap) => gap > 0)];
     })"""
-    for width in (400, 800, 1400):
-        with opened(browser, pages[name], width) as page:
+    with opened(browser, pages[name]) as page:
+        for display in displays(page, (400, 800, 1400), ("light",)):
             found = page.evaluate(gaps)
             assert found
-            assert max(map(abs, found)) < 1.5, width
+            assert max(map(abs, found)) < 1.5, display
 
 
 @pytest.mark.parametrize("name", ["custom", "arithmetic"])
