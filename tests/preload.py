@@ -1,4 +1,4 @@
-"""A server that runs `trm` and `python -m ...` in forks of a process that has imported torch and other packages.
+"""A server that runs `trm`, and `python` with -m or -c, in forks of a process that has imported torch and more.
 
 Importing them takes longer than most commands of the tests. Project code is imported by the forked process, as usual.
 `programs` has a folder with programs `python` and `trm` for the PATH of a test. Modules of other projects, and
@@ -35,12 +35,15 @@ name, words = os.path.basename(sys.argv[0]), sys.argv[1:]
 real = [{python!r}, *words] if name == "python" else [{python!r}, {script!r}, *words]
 words = words[1:] if words[:1] == ["-u"] else words  # torchrun starts its processes so
 module = "trm.__main__" if name == "trm" else words[1] if words[:1] == ["-m"] and len(words) > 1 else ""
-known = module.partition(".")[0] in ("trm", "pipeline", "components", "tests") or module == "torch.distributed.run"
+code = words[1] if words[:1] == ["-c"] else ""
+known = code or module.partition(".")[0] in ("trm", "pipeline", "components", "tests")
+known = known or module == "torch.distributed.run"
 if not known or os.environ.keys() & {{"PYTHONWARNINGS", "LD_PRELOAD"}}:
     os.execv(real[0], real)
 link = socket.socket(socket.AF_UNIX)
 link.connect({address!r})
-request = {{"module": module, "argv": [sys.argv[0], *(words[2:] if name == "python" else words)]}}
+first = "-c" if code else sys.argv[0]
+request = {{"module": module, "code": code, "argv": [first, *(words[2:] if name == "python" else words)]}}
 request |= {{"cwd": os.getcwd(), "env": dict(os.environ)}}
 data = json.dumps(request).encode("utf-8", "surrogateescape")
 fds = array.array("i", (0, 1, 2))
@@ -188,7 +191,10 @@ def _run(request: dict[str, Any], fds: list[int]) -> NoReturn:
             sys.modules["torch"].set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         if request["module"] != "trm.__main__":
             sys.path.insert(0, request["cwd"])
-        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+        if request["code"]:
+            exec(compile(request["code"], "<string>", "exec"), {"__name__": "__main__"})
+        else:
+            runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)

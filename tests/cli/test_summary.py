@@ -4,13 +4,13 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.cli.helpers import Run
 from tests.conftest import ROOT
+from tests.preload import python
 from trm.cli.summary import inference_options, metrics_lines, next_command
 from trm.stages.records import REQUIRED_STAGES, producer
 
@@ -85,7 +85,7 @@ def test_interrupted_training_names_its_state(here: Path, finished: Path, number
     options = ["--dataset", str(finished / "outputs/dataset"), "--set", "train.epochs=1000000"]
     options += ["--set", "train.eval_interval=1"]
     with subprocess.Popen(
-        [sys.executable, "-c", code, "train", *options],
+        [python(), "-c", code, "train", *options],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},

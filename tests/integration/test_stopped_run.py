@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -34,7 +33,7 @@ class Container:
         code += "from components.train.launcher import main; main()"
         environment = {**os.environ, **stage.seaweed.environment(), "KUBECONFIG": str(stage.server.kubeconfig())}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code, *stage.arguments()],
+            [python(), "-c", code, *stage.arguments()],
             env=environment,
             cwd=ROOT,
             stdout=subprocess.PIPE,

@@ -23,6 +23,7 @@ from tests.components.train.fake_trainer import FakeTrainer, install_runtime
 from tests.components.train.fake_training_operator import FakeTrainingOperator
 from tests.conftest import ROOT
 from tests.params import params_text
+from tests.preload import python
 from trm.config.cluster import ClusterParams, TrainJobParams
 from trm.config.pods import Resources
 from trm.stages.content_keys import content_keys
@@ -143,7 +144,7 @@ class Stage:
         environment = {**os.environ, **self.seaweed.environment(), "KUBECONFIG": str(self.server.kubeconfig(user))}
         for name in ("POD_NAME", "POD_UID"):
             environment.pop(name, None)
-        launcher = Launcher([sys.executable, "-c", code, *self.arguments()], {**environment, **self.more}, self.folder)
+        launcher = Launcher([python(), "-c", code, *self.arguments()], {**environment, **self.more}, self.folder)
         self.started.append(launcher)
         return launcher
 
