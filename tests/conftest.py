@@ -123,7 +123,6 @@ def train_params() -> TrainParams:
         loss="stablemax",
         label_smoothing=0.0,
         halt_loss_weight=0.5,
-        step_loss_decay=1.0,
         max_grad_norm=None,
         depth_schedule=(),
         eval_interval=2,

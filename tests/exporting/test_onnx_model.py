@@ -23,9 +23,9 @@ from trm.models.act import TRM, build_model
 
 ATTENTION = {"mlp_t": False, "pos_encodings": "rope"}
 VARIANTS: dict[str, dict[str, Any]] = {
-    "attention": {**ATTENTION, "puzzle_emb_ndim": 20, "puzzle_emb_len": 2, "register_tokens": 1, "swiglu": "conv"},
+    "attention": {**ATTENTION, "puzzle_emb_ndim": 20, "puzzle_emb_len": 2, "register_tokens": 1},
     "hrm": {**ATTENTION, "arch": "hrm", "q_continue_loss": True, "pos_encodings": "learned", "random_start": "all"},
-    "mlp, single z": {"arch": "trm_singlez", "tied_embeddings": True, "swiglu": "normed", "update_damping": 0.1},
+    "mlp, single z": {"arch": "trm_singlez", "swiglu": "normed", "update_damping": 0.1},
     "latent": {**ATTENTION, "lma": LmaParams(enable=True, mode="clean", length=8, dim=8, heads=2)},
 }
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from trm.config.dataset_meta import DatasetMeta
 from trm.config.model import ModelParams
 from trm.models.act import TRM, build_model
-from trm.models.conversion import arch_of, export_published, import_published
+from trm.models.conversion import export_published
 from trm.models.layers import SwiGLU, grid_coordinates, rope_table, rotate
 from trm.utils.errors import UserError
 
@@ -34,29 +34,6 @@ def test_normed_swiglu_by_hand() -> None:
         negative = layer(torch.tensor([[2.0]])).item()
     assert positive == pytest.approx(1 / (1 + math.exp(-1)))  # sigmoid(1) * 2 / 2
     assert negative == pytest.approx(-1 / (1 + math.exp(1)))  # sigmoid(-1) * -2 / 2
-
-
-def test_convolution_starts_as_the_identity_and_reads_the_token_before() -> None:
-    torch.manual_seed(0)
-    plain, conv = SwiGLU(4, 1.0), SwiGLU(4, 1.0, "conv")
-    for layer in (plain, conv):
-        with torch.no_grad():
-            layer.gate_up.weight.copy_(torch.linspace(-1, 1, 512 * 4).view(512, 4))
-            layer.down.weight.copy_(torch.linspace(1, -1, 4 * 256).view(4, 256))
-    x = torch.randn(2, 3, 4)
-    expected = plain(x)
-    assert torch.allclose(conv(x), expected)
-    assert conv.conv is not None
-    with torch.no_grad():
-        conv.conv.copy_(torch.tensor([[1.0], [0.0]]).expand(2, 256))
-    shifted = conv(x)
-    assert torch.allclose(shifted[:, 1:], expected[:, :-1], atol=1e-5)
-    assert not shifted[:, 0].any()
-
-
-def test_a_convolution_is_only_over_tokens(model_params: ModelParams, meta: DatasetMeta) -> None:
-    names = {name for name, _ in _model(model_params, meta, swiglu="conv").named_parameters() if "conv" in name}
-    assert names == {"networks.L.0.mlp.conv"}
 
 
 def test_coordinates_of_a_grid() -> None:
@@ -93,16 +70,6 @@ def test_registers_stand_in_front_of_the_grid_and_learn(model_params: ModelParam
     logits.square().sum().backward()
     assert model.registers.grad is not None
     assert model.registers.grad.abs().min() > 0
-
-
-def test_tied_head_has_the_weights_of_the_token_embedding(model_params: ModelParams, meta: DatasetMeta) -> None:
-    model = _model(model_params, meta, tied_embeddings=True)
-    assert model.output_head is None
-    states = model.deep_recursion(_question(model), model.initial_states(2))
-    logits, _, _ = model.read_out(states)
-    assert torch.allclose(logits, states["y"] @ model.token_embedding.T, atol=1e-5)
-    (gradient,) = torch.autograd.grad(logits[..., 0].sum(), model.token_embedding)
-    assert gradient[0].abs().sum() > 0  # token 0 is in no question: only the head reads its row
 
 
 @pytest.mark.parametrize(("random_start", "noisy"), [("none", set()), ("latents", {"z"}), ("all", {"y", "z"})])
@@ -164,7 +131,6 @@ def test_gradient_reaches_the_last_passes_only(
     ("changes", "message"),
     [
         ({"swiglu": "normed"}, "model.swiglu must be swiglu to export: .* Got normed"),
-        ({"swiglu": "conv"}, "model.swiglu must be swiglu to export: .* Got conv"),
         ({"pos_encodings": "rope_2d", "mlp_t": False}, "pos_encodings must be rope or learned or none .* Got rope_2d"),
         ({"register_tokens": 1}, "model.register_tokens must be 0 to export"),
         ({"random_start": "latents"}, "model.random_start must be none to export"),
@@ -176,14 +142,6 @@ def test_export_refuses_what_the_published_code_lacks(
 ) -> None:
     with pytest.raises(UserError, match=message):
         export_published(_model(model_params, meta, **changes))
-
-
-def test_a_tied_head_is_exported_as_a_copy(model_params: ModelParams, meta: DatasetMeta) -> None:
-    model = _model(model_params, meta, tied_embeddings=True).eval()
-    published = import_published(export_published(model), arch_of(model), meta)
-    batch = {"inputs": torch.ones(1, 16, dtype=torch.int32), "puzzle_identifiers": torch.zeros(1, dtype=torch.int32)}
-    for mine, theirs in zip(model.answer(batch, 2), published.answer(batch, 2), strict=True):
-        assert torch.equal(mine, theirs)
 
 
 @pytest.mark.parametrize(

@@ -101,15 +101,15 @@ ATTENTION: dict[str, Any] = {"mlp_t": False, "pos_encodings": "rope"}
 OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "mlp": ({}, {}),
     "attention": (ATTENTION, {}),
-    "attention of a plane": (ATTENTION | {"pos_encodings": "rope_2d", "swiglu": "conv"}, {}),
-    "learned positions": (ATTENTION | {"pos_encodings": "learned", "swiglu": "normed", "tied_embeddings": True}, {}),
+    "attention of a plane": (ATTENTION | {"pos_encodings": "rope_2d"}, {}),
+    "learned positions": (ATTENTION | {"pos_encodings": "learned", "swiglu": "normed"}, {}),
     "latent meta attention": ({"lma": LMA.model_dump(), **ATTENTION}, {}),
     "puzzle embedding": ({"puzzle_emb_ndim": 16, "puzzle_emb_len": 1, "register_tokens": 2}, {}),
     "adamw": ({}, {"network": ADAMW, "max_grad_norm": 0.1}),
     "muon": ({"q_continue_loss": True}, {"network": MUON, "loss": "softmax", "label_smoothing": 0.1}),
     "online augmentation": ({}, {"online_augmentation": True, "max_hints": 0.5}),
     "starts": ({"random_start": "latents", "update_noise": 0.01}, {"winner_takes_all": 2, "carry_pool": 2}),
-    "roll-back": ({}, {"rollback_on_nonfinite": True, "micro_batch_size": 3, "step_loss_decay": 0.7}),
+    "roll-back": ({}, {"rollback_on_nonfinite": True, "micro_batch_size": 3}),
     "bfloat16": (ATTENTION, {"precision": "bfloat16"}),
     **{arch: ({"arch": arch, **ATTENTION}, {}) for arch in VARIANTS},
 }

@@ -11,7 +11,6 @@ from trm.training.losses import (
     softmax_cross_entropy,
     stablemax_cross_entropy,
     step_metrics,
-    step_weights,
     supervision_loss,
 )
 
@@ -111,19 +110,12 @@ def test_label_smoothing_by_hand(loss: Callable[..., torch.Tensor]) -> None:
     assert loss(logits, torch.tensor([[0, -100]]), 0.2)[0].tolist() == pytest.approx([expected, 0])
 
 
-def test_step_weights_by_hand() -> None:
-    weights = step_weights(torch.tensor([1, 2, 3, 4], dtype=torch.int32), 4, 0.5)
-    mean = (1 + 0.5 + 0.25 + 0.125) / 4
-    assert weights.tolist() == pytest.approx([1 / mean, 0.5 / mean, 0.25 / mean, 0.125 / mean])
-    assert weights.mean().item() == pytest.approx(1)
-
-
-def test_weights_of_halt_loss_and_slots() -> None:
+def test_weight_of_the_halt_loss() -> None:
     """Two slots, token losses log(3/2) and log(3), halt losses log(2) each."""
     right, wrong = [1.0, 0.0], [0.0, 1.0]
     carry, out = _step([[right], [wrong]], [[0], [0]], [0.0, 0.0])
-    losses = supervision_loss(carry, out, "stablemax", 2, halt_loss_weight=0.1, slot_weights=torch.tensor([2.0, 0.5]))
-    total = 2 * (math.log(1.5) + 0.1 * math.log(2)) + 0.5 * (math.log(3) + 0.1 * math.log(2))
+    losses = supervision_loss(carry, out, "stablemax", 2, halt_loss_weight=0.1)
+    total = math.log(1.5) + math.log(3) + 2 * 0.1 * math.log(2)
     sums = dict(zip(LOSSES, losses.sums.tolist(), strict=True))
     halt = 2 * math.log(2)
     assert sums == pytest.approx(

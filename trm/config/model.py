@@ -45,9 +45,8 @@ class ModelParams(Section):
     """Blocks of the high-level network in hrm, and of transformers_baseline. Unused in the other architectures."""
     expansion: Scale
     """Width of the SwiGLU layers relative to their input; the inner width is expansion * 2/3, rounded up to 256."""
-    swiglu: Literal["swiglu", "normed", "conv"] = "swiglu"
-    """swiglu: W_down(silu(gate) * up). normed: W_down(sigmoid(gate) * rmsnorm(gate * up)) (SIC, arXiv 2601.19085).
-    conv: a convolution over each token and the one before it in front of W_down (URM, arXiv 2512.14693)."""
+    swiglu: Literal["swiglu", "normed"] = "swiglu"
+    """swiglu: W_down(silu(gate) * up). normed: W_down(sigmoid(gate) * rmsnorm(gate * up)) (SIC, arXiv 2601.19085)."""
     H_cycles: Size
     """Rounds of a supervision step (T). Unused in transformers_baseline."""
     L_cycles: Size
@@ -68,8 +67,6 @@ class ModelParams(Section):
     """Puzzle tokens in front of the grid (P)."""
     register_tokens: SizeOrZero = 0
     """Learned tokens between puzzle tokens and grid, the same for all puzzles (SIC: 1, without puzzle tokens)."""
-    tied_embeddings: bool = False
-    """True: the output head has the weights of the token embedding (RSM, arXiv 2603.15641)."""
     random_start: Literal["none", "latents", "all"] = "none"
     """States that start from noise, N(0, 1) cut at two standard deviations, instead of one fixed vector: the latents
     (SIC), or the answer, too (EqR, arXiv 2605.21488)."""

@@ -128,9 +128,6 @@ class TrainParams(Section):
     """Fraction of the token target that is distributed evenly over all tokens (SIC, arXiv 2601.19085: 0.2)."""
     halt_loss_weight: Rate
     """Weight of the halt loss, relative to the token loss (TRM: 0.5; SIC: 0.05)."""
-    step_loss_decay: Scale
-    """Weight of the loss of supervision step t: this number to the power t - 1, normalized to a mean of 1 over all
-    steps (CGAR, arXiv 2511.08653: 0.7); 1: equal weights."""
     max_grad_norm: Scale | None
     """Largest norm of the gradient of the network; a larger one is scaled down (RSM, arXiv 2603.15641: 1)."""
     depth_schedule: Annotated[tuple[DepthParams, ...], Field(strict=False)]

@@ -87,8 +87,7 @@ def export_published(model: TRM) -> dict[str, Tensor]:
     """The model's tensors under the published names (`inner.…`), as float32 copies on the CPU.
 
     Raises `UserError` for models that the published code does not support: with one of the settings in `NEEDED`, or an
-    hrm or transformers_baseline with another number of puzzle tokens than its embedding needs. A tied output head is
-    exported as a copy of the token embedding.
+    hrm or transformers_baseline with another number of puzzle tokens than its embedding needs.
     """
     config = model.config
     for key, needed in NEEDED.items():
@@ -105,9 +104,6 @@ def export_published(model: TRM) -> dict[str, Tensor]:
             f"Got {config.puzzle_emb_len}"
         )
     names, tensors = _published_names(model), _tensors(model)
-    if config.tied_embeddings:
-        tensors = {**tensors, "output_head.weight": model.token_embedding}
-        names["output_head.weight"] = f"inner.{_NAMES['output_head.weight']}"
     return {names[name]: tensor.detach().to("cpu", torch.float32, copy=True) for name, tensor in tensors.items()}
 
 

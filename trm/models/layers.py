@@ -79,8 +79,7 @@ class SwiGLU(nn.Module):
     """W_down(h) with [gate, up] = W_in x, over the last dimension of width `width`.
 
     kind: `swiglu`: h = silu(gate) * up. `normed`: h = sigmoid(gate) * rmsnorm(gate * up), which bounds h (SIC, arXiv
-    2601.19085). `conv`: h = c_1 * g + c_0 * (g of the token before) with g = silu(gate) * up, a depth-wise convolution
-    over the tokens, [..., S, width], that starts as the identity (URM, arXiv 2512.14693).
+    2601.19085).
     """
 
     def __init__(self, width: int, expansion: float, kind: str = "swiglu", eps: float = 1e-5) -> None:
@@ -89,18 +88,13 @@ class SwiGLU(nn.Module):
         self.kind, self.eps = kind, eps
         self.gate_up = Linear(width, 2 * inner)
         self.down = Linear(inner, width)
-        self.conv = nn.Parameter(torch.stack((torch.zeros(inner), torch.ones(inner)))) if kind == "conv" else None
 
     def forward(self, x: Tensor) -> Tensor:
         both = self.gate_up(x)
         if self.kind == "normed":
             gate, up = both.chunk(2, dim=-1)
             return self.down(torch.sigmoid(gate) * rms_norm(gate * up, self.eps))
-        hidden = gated(both)
-        if self.conv is not None:
-            before, weight = F.pad(hidden[..., :-1, :], (0, 0, 1, 0)), self.conv.to(x.dtype)
-            hidden = hidden * weight[1] + before * weight[0]
-        return self.down(hidden)
+        return self.down(gated(both))
 
     def extra_repr(self) -> str:
         """The kind, for `print(model)`."""
@@ -162,9 +156,7 @@ class Block(nn.Module):
         super().__init__()
         self.mlp_t, self.eps = config.mlp_t, config.rms_norm_eps
         if config.mlp_t:
-            # A convolution over the channels, which have no order, would have no meaning.
-            kind = "swiglu" if config.swiglu == "conv" else config.swiglu
-            self.mix = SwiGLU(positions, config.expansion, kind, self.eps)
+            self.mix = SwiGLU(positions, config.expansion, config.swiglu, self.eps)
         else:
             self.mix = Attention(config.block_width, config.block_heads)
         self.mlp = SwiGLU(config.block_width, config.expansion, config.swiglu, self.eps)

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from trm.config.dataset_meta import DatasetMeta
 from trm.config.model import ModelParams
 from trm.models.layers import Block, Linear, grid_coordinates, rope_table, truncated_normal_
-from trm.models.linear import linear
 from trm.models.lma import LatentMetaAttention
 from trm.models.variants import VARIANTS
 
@@ -54,7 +53,7 @@ class RecursiveNetwork(nn.Module):
                 for name, blocks in self.variant.blocks(config).items()
             }
         )
-        self.output_head = None if config.tied_embeddings else Linear(D, meta.vocab_size)
+        self.output_head = Linear(D, meta.vocab_size)
         self.q_head = Linear(D, 2, bias=True)
         rows = meta.num_identifiers if config.puzzle_emb_ndim else 0
         self.register_buffer("puzzle_table", torch.zeros(rows, config.puzzle_emb_ndim))
@@ -218,12 +217,8 @@ class RecursiveNetwork(nn.Module):
         if self.lma is not None:
             y_BSD = self.lma.decode(y_BSD)
         cells_BLD = y_BSD[:, self.config.prefix_len :]
-        if self.output_head is None:
-            logits = linear(cells_BLD, self.token_embedding.to(cells_BLD.dtype), None)
-        else:
-            logits = self.output_head(cells_BLD)
         q = self.q_head(y_BSD[:, 0]).float()
-        return logits, q[:, 0], q[:, 1]
+        return self.output_head(cells_BLD), q[:, 0], q[:, 1]
 
 
 def _sum(states: States, names: tuple[str, ...]) -> Tensor:

@@ -46,22 +46,14 @@ def _pick(negative_log_p: Tensor, labels: Tensor, smoothing: float) -> Tensor:
     return torch.where(labelled, loss, 0)
 
 
-def step_weights(steps: Tensor, max_steps: int, decay: float) -> Tensor:
-    """Weights of slots in their supervision step `steps` (int [B], from 1): decay^(step - 1), with a mean of 1 over
-    steps 1 to `max_steps` (CGAR, arXiv 2511.08653). float32 [B].
-    """
-    mean = sum(decay**step for step in range(max_steps)) / max_steps
-    return decay ** (steps - 1).float() / mean
-
-
 @dataclass(frozen=True)
 class Losses:
     """The loss of a batch and its parts."""
 
     total: Tensor
-    """The scalar to differentiate: weighted sum over slots of (token loss + w * (halt + continue loss)) / G."""
+    """The scalar to differentiate: sum over slots of (token loss + w * (halt + continue loss)) / G."""
     sums: Tensor
-    """Detached, [len(LOSSES)]: sums over slots; the first is `total` * G, the others have no weights."""
+    """Detached, [len(LOSSES)]: sums over slots; the first is `total` * G."""
 
 
 def supervision_loss(
@@ -72,17 +64,15 @@ def supervision_loss(
     *,
     label_smoothing: float = 0.0,
     halt_loss_weight: float = 0.5,
-    slot_weights: Tensor | None = None,
 ) -> Losses:
     """Loss of the step that returned `carry` and `out`. Slots without labelled tokens do not count.
 
     token_loss: a key of `TOKEN_LOSSES`. halt_loss_weight: weight of the halt loss and of the continue loss.
-    slot_weights: float [B], weights of the slots; None: 1.
     """
-    parts = _slot_losses(carry, out, token_loss, label_smoothing)
-    token_loss_sum, *halt_losses = ((part if slot_weights is None else part * slot_weights).sum() for part in parts)
+    parts = [part.sum() for part in _slot_losses(carry, out, token_loss, label_smoothing)]
+    token_loss_sum, *halt_losses = parts
     total = token_loss_sum + halt_loss_weight * sum(halt_losses)
-    sums = [part.detach().to(total.dtype) for part in (total, *(part.sum() for part in parts))]
+    sums = [part.detach().to(total.dtype) for part in (total, *parts)]
     sums += [torch.zeros_like(sums[0])] * (len(LOSSES) - len(sums))
     return Losses(total / global_batch_size, torch.stack(sums))
 

@@ -20,7 +20,7 @@ from trm.training.compilation import compile_passes
 from trm.training.distributed import SINGLE_PROCESS, World
 from trm.training.ema import ema_copy, update_ema
 from trm.training.init_from import copy_weights, init_from
-from trm.training.losses import LOSSES, METRICS, step_metrics, step_weights, supervision_loss, winners
+from trm.training.losses import LOSSES, METRICS, step_metrics, supervision_loss, winners
 from trm.training.non_finite import REMEDY, NonFiniteLossError, gradient_check
 from trm.training.optimizers import network_optimizers, sign_sgd_rows
 from trm.training.schedule import learning_rate
@@ -196,7 +196,7 @@ def _backward(
         trained = carry.at(best), out.at(best)
         # The slots of a sequence take their next example together.
         carry = replace(carry, halted=carry.halted[best].repeat_interleave(starts))
-    options = _loss_options(trained[0], state, settings)
+    options = {"label_smoothing": settings.label_smoothing, "halt_loss_weight": settings.halt_loss_weight}
     losses = supervision_loss(*trained, settings.loss, settings.global_batch_size, **options)
     # DDP averages the gradients of the processes; the loss is already divided by the global batch size.
     (losses.total * processes).backward()
@@ -225,17 +225,6 @@ def _at_depth(model: TRM, settings: TrainParams, progress: float) -> Iterator[No
         yield
     finally:
         model.config = config
-
-
-def _loss_options(carry: Carry, state: TrainState, settings: TrainParams) -> dict[str, Any]:
-    weights = None
-    if settings.step_loss_decay != 1:
-        weights = step_weights(carry.steps, state.model.config.halt_max_steps, settings.step_loss_decay)
-    return {
-        "label_smoothing": settings.label_smoothing,
-        "halt_loss_weight": settings.halt_loss_weight,
-        "slot_weights": weights,
-    }
 
 
 def check_losses(state: TrainState) -> None:
