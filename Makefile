@@ -45,8 +45,7 @@ WORKERS := $(shell cores=$$(getconf _NPROCESSORS_ONLN); test $$cores -lt 7 && ec
 test: $(READY) .dvc/plots.html ## run all checks: style, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
-	$(BIN)/pytest --numprocesses $(WORKERS)
+	$(BIN)/pyright & types=$$!; $(BIN)/pytest --numprocesses $(WORKERS); tests=$$?; wait $$types && exit $$tests
 
 unit: $(READY) ## run the fast tests
 	$(BIN)/pytest --numprocesses $(WORKERS) -m "not slow"

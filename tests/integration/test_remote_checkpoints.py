@@ -13,6 +13,7 @@ import pytest
 from pipeline.local.s3_server import SeaweedFS
 from tests.integration.test_distributed import published
 from tests.integration.torchrun_experiment import Experiment
+from tests.preload import python
 
 __all__ = ["published"]
 pytestmark = pytest.mark.slow
@@ -61,7 +62,7 @@ def test_resume_on_another_machine(published: Path, tmp_path: Path, machine: Pat
         storage.client().delete_object(Bucket="trm", Key=f"states/{final[50]['key']}/{step:012}/manifest.json")
     shutil.rmtree(machine)
 
-    process = moved.start(2, "train", "--dataset", str(published), "--model", "model")
+    process = moved.start(2, "train", "--dataset", str(published), "--model", "model", program=python())
     while not list(machine.glob("states/*/train.tsv")) or moved.lines(machine) < 20:
         assert process.poll() is None
         time.sleep(0.005)
@@ -78,9 +79,9 @@ def test_resume_on_another_machine(published: Path, tmp_path: Path, machine: Pat
 def test_training_continues_while_s3_is_unavailable(
     published: Path, tmp_path: Path, machine: Path, storage: SeaweedFS
 ) -> None:
-    experiment = Experiment(tmp_path / "run", published, {"train.epochs": 400})
+    experiment = Experiment(tmp_path / "run", published, {"train.epochs": 240})
     experiment.states = STATES
-    process = experiment.start(1, "train", "--dataset", str(published), "--model", "model")
+    process = experiment.start(1, "train", "--dataset", str(published), "--model", "model", program=python())
     while not remote_checkpoints(storage):
         assert process.poll() is None
         time.sleep(0.05)
@@ -98,13 +99,13 @@ def test_training_continues_while_s3_is_unavailable(
         time.sleep(0.05)
     out, _ = process.communicate(timeout=200)
     assert process.returncode == 0, out
-    assert max(remote_checkpoints(storage)) == 1000
+    assert max(remote_checkpoints(storage)) == 600
 
 
 def test_training_completes_without_s3(published: Path, tmp_path: Path, machine: Path, storage: SeaweedFS) -> None:
     experiment = Experiment(tmp_path / "run", published, {"train.epochs": 100})
     experiment.states = STATES
-    process = experiment.start(1, "train", "--dataset", str(published), "--model", "model")
+    process = experiment.start(1, "train", "--dataset", str(published), "--model", "model", program=python())
     while not remote_checkpoints(storage):
         assert process.poll() is None
         time.sleep(0.05)

@@ -29,6 +29,7 @@ from benchmarks.scaling import (
 )
 from tests.conftest import ROOT
 from tests.params import params_text
+from tests.preload import python
 from trm.config.model import ModelParams
 from trm.config.training import TrainParams
 from trm.data.batches import total_steps
@@ -87,8 +88,9 @@ def count(dataset: Path, folder: Path, processes: int, changes: dict[str, Any], 
         "OMP_NUM_THREADS": "1",
         "TRM_STATE_DIR": str(folder / "states"),
     }
-    environment |= {"GLOO_SOCKET_IFNAME": "lo"} if isolated else {}
-    command = [*network, sys.executable, *torchrun, *worker]
+    # The server of `tests.preload` is in the network namespace of this process.
+    environment |= {"GLOO_SOCKET_IFNAME": "lo"} if isolated else {"PYTHON_EXEC": python()}
+    command = [*network, sys.executable if isolated else python(), *torchrun, *worker]
     done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return [json.loads((folder / f"calls-{rank}.json").read_text()) for rank in range(processes)]
