@@ -14,7 +14,7 @@ from trm.datasets.registry import expected_meta
 from trm.evaluation.metrics import proportion
 from trm.stages.records import STAGES, Stage
 from trm.studies import study as module
-from trm.studies.report import Result, markdown, over_seeds, table, write_report
+from trm.studies.report import Result, curves, markdown, over_seeds, table, write_report
 from trm.studies.study import Run, Study, load_study, run_study, runs_of, stages_to
 from trm.training.cost import training_operations
 from trm.utils.errors import InternalError, ParamsError, UserError
@@ -180,15 +180,16 @@ def result(recipe: str, seed: int, exact: float, losses: list[float]) -> Result:
 
 
 def test_table_and_report(tmp_path: Path) -> None:
-    results = [result("a", 0, 0.5, [3, 1, 2]), result("a", 1, 0.7, [5, 3, 4]), result("b", 0, 0.25, [2, 2])]
-    first, second = markdown(table(results))[2:]
+    results = [result("b", 1, 0.25, [2, 2]), result("a", 0, 0.5, [3, 1, 2]), result("a", 1, 0.7, [5, 3, 4])]
+    first, second = markdown(table(results))[2:]  # the best first
     half = 12.706 * 0.1  # t(1) * deviation / sqrt(2)
     assert first.startswith(f"| a | 2 | 60.0 ± {100 * half:.1f} | ")
     assert "| 4 / 3 / 2 | 4.0 | 1,234 | 42 | 50 s cpu |" in first
-    # 60 % at the first validation, after 1 and 2 * 10^12 operations; seed 0 never reaches 70 %.
-    assert first.endswith(" | 5 | 1.5 / - / - |")
+    # 60 % at the first validation, after 1 and 2 * 10^12 operations and 25 s; seed 0 never reaches 70 %.
+    assert first.endswith(" | 5 | 1.5 / - / - | 25 / - / - |")
     assert second.startswith("| b | 1 | 25.0 [15.0, 35.0] | ")
-    assert [results[1].operations_to(level) for level in (0.5, 0.7, 0.9)] == [2e12, 4e12, None]
+    assert [results[2].costs_to(level) for level in (0.5, 0.7, 0.9)] == [(2e12, 25), (4e12, 50), None]
+    assert [text.get_text() for text in curves(results).legends[0].get_texts()] == ["a", "b"]
     assert results[0].seconds(np.array([100, 200])).tolist() == [25, 50]
     write_report("A title", results, {"c-0": "the loss is nan"}, tmp_path)
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")

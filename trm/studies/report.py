@@ -24,7 +24,7 @@ NOTES = (
     "Scores in percent of the test puzzles: mean over seeds ± half the width of its 95 % interval (Student's t, at",
     "least that of the Wilson interval over the puzzles); for one seed, the 95 % interval over puzzles. Loss: first,",
     "last and lowest value in the training log. Operations: those of the matrix products of a training, in 10^12;",
-    "until the first validation with 50, 70 and 90 % exact, - if a seed does not reach it.",
+    "operations and seconds until the first validation with 50, 70 and 90 % exact, - if a seed does not reach it.",
 )
 LEVELS = (0.5, 0.7, 0.9)
 """Validation accuracies whose cost is reported."""
@@ -73,10 +73,12 @@ class Result:
         """The training time after this number of steps, at the mean speed."""
         return steps / self.timing["steps_per_second"]
 
-    def operations_to(self, level: float) -> float | None:
-        """Operations until the first validation with this exact accuracy; None if there is none."""
-        accuracies = self.validation.get("exact_accuracy", ())
-        return next((cost for cost, value in zip(self.operations, accuracies, strict=False) if value >= level), None)
+    def costs_to(self, level: float) -> tuple[float, float] | None:
+        """Operations and seconds until the first validation with this exact accuracy; None if there is none."""
+        reached = np.flatnonzero(np.asarray(self.validation.get("exact_accuracy", ())) >= level)
+        if not len(reached):
+            return None
+        return self.operations[reached[0]], float(self.seconds(self.validation["step"][reached[0]]))
 
 
 def write_report(title: str, results: Sequence[Result], failed: Mapping[str, str], folder: Path) -> None:
@@ -94,8 +96,8 @@ def write_report(title: str, results: Sequence[Result], failed: Mapping[str, str
 
 
 def table(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
-    """The numbers of every variation: means over its seeds, scores with 95 % intervals."""
-    return {recipe: _row([each for each in results if each.recipe == recipe]) for recipe in _recipes(results)}
+    """The numbers of every variation, the best first: means over its seeds, scores with 95 % intervals."""
+    return {recipe: _row(_runs(results, recipe)) for recipe in _ranked(results)}
 
 
 def _row(runs: Sequence[Result]) -> dict[str, Any]:
@@ -117,8 +119,9 @@ def _row(runs: Sequence[Result]) -> dict[str, Any]:
     if runs[0].operations:
         row["operations"] = mean(lambda run: run.operations[-1])
     for level in LEVELS:
-        costs = [run.operations_to(level) for run in runs]
-        row[f"operations_to_{level:g}"] = None if None in costs else float(np.mean(costs))  # pyright: ignore[reportArgumentType, reportCallIssue]
+        costs = [cost for run in runs if (cost := run.costs_to(level)) is not None]
+        means = np.mean(costs, axis=0).tolist() if len(costs) == len(runs) else (None, None)
+        row[f"operations_to_{level:g}"], row[f"seconds_to_{level:g}"] = means
     return row | {name: mean(lambda run, name=name: run.timing[name]) for name in ("steps_per_second", "train_seconds")}
 
 
@@ -143,7 +146,7 @@ def wilson_reach(share: float, n: int) -> float:
 def markdown(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The lines of the table in Markdown."""
     head = ["recipe", "seeds", "exact %", "cell %", "halt %", "loss first / last / lowest", "steps/s", "parameters"]
-    head += ["depth", "training", "operations", "to 50 / 70 / 90 %"]
+    head += ["depth", "training", "operations", "operations to 50 / 70 / 90 %", "seconds to 50 / 70 / 90 %"]
     lines = [f"| {' | '.join(head)} |", "|---" + "|--:" * (len(head) - 1) + "|"]
     for recipe, row in rows.items():
         cells = [recipe, str(row["seeds"]), *(study_score(row, name) for name in SCORES)]
@@ -152,6 +155,8 @@ def markdown(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
         cells.append(f"{row['train_seconds']:.0f} s {row['device']}")
         cells.append(_tera(row.get("operations")))
         cells.append(" / ".join(_tera(row[f"operations_to_{level:g}"]) for level in LEVELS))
+        seconds = (row[f"seconds_to_{level:g}"] for level in LEVELS)
+        cells.append(" / ".join("-" if each is None else f"{each:.0f}" for each in seconds))
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -163,14 +168,14 @@ def _tera(operations: float | None) -> str:
 def curves(results: Sequence[Result]) -> Figure:
     """Loss against steps and against time, validation accuracy against operations and against time.
 
-    A color for each variation, a line for each seed.
+    A color for each variation, in the order of `table`, a line for each seed.
     """
     figure = Figure(figsize=(12, 8), layout="constrained")
     axes = figure.subplots(2, 2, sharey="row")
-    for number, recipe in enumerate(_recipes(results)):
+    for number, recipe in enumerate(_ranked(results)):
         style = {"color": f"C{number % 10}", "linestyle": ("-", "--", ":")[number // 10 % 3]}
-        for run in (each for each in results if each.recipe == recipe):
-            label = {"label": recipe} if run.seed == 0 else {}
+        for line, run in enumerate(_runs(results, recipe)):
+            label = {"label": recipe} if line == 0 else {}
             axes[0, 0].plot(run.log["step"], run.log["loss"], linewidth=1.2, **style, **label)
             axes[0, 1].plot(run.seconds(run.log["step"]), run.log["loss"], linewidth=1.2, **style)
             if run.validation:
@@ -194,5 +199,14 @@ def _label(axes: "np.ndarray[Any, np.dtype[Any]]") -> None:
             axis.set_yscale("log") if y == "loss" else axis.set_ylim(-0.02, 1.02)
 
 
-def _recipes(results: Sequence[Result]) -> list[str]:
-    return list(dict.fromkeys(each.recipe for each in results))
+def _ranked(results: Sequence[Result]) -> list[str]:
+    """The variations, the highest mean of the exact accuracy first."""
+
+    def score(recipe: str) -> float:
+        return float(np.mean([run.metrics["exact_accuracy"] for run in _runs(results, recipe)]))
+
+    return sorted(dict.fromkeys(each.recipe for each in results), key=score, reverse=True)
+
+
+def _runs(results: Sequence[Result], recipe: str) -> list[Result]:
+    return [each for each in results if each.recipe == recipe]
