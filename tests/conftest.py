@@ -37,7 +37,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the tests run in several processes
     torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
-CONTAINER_TESTS = {"test_image.py", "test_pipeline_local.py", "test_retrain.py"}
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -48,7 +47,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "Load
     class Files(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return "containers" if Path(file).name in CONTAINER_TESTS else file
+            folder = Path(file).parent.name
+            return folder if folder == "containers" else file
 
     return Files(config, log)
 

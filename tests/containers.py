@@ -1,6 +1,6 @@
 """Fixtures: a Docker engine and the project's image. Tests are skipped if no engine is available.
 
-tests/integration/conftest.py imports the fixtures for the tests in its folder.
+tests/integration/containers/conftest.py imports the fixtures for the tests in its folder.
 """
 
 import hashlib
@@ -80,7 +80,7 @@ class Image:
         return self.engine.run("run", "--rm", "-i", *options, self.name, *command, code=code, stdin=stdin)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def engine() -> Iterator[Engine]:
     """The engine of `docker`, or a new one, which is removed afterwards."""
     if shutil.which("docker") is None:
@@ -127,7 +127,7 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def base(engine: Engine) -> str:
     """An image with Python 3.11: the Dockerfile's default base, or a Debian system from packages."""
     pull = ["docker", "pull", "--quiet", PULLED]
@@ -166,7 +166,7 @@ def _bootstrapped() -> Path:
     return system
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def image(engine: Engine, base: str, tmp_path_factory: pytest.TempPathFactory) -> Image:
     """The project's image for the CPU, with a compiler.
 
