@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 from tests.fuzzing import FORMATS
 
 FILES = 15
-"""Mutated files of each format; `python -m tests.fuzzing FOLDER --count 10000` takes half an hour."""
+"""Mutated files of each format; `python -m tests.fuzzing FOLDER --count 10000` takes about two hours of one core."""
 
 
 @pytest.mark.slow
