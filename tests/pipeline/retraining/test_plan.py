@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -226,7 +227,8 @@ def test_plan_uses_no_torch_and_no_network(clone: Clone) -> None:
         "print(sorted({'torch', 'boto3', 'botocore', 'kfp'} & set(sys.modules)), file=sys.stderr)"
     )
     before = clone.run("git status --porcelain --ignored")
-    done = clone.start(f'python -c "{code}"')
+    # The `python` of the clone is a fork of a process that has imported these packages.
+    done = clone.start(f'{sys.executable} -c "{code}"')
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == "[]"
     assert clone.run("git status --porcelain --ignored") == before
