@@ -148,8 +148,11 @@ def _start(listener: socket.socket, selector: selectors.BaseSelector, children: 
 
 def _kill(pid: int) -> None:
     """Kill a process and its children, which may have their own sessions."""
-    children = " ".join(path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children"))
-    for each in (pid, *map(int, children.split())):
+    killed = [pid]
+    with suppress(OSError):  # a thread has ended in the meantime
+        for path in Path(f"/proc/{pid}/task").glob("*/children"):
+            killed += map(int, path.read_text().split())
+    for each in killed:
         with suppress(ProcessLookupError):
             os.kill(each, signal.SIGKILL)
 

@@ -196,8 +196,13 @@ def _backward(
         trained = carry.at(best), out.at(best)
         # The slots of a sequence take their next example together.
         carry = replace(carry, halted=carry.halted[best].repeat_interleave(starts))
-    options = {"label_smoothing": settings.label_smoothing, "halt_loss_weight": settings.halt_loss_weight}
-    losses = supervision_loss(*trained, settings.loss, settings.global_batch_size, **options)
+    losses = supervision_loss(
+        *trained,
+        settings.loss,
+        settings.global_batch_size,
+        label_smoothing=settings.label_smoothing,
+        halt_loss_weight=settings.halt_loss_weight,
+    )
     # DDP averages the gradients of the processes; the loss is already divided by the global batch size.
     (losses.total * processes).backward()
     gradients = out.puzzle_rows.grad

@@ -288,7 +288,10 @@ class FakeCluster:
 
 
 def kill(running: Running) -> None:
-    """Kill the processes of a pod, including those of torchrun, which have their own sessions."""
+    """Kill the processes of a pod, including those of torchrun, which have their own sessions.
+
+    If the pod's process is a fork, `tests.preload` kills them.
+    """
     if running.process.poll() is None:
         found = subprocess.run(
             ["ps", "-o", "pid=", "--ppid", str(running.process.pid)], check=False, capture_output=True, text=True
