@@ -26,7 +26,7 @@ def _batch(count: int) -> dict[str, np.ndarray]:
 
 
 def _sudoku(meta: DatasetMeta, seed: int = 5, max_hints: float = 0.5) -> OnlineAugmentation:
-    return OnlineAugmentation(meta, seed, augment_sudokus, max_hints)
+    return OnlineAugmentation(meta, seed, augment_sudokus, (max_hints, 0.0))
 
 
 @settings(deadline=None)  # the first call compiles
@@ -86,21 +86,22 @@ def test_hints_come_from_the_answer_in_the_share_that_is_asked_for() -> None:
     assert given_cells.mean(0) == pytest.approx(np.full(15, 0.2), abs=0.03)
 
 
-def test_hints_decrease_to_none(meta: DatasetMeta) -> None:
-    augmentation = OnlineAugmentation(meta, 0, None, 1.0)
-    counts = [
-        int((augmentation(_batch(200), ROWS, np.zeros(200, np.int64), progress)["inputs"] != 1).sum()) // 200
-        for progress in (0.0, 0.5, 1.0)
-    ]
-    clues = int((QUESTION != 1).sum())
-    assert counts[0] > counts[1] > counts[2] == clues
+@pytest.mark.parametrize("max_hints", [(1.0, 0.0), (0.6, 0.6), (0.0, 0.8)])
+def test_hints_change_linearly(meta: DatasetMeta, max_hints: tuple[float, float]) -> None:
+    augmentation = OnlineAugmentation(meta, 0, None, max_hints)
+    blanks = (QUESTION == 1).sum()
+    for progress, expected in ((0.0, max_hints[0]), (0.5, sum(max_hints) / 2), (1.0, max_hints[1])):
+        changed = augmentation(_batch(200), ROWS, np.zeros(200, np.int64), progress)
+        cells = (changed["inputs"] != 1).sum(1) - (QUESTION != 1).sum()
+        assert (cells / blanks).mean() == pytest.approx(expected / 2, abs=0.04)
+        assert cells.any() == (expected > 0)
 
 
 def test_ignored_cells_stay_ignored(meta: DatasetMeta) -> None:
     batch = _batch(50)
     batch["labels"][:, 3] = IGNORE_INDEX
     batch["inputs"][:, 3] = 1
-    changed = OnlineAugmentation(meta, 0, augment_mazes, 0.0)(batch, ROWS[:50], np.zeros(50, np.int64), 0.0)
+    changed = OnlineAugmentation(meta, 0, augment_mazes, (0.0, 0.0))(batch, ROWS[:50], np.zeros(50, np.int64), 0.0)
     assert ((changed["labels"] == IGNORE_INDEX).sum(1) == 1).all()
 
 

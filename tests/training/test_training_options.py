@@ -194,7 +194,9 @@ def test_several_starts_need_noise(dataset: Path, model_params: ModelParams, tra
         )
 
 
-@pytest.mark.parametrize("changes", [{"online_augmentation": True, "max_hints": 0.5}, {"max_hints": 1.0}])
+@pytest.mark.parametrize(
+    "changes", [{"online_augmentation": True, "max_hints": 0.5}, {"max_hints": 1.0, "final_max_hints": 0.5}]
+)
 def test_online_augmentation_resumes(
     changes: dict[str, Any], dataset: Path, model_params: ModelParams, train_params: TrainParams, tmp_path: Path
 ) -> None:

@@ -151,9 +151,11 @@ def _yaml() -> "YAML":
 
 
 def _flow(value: object) -> str:
-    """A value as a comment shows it: a mapping without its contents."""
+    """A value as a comment shows it: mappings without their contents."""
     if isinstance(value, Mapping):
         return "{...}"
+    if isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
+        return "[...]"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -144,7 +144,9 @@ class TrainParams(Section):
     which can store the puzzles as they are (augment.num_aug: 0). Only for Sudoku and mazes."""
     max_hints: Fraction = 0.0
     """Largest fraction of the cells asked for that a training question gets from its answer. The fraction of an example
-    is drawn uniformly from 0 to this number, which decreases linearly to 0 over the training."""
+    is drawn uniformly from 0 to this number, which changes linearly to final_max_hints over the training."""
+    final_max_hints: Fraction = 0.0
+    """Value of max_hints at the end of the training; 0: the last examples are the puzzles as they are."""
     eval_interval: Positive
     """Epochs between two evaluations on the validation groups."""
     log_interval: Positive

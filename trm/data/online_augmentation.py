@@ -22,8 +22,13 @@ _HINTS = 1
 class OnlineAugmentation:
     """Changes the examples of a batch: first the augmentation, then hints."""
 
-    def __init__(self, meta: DatasetMeta, seed: int, augment: AugmentExamples | None, max_hints: float) -> None:
-        """augment: the dataset's `augment_examples`; None: no augmentation. max_hints: `train.max_hints`."""
+    def __init__(
+        self, meta: DatasetMeta, seed: int, augment: AugmentExamples | None, max_hints: tuple[float, float]
+    ) -> None:
+        """augment: the dataset's `augment_examples`; None: no augmentation.
+
+        max_hints: `train.max_hints` and `train.final_max_hints`.
+        """
         self._meta, self._seed, self._augment, self._max_hints = meta, seed, augment, max_hints
 
     def __call__(self, batch: Mapping[str, npt.NDArray[np.int32]], rows: Rows, epochs: Rows, progress: float) -> Arrays:
@@ -39,9 +44,10 @@ class OnlineAugmentation:
             augmented = self._augment(self._meta, inputs.astype(np.uint8), tokens, states)
             inputs, labels = (tokens.astype(np.int32) for tokens in augmented)
             labels[labels == 0] = IGNORE_INDEX
-        if self._max_hints:
+        if any(self._max_hints):
             words = example_words(self._seed, epochs, rows, _HINTS)
-            inputs = with_hints(inputs, labels, words, self._max_hints * (1 - progress))
+            first, last = self._max_hints
+            inputs = with_hints(inputs, labels, words, first * (1 - progress) + last * progress)
         return {**batch, "inputs": inputs, "labels": labels}
 
 

@@ -391,9 +391,9 @@ class _Run:
 
 def _online_augmentation(settings: TrainParams, meta: DatasetMeta) -> OnlineAugmentation | None:
     """The changes of examples in training; None if there are none. Raises `UserError` if the dataset has none."""
-    if not settings.online_augmentation and not settings.max_hints:
+    if not (settings.online_augmentation or settings.max_hints or settings.final_max_hints):
         return None
     augment = get_augmentation(meta) if settings.online_augmentation else None
     if settings.online_augmentation and augment is None:
         raise UserError(f"train.online_augmentation must be false for dataset {meta.name}. Got true")
-    return OnlineAugmentation(meta, settings.seed, augment, settings.max_hints)
+    return OnlineAugmentation(meta, settings.seed, augment, (settings.max_hints, settings.final_max_hints))
