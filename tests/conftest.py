@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler.loadscope import LoadScopeScheduling
 
+# A shell starts commands in the background with an ignored SIGINT, which processes inherit and tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Tests have separate cache folders, but share compiled functions.
 os.environ["NUMBA_CACHE_DIR"] = MACHINE_CODE_FOLDER
 if "PYTEST_XDIST_WORKER" in os.environ:  # the tests run in several processes

@@ -288,7 +288,7 @@ def test_memory_does_not_grow_with_the_steps(
 
     monkeypatch.setattr(InferenceEngine, "step", counting_step)
     peaks = []
-    for max_steps in (8, 64, 1024):  # the first run fills caches
+    for max_steps in (8, 64, 512):  # the first run fills caches
         taken = 0
         config = inference_config(max_steps, selection=selection, num_samples=2, latent_noise_std=0.1)
         gc.collect()
@@ -297,4 +297,4 @@ def test_memory_does_not_grow_with_the_steps(
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert alive[1] == alive[2]
-    assert peaks[2] < 1.2 * peaks[1]
+    assert peaks[2] < 1.1 * peaks[1]

@@ -79,7 +79,7 @@ def test_resume_on_another_machine(published: Path, tmp_path: Path, machine: Pat
 def test_training_continues_while_s3_is_unavailable(
     published: Path, tmp_path: Path, machine: Path, storage: SeaweedFS
 ) -> None:
-    experiment = Experiment(tmp_path / "run", published, {"train.epochs": 240})
+    experiment = Experiment(tmp_path / "run", published, {"train.epochs": 240, "train.eval_interval": 240})
     experiment.states = STATES
     process = experiment.start(1, "train", "--dataset", str(published), "--model", "model", program=python())
     while not remote_checkpoints(storage):
@@ -103,7 +103,7 @@ def test_training_continues_while_s3_is_unavailable(
 
 
 def test_training_completes_without_s3(published: Path, tmp_path: Path, machine: Path, storage: SeaweedFS) -> None:
-    experiment = Experiment(tmp_path / "run", published, {"train.epochs": 100})
+    experiment = Experiment(tmp_path / "run", published, {"train.epochs": 100, "train.eval_interval": 100})
     experiment.states = STATES
     process = experiment.start(1, "train", "--dataset", str(published), "--model", "model", program=python())
     while not remote_checkpoints(storage):

@@ -19,7 +19,8 @@ pytestmark = pytest.mark.slow
 SETTINGS: dict[str, Any] = {
     "model.hidden_size": 16,
     "model.num_heads": 2,
-    "train.epochs": 140,
+    "model.L_cycles": 2,
+    "train.epochs": 80,
     "train.global_batch_size": 4,
     "train.eval_interval": 3,
     "train.log_interval": 1,
@@ -31,7 +32,7 @@ SETTINGS: dict[str, Any] = {
     "evaluate.device": "cpu",
     "report.device": "cpu",
 }
-STEPS = 140 * 20 // 4
+STEPS = 80 * 20 // 4
 
 
 class Experiment:

@@ -24,7 +24,7 @@ def test_evicted_pod_resumes_in_another_pod(
     seaweed: SeaweedFS, root: str, base_params: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     """Kubeflow retries the task; the cache of the first pod is lost."""
-    (tmp_path / "params.yaml").write_text(params_text({"train.epochs": 80}, base_params))
+    (tmp_path / "params.yaml").write_text(params_text({"train.epochs": 30}, base_params))
     params = load_params(tmp_path / "params.yaml")
     keys = content_keys(params)
     s3.publish(folders["dataset"], f"{root}/augment/{keys['augment']}")

@@ -1,5 +1,6 @@
 """The tutorial is a notebook whose cells run in order."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import jupytext
 import matplotlib as mpl
 import pytest
 
+import trm
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -16,6 +18,8 @@ def test_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TRM_STATE_DIR", str(tmp_path / "states"))
     mpl.use("Agg")
+    shorter = {"train.epochs": 2, "evaluate.max_puzzles": 50, "report.test_time_compute.max_puzzles": 10}
+    monkeypatch.setattr(trm, "load_recipe", partial(trm.load_recipe, changes=shorter))
     notebook: Any = jupytext.read(ROOT / "docs/tutorial.md")
     cells = [cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert len(cells) == 6

@@ -107,10 +107,15 @@ def test_setting_reaches_the_job(created: dict[str, Objects], row: Seen, backend
     assert contains(type(row.value)(found) if isinstance(row.value, int) else found, row.value)
 
 
+@pytest.fixture(scope="module")
+def compiled() -> dict[str, Any]:
+    """The pipeline with all settings."""
+    return pipeline_spec(cluster(None))
+
+
 @pytest.mark.parametrize("row", [row for row in ROWS if row.stage], ids=lambda row: row.setting)
-def test_setting_reaches_the_pods_of_stages(row: Seen) -> None:
-    spec = pipeline_spec(cluster(None))
-    pipeline, platform = spec["pipeline_spec"], spec["platform_spec"]["platforms"]["kubernetes"]
+def test_setting_reaches_the_pods_of_stages(compiled: dict[str, Any], row: Seen) -> None:
+    pipeline, platform = compiled["pipeline_spec"], compiled["platform_spec"]["platforms"]["kubernetes"]
     places = {
         "executor": pipeline["deploymentSpec"]["executors"]["exec-evaluate"]["container"],
         "platform": platform["deploymentSpec"]["executors"]["exec-evaluate"],

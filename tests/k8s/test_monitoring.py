@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ def cluster(**more: Any) -> ClusterParams:  # noqa: ANN401 - settings
     return ClusterParams.model_validate({"metrics_port": PORT, **more})
 
 
+@cache
 def pods() -> dict[str, dict[str, Any]]:
     """Return kind of pod -> labels, variables and container names."""
     found = {}
@@ -64,7 +66,7 @@ def expressions() -> list[str]:
     return [each["expr"] for each in (*group["rules"], *targets)]
 
 
-@pytest.mark.parametrize("kind", pods())
+@pytest.mark.parametrize("kind", ["PyTorchJob", "TrainJob", "launcher", "stage"])
 def test_pods_with_metrics_match_the_monitor(kind: str) -> None:
     """Their label selects them and holds the port that their process opens."""
     pod, spec = pods()[kind], rendered()["PodMonitor", "trm"]["spec"]

@@ -138,10 +138,10 @@ def test_offline_run(experiment: Experiment) -> None:
 
 @pytest.mark.slow
 def test_resumed_run_continues_its_curve(tmp_path: Path) -> None:
-    long = {"train.epochs": 400, "train.checkpoint_interval": 20}
+    long = {"train.epochs": 200, "train.checkpoint_interval": 20}
     experiment = Experiment(tmp_path, **{"train.log_interval": 5}, **long)
     offline = json.dumps(OFFLINE)
-    with experiment.start("train", TRM_TRACKING=offline) as process:
+    with experiment.start("train", python(), TRM_TRACKING=offline) as process:
         (log,) = _wait_for(lambda: list(tmp_path.glob("states/*/train.tsv")))
         _wait_for(lambda: log.read_text().count("\n") > 20)
         process.send_signal(signal.SIGTERM)
