@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Build dependencies use the same pins (pip 25.3 renamed the variable).
 export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
-# Some images set it; without bytecode each of the many processes of the tests compiles all modules that it imports.
+# Some images set it; without stored bytecode, collecting the tests takes twice as much processor time.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install install-light lock repro test unit format docs image push release-check release-files github-release \
@@ -42,8 +42,8 @@ repro: $(READY) .dvc/plots.html ## run the pipeline of params.yaml; stages witho
 	@test -e .git || printf '[core]\n    no_scm = true\n' > .dvc/config.local  # an archive of the files, without Git
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 
-# Processes that run tests: two more than cores, because some tests wait; at most 8. Each has a single thread for torch.
-WORKERS := $(shell cores=$$(getconf _NPROCESSORS_ONLN); test $$cores -lt 6 && echo $$((cores + 2)) || echo 8)
+# Processes that run tests: one more than cores, because some tests wait; at most 8. Each has a single thread for torch.
+WORKERS := $(shell cores=$$(getconf _NPROCESSORS_ONLN); test $$cores -lt 7 && echo $$((cores + 1)) || echo 8)
 test: $(READY) .dvc/plots.html ## run all checks: style, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

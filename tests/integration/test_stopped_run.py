@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -17,9 +18,8 @@ from tests.pipeline.kfp.fake_server import kfp_server
 from tests.preload import python
 
 pytestmark = pytest.mark.slow
-GRACE_PERIOD = 3.0
-"""Seconds from the signal until the container is ended. The emissary of Argo takes 1 s; other tests keep this machine
-busy."""
+GRACE_PERIOD = 1.0
+"""Seconds from the signal until the emissary of Argo ends the container."""
 
 
 class Container:
@@ -34,7 +34,8 @@ class Container:
         code += "from components.train.launcher import main; main()"
         environment = {**os.environ, **stage.seaweed.environment(), "KUBECONFIG": str(stage.server.kubeconfig())}
         self.process = subprocess.Popen(
-            [python(), "-c", code, *stage.arguments()],
+            # Not a fork of `tests.preload`, which would be outside the process group that is signalled.
+            [sys.executable, "-c", code, *stage.arguments()],
             env=environment,
             cwd=ROOT,
             stdout=subprocess.PIPE,

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,6 @@ def cluster(**more: Any) -> ClusterParams:  # noqa: ANN401 - settings
     return ClusterParams.model_validate({"metrics_port": PORT, **more})
 
 
-@cache
 def pods() -> dict[str, dict[str, Any]]:
     """Return kind of pod -> labels, variables and container names."""
     found = {}
@@ -66,19 +64,18 @@ def expressions() -> list[str]:
     return [each["expr"] for each in (*group["rules"], *targets)]
 
 
-@pytest.mark.parametrize("kind", ["PyTorchJob", "TrainJob", "launcher", "stage"])
-def test_pods_with_metrics_match_the_monitor(kind: str) -> None:
+def test_pods_with_metrics_match_the_monitor() -> None:
     """Their label selects them and holds the port that their process opens."""
-    pod, spec = pods()[kind], rendered()["PodMonitor", "trm"]["spec"]
-    (container,) = pod["spec"]["containers"]
+    spec, policy = rendered()["PodMonitor", "trm"]["spec"], rendered()["NetworkPolicy", "trm-metrics"]["spec"]
     (wanted,) = spec["selector"]["matchExpressions"]
-    assert (wanted["operator"], pod["metadata"]["labels"][wanted["key"]]) == ("Exists", str(PORT))
-    assert {"name": "TRM_METRICS_PORT", "value": str(PORT)} in container["env"]
     (endpoint,) = spec["podMetricsEndpoints"]
     keep, address = endpoint["relabelings"]
-    assert re.fullmatch(keep["regex"], container["name"])
+    for kind, pod in pods().items():
+        (container,) = pod["spec"]["containers"]
+        assert (wanted["operator"], pod["metadata"]["labels"][wanted["key"]]) == ("Exists", str(PORT)), kind
+        assert {"name": "TRM_METRICS_PORT", "value": str(PORT)} in container["env"], kind
+        assert re.fullmatch(keep["regex"], container["name"]), kind
     assert address["sourceLabels"][1].removeprefix("__meta_kubernetes_pod_label_") == re.sub(r"\W", "_", wanted["key"])
-    policy = rendered()["NetworkPolicy", "trm-metrics"]["spec"]
     assert policy["podSelector"] == spec["selector"]
     assert policy["ingress"][0]["ports"] == [{"port": PORT, "protocol": "TCP"}]
 

@@ -266,6 +266,8 @@ OPTIONS: dict[str, st.SearchStrategy[Any]] = {
     "network": ADAM | MUON,
     "winner_takes_all": st.sampled_from([1, 2]),
     "carry_pool": st.sampled_from([1, 3]),
+    "max_hints": st.sampled_from([0.0, 0.5]),
+    "final_max_hints": st.sampled_from([0.0, 0.25]),
 }
 NETWORKS: dict[str, st.SearchStrategy[Any]] = {
     "arch": st.sampled_from(list(VARIANTS)),
