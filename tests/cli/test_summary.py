@@ -39,6 +39,18 @@ def test_table_of_metrics() -> None:
     assert leaks.startswith("  2 tasks are trained on under another name")
 
 
+@pytest.mark.parametrize(("votes", "verify", "expected"), [(3, True, True), (3, False, False), (1, True, False)])
+def test_accuracies_of_an_unfinished_puzzle(
+    run: Run, here: Path, finished: Path, votes: int, verify: bool, expected: bool
+) -> None:
+    """If another vote stops the puzzle itself, a line names the accuracies to compare."""
+    folders = ["--dataset", finished / "outputs/dataset", "--model", finished / "outputs/model"]
+    settings = [f"evaluate.num_votes={votes}", f"evaluate.verify={str(verify).lower()}", "evaluate.selection=votes"]
+    code, out, _ = run("evaluate", *folders, *(word for setting in settings for word in ("--set", setting)))
+    assert code == 0
+    assert ("  compare pass@K: " in out) == expected
+
+
 def test_next_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DVC_STAGE", raising=False)
     fetch, train, report = REQUIRED_STAGES[0], producer("model"), REQUIRED_STAGES[-1]
@@ -83,7 +95,7 @@ def test_interrupted_training_names_its_state(here: Path, finished: Path, number
     """The signal comes while the training runs; the validation accuracy is in the progress lines."""
     code = "import trm.utils.progress as p; p.PLAIN_LINE_INTERVAL = 0; from trm.cli.main import main; main()"
     options = ["--dataset", str(finished / "outputs/dataset"), "--set", "train.epochs=1000000"]
-    options += ["--set", "train.eval_interval=1"]
+    options += ["--set", "train.eval_interval=1", "--set", "train.compile=false"]
     with subprocess.Popen(
         [python(), "-c", code, "train", *options],
         stderr=subprocess.PIPE,

@@ -26,8 +26,8 @@ def print_summary(stage: Stage, folder: Path, location: str, following: str | No
     """Print the result of `stage` in the local `folder`, published at `location`, and the next command."""
     from trm.storage.artifacts import read_manifest, timing_file
 
-    facts = read_manifest(folder)["facts"]
-    for line in _LINES.get(stage.name, lambda *_: ())(folder, facts):
+    manifest = read_manifest(folder)
+    for line in _LINES.get(stage.name, lambda *_: ())(folder, manifest):
         print(line)
     timing = timing_file(folder)
     seconds = json.loads(timing.read_text(encoding="utf-8"))["seconds"] if timing.is_file() else 0
@@ -98,20 +98,22 @@ def metrics_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {metrics['leaked_tasks']} tasks are trained on under another name; see metrics.json"
 
 
-def _fetch_lines(_folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
+def _fetch_lines(_folder: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
+    facts = manifest["facts"]
     counts = [f"{value:,} {name.replace('_', ' ')}" for name, value in facts.items() if isinstance(value, int)]
     if counts:
         yield f"  {', '.join(counts)}"
 
 
-def _augment_lines(_folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
-    for split, counts in facts["splits"].items():
+def _augment_lines(_folder: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
+    for split, counts in manifest["facts"]["splits"].items():
         yield f"  {split:11} " + ", ".join(f"{count:,} {name}" for name, count in counts.items())
 
 
-def _train_lines(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
+def _train_lines(folder: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
     from trm.reporting.training_log import read_log
 
+    facts = manifest["facts"]
     log = read_log(folder / "validation.tsv")
     steps, best = facts["steps"], facts["best_step"]
     if log:
@@ -125,15 +127,18 @@ def _train_lines(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {skipped:,} batches were skipped, their loss or gradient was not finite"
 
 
-def _evaluate_lines(folder: Path, _facts: Mapping[str, Any]) -> Iterator[str]:
+def _evaluate_lines(folder: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
     yield from metrics_lines(json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
+    settings = manifest["params"]["evaluate"]
+    if settings["num_votes"] > 1 and (settings["verify"] or settings["selection"] == "halt_first"):
+        yield "  compare pass@K: the rest describes the puzzle itself, which stops when another vote answers"
 
 
-def _report_lines(folder: Path, _facts: Mapping[str, Any]) -> Iterator[str]:
+def _report_lines(folder: Path, _manifest: Mapping[str, Any]) -> Iterator[str]:
     yield f"  open {folder / 'report.html'} in a browser"
 
 
-def _export_lines(folder: Path, _facts: Mapping[str, Any]) -> Iterator[str]:
+def _export_lines(folder: Path, _manifest: Mapping[str, Any]) -> Iterator[str]:
     for each in json.loads((folder / "export.json").read_text(encoding="utf-8"))["parity"]:
         yield f"  {each['file']}: {each['bytes'] / 1000:,.0f} kB, same answers {each['same_answers']:.1%}"
 

@@ -154,7 +154,7 @@ def runs_of(study: Study, folder: Path, tracking: TrackingParams | None = None) 
     """
     variations = study.variations()
     most = max(variation.seeds for variation in variations.values())
-    runs = []
+    runs, base = [], recipe_text(study.base)
     for seed in range(most):
         for recipe, variation in variations.items():
             if seed < variation.seeds:
@@ -162,7 +162,7 @@ def runs_of(study: Study, folder: Path, tracking: TrackingParams | None = None) 
                 is_own = recipe == BASELINE or (variation.changes and recipe not in ablations())
                 ablated = {} if is_own else read_changes(recipe)[1]
                 changes = study.changes | ablated | variation.changes | {"train.seed": seed}
-                text, run_tracking = changed(recipe_text(study.base), changes), tracking
+                text, run_tracking = changed(base, changes), tracking
                 if tracking is not None:
                     group, tags = tracking.group or folder.name, (*tracking.tags, recipe)
                     run_tracking = tracking.model_copy(update={"group": group, "tags": tags})
