@@ -204,8 +204,8 @@ def _run(request: dict[str, Any], fds: list[int]) -> NoReturn:
     except BaseException as error:
         sys.excepthook(type(error), error, error.__traceback__)
     # As at the end of an interpreter, but the modules are not deleted one by one, which takes a while.
-    threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
-    atexit._run_exitfuncs()
+    threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]  # noqa: SLF001 - there are no public names
+    atexit._run_exitfuncs()  # noqa: SLF001
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -1,12 +1,13 @@
 """Fixtures and helpers for a real S3 server."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from pipeline.local.s3_server import BUCKET, SeaweedFS
+from trm.storage import s3_client
 from trm.storage.artifacts import write_manifest
 
 NOT_OURS = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_REGION")
@@ -47,6 +48,18 @@ def speak_to(server: SeaweedFS, monkeypatch: pytest.MonkeyPatch, identity: str =
         monkeypatch.setenv(name, str(nothing))
     for name, value in {**server.environment(identity), "AWS_EC2_METADATA_DISABLED": "true"}.items():
         monkeypatch.setenv(name, value)
+
+
+def on_event(monkeypatch: pytest.MonkeyPatch, event: str, callback: Callable[..., None]) -> None:
+    """Call `callback` at an event (botocore's name) of all clients that are created from now on."""
+    create = s3_client.create_client
+
+    def create_client() -> object:
+        client = create()
+        client.meta.events.register(event, callback)
+        return client
+
+    monkeypatch.setattr(s3_client, "create_client", create_client)
 
 
 def artifact(folder: Path, files: dict[str, bytes], **facts: object) -> Path:

@@ -110,10 +110,14 @@ def test_resumes_after_broken_connection(server: Server, tmp_path: Path) -> None
     assert ranges == [None, "bytes=450000-", "bytes=675000-"]
 
 
+def interrupt(_seconds: float) -> None:
+    raise KeyboardInterrupt
+
+
 def test_resumes_in_later_process(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.plan = ["cut"]
     with monkeypatch.context() as patch:
-        patch.setattr(module._Transfer, "_wait", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("tenacity.nap.time.sleep", interrupt)
         with pytest.raises(KeyboardInterrupt):
             download(server.url, tmp_path / "out/a", None)
     assert list((tmp_path / "out").iterdir()) == []
@@ -124,7 +128,7 @@ def test_resumes_in_later_process(server: Server, tmp_path: Path, monkeypatch: p
 def download_half_then_change(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
     server.plan = ["cut"]
     with monkeypatch.context() as patch:
-        patch.setattr(module._Transfer, "_wait", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("tenacity.nap.time.sleep", interrupt)
         with pytest.raises(KeyboardInterrupt):
             download(server.url, tmp_path / "out/a", None)
     server.body = BODY[::-1]
@@ -222,11 +226,11 @@ def test_no_network(tmp_path: Path) -> None:
 
 
 def test_full_disk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **_options: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "cache")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module._Transfer, "_write", full)
+        patch.setattr(module, "progress", full)  # called when the file is open
         with pytest.raises(UserError, match=r"cache: the disk is full; free space or set TRM_CACHE_DIR"):
             download(server.url, tmp_path / "out/a", None)
     # Only the file system of the destination is full.

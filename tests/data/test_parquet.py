@@ -35,7 +35,7 @@ def test_round_trip_and_starts(tmp_path: Path) -> None:
 
 
 def test_bytes_are_independent_of_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet, "_row_group", lambda _: 64)
+    monkeypatch.setattr(parquet, "row_group_size", lambda _: 64)
     counts = write_split(tmp_path / "one", [example_split(300)], 16, {})
     parts = [example_split(3), example_split(97, 3), example_split(0, 100), example_split(200, 100)]
     assert write_split(tmp_path / "many", iter(parts), 16, {}) == counts

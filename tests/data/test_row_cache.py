@@ -88,7 +88,7 @@ def test_unused_files_are_deleted(source: Path, cache: Path) -> None:
 def test_read_rows_does_not_decode_split(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = np.arange(500, dtype=np.int32)
     split = Split(INPUTS, LABELS, index, index, index, index * 0, ("a",), index)
-    monkeypatch.setattr(parquet, "_row_group", lambda _: 64)
+    monkeypatch.setattr(parquet, "row_group_size", lambda _: 64)
     write_split(tmp_path / "train", [split], 12, {})
     rows = [499, 0, 63, 64, 130]
     inputs, labels = read_rows(tmp_path / "train", rows)

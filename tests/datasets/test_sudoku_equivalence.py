@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tests.sudokus import digits, grid_classes
 from trm.data.deduplication import Equivalence, find_duplicates
 from trm.datasets.sudoku.augmentation import draw_transforms
-from trm.datasets.sudoku.equivalence import _is_symmetry, are_equivalent, fingerprints
+from trm.datasets.sudoku.equivalence import are_equivalent, fingerprints, is_symmetry
 from trm.datasets.sudoku.generator import generate_puzzles
 
 
@@ -109,4 +109,4 @@ def test_different_clue_counts(size: int) -> None:
 )
 def test_is_symmetry(cells: np.ndarray, allowed: bool) -> None:
     empty = np.zeros((4, 4), dtype=np.uint8)
-    assert _is_symmetry(empty, empty, np.arange(16), cells.ravel()) is allowed
+    assert is_symmetry(empty, empty, np.arange(16), cells.ravel()) is allowed

@@ -19,7 +19,9 @@ from trm.datasets.sudoku.solver import count_solutions, solve_grid
 from trm.evaluation import evaluate as stage
 from trm.evaluation.eval_dataset import EvalDataset
 from trm.evaluation.evaluate import evaluate
+from trm.evaluation.stored_trajectories import TrajectoryStore
 from trm.inference import cost, engine
+from trm.inference.batch_size import BatchSize
 from trm.inference.engine import Predictions, predict
 from trm.inference.solve import solve_puzzle
 from trm.models.act import TRM, build_model
@@ -171,8 +173,9 @@ def test_two_processes_give_the_rows_of_one(dataset: Path, model: Path, changes:
     settings = SETTINGS.model_copy(update=changes)
     net, meta = load_checkpoint(model)
     tests = EvalDataset.read(dataset, meta, settings.num_votes, None, settings.seed)
+    store = TrajectoryStore("test", tests, settings)
     single, other, main = (
-        list(stage._answers(net, tests, settings, processes, lambda _: None))
+        list(stage.answer_rows(net, tests, settings, processes, store, BatchSize(64)))
         for processes in (World(), Other(1, 2), Main(0, 2))
     )
     assert other == []

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from tests.networks import ScriptedNetwork, inference_config
@@ -15,11 +16,14 @@ from trm.config.model import ModelParams
 from trm.data.parquet import read_meta, read_split, write_split
 from trm.datasets.sudoku.solver import solve_grid
 from trm.evaluation.eval_dataset import EvalDataset
-from trm.evaluation.evaluate import _answer
+from trm.evaluation.evaluate import answer_rows
 from trm.evaluation.metrics import paired_difference
+from trm.evaluation.stored_trajectories import TrajectoryStore
 from trm.evaluation.sweep import Row, cheapest, find_row, pareto_front, run_sweep, single_changes
 from trm.evaluation.trajectories import Sample, Trajectories, record_trajectories
+from trm.inference.batch_size import BatchSize
 from trm.models.act import TRM
+from trm.training.distributed import SINGLE_PROCESS
 from trm.utils.errors import UserError
 
 PUBLISHED = inference_config(4)
@@ -81,7 +85,8 @@ def test_a_replay_equals_the_evaluation(dataset: Path, model: TRM, config: Infer
         seed=7,
     )
     fewer = EvalDataset.read(dataset, meta, config.num_votes, None, 7)
-    rows = _answer(model, fewer, settings, fewer.sample().tolist(), lambda _: None).to_pylist()
+    store = TrajectoryStore("test", fewer, settings)
+    rows = pa.concat_tables(answer_rows(model, fewer, settings, SINGLE_PROCESS, store, BatchSize(64))).to_pylist()
     for number in range(len(answer)):
         of_puzzle = rows[number * config.num_votes : (number + 1) * config.num_votes]
         assert steps[number] == sum(row["steps"] for row in of_puzzle)

@@ -20,8 +20,8 @@ import pytest
 from pipeline.local.s3_server import BUCKET, SeaweedFS
 from tests.clones import Clone, make_clone
 from tests.conftest import ROOT
-from tests.seaweed import artifact, objects, speak_to
-from trm.storage import s3, s3_client
+from tests.seaweed import artifact, objects, on_event, speak_to
+from trm.storage import s3
 from trm.storage.artifacts import MANIFEST, verified_manifest
 from trm.utils.errors import DataError
 
@@ -51,18 +51,12 @@ def expected_objects(folder: Path) -> set[str]:
 def on_request(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Callable[[], None]]]:
     """Callbacks before each request."""
     hooks: list[Callable[[], None]] = []
-    make = s3_client._client
 
     def call(**_: object) -> None:
         for hook in hooks:
             hook()
 
-    def client() -> object:
-        made = make()
-        made.meta.events.register("before-send.s3", call)
-        return made
-
-    monkeypatch.setattr(s3_client, "_client", client)
+    on_event(monkeypatch, "before-send.s3", call)
     yield hooks
 
 
@@ -149,7 +143,7 @@ def interrupted(number, frame):
 
 signal.signal(signal.SIGTERM, interrupted)
 s3_client.READ_TIMEOUT = 3600.0
-make = s3_client._client
+make = s3_client.create_client
 
 def tell(request, **_):
     os.write(1, f"{request.method} {request.url}\\n".encode())  # complete lines from every thread
@@ -158,7 +152,7 @@ def client():
     made = make()
     made.meta.events.register("before-send.s3", tell)
     return made
-s3_client._client = client
+s3_client.create_client = client
 print("ready", flush=True)
 try:
     for line in sys.stdin:

@@ -205,7 +205,7 @@ def test_only_the_client_module_calls_the_kubernetes_api() -> None:
 
 def test_effective_rules_of_the_service_account(launcher: KubernetesClient) -> None:
     """The roles of the manifests and the permissions of authenticated users, and no others."""
-    api = client.AuthorizationV1Api(launcher._client)
+    api = client.AuthorizationV1Api(launcher.api)
     review: Any = api.create_self_subject_rules_review({"spec": {"namespace": "trm"}})
     rules: Any = client.ApiClient().sanitize_for_serialization(review.status.resource_rules)
     found = {each for each in _flat(rules) if each[2] not in AUTHENTICATED}
@@ -259,7 +259,7 @@ def test_effective_rules_of_the_service_account(launcher: KubernetesClient) -> N
 )
 def test_forbidden_requests_of_the_launcher(launcher: KubernetesClient, attempt: Callable[[Any, Any], object]) -> None:
     with pytest.raises(ApiException) as error:
-        attempt(client.CoreV1Api(launcher._client), client.CustomObjectsApi(launcher._client))
+        attempt(client.CoreV1Api(launcher.api), client.CustomObjectsApi(launcher.api))
     assert error.value.status == 403
 
 
@@ -267,17 +267,13 @@ def test_kubeflow_containers_can_read_their_config_and_secret(applied: ApiServer
     values = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
     secret = {"metadata": {"name": "trm-s3"}, "stringData": values}
     assert applied.post("api/v1/namespaces/trm/secrets", secret).status_code in (201, 409)
-    core: Any = client.CoreV1Api(launcher._client)
+    core: Any = client.CoreV1Api(launcher.api)
     assert set(core.read_namespaced_secret("trm-s3", "trm").data) == set(values)
     assert "providers" in core.read_namespaced_config_map("kfp-launcher", "trm").data
 
 
-def test_missing_role_is_reported(
-    applied: ApiServer, launcher: KubernetesClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_role_is_reported(applied: ApiServer, launcher: KubernetesClient) -> None:
     del applied
-    resource = launcher.backend.resource
-    monkeypatch.setattr(launcher, "_jobs", (resource.group, resource.version, "default", resource.plural))
-    problem = rf"cannot get resource .{resource.plural}.*; grant the launcher's service account"
-    with pytest.raises(UserError, match=problem):
-        launcher.job("a")
+    problem = rf"cannot get resource .{launcher.backend.resource.plural}.*; grant the launcher's service account"
+    with KubernetesClient("default", launcher.backend) as elsewhere, pytest.raises(UserError, match=problem):
+        elsewhere.job("a")

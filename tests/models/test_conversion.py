@@ -15,7 +15,7 @@ from trm.config.model import ModelParams
 from trm.datasets.arc import dataset as arc
 from trm.datasets.maze import dataset as maze
 from trm.models.act import TRM, build_model
-from trm.models.conversion import _published_names, settings_from_arch
+from trm.models.conversion import published_keys, settings_from_arch
 from trm.models.published_files import read_published
 from trm.training.losses import LOSSES, METRICS, step_metrics, supervision_loss
 
@@ -73,7 +73,7 @@ def test_gradients(golden: Golden, kind: str) -> None:
     at = "train/step1" if kind == "stablemax" else "softmax/step1"
     assert losses.total.item() * 4 == pytest.approx(golden[f"{at}/loss"].item(), rel=1e-5)
     losses.total.backward()
-    ours = {theirs: name for name, theirs in _published_names(model).items()}
+    ours = {theirs: name for name, theirs in published_keys(model).items()}
     keys = [key for key in golden.files if key.startswith(f"{at}/grad/")]
     assert len(keys) == (2 if kind == "softmax" else len(list(model.parameters())))
     for key in keys:

@@ -151,9 +151,9 @@ def test_gradients(word: str, mlp_t: bool, loss: str) -> None:
 
 
 def _names(model: TRM) -> dict[str, str]:
-    from trm.models.conversion import _published_names
+    from trm.models.conversion import published_keys
 
-    return _published_names(model)
+    return published_keys(model)
 
 
 def _grad(tensor: Tensor) -> Tensor:

@@ -259,11 +259,11 @@ def test_confident_mistakes(tmp_path: Path) -> None:
 
 def test_vote_of_a_failed_puzzle(voted: PredictionTable, tmp_path: Path) -> None:
     """The vote corrects the first puzzle and corrupts the second; the others agree with their vote."""
-    assert [gallery._vote(voted, index) for index in range(4)] == [
+    assert [gallery.vote_note(voted, index) for index in range(4)] == [
         *(", but the vote is right", ", but the vote is wrong", "", ""),
     ]
     single = read_predictions(write_predictions(tmp_path / "q.parquet", [{"correct": False, "exact": False}]))
-    assert gallery._vote(single, 0) == ""
+    assert gallery.vote_note(single, 0) == ""
 
 
 def test_halting_is_counted_up_to_the_steps_of_training(tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ def test_steps_are_packed_as_changes() -> None:
     first = np.zeros((3, 4), np.uint8)
     second = first.copy()
     second[2, 1] = 5
-    packed = gallery._pack_steps([first, second, second, second[:2], first[:2] + 1])
+    packed = gallery.pack_steps([first, second, second, second[:2], first[:2] + 1])
     assert packed == [[3, 4, "0" * 12], [[9, 5]], [[]], [2, 4, "0" * 8], [2, 4, "1" * 8]]
 
 

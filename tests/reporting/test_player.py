@@ -46,7 +46,7 @@ def shown(keys: str, views: list[View], monkeypatch: pytest.MonkeyPatch) -> list
     console = Console(file=io.StringIO(), force_terminal=True, width=80, height=24)
     with Live(console=console, auto_refresh=False, screen=True) as live:
         player = Player(console, live, Script(keys))  # type: ignore[arg-type]
-        monkeypatch.setattr(player, "_draw", lambda: drawn.append(player.view.frame.step))
+        monkeypatch.setattr(player, "draw", lambda: drawn.append(player.view.frame.step))
         try:
             for each in views:
                 player.show(each)
@@ -92,10 +92,10 @@ def test_speed_has_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     with Live(console=console, auto_refresh=False, screen=True) as live:
         fast, slow = (Player(console, live, Script(key * 20 + "q")) for key in "+-")  # type: ignore[arg-type]
         for player, seconds in ((fast, module.MIN_SECONDS), (slow, module.MAX_SECONDS)):
-            monkeypatch.setattr(player, "_draw", lambda: None)
+            monkeypatch.setattr(player, "draw", lambda: None)
             with pytest.raises(Stopped):
                 player.show(view(1))
-            assert player._seconds == seconds
+            assert player.seconds == seconds
 
 
 def test_lines_fit_80_columns() -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.seaweed import artifact
+from tests.seaweed import artifact, on_event
 from tests.storage.helpers import FILES, PART
-from trm.storage import s3, s3_client
+from trm.storage import s3
 
 
 @pytest.fixture(autouse=True)
@@ -29,14 +29,7 @@ def uri(root: str) -> str:
 def requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The requests that were sent, such as `PUT manifest.json`."""
     sent: list[str] = []
-    make = s3_client._client
-
-    def client() -> object:
-        made = make()
-        made.meta.events.register("before-send.s3", lambda request, **_: sent.append(_named(request)))
-        return made
-
-    monkeypatch.setattr(s3_client, "_client", client)
+    on_event(monkeypatch, "before-send.s3", lambda request, **_: sent.append(_named(request)))
     return sent
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.local.s3_server import BUCKET, SeaweedFS
 from tests.conftest import ROOT
-from tests.seaweed import artifact, objects, speak_to
+from tests.seaweed import artifact, objects, on_event, speak_to
 from tests.storage.helpers import FILES, PART, address_of, digests, left, raises_user_error, version
 from trm.storage import s3, s3_client
 from trm.storage.artifacts import MANIFEST, verified_manifest
@@ -95,17 +95,10 @@ def test_interrupted_upload_resumes(model: Path, uri: str, requests: list[str], 
 
 
 def test_paginated_listing(model: Path, uri: str, monkeypatch: pytest.MonkeyPatch, seaweed: SeaweedFS) -> None:
-    make = s3_client._client
-
     def short_pages(params: dict[str, object], **_: object) -> None:
         params["MaxKeys"] = 2
 
-    def client() -> object:
-        made = make()
-        made.meta.events.register("provide-client-params.s3.ListObjectsV2", short_pages)
-        return made
-
-    monkeypatch.setattr(s3_client, "_client", client)
+    on_event(monkeypatch, "provide-client-params.s3.ListObjectsV2", short_pages)
     s3.publish(model, uri)
     names = {MANIFEST, *(f"{version(model)}/{name}" for name in FILES)}
     assert set(s3.Store(uri).sizes("")) == set(objects(seaweed, uri)) == names

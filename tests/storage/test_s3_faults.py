@@ -17,7 +17,7 @@ import pytest
 from botocore.awsrequest import AWSPreparedRequest
 
 from pipeline.local.s3_server import SeaweedFS
-from tests.seaweed import objects
+from tests.seaweed import objects, on_event
 from tests.storage.helpers import FILES, address_of, digests, left, version
 from trm.storage import s3, s3_chunks, s3_client, s3_errors
 from trm.storage.artifacts import MANIFEST
@@ -111,16 +111,7 @@ def test_interrupted_download_resumes(
     monkeypatch.setattr(s3, "DOWNLOAD_PART_SIZE", 1 << 30)
     monkeypatch.setattr(s3_client, "MIN_WAIT", 0.01)
     ranges: list[str] = []
-    make = s3_client._client
-
-    def client() -> object:
-        made = make()
-        made.meta.events.register(
-            "before-send.s3", lambda request, **_: ranges.append(str(request.headers.get("Range")))
-        )
-        return made
-
-    monkeypatch.setattr(s3_client, "_client", client)
+    on_event(monkeypatch, "before-send.s3", lambda request, **_: ranges.append(str(request.headers.get("Range"))))
     with losing_responses(seaweed, lambda line: b"/large.bin " in line, share=0.5) as (address, lost):
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)
         s3.download(uri, tmp_path / "copy")
@@ -139,7 +130,7 @@ def test_bytes_corrupted_in_transit(
 ) -> None:
     """The server rejects them, and they are sent again."""
     monkeypatch.setattr(s3_client, "MIN_WAIT", 0.01)
-    make, damaged = s3_client._client, set()
+    damaged = set()
 
     def damage(request: AWSPreparedRequest, **_: object) -> None:
         kind = "uploadId" in request.url
@@ -148,12 +139,7 @@ def test_bytes_corrupted_in_transit(
             sent = b"".join(iter(request.body.read, b""))
             request.body = io.BytesIO(b"!" + sent[1:])
 
-    def client() -> object:
-        made = make()
-        made.meta.events.register("before-send.s3", damage)
-        return made
-
-    monkeypatch.setattr(s3_client, "_client", client)
+    on_event(monkeypatch, "before-send.s3", damage)
     s3.publish(model, uri)
     assert damaged == {True, False}
     s3.download(uri, tmp_path / "copy")

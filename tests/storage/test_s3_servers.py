@@ -39,7 +39,7 @@ def _environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
     for name, value in {**settings, "AWS_EC2_METADATA_DISABLED": "true"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(s3_client, "_PROVEN", set())
+    monkeypatch.setattr(s3_client, "PROVEN", set())
 
 
 @pytest.fixture
@@ -186,13 +186,13 @@ def test_renewed_credentials_are_used(model: Path, tmp_path: Path, monkeypatch: 
     with serve(answers) as (address, _):
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)
         store = Store(URI)
-        make = s3_client._client
+        make = s3_client.create_client
 
         def renewed() -> object:
             answers.clear()
             return make()
 
-        monkeypatch.setattr(s3_client, "_client", renewed)
+        monkeypatch.setattr(s3_client, "create_client", renewed)
         store.put("manifest.json", b"{}")
         assert store.get("manifest.json") == b"{}"
 

@@ -60,7 +60,7 @@ def test_failed_upload_is_tried_once_more_at_the_end(
     remote = Recorded(tmp_path)
     remote.state, remote.errors = 1, [error]
     remote.save()
-    wait_for(lambda: remote._failing)
+    wait_for(lambda: remote.failing)
     remote.finish()
     assert remote.copied == 1
     err = capsys.readouterr().err
@@ -175,5 +175,5 @@ def test_state_is_deleted_while_its_files_are_linked(folder: Path, monkeypatch: 
         return iter(found)
 
     monkeypatch.setattr(Path, "iterdir", listed)
-    assert RemoteCheckpoints(URI, folder)._take_snapshot(folder / ".copy") == 20
+    assert RemoteCheckpoints(URI, folder).take_snapshot(folder / ".copy") == 20
     assert (folder / ".copy" / FILE).read_bytes() == b"newer"

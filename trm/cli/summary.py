@@ -128,9 +128,11 @@ def _train_lines(folder: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _evaluate_lines(folder: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
+    from trm.config.evaluation import EvaluateParams
+
     yield from metrics_lines(json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
-    settings = manifest["params"]["evaluate"]
-    if settings["num_votes"] > 1 and (settings["verify"] or settings["selection"] == "halt_first"):
+    settings = EvaluateParams.model_validate(manifest["params"]["evaluate"])
+    if settings.num_votes > 1 and settings.stops_puzzles:
         yield "  compare pass@K: the rest describes the puzzle itself, which stops when another vote answers"
 
 

@@ -30,6 +30,11 @@ class InferenceConfig(Section):
     min_confidence: Fraction
     """Confidence from which a puzzle is answered, 0 to 1. Below it the answer is withheld; 0 answers every puzzle."""
 
+    @property
+    def stops_puzzles(self) -> bool:
+        """Whether a sequence that answers stops the other sequences of its puzzle."""
+        return self.verify or self.selection == "halt_first"
+
     @model_validator(mode="after")
     def _check_noise(self) -> Self:
         if (self.num_samples > 1) != (self.latent_noise_std > 0):

@@ -118,7 +118,7 @@ def write_split(folder: Path, blocks: Iterable[Split], seq_len: int, lineage: Ma
     schema = _schema(seq_len, lineage)
     counts = {"groups": 0, "puzzles": 0, "examples": 0}
     last_group = last_puzzle = None
-    rows = _row_group(seq_len)
+    rows = row_group_size(seq_len)
     with pq.ParquetWriter(
         folder / EXAMPLES,
         schema,
@@ -150,7 +150,7 @@ def write_split(folder: Path, blocks: Iterable[Split], seq_len: int, lineage: Ma
     return counts
 
 
-def _row_group(seq_len: int) -> int:
+def row_group_size(seq_len: int) -> int:
     """Examples per row group: about one megabyte of inputs."""
     return min(max(2 ** int(math.log2((1 << 20) / seq_len)), 512), 8192)
 

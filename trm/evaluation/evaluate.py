@@ -19,8 +19,8 @@ from trm.data.parquet import read_leaks, read_meta
 from trm.data.protocol import Grid
 from trm.evaluation.eval_dataset import EvalDataset, EvalExample, check_same_dataset
 from trm.evaluation.metrics import compute_metrics, leak_metrics
-from trm.evaluation.recorded_steps import FILE as TRAJECTORIES
-from trm.evaluation.recorded_steps import StepStore, write_steps
+from trm.evaluation.stored_trajectories import FILE as TRAJECTORIES
+from trm.evaluation.stored_trajectories import TrajectoryStore, write_trajectories
 from trm.evaluation.submission import submission
 from trm.inference.batch_size import BatchSize
 from trm.inference.cost import check_inference, estimate, resolve_batch_size
@@ -79,20 +79,20 @@ def evaluate(evaluate: EvaluateParams, dataset: Path, model: Path, out: Path, ke
     tests = EvalDataset.read(dataset, meta, settings.num_votes, settings.max_puzzles, settings.seed)
     batch_size = BatchSize(resolve_batch_size(settings.batch_size, net, settings))
     file = out / "predictions.parquet"
-    stores = [StepStore("test", tests, settings)]
+    stores = [TrajectoryStore("test", tests, settings)]
     with world(device) as processes:
         if settings.batch_size == "auto" and processes.is_main:
             print(f"evaluate: {batch_size.size} sequences at a time", file=sys.stderr, flush=True)
         _write_answers(file, net, tests, settings, processes, "evaluate", stores[0], batch_size)
         if (dataset / "validation").is_dir():
             held_out = EvalDataset.read(dataset, meta, 1, None, settings.seed, "validation")
-            stores.append(StepStore("validation", held_out, settings))
+            stores.append(TrajectoryStore("validation", held_out, settings))
             validation = out / "validation.parquet"
             _write_answers(validation, net, held_out, settings, processes, "validate", stores[1], batch_size)
         steps = processes.gather_object([table for store in stores for table in store.tables])
     if not processes.is_main:
         return {}
-    write_steps(out / TRAJECTORIES, [table for part in steps for table in part])
+    write_trajectories(out / TRAJECTORIES, [table for part in steps for table in part])
     predictions = pq.read_table(file)
     tasks = {tests.name(task): tests.num_pairs(task) for task in tests.sample()}
     inputs = (settings.num_votes, settings.pass_at_k, net.passes, settings.min_confidence)
@@ -115,12 +115,12 @@ def _write_answers(
     settings: EvaluateParams,
     processes: World,
     description: str,
-    store: StepStore,
+    store: TrajectoryStore,
     batch_size: BatchSize,
 ) -> None:
     """Write a row for each augmentation of each puzzle of the sample, in order.
 
-    The recorded steps of this process are added to `store`.
+    The trajectories of this process are added to `store`.
     """
     sample = tests.sample()
     total = sum(tests.num_sequences(task) for task in sample)
@@ -131,7 +131,7 @@ def _write_answers(
         pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer,
         progress(description, total, silent=not processes.is_main) as bar,
     ):
-        for table in _answers(model, tests, settings, processes, bar.advance, store, batch_size):
+        for table in answer_rows(model, tests, settings, processes, store, batch_size, bar.advance):
             writer.write_table(table)
 
 
@@ -139,25 +139,25 @@ def _write_json(path: Path, value: dict[str, object], indent: int | None) -> Non
     path.write_text(json.dumps(value, indent=indent, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _answers(
+def answer_rows(
     model: TRM,
     tests: EvalDataset,
     settings: EvaluateParams,
     processes: World,
-    advance: Callable[[int], None],
-    store: StepStore | None = None,
-    batch_size: BatchSize | None = None,
+    store: TrajectoryStore,
+    batch_size: BatchSize,
+    advance: Callable[[int], None] = lambda _: None,
 ) -> Iterator[pa.Table]:
     """The rows of all tasks in order, computed by all processes in turn; empty except in the main process.
 
-    The recorded steps of this process are added to `store`. batch_size: None: that of `settings`.
+    The trajectories of this process are added to `store`. `advance` is called with the number of finished sequences.
     """
     chunks = _chunks(tests, tests.sample(), processes.size)
     while turn := list(islice(chunks, processes.size)):
         own = turn[processes.rank] if processes.rank < len(turn) else []
         table = SCHEMA.empty_table()
         if own:
-            table = _answer(model, tests, settings, own, lambda done: advance(done * len(turn)), store, batch_size)
+            table = _answer(model, tests, settings, own, store, batch_size, lambda done: advance(done * len(turn)))
         if processes.size == 1:
             yield table
             continue
@@ -187,14 +187,11 @@ def _answer(
     tests: EvalDataset,
     settings: EvaluateParams,
     tasks: Sequence[int],
+    store: TrajectoryStore,
+    batch_size: BatchSize,
     advance: Callable[[int], None],
-    store: StepStore | None = None,
-    batch_size: BatchSize | None = None,
 ) -> pa.Table:
-    """Answer all augmentations of the examples of some tasks and vote: a row for each augmentation, in order.
-
-    The recorded steps are added to `store`. batch_size: None: that of `settings`.
-    """
+    """Answer all augmentations of the examples of some tasks and vote: a row for each augmentation, in order."""
     examples = [example for task in tasks for example in tests.examples(task)]
     split = tests.split
     tokens = np.concatenate([example.augmentations.tokens for example in examples])
@@ -203,20 +200,20 @@ def _answer(
     seeds = [seed for example in examples for seed in example.seeds]
     puzzles = np.arange(len(examples)).repeat(k)
     verifier = Verifier(tests.meta, tokens) if settings.verify else None
-    recorder = None if store is None else store.recorder(examples, settings.max_steps)
+    recorder = store.recorder(examples, settings.max_steps)
     predicted = predict(
         model,
         tokens,
         identifiers,
         settings,
-        batch_size or BatchSize(resolve_batch_size(settings.batch_size, model, settings)),
+        batch_size,
         advance,
         seeds,
         puzzles,
         verifier,
         on_step=recorder and recorder.add,
     )
-    if store is not None and recorder is not None:
+    if recorder is not None:
         store.add(recorder, examples)
 
     ends = np.cumsum(k)

@@ -17,7 +17,7 @@ from trm.config.evaluation import SweepParams
 from trm.config.inference import DEFAULT_INFERENCE, InferenceConfig, Selection
 from trm.evaluation.eval_dataset import EvalDataset
 from trm.evaluation.metrics import Estimate, paired_difference, proportion
-from trm.evaluation.recorded_steps import RecordedSteps
+from trm.evaluation.stored_trajectories import StoredTrajectories
 from trm.evaluation.trajectories import BYTES_PER_STEP, Sample, Trajectories, record_trajectories
 from trm.inference.cost import check_inference, estimate
 from trm.models.act import TRM
@@ -29,7 +29,7 @@ TOLERANCE = 0.01
 """The cheapest setting within this distance of the best accuracy is selected."""
 SETTINGS = tuple(InferenceConfig.model_fields)
 """The names of the settings, in the order of their effects in tables."""
-RecordedSource = Callable[[str, int], RecordedSteps | None]
+StoredSource = Callable[[str, int], StoredTrajectories | None]
 
 
 class Row(TypedDict):
@@ -75,11 +75,11 @@ def run_sweep(
     grid: SweepParams,
     batch_size: int,
     seed: int,
-    recorded: RecordedSource = lambda _split, _steps: None,
+    stored: StoredSource = lambda _split, _steps: None,
 ) -> SweepResults:
     """Evaluate `model` on the validation and test puzzles of `dataset` in every setting of `grid`.
 
-    recorded: returns the recorded steps of this model for a split and a number of steps, which are not computed again.
+    stored: returns the trajectories of this model for a split and a number of steps that need not be computed.
     Raises `UserError` if the dataset has fewer augmentations than votes, or no known solutions.
     """
     most = {name: max(getattr(grid, name)) for name in ("max_steps", "num_votes", "num_samples")}
@@ -96,8 +96,8 @@ def run_sweep(
         # The trajectories of all sequences, and the answers of a batch.
         needed = max(steps) * (total * BYTES_PER_STEP + min(batch_size, total) * (meta.seq_len + BYTES_PER_STEP))
         check_memory(needed, f"max_steps={max(steps)}")
-        # Movements are not recorded.
-        known = None if "settled" in grid.selection else recorded(split, max(steps))
+        # Movements are not stored.
+        known = None if "settled" in grid.selection else stored(split, max(steps))
         # Samples are in `total` already.
         expected = estimate(model, total, largest.model_copy(update={"num_samples": 1}), batch_size)
         if expected:

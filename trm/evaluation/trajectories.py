@@ -1,4 +1,4 @@
-"""Trajectories: the answers of a model at every step of every sample, recorded once for the test-time-compute sweep.
+"""Trajectories: the answers of a model after every step of every sample, recorded once for the test-time-compute sweep.
 
 Samples and augmentations do not depend on each other. So the answer and the cost of any `InferenceConfig` follow from
 the recorded trajectories without running the model again.
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from trm.config.inference import InferenceConfig
 from trm.data.protocol import Grid
 from trm.evaluation.eval_dataset import EvalDataset, EvalExample
-from trm.evaluation.recorded_steps import RecordedSteps
+from trm.evaluation.stored_trajectories import StoredTrajectories
 from trm.inference.engine import InferenceEngine, Tokens
 from trm.inference.voting import grid_hash, same_grid, selection_score, vote_winners
 from trm.models.act import TRM
@@ -46,7 +46,7 @@ class Trajectories:
     halts: npt.NDArray[np.bool_]
     """Halting decision after the step."""
     movement: npt.NDArray[np.float32]
-    """Movement of the latents in the step (`InferenceEngine.movement`); 0 in recorded sequences."""
+    """Movement of the latents in the step (`InferenceEngine.movement`); 0 in stored trajectories."""
     exists: npt.NDArray[np.bool_]
     """[N, V]: a task may have fewer augmentations than requested."""
     correct: npt.NDArray[np.bool_]
@@ -101,17 +101,17 @@ def record_trajectories(
     samples: Sequence[Sample],
     batch_size: int,
     advance: Callable[[int], None] = lambda _: None,
-    recorded: RecordedSteps | None = None,
+    stored: StoredTrajectories | None = None,
 ) -> Trajectories:
     """Run the model on the puzzles of `tests` in all augmentations and samples, and record every step.
 
     The noise of a sample is that of `trm evaluate` with the seed of `tests`. `advance` is called with the number of
-    finished sequences. Sequences without noise whose steps are `recorded` are not computed, and have no movement, which
-    selection `settled` needs. Examples without a known solution are skipped; raises `UserError` if none is left.
+    finished sequences. Sequences without noise whose trajectories are `stored` are not computed, and have no movement,
+    which selection `settled` needs. Examples without a known solution are skipped; raises `UserError` if none is left.
     """
     examples = (example for task in tests.sample() for example in tests.examples(task) if example.solution is not None)
     parts = [
-        _Part.record(model, tests.num_votes, part, steps, samples, batch_size, advance, recorded)
+        _Part.record(model, tests.num_votes, part, steps, samples, batch_size, advance, stored)
         for part in _parts(examples, batch_size)
     ]
     if not parts:
@@ -172,7 +172,7 @@ class _Part:
         samples: Sequence[Sample],
         batch_size: int,
         advance: Callable[[int], None],
-        recorded: RecordedSteps | None,
+        stored: StoredTrajectories | None,
     ) -> "_Part":
         shape = (len(examples), num_votes, len(samples), steps)
         answer, halts = np.zeros(shape, np.int32), np.zeros(shape, bool)
@@ -180,7 +180,7 @@ class _Part:
         numbers: list[dict[bytes, int]] = [{} for _ in examples]
         grids: list[list[Grid]] = [[] for _ in examples]
         for index, sample in enumerate(samples):
-            known = recorded if sample == Sample(0.0, 0) else None
+            known = stored if sample == Sample(0.0, 0) else None
             all_tokens, all_logits, all_halts, all_movements = _run(model, examples, steps, sample, batch_size, known)
             start = 0
             for row, example in enumerate(examples):
@@ -209,7 +209,7 @@ def _run(
     steps: int,
     sample: Sample,
     batch_size: int,
-    recorded: RecordedSteps | None,
+    stored: StoredTrajectories | None,
 ) -> tuple[Tokens, npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
     """One sample of all augmentations: tokens [B, S, L]; halt logits, halting decisions and movements [B, S]."""
     tokens = np.concatenate([example.augmentations.tokens for example in examples])
@@ -218,10 +218,10 @@ def _run(
     predicted = np.zeros((len(tokens), steps, tokens.shape[1]), np.uint8)
     (logits, movements), halts = np.zeros((2, len(tokens), steps), np.float32), np.zeros((len(tokens), steps), bool)
     missing = np.arange(len(tokens))
-    if recorded is not None:
-        numbers = recorded.find(examples)
+    if stored is not None:
+        numbers = stored.find(examples)
         for row in np.flatnonzero(numbers >= 0):
-            predicted[row], logits[row], halts[row] = recorded.outputs(numbers[row])
+            predicted[row], logits[row], halts[row] = stored.outputs(numbers[row])
         missing = np.flatnonzero(numbers < 0)
     for start in range(0, len(missing), batch_size):
         part = missing[start : start + batch_size]

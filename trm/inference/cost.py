@@ -66,7 +66,7 @@ def check_inference(model: TRM, config: InferenceConfig) -> None:
     width = model.positions * model.config.block_width * VALUES_PER_POSITION * model.compute_dtype.itemsize
     shared = 0 if device.type == "cuda" else votes  # in the same memory
     check_memory(shared + config.num_samples * width, f"num_samples={config.num_samples}", device)
-    if config.verify or config.selection == "halt_first":  # the sequences of a puzzle stop each other
+    if config.stops_puzzles:  # they share a batch
         sequences = config.num_votes * config.num_samples
         name = f"num_votes={config.num_votes}, num_samples={config.num_samples}"
         check_memory(shared + sequences * width, name, device)

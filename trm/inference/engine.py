@@ -250,8 +250,7 @@ def predict(
     batch that exceeds the memory of the GPU is computed again in smaller batches, unless there is an `on_trace`.
     """
     # Where the sequences of a puzzle do not stop each other, they need not share a batch.
-    stops_puzzle = verifier is not None or config.selection == "halt_first"
-    puzzles = puzzles if puzzles is not None and stops_puzzle else np.arange(len(tokens))
+    puzzles = puzzles if puzzles is not None and config.stops_puzzles else np.arange(len(tokens))
     parts = []
 
     def compute(chosen: npt.NDArray[np.int64]) -> Predictions:

@@ -54,7 +54,7 @@ def import_published(
     config, meta = settings_from_arch(arch, meta, reset_puzzle_emb)
     theirs = without_prefixes(state_dict)
     model = build_model(config, meta, dtype=_dtype(arch))
-    names, tensors = _published_names(model), _tensors(model)
+    names, tensors = published_keys(model), _tensors(model)
     advice = "is the architecture in all_config.yaml the right one?"
     unknown = sorted(set(theirs) - set(names.values()))
     missing = [names[name] for name in tensors if names[name] not in theirs]
@@ -103,7 +103,7 @@ def export_published(model: TRM) -> dict[str, Tensor]:
             f"model.puzzle_emb_len must be {tokens} to export {config.arch}, as in the published code. "
             f"Got {config.puzzle_emb_len}"
         )
-    names, tensors = _published_names(model), _tensors(model)
+    names, tensors = published_keys(model), _tensors(model)
     return {names[name]: tensor.detach().to("cpu", torch.float32, copy=True) for name, tensor in tensors.items()}
 
 
@@ -228,7 +228,7 @@ def _tensors(model: TRM) -> dict[str, Tensor]:
     return tensors if model.config.puzzle_emb_ndim else {k: v for k, v in tensors.items() if k != "puzzle_table"}
 
 
-def _published_names(model: TRM) -> dict[str, str]:
+def published_keys(model: TRM) -> dict[str, str]:
     """Our tensor name -> the published key, for every tensor of `model`."""
     names = dict(_NAMES)
     if not {"y", "z"}.issuperset(model.variant.states):

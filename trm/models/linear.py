@@ -25,7 +25,7 @@ _LIBRARY.define("product(Tensor a, Tensor b) -> Tensor")
 
 
 def _onednn(a: Tensor, b: Tensor) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise.default(a, b, None, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise.default(a, b, None, "none", [], "")  # noqa: SLF001 - has no public name
 
 
 _LIBRARY.impl("product", _onednn, "CPU")

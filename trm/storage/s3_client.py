@@ -41,7 +41,7 @@ EXPECTED |= {"copy_object": "CopyObjectResult"}
 """Operation -> a field that each response of an S3 server has."""
 CONDITION_TEST = "conditional-write-test"
 CONDITION_TEST_TEXT = b"trm wrote this object to test whether the server honours conditional writes.\n"
-_PROVEN: set[tuple[str, str, str, str]] = set()
+PROVEN: set[tuple[str, str, str, str]] = set()
 """Endpoint, bucket, root and condition whose test has succeeded in this process."""
 Result = TypeVar("Result")
 
@@ -78,7 +78,7 @@ class Store:
         self._cancelled = threading.Event()
         self._wait_reported = False
         self._retry_seconds = RETRY_SECONDS if retry_seconds is None else retry_seconds
-        self.client = self._translate_errors("connect", _client)
+        self.client = self._translate_errors("connect", create_client)
 
     def cancel(self) -> None:
         """Cancel the requests of other threads."""
@@ -126,7 +126,7 @@ class Store:
         """
         root = "/".join(self.key.split("/")[:-2])
         place = (self.client.meta.endpoint_url, self.bucket, root, condition)
-        if place in _PROVEN:
+        if place in PROVEN:
             return
         impossible = {"IfNoneMatch": {"IfNoneMatch": "*"}, "IfMatch": {"IfMatch": f'"{"0" * 32}"'}}[condition]
         where = {"Bucket": self.bucket, "Key": f"{root}/{CONDITION_TEST}".lstrip("/")}
@@ -141,7 +141,7 @@ class Store:
         try:
             put(impossible)
         except ConflictError:
-            _PROVEN.add(place)
+            PROVEN.add(place)
             return
         header = {"IfNoneMatch": "If-None-Match", "IfMatch": "If-Match"}[condition]
         raise UserError(
@@ -276,7 +276,7 @@ class Store:
             except ClientError as error:
                 if s3_errors.code_of(error) not in s3_errors.EXPIRED_CODES:
                     raise
-                self.client = _client()  # reads the credentials again, which another program may have renewed
+                self.client = create_client()  # reads the credentials again, which another program may have renewed
                 return request()
 
         retrying = Retrying(
@@ -344,7 +344,8 @@ class _StopAfter:
         return now - self.first >= self.seconds
 
 
-def _client() -> "BaseClient":
+def create_client() -> "BaseClient":
+    """An S3 client for the environment and configuration files. `Store` repeats failed requests, not the client."""
     from botocore.config import Config
     from botocore.session import Session
 

@@ -41,7 +41,8 @@ class RemoteCheckpoints:
         """Protects the following two attributes, so that a request is never left to a thread that is about to end."""
         self._requested = False
         self._thread: threading.Thread | None = None
-        self._failing = False
+        self.failing = False
+        """Whether the last upload failed."""
         self.saved_at = time.monotonic()
         """When the last upload that succeeded was started; at first, when this process started."""
 
@@ -85,12 +86,12 @@ class RemoteCheckpoints:
     def finish(self) -> None:
         """Wait for the upload of the newest state, for a limited time. An upload that has failed is tried once more."""
         with self._changed:
-            retry = self._thread is None and self._failing
+            retry = self._thread is None and self.failing
         if retry:
             self.save()
         with self._changed:
             ended = self._changed.wait_for(lambda: self._thread is None, SHUTDOWN_TIMEOUT)
-        if not ended or self._failing:
+        if not ended or self.failing:
             print(f"{self.uri}: the last state is not uploaded; it is in {self.folder}", file=sys.stderr)
 
     def _work(self) -> None:
@@ -109,17 +110,18 @@ class RemoteCheckpoints:
             self._copy()
             self.saved_at = now
         except Exception as error:  # no fault of an upload may end the training
-            if not self._failing:
+            if not self.failing:
                 print(f"states cannot be uploaded ({error}); training continues", file=sys.stderr, flush=True)
-            self._failing = True
+            self.failing = True
             return
-        if self._failing:
+        if self.failing:
             print(f"{self.uri}: uploads of states work again", file=sys.stderr, flush=True)
-        self._failing = False
+        self.failing = False
+        """Whether the last upload failed."""
 
     def _copy(self) -> None:
         snapshot = self.folder / SNAPSHOT
-        step = self._take_snapshot(snapshot)
+        step = self.take_snapshot(snapshot)
         older = sorted(self._steps() - {step})[-KEPT:]
         # As the local states, the copies share two copies of the puzzle embedding and of an unchanged checkpoint.
         similar = self._copy_uri(older[0]) if len(older) == KEPT else None
@@ -130,7 +132,7 @@ class RemoteCheckpoints:
             for older in sorted(self._steps())[:-KEPT]:
                 s3.remove(self._copy_uri(older))
 
-    def _take_snapshot(self, snapshot: Path) -> int:
+    def take_snapshot(self, snapshot: Path) -> int:
         """Create links to the files of the newest state, which the training may delete; returns its step."""
         states = StateFolder(self.folder)
         while True:

@@ -49,7 +49,7 @@ class Kubelet:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                kubelet._answer(self)
+                kubelet.answer(self)
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass
@@ -67,7 +67,7 @@ class Kubelet:
         self._http.shutdown()
         self._http.server_close()
 
-    def _answer(self, request: BaseHTTPRequestHandler) -> None:
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
         url = urlsplit(request.path)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         self.requests.append(request.path)

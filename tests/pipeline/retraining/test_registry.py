@@ -5,6 +5,7 @@ import secrets
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -128,13 +129,13 @@ def test_of_two_concurrent_promotions_one_succeeds(
     """A hundred times, both have read the same champion and compared before either writes."""
     rounds = 100
     both = threading.Barrier(2)
-    real = Registry._replace
 
-    def replace_together(self: Registry, *arguments: object) -> None:
+    def draw_together(size: int) -> str:
         both.wait()
-        real(self, *arguments)  # pyright: ignore[reportArgumentType]
+        return secrets.token_hex(size)
 
-    monkeypatch.setattr(Registry, "_replace", replace_together)
+    # The token of a promotion is drawn before its first write.
+    monkeypatch.setattr("pipeline.retraining.registry.secrets", SimpleNamespace(token_hex=draw_together))
     monkeypatch.setattr("pipeline.retraining.registry.compare", lambda *_: _Better())
     monkeypatch.setattr("pipeline.retraining.registry.load_result", lambda *_: None)
 

@@ -106,7 +106,7 @@ def _extend(first: Grids, second: Grids, one: Colors, other: Colors) -> bool:
     values, counts = np.unique(first_colors, return_counts=True)
     shared = np.flatnonzero(counts > 1)
     if not len(shared):
-        return _is_symmetry(first[0], second[0], np.argsort(first_colors), np.argsort(second_colors))
+        return is_symmetry(first[0], second[0], np.argsort(first_colors), np.argsort(second_colors))
     smallest = values[shared[np.argmin(counts[shared])]]
     cell = np.flatnonzero(first_colors == smallest)[0]
     return any(
@@ -126,7 +126,7 @@ def _individualize(colors: Colors, cell: np.intp, shape: tuple[int, ...]) -> Col
     return marked.reshape(shape)
 
 
-def _is_symmetry(first: Grids, second: Grids, source: npt.NDArray[np.intp], target: npt.NDArray[np.intp]) -> bool:
+def is_symmetry(first: Grids, second: Grids, source: npt.NDArray[np.intp], target: npt.NDArray[np.intp]) -> bool:
     """Whether the mapping of cell source[i] of `first` to cell target[i] of `second` is a symmetry that keeps the
     clues.
     """

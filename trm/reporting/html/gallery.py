@@ -94,7 +94,7 @@ def step_by_step(
             data["attempts"] = _attempts(meta, file, table, index)
             facts = _facts(meta, table, index)
             examples.append(
-                ExamplePuzzle(_name(meta, table, index), _solved(table, index), _vote(table, index), facts, data)
+                ExamplePuzzle(_name(meta, table, index), _solved(table, index), vote_note(table, index), facts, data)
             )
     return examples
 
@@ -110,7 +110,7 @@ def mistakes(
         data |= {"logits": [_logit(prediction.row["halt_logit"])], "halt_step": 0, "demos": [], "attempts": []}
         verdict = {True: "another valid solution", False: "invalid", None: "no rules to check"}
         facts = [verdict[prediction.row["valid"]], *_facts(meta, table, index)]
-        examples.append(ExamplePuzzle(_name(meta, table, index), False, _vote(table, index), facts, data))
+        examples.append(ExamplePuzzle(_name(meta, table, index), False, vote_note(table, index), facts, data))
     return examples
 
 
@@ -182,14 +182,14 @@ def _attempts(meta: DatasetMeta, file: Path, table: PredictionTable, index: int)
 
 def _pack_prediction(prediction: Prediction, grids: Sequence[Grid]) -> dict[str, Any]:
     solution = _pack(prediction.solution) if prediction.solution is not None else None
-    return {"question": _pack(prediction.question), "solution": solution, "steps": _pack_steps(grids)}
+    return {"question": _pack(prediction.question), "solution": solution, "steps": pack_steps(grids)}
 
 
 def _pack(grid: Grid) -> list[Any]:
     return [*grid.shape, "".join(chr(FIRST_CHARACTER + cell) for cell in grid.ravel().tolist())]
 
 
-def _pack_steps(grids: Sequence[Grid]) -> list[list[Any]]:
+def pack_steps(grids: Sequence[Grid]) -> list[list[Any]]:
     """Each grid completely, or as place, cell, place, cell, … where it differs from the previous one if shorter."""
     packed: list[list[Any]] = []
     before: Grid | None = None
@@ -215,7 +215,7 @@ def _solved(table: PredictionTable, index: int) -> bool | None:
     return bool(table.correct[index]) if table.known[index] else None
 
 
-def _vote(table: PredictionTable, index: int) -> str:
+def vote_note(table: PredictionTable, index: int) -> str:
     """The result of the vote, if it differs from that of the single answer."""
     if table.num_votes[index] == 1 or not table.known[index] or table.correct[index] == table.vote_correct[index]:
         return ""

@@ -13,8 +13,8 @@ from markupsafe import Markup
 from trm.config.evaluation import ReportParams
 from trm.data.parquet import read_counts, read_leaks, read_meta, read_split
 from trm.datasets.drawings import get_drawing
-from trm.evaluation.recorded_steps import FILE as TRAJECTORIES
-from trm.evaluation.recorded_steps import RecordedSteps
+from trm.evaluation.stored_trajectories import FILE as TRAJECTORIES
+from trm.evaluation.stored_trajectories import StoredTrajectories
 from trm.evaluation.sweep import run_sweep
 from trm.reporting import statistics
 from trm.reporting.html import gallery, sections, summary
@@ -54,8 +54,8 @@ def report(
     most = net.config.halt_max_steps
     sweep, grid = None, settings.test_time_compute
     if grid is not None and table.known.any():
-        recorded = partial(_recorded, evaluation, manifests["evaluation"], settings.seed, device, dtype)
-        sweep = run_sweep(net, meta, dataset, grid, settings.batch_size, settings.seed, recorded)
+        stored = partial(_stored, evaluation, manifests["evaluation"], settings.seed, device, dtype)
+        sweep = run_sweep(net, meta, dataset, grid, settings.batch_size, settings.seed, stored)
     source = (meta, dataset, file, table)
     steps = min(inference["max_steps"], gallery.MAX_STEPS)
     chosen = gallery.choose_examples(table, settings.num_examples, settings.seed).tolist()
@@ -127,7 +127,7 @@ def render(page: Mapping[str, Any]) -> str:
     return environment.get_template("page.html.j2").render(page)
 
 
-def _recorded(
+def _stored(
     evaluation: Path,
     manifest: Mapping[str, Any],
     seed: int,
@@ -135,13 +135,13 @@ def _recorded(
     dtype: torch.dtype,
     split: str,
     steps: int,
-) -> RecordedSteps | None:
-    """The steps of a split that the evaluation has recorded; None if it had other settings than the report."""
+) -> StoredTrajectories | None:
+    """The trajectories of a split that the evaluation has stored; None if it had other settings than the report."""
     inference, facts, file = manifest["params"]["evaluate"], manifest["facts"], evaluation / TRAJECTORIES
     settings = (inference["seed"], facts["device"], facts["precision"])
     if settings != (seed, device.type, _name(dtype)) or inference["max_steps"] < steps or not file.is_file():
         return None
-    return RecordedSteps.read(file, split, steps)
+    return StoredTrajectories.read(file, split, steps)
 
 
 def _name(dtype: torch.dtype) -> str:

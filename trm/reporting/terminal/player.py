@@ -32,7 +32,8 @@ class Player:
         self._console, self._live, self._keys = console, live, keys
         self._views: list[View] = []
         self._at = 0
-        self._seconds = FRAME_SECONDS
+        self.seconds = FRAME_SECONDS
+        """Time of a view on the screen."""
         self._is_paused = self._was_solved = self._to_end = False
         self._skip_to = 0
         """The step to jump to."""
@@ -50,18 +51,18 @@ class Player:
         self._skip_to, self._at = 0, len(self._views) - 1
         if self._keys is not None and view.is_solved and not self._was_solved:
             self._is_paused = self._was_solved = True
-        self._draw()
+        self.draw()
         self._wait()
 
     def finish(self) -> None:
         """Show the last view, if it was jumped over."""
         if self._views:
             self._at = len(self._views) - 1
-            self._draw()
+            self.draw()
 
     def _wait(self) -> None:
         """Return when the next view is wanted."""
-        due, size = time.monotonic() + self._seconds, self._console.size
+        due, size = time.monotonic() + self.seconds, self._console.size
         while True:
             left = due - time.monotonic()
             if self._keys is None:
@@ -73,8 +74,8 @@ class Player:
                 return
             if key or is_over or self._console.size != size:
                 size = self._console.size
-                due = time.monotonic() + self._seconds if key or is_over else due
-                self._draw()
+                due = time.monotonic() + self.seconds if key or is_over else due
+                self.draw()
 
     def _wants_next(self, key: str) -> bool:
         """Act on a key; returns whether a view is wanted that has not been computed."""
@@ -83,9 +84,9 @@ class Player:
         if key == " ":
             self._is_paused = not self._is_paused
         elif key in ("+", "="):
-            self._seconds = max(self._seconds / 2, MIN_SECONDS)
+            self.seconds = max(self.seconds / 2, MIN_SECONDS)
         elif key == "-":
-            self._seconds = min(self._seconds * 2, MAX_SECONDS)
+            self.seconds = min(self.seconds * 2, MAX_SECONDS)
         elif key == "left":
             self._is_paused, self._at = True, max(self._at - 1, 0)
         elif key == "right":
@@ -109,7 +110,8 @@ class Player:
         self._at += 1
         return True
 
-    def _draw(self) -> None:
+    def draw(self) -> None:
+        """Draw the current view."""
         keys = KEYS if self._keys is not None else ""
         if self._is_paused:
             keys = (SOLVED if self.view.is_solved else PAUSED) + keys.removeprefix("space pause  ")

@@ -1,6 +1,4 @@
-"""The answers of a sample of the puzzles after each step: stage `evaluate` stores them, the sweep of stage `report`
-reuses them.
-"""
+"""The trajectories that stage `evaluate` stores for a sample of the puzzles, and the sweep of stage `report` reuses."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,8 +31,8 @@ BYTES_PER_STEP = 5
 """Memory of a step of a sequence, in addition to its tokens."""
 
 
-class StepRecorder:
-    """Records the steps of some sequences of a call of `trm.inference.engine.predict`."""
+class TrajectoryRecorder:
+    """Records the trajectories of some sequences of a call of `trm.inference.engine.predict`."""
 
     def __init__(self, which: npt.NDArray[np.bool_], steps: int, length: int) -> None:
         """which: the sequences to record, bool [N]. length: tokens of a sequence, L."""
@@ -51,7 +49,7 @@ class StepRecorder:
             values[slots[kept], step - 1] = output[kept]
 
     def rows(self, split: str, examples: Sequence[EvalExample]) -> pa.Table:
-        """The records as rows of `SCHEMA`. examples: those of the N sequences, in order."""
+        """The trajectories as rows of `SCHEMA`. examples: those of the N sequences, in order."""
         keys = [(example.row, name) for example in examples for name in example.augmentations.names]
         recorded = [key for key, slot in zip(keys, self._slots, strict=True) if slot >= 0]
         columns = {
@@ -65,35 +63,35 @@ class StepRecorder:
         return pa.table([pa.array(columns[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
 
 
-class StepStore:
-    """The recorded steps of a split."""
+class TrajectoryStore:
+    """Collects the trajectories of a split, and selects their puzzles."""
 
     def __init__(self, split: str, tests: EvalDataset, settings: EvaluateParams) -> None:
-        """Records `settings.trajectory_puzzles` puzzles of `tests`, the puzzles of the split.
+        """Selects `settings.trajectory_puzzles` puzzles of `tests`, the puzzles of the split.
 
         Only steps without noise of sequences that are computed to the end can be reused, so with other settings nothing
-        is recorded. Raises `UserError` if the steps exceed the memory.
+        is recorded. Raises `UserError` if the trajectories exceed the memory.
         """
         self.tables: list[pa.Table] = []
         self._split = split
-        stops = settings.early_halting or settings.verify or settings.selection == "halt_first"
-        most = 0 if stops or settings.num_samples > 1 else settings.trajectory_puzzles
+        is_complete = not settings.early_halting and not settings.stops_puzzles
+        most = settings.trajectory_puzzles if is_complete and settings.num_samples == 1 else 0
         tasks = tests.draw(most)
         self._tasks = {tests.name(task) for task in tasks}
         of_step = (tests.meta.seq_len + BYTES_PER_STEP) * sum(tests.num_sequences(task) for task in tasks)
         check_memory(of_step * settings.max_steps, f"evaluate.trajectory_puzzles={most}")
 
-    def recorder(self, examples: Sequence[EvalExample], steps: int) -> StepRecorder | None:
+    def recorder(self, examples: Sequence[EvalExample], steps: int) -> TrajectoryRecorder | None:
         """Return a recorder for the sequences of `examples`; None if none of them is recorded."""
         which = np.array([example.task in self._tasks for example in examples for _ in example.identifiers])
-        return StepRecorder(which, steps, examples[0].augmentations.tokens.shape[1]) if which.any() else None
+        return TrajectoryRecorder(which, steps, examples[0].augmentations.tokens.shape[1]) if which.any() else None
 
-    def add(self, recorder: StepRecorder, examples: Sequence[EvalExample]) -> None:
-        """Add the records of the `examples` of `recorder`."""
+    def add(self, recorder: TrajectoryRecorder, examples: Sequence[EvalExample]) -> None:
+        """Add the trajectories of the `examples` of `recorder`."""
         self.tables.append(recorder.rows(self._split, examples))
 
 
-def write_steps(file: Path, tables: Sequence[pa.Table]) -> None:
+def write_trajectories(file: Path, tables: Sequence[pa.Table]) -> None:
     """Write the tables of all stores and processes, if there are any, in an order that does not depend on them."""
     if tables:
         table = pa.concat_tables(tables).sort_by([("split", "ascending"), ("puzzle", "ascending")])  # stable
@@ -103,8 +101,8 @@ def write_steps(file: Path, tables: Sequence[pa.Table]) -> None:
         pq.write_table(table, file, compression="zstd", **encodings)
 
 
-class RecordedSteps:
-    """The records of a split, by puzzle and augmentation."""
+class StoredTrajectories:
+    """The stored trajectories of a split, by puzzle and augmentation."""
 
     def __init__(self, table: pa.Table, steps: int) -> None:
         """table: rows of `SCHEMA` with at least `steps` steps, which is the number that is used."""
@@ -114,22 +112,22 @@ class RecordedSteps:
         self._logits, self._halts = table.column("halt_logit").to_pylist(), table.column("halts").to_pylist()
 
     @classmethod
-    def read(cls, file: Path, split: str, steps: int) -> "RecordedSteps":
-        """The records of a split in the file of an evaluation. Raises `DataError` if it is damaged."""
+    def read(cls, file: Path, split: str, steps: int) -> "StoredTrajectories":
+        """The trajectories of a split in the file of an evaluation. Raises `DataError` if it is damaged."""
         try:
             table = pq.read_table(file, columns=SCHEMA.names, filters=pc.field("split") == split)
         except (OSError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0]
-            raise DataError(f"{file}: not a complete file of steps ({reason}); run `trm evaluate` again") from None
+            raise DataError(f"{file}: not a complete file ({reason}); run `trm evaluate` again") from None
         return cls(table, steps)
 
     def find(self, examples: Sequence[EvalExample]) -> npt.NDArray[np.int64]:
-        """The number of the record of each sequence of `examples`, int64 [B]; -1 if there is none."""
+        """The number of the trajectory of each sequence of `examples`, int64 [B]; -1 if there is none."""
         keys = ((example.row, name) for example in examples for name in example.augmentations.names)
         return np.array([self._rows.get(key, -1) for key in keys], np.int64)
 
     def outputs(self, number: int) -> tuple[Tokens, list[float], list[bool]]:
-        """Tokens [S, L], halt logits [S] and halting decisions [S] of a record."""
+        """Tokens [S, L], halt logits [S] and halting decisions [S] of a trajectory."""
         logits, halts = self._logits[number], self._halts[number]
         tokens = np.frombuffer(self._tokens[number], np.uint8).reshape(len(logits), -1)
         return tokens[: self._steps], logits[: self._steps], halts[: self._steps]

@@ -1,4 +1,4 @@
-"""The page reuses the steps that the evaluation has recorded, where the settings are equal."""
+"""The page reuses the trajectories that the evaluation has stored, where the settings are equal."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.reporting.experiments import Experiment, solving_experiment
-from trm.evaluation.recorded_steps import FILE, RecordedSteps
+from trm.evaluation.stored_trajectories import FILE, StoredTrajectories
 from trm.storage.artifacts import write_manifest
 
 pytestmark = pytest.mark.slow
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
-    """An experiment with votes and a sweep; all 12 test puzzles are recorded."""
+    """An experiment with votes and a sweep; all 12 test puzzles are stored."""
     return solving_experiment(tmp_path_factory.mktemp("experiment") / "solving")
 
 
@@ -23,13 +23,13 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The splits whose records are read."""
     splits: list[str] = []
-    read = RecordedSteps.read
+    read = StoredTrajectories.read
 
-    def spy(file: Path, split: str, steps: int) -> RecordedSteps:
+    def spy(file: Path, split: str, steps: int) -> StoredTrajectories:
         splits.append(split)
         return read(file, split, steps)
 
-    monkeypatch.setattr(RecordedSteps, "read", spy)
+    monkeypatch.setattr(StoredTrajectories, "read", spy)
     return splits
 
 

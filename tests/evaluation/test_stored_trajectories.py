@@ -14,7 +14,7 @@ from trm.data.parquet import read_meta
 from trm.evaluation import trajectories
 from trm.evaluation.eval_dataset import EvalDataset
 from trm.evaluation.evaluate import evaluate
-from trm.evaluation.recorded_steps import FILE, RecordedSteps, StepStore, write_steps
+from trm.evaluation.stored_trajectories import FILE, StoredTrajectories, TrajectoryStore, write_trajectories
 from trm.evaluation.sweep import run_sweep
 from trm.inference.engine import InferenceEngine
 from trm.models.act import TRM, build_model
@@ -78,10 +78,10 @@ def evaluated(dataset: Path, model: Path, out: Path, **changes: object) -> Path:
     return out / FILE
 
 
-def test_a_sweep_of_recorded_steps_is_the_sweep(
+def test_a_sweep_of_stored_trajectories_is_the_sweep(
     dataset: Path, model: Path, tmp_path: Path, computed: list[int]
 ) -> None:
-    """3 test puzzles in 3 augmentations and 3 validation puzzles in 1 are recorded, of 9 sequences of each split."""
+    """3 test puzzles in 3 augmentations and 3 validation puzzles in 1 are stored, of 9 sequences of each split."""
     file = evaluated(dataset, model, tmp_path / "out")
     net, meta = load_checkpoint(model)
     expected = run_sweep(net, meta, dataset, GRID, 64, 7)
@@ -89,18 +89,18 @@ def test_a_sweep_of_recorded_steps_is_the_sweep(
     computed.clear()
     reads: list[tuple[str, int]] = []
 
-    def recorded(split: str, steps: int) -> RecordedSteps:
+    def stored(split: str, steps: int) -> StoredTrajectories:
         reads.append((split, steps))
-        return RecordedSteps.read(file, split, steps)
+        return StoredTrajectories.read(file, split, steps)
 
-    found = run_sweep(net, meta, dataset, GRID, 64, 7, recorded)
+    found = run_sweep(net, meta, dataset, GRID, 64, 7, stored)
     assert found == expected
     assert sum(computed) == (6 + 9) + (0 + 9)
     assert reads == [("validation", 4), ("test", 4)]
     rows = expected["splits"]["test"]["rows"]
     assert len({row["forward_passes"] for row in rows}) > 4, "some sequences must halt early"
-    other = run_sweep(net, meta, dataset, GRID.model_copy(update={"selection": ("settled",)}), 64, 7, recorded)
-    assert len(reads) == 2, "movements are not recorded"
+    other = run_sweep(net, meta, dataset, GRID.model_copy(update={"selection": ("settled",)}), 64, 7, stored)
+    assert len(reads) == 2, "movements are not stored"
     assert other == run_sweep(net, meta, dataset, GRID.model_copy(update={"selection": ("settled",)}), 64, 7)
 
 
@@ -109,7 +109,7 @@ def test_records_are_those_of_the_engine(dataset: Path, model: Path, tmp_path: P
     net, meta = load_checkpoint(model)
     tests = EvalDataset.read(dataset, meta, 1, 3, 7)
     examples = [example for task in tests.sample() for example in tests.examples(task)]
-    records = RecordedSteps.read(file, "test", 4)
+    records = StoredTrajectories.read(file, "test", 4)
     numbers = records.find(examples)
     assert sorted(numbers) == [0, 1, 2]
     for number, example in zip(numbers, examples, strict=True):
@@ -149,12 +149,12 @@ def test_the_number_of_stored_puzzles_changes_no_other_file(dataset: Path, model
     assert all((some / name).read_bytes() == (none / name).read_bytes() for name in names)
 
 
-def stores(dataset: Path, model: Path, parts: list[slice]) -> Iterator[StepStore]:
+def stores(dataset: Path, model: Path, parts: list[slice]) -> Iterator[TrajectoryStore]:
     """The stores of processes that answer some of the test puzzles each."""
     net, meta = load_checkpoint(model)
     tests = EvalDataset.read(dataset, meta, 3, None, 7)
     for part in parts:
-        store = StepStore("test", tests, SETTINGS.model_copy(update={"trajectory_puzzles": 4}))
+        store = TrajectoryStore("test", tests, SETTINGS.model_copy(update={"trajectory_puzzles": 4}))
         examples = [example for task in tests.sample()[part] for example in tests.examples(task)]
         recorder = store.recorder(examples, 1)
         if recorder is not None:
@@ -166,9 +166,9 @@ def stores(dataset: Path, model: Path, parts: list[slice]) -> Iterator[StepStore
 
 
 def test_the_file_does_not_depend_on_the_processes(dataset: Path, model: Path, tmp_path: Path) -> None:
-    write_steps(tmp_path / "one", [table for store in stores(dataset, model, [slice(6)]) for table in store.tables])
+    write_trajectories(tmp_path / "one", next(stores(dataset, model, [slice(6)])).tables)
     several = list(stores(dataset, model, [slice(4, 6), slice(2), slice(2, 4)]))
-    write_steps(tmp_path / "several", [table for store in several for table in store.tables])
+    write_trajectories(tmp_path / "several", [table for store in several for table in store.tables])
     assert len(pq.read_table(tmp_path / "one")) == 4 * 3
     assert (tmp_path / "one").read_bytes() == (tmp_path / "several").read_bytes()
 
@@ -177,14 +177,14 @@ def test_more_puzzles_than_the_memory_holds(
     dataset: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """3 test puzzles in 3 augmentations: 5 steps of 16 tokens and 5 bytes."""
-    monkeypatch.setattr("trm.evaluation.recorded_steps.check_memory", check := Check())
+    monkeypatch.setattr("trm.evaluation.stored_trajectories.check_memory", check := Check())
     evaluated(dataset, model, tmp_path / "out")
     name = "evaluate.trajectory_puzzles=3"
     assert check.calls == [(3 * 3 * 5 * (16 + 5), name), (3 * 5 * (16 + 5), name)]
     monkeypatch.undo()
     monkeypatch.setattr("trm.utils.memory.available_memory", lambda: 0)
     with pytest.raises(UserError, match="^evaluate.trajectory_puzzles=3 needs about 945 bytes of memory"):
-        StepStore("test", EvalDataset.read(dataset, read_meta(dataset), 3, None, 7), SETTINGS)
+        TrajectoryStore("test", EvalDataset.read(dataset, read_meta(dataset), 3, None, 7), SETTINGS)
 
 
 class Check:
@@ -200,5 +200,5 @@ class Check:
 def test_a_damaged_file(dataset: Path, model: Path, tmp_path: Path) -> None:
     file = evaluated(dataset, model, tmp_path / "out")
     file.write_bytes(file.read_bytes()[:-9])
-    with pytest.raises(DataError, match="trajectories.parquet: not a complete file of steps .*; run `trm evaluate`"):
-        RecordedSteps.read(file, "test", 4)
+    with pytest.raises(DataError, match="trajectories.parquet: not a complete file .*; run `trm evaluate`"):
+        StoredTrajectories.read(file, "test", 4)
