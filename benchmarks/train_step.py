@@ -33,6 +33,7 @@ from trm.config.model import ModelParams
 from trm.config.training import TrainParams
 from trm.data.batches import START
 from trm.datasets.registry import expected_meta
+from trm.models.act import build_model
 from trm.models.linear import linear
 from trm.models.model_summary import Product, matrix_products
 from trm.stages.params import load_recipe
@@ -135,8 +136,9 @@ class Timed:
             "batch": B,
             "parameters": sum(weight.numel() for weight in self.state.model.parameters()),
         }
+        model = build_model(self.model, self.meta)
         for kind, times in {"train": self.train_seconds, "evaluate": self.evaluate_seconds}.items():
-            products = matrix_products(self.model, self.meta, kind == "train")
+            products = matrix_products(model.train(kind == "train"))
             seconds = statistics.median(times[WARMUP:])
             operations = B * sum(product.operations * count for product, count in products.items())
             alone = sum(self._product_seconds(product, B) * count for product, count in products.items())

@@ -72,8 +72,6 @@ class Image:
     name: str
     build_args: tuple[str, ...]
     """Options of the `docker build` command."""
-    offline: bool
-    """Whether it was built from wheels of this machine's pip, without a network."""
 
     def run(self, *command: str, options: tuple[str, ...] = (), code: int = 0, stdin: str = "") -> str:
         """Run a command in a new container; see `Engine.run`."""
@@ -185,7 +183,7 @@ def image(engine: Engine, base: str, tmp_path_factory: pytest.TempPathFactory) -
         args["BUILD_BASE"] = "trm-build-base:test"
     options = tuple(part for name, value in args.items() for part in ("--build-arg", f"{name}={value}"))
     options += ("--network", "host" if problem else "none")
-    built = Image(engine, "trm:test", options, offline=not problem)
+    built = Image(engine, "trm:test", options)
     try:
         engine.run("build", "--tag", built.name, *options, str(ROOT))
     except AssertionError as error:

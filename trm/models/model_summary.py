@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from trm.config.dataset_meta import DatasetMeta
 from trm.config.model import ModelParams
-from trm.models.act import build_model
+from trm.models.act import TRM, build_model
 
 
 def describe_model(config: ModelParams, meta: DatasetMeta) -> RenderableType:
@@ -76,17 +76,19 @@ def flops(config: ModelParams, meta: DatasetMeta) -> tuple[int, int]:
     Training includes the backward pass and, with the continue loss, one more forward pass. A product of n x k by k x m
     counts 2 n k m; elementwise operations are not counted.
     """
+    # Not on the meta device, whose first operation takes 1 s.
+    model = build_model(config, meta.model_copy(update={"num_identifiers": 1}))
     inference, training = (
-        sum(product.operations * count for product, count in matrix_products(config, meta, training).items())
+        sum(product.operations * count for product, count in matrix_products(model.train(training)).items())
         for training in (False, True)
     )
     return inference, training
 
 
-def matrix_products(config: ModelParams, meta: DatasetMeta, training: bool) -> Counter[Product]:
-    """The matrix products of a supervision step on one sequence, with their numbers."""
-    # No sequence: shapes are computed, and nothing else. (The first operation on the meta device takes 1 s.)
-    model = build_model(config, meta.model_copy(update={"num_identifiers": 1})).train(training)
+def matrix_products(model: TRM) -> Counter[Product]:
+    """The matrix products of a supervision step on one sequence, with their numbers, in the mode of the model."""
+    # No sequence: shapes are computed, and nothing else.
+    training, meta = model.training, model.meta
     shapes = {"inputs": (0, meta.seq_len), "labels": (0, meta.seq_len), "puzzle_identifiers": (0,)}
     batch = {name: torch.zeros(shape, dtype=torch.int32) for name, shape in shapes.items()}
     carry = model.initial_carry(batch)
