@@ -4,11 +4,12 @@ Importing them takes longer than most commands of the tests. Project code is imp
 `programs` has a folder with programs `python` and `trm` for the PATH of a test. Modules of other projects, and
 processes with variables that affect imports, run in the usual interpreter. The parent of a forked process is the
 server: tests of what happens when torchrun ends use the usual interpreter, too. SIGKILL for such a program also kills
-the children of its process, like the end of a container.
+the children of its process, like the end of a container. A process is in the network namespace of its program.
 """
 
 import array
 import atexit
+import ctypes
 import gc
 import importlib
 import json
@@ -46,7 +47,7 @@ first = "-c" if code else sys.argv[0]
 request = {{"module": module, "code": code, "argv": [first, *(words[2:] if name == "python" else words)]}}
 request |= {{"cwd": os.getcwd(), "env": dict(os.environ)}}
 data = json.dumps(request).encode("utf-8", "surrogateescape")
-fds = array.array("i", (0, 1, 2))
+fds = array.array("i", (0, 1, 2, os.open("/proc/self/ns/net", os.O_RDONLY)))
 link.sendmsg([len(data).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
 link.sendall(data)
 pid = int.from_bytes(link.recv(8, socket.MSG_WAITALL), "big")
@@ -158,7 +159,7 @@ def _kill(pid: int) -> None:
 
 
 def _receive(link: socket.socket) -> tuple[int, list[int]]:
-    data, ancillary, _, _ = link.recvmsg(8, socket.CMSG_LEN(3 * 4))
+    data, ancillary, _, _ = link.recvmsg(8, socket.CMSG_LEN(4 * 4))
     fds = array.array("i")
     for level, kind, content in ancillary:
         assert (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
@@ -180,9 +181,13 @@ def _end(key: selectors.SelectorKey, selector: selectors.BaseSelector, children:
 
 
 def _run(request: dict[str, Any], fds: list[int]) -> NoReturn:
-    for number, fd in enumerate(fds):
+    *streams, network = fds
+    for number, fd in enumerate(streams):
         os.dup2(fd, number)
         os.close(fd)
+    with Path("/proc/self/ns/net").open() as own, os.fdopen(network) as its:
+        if not os.path.sameopenfile(own.fileno(), its.fileno()):
+            assert ctypes.CDLL(None).setns(network, 0) == 0  # Python 3.12 has `os.setns`
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["cwd"])

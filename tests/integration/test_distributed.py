@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from tests.conftest import ROOT
 from tests.integration.torchrun_experiment import STEPS, Experiment
 from tests.params import edit_params
+from tests.preload import python
 from trm.storage.artifacts import write_manifest
 from trm.training.checkpoint import load_checkpoint
 from trm.training.state_folder import StateFolder
@@ -154,7 +155,7 @@ def test_micro_batches_equal_the_full_batch(single: Experiment, published: Path,
 def test_interrupted_run_resumes_reproducibly(published: Path, tmp_path: Path) -> None:
     whole, stopped = Experiment(tmp_path / "whole", published), Experiment(tmp_path / "stopped", published)
     whole.train(2)
-    process = stopped.start(2, "train", "--dataset", str(published), "--model", "model")
+    process = stopped.start(2, "train", "--dataset", str(published), "--model", "model", program=python())
     stopped.stop_after(process, 20, signal.SIGTERM)
     assert process.returncode != 0
     assert not (stopped.folder / "model").exists()
@@ -168,7 +169,7 @@ def test_interrupted_run_resumes_reproducibly(published: Path, tmp_path: Path) -
 def test_a_state_resumes_on_any_number_of_processes(single: Experiment, published: Path, tmp_path: Path) -> None:
     moved = Experiment(tmp_path / "run", published)
     for processes, steps in ((2, 10), (1, 20)):
-        process = moved.start(processes, "train", "--dataset", str(published), "--model", "model")
+        process = moved.start(processes, "train", "--dataset", str(published), "--model", "model", program=python())
         moved.stop_after(process, steps, signal.SIGTERM)
         assert moved.steps_done() >= steps
     moved.train(4)
@@ -235,7 +236,8 @@ def test_result_after_four_kills_equals_uninterrupted_run(
     whole.train(2)
     rng = random.Random(0)
     log = (tmp_path / "log").open("w")  # the output of torchrun would fill a pipe that is not read
-    process = killed.start(2, "train", "--dataset", str(published), "--model", "model", restarts=10, output=log)
+    words = ("train", "--dataset", str(published), "--model", "model")
+    process = killed.start(2, *words, restarts=10, output=log, workers=python())
     log.close()
     for _ in range(4):
         began, further = killed.steps_done(), rng.randrange(8, 30)

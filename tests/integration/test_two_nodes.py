@@ -16,6 +16,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.integration.test_distributed import published
 from tests.integration.torchrun_experiment import Experiment
+from tests.preload import python
 
 __all__ = ["published"]
 pytestmark = pytest.mark.slow
@@ -68,6 +69,7 @@ class Nodes:
                 "TRM_STATE_DIR": experiment.states,
                 "PYTHONPATH": str(ROOT),
                 "OMP_NUM_THREADS": "1",
+                "PYTHON_EXEC": python(),  # of the processes that torchrun starts
                 "GLOO_SOCKET_IFNAME": link,
                 "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
             }

@@ -60,13 +60,17 @@ class Experiment:
         restarts: int = 0,
         output: int | TextIO = subprocess.PIPE,
         program: str = sys.executable,
+        workers: str = "",
     ) -> subprocess.Popen[str]:
-        """Start `trm`, directly or under torchrun with up to `restarts` restarts."""
+        """Start `trm`, directly or under torchrun with up to `restarts` restarts.
+
+        program: the interpreter. workers: that of the processes that torchrun starts, if it is another one.
+        """
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         torchrun += [f"--max-restarts={restarts}"]
         environment = {**os.environ, "TRM_STATE_DIR": self.states, "PYTHONPATH": str(ROOT)}
-        environment |= {"OMP_NUM_THREADS": "1", "PYTHON_EXEC": program}
-        if program == sys.executable:
+        environment |= {"OMP_NUM_THREADS": "1", "PYTHON_EXEC": workers or program}
+        if environment["PYTHON_EXEC"] == sys.executable:
             environment["PYTHONWARNINGS"] = "error::FutureWarning:trm"
         return subprocess.Popen(
             [program, *(torchrun if processes > 1 else []), "-m", "trm", *words],

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -88,9 +87,8 @@ def count(dataset: Path, folder: Path, processes: int, changes: dict[str, Any], 
         "OMP_NUM_THREADS": "1",
         "TRM_STATE_DIR": str(folder / "states"),
     }
-    # The server of `tests.preload` is in the network namespace of this process.
-    environment |= {"GLOO_SOCKET_IFNAME": "lo"} if isolated else {"PYTHON_EXEC": python()}
-    command = [*network, sys.executable if isolated else python(), *torchrun, *worker]
+    environment |= {"PYTHON_EXEC": python()} | ({"GLOO_SOCKET_IFNAME": "lo"} if isolated else {})
+    command = [*network, python(), *torchrun, *worker]
     done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return [json.loads((folder / f"calls-{rank}.json").read_text()) for rank in range(processes)]
