@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.params import edit_params, params_text
+from tests.preload import python
 
 pytestmark = pytest.mark.slow
 
@@ -42,12 +43,18 @@ class Experiment:
         self.folder, self.states = folder, folder / "states"
         folder.mkdir()
         (folder / "params.yaml").write_text(params_text(SETTINGS))
-        self.command = [sys.executable, "-m", "trm", "train", "--dataset", str(dataset), "--model", "model"]
+        self.dataset = dataset
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self, program: str | None = None) -> subprocess.Popen[str]:
+        """program: the interpreter, which must be the usual one if a signal is not SIGKILL; None: `python()`."""
         environment = {**os.environ, "TRM_STATE_DIR": str(self.states), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
-            self.command, cwd=self.folder, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [program or python(), "-m", "trm", "train", "--dataset", str(self.dataset), "--model", "model"],
+            cwd=self.folder,
+            env=environment,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def steps_done(self) -> int:
@@ -109,7 +116,7 @@ def test_signals_write_the_state(
     never_killed: dict[str, bytes], published_dataset: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     experiment = Experiment(tmp_path / "run", published_dataset)
-    process = experiment.start()
+    process = experiment.start(sys.executable)
     experiment.wait_for_steps(process, 20)
     asked = time.monotonic()
     process.send_signal(number)
@@ -129,7 +136,7 @@ def test_signals_write_the_state(
 
 def test_run_is_locked_by_one_process(published_dataset: Path, tmp_path: Path) -> None:
     experiment = Experiment(tmp_path / "run", published_dataset)
-    first = experiment.start()
+    first = experiment.start(sys.executable)
     experiment.wait_for_steps(first, 5)
     first.send_signal(signal.SIGSTOP)  # it keeps the run locked
     second = experiment.start()
