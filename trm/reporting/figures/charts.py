@@ -13,6 +13,7 @@ import numpy.typing as npt
 from markupsafe import Markup, escape
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from trm.evaluation.metrics import Estimate
@@ -55,8 +56,10 @@ def inline_svg(figure: Figure, name: str, title: str, description: str) -> Marku
     """Convert the figure to an SVG element with a text alternative; its ids start with `name`."""
     file = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    for patch in (figure.patch, *(axes.patch for axes in figure.axes)):
+        patch.set_facecolor("none")
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(file, format="svg", metadata=nothing, transparent=True)
+        FigureCanvasSVG(figure).print_svg(file, metadata=nothing)  # `savefig` draws twice
     text = file.getvalue()
     width, height = re.findall(r'(?:width|height)="([\d.]+)pt"', text)[:2]
     body = text[text.index(">", text.index("<svg")) + 1 :]
