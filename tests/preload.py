@@ -12,6 +12,7 @@ import atexit
 import ctypes
 import gc
 import importlib
+import inspect
 import json
 import os
 import runpy
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 MODULES = ("torch", "numba", "pyarrow.parquet", "scipy.special", "matplotlib.figure", "safetensors.torch", "pydantic")
+MODULES += ("pydantic.main", "pydantic.json_schema", "pydantic._internal._docs_extraction", "platformdirs.unix")
 MODULES += ("typer", "rich", "ruamel.yaml", "jinja2", "boto3", "torch.distributed.launcher.api")
 CLIENT = r"""#!{python} -ISE
 import array, json, os, signal, socket, sys
@@ -106,6 +108,7 @@ def serve(address: str) -> None:
     import numba
 
     numba.njit(lambda: 0)()  # initializes LLVM
+    inspect.getmodule(serve.__code__.replace(co_filename=""))  # lists the files of the modules, which pydantic needs
     gc.freeze()  # the forked processes do not write to these pages
     selector, children = selectors.DefaultSelector(), dict[int, socket.socket]()
     with socket.socket(socket.AF_UNIX) as listener:
