@@ -29,9 +29,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
-MODULES = ("torch", "numba", "pyarrow.parquet", "scipy.special", "matplotlib.figure", "safetensors.torch", "pydantic")
-MODULES += ("pydantic.main", "pydantic.json_schema", "pydantic._internal._docs_extraction", "platformdirs.unix")
-MODULES += ("typer", "rich", "ruamel.yaml", "jinja2", "boto3", "torch.distributed.launcher.api")
+MODULES = ("torch", "torch.distributed.launcher.api", "numba", "scipy.special", "safetensors.torch", "boto3")
+MODULES += ("pyarrow.parquet", "pyarrow.compute", "pyarrow.csv", "pyarrow.dataset", "matplotlib.backends.backend_svg")
+MODULES += ("pydantic.main", "pydantic.json_schema", "pydantic._internal._docs_extraction", "typer", "ruamel.yaml")
+MODULES += ("rich.progress", "rich.table", "rich.tree", "jinja2", "filelock", "tenacity", "platformdirs.unix")
 CLIENT = r"""#!{python} -ISE
 import array, json, os, signal, socket, sys
 name, words = os.path.basename(sys.argv[0]), sys.argv[1:]
