@@ -31,7 +31,7 @@ from typing import Any, NoReturn
 
 MODULES = ("torch", "torch.distributed.launcher.api", "numba", "scipy.special", "safetensors.torch", "boto3")
 MODULES += ("pyarrow.parquet", "pyarrow.compute", "pyarrow.csv", "pyarrow.dataset", "matplotlib.backends.backend_svg")
-MODULES += ("pydantic.main", "pydantic.json_schema", "pydantic._internal._docs_extraction", "typer", "ruamel.yaml")
+MODULES += ("pydantic.main", "pydantic.json_schema", "typer", "ruamel.yaml")
 MODULES += ("rich.progress", "rich.table", "rich.tree", "jinja2", "filelock", "tenacity", "platformdirs.unix")
 CLIENT = r"""#!{python} -ISE
 import array, json, os, signal, socket, sys

@@ -98,6 +98,7 @@ def test_imports_are_found_as_by_the_parser() -> None:
         "if 1: import trm.a; from trm.b import c",
         "x = 1; from trm.a import b; import trm.c",
         "try:\n\timport trm.a\nexcept ImportError: import trm.b",
+        "from trm.a import(b,\n    c,  # (d)\n    e)",
         "from trm.a import *",
     ],
 )

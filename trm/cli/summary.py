@@ -133,7 +133,7 @@ def _evaluate_lines(folder: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
     yield from metrics_lines(json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
     settings = EvaluateParams.model_validate(manifest["params"]["evaluate"])
     if settings.num_votes > 1 and settings.stops_puzzles:
-        yield "  compare pass@K: the rest describes the puzzle itself, which stops when another vote answers"
+        yield "  compare pass@K: the accuracies are of one vote, which stops if another answers"
 
 
 def _report_lines(folder: Path, _manifest: Mapping[str, Any]) -> Iterator[str]:

@@ -33,10 +33,10 @@ ONLINE = "trm/datasets/online.py"
 """A stage that imports this file, training, also depends on the augmentation of examples of that dataset."""
 LIBRARIES = ("torch", "numpy", "pyarrow")
 _IMPORT = re.compile(
-    r"(?:^|[:;])[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n;]*)|import[ \t]+([^\n;]*))", re.MULTILINE
+    r"(?:^|[:;])[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import\b[ \t]*(\([^)]*\)|[^\n;]*)|import[ \t]+([^\n;]*))", re.MULTILINE
 )
 """An import in source text, which is found ten times as fast as with `ast`. In a docstring it counts, too."""
-_FIRST_NAME, _COMMENT = re.compile(r"(?:^|[,(])\s*([\w.]+)"), re.compile("#.*")
+_IGNORED, _FIRST_NAME = re.compile(r"#.*|\\\n"), re.compile(r"(?:^|[,(])\s*([\w.]+)")
 
 
 def requests(params: "Params") -> dict[str, dict[str, Any]]:
@@ -149,12 +149,12 @@ def is_excluded(module: str) -> bool:
 def imported_names(path: Path) -> frozenset[str]:
     """The dotted names that a file imports at any depth: modules, and names inside modules."""
     names: set[str] = set()
-    for package, members, modules in _IMPORT.findall(path.read_text(encoding="utf-8").replace("\\\n", " ")):
+    for package, members, modules in _IMPORT.findall(_IGNORED.sub(" ", path.read_text(encoding="utf-8"))):
         assert not package.startswith("."), f"{path}: imports are absolute in this project"
         names.update(_FIRST_NAME.findall(modules))
         if package:
             names.add(package)
-            names.update(f"{package}.{member}" for member in _FIRST_NAME.findall(_COMMENT.sub("", members)))
+            names.update(f"{package}.{member}" for member in _FIRST_NAME.findall(members))
     return frozenset(names)
 
 

@@ -145,7 +145,7 @@ def test_component_exits_with_the_code_of_its_command(image: Image) -> None:
 
 
 def test_wrong_torch_build_fails_the_image_build(engine: Engine, base: str, tmp_path: Path) -> None:
-    """The Dockerfile reads the two attributes of a small package `torch`, because the real one takes a minute."""
+    """The Dockerfile reads the two attributes of a small package `torch`, because the real one takes half a minute."""
     pinned = re.search(r"^torch==(\S+)", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE)
     assert pinned is not None
     release = f"{pinned[1]}+cpu"
