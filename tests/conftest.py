@@ -1,6 +1,5 @@
 """Shared fixtures: a small experiment, and optional data folders."""
 
-import gc
 import os
 import signal
 import subprocess
@@ -54,13 +53,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "Load
             return folder if folder == "containers" else file
 
     return Files(config, log)
-
-
-def pytest_collection_finish() -> None:
-    """Exclude the modules and the thousands of tests from garbage collections: they took 9 % of the processor time."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(scope="session")

@@ -250,7 +250,8 @@ def predict(
     batch that exceeds the memory of the GPU is computed again in smaller batches, unless there is an `on_trace`.
     """
     # Where the sequences of a puzzle do not stop each other, they need not share a batch.
-    puzzles = puzzles if puzzles is not None and config.stops_puzzles else np.arange(len(tokens))
+    stops_puzzles = verifier is not None or config.stops_puzzles
+    puzzles = puzzles if puzzles is not None and stops_puzzles else np.arange(len(tokens))
     parts = []
 
     def compute(chosen: npt.NDArray[np.int64]) -> Predictions:
