@@ -1,4 +1,4 @@
-"""The files that are no Python have linters too."""
+"""Linters of files that are no Python, and a rule for Python that ruff lacks."""
 
 import ast
 import subprocess

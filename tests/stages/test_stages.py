@@ -3,7 +3,6 @@
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import typer
@@ -14,7 +13,7 @@ from trm.cli.main import app
 from trm.config.params import Params
 from trm.data.protocol import Dataset
 from trm.datasets.registry import dataset_module, dataset_names
-from trm.stages.content_keys import content_keys, dvc_deps, imported_names, is_excluded, key_request, module_digests
+from trm.stages.content_keys import content_keys, dvc_deps, is_excluded, key_request, module_digests
 from trm.stages.params import load_params
 from trm.stages.records import STAGES, Stage
 
@@ -69,44 +68,6 @@ def test_deps_contain_all_imported_modules(stage: Stage) -> None:
     packages = {file for file in files if (ROOT / file).with_suffix("").is_dir()}
     assert files - packages <= set(module_digests(stage.module))
     assert all(any(file.startswith(dep) for dep in dvc_deps(stage)) for file in files - packages)
-
-
-def parsed_names(path: Path) -> set[str]:
-    """The imported names, found with Python's parser."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            names |= {f"{node.module}", *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return names
-
-
-def test_imports_are_found_as_by_the_parser() -> None:
-    for path in (ROOT / "trm").rglob("*.py"):
-        assert {name for name in imported_names(path) if name.startswith("trm")} == {
-            name for name in parsed_names(path) if name.startswith("trm")
-        }, path
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import trm.a, trm.b as c",
-        "from trm.a import (  # all\n    b,\n    c as d,  # e, f\n)",
-        "def f():\n    from trm.a import b, \\\n        c",
-        "if 1: import trm.a; from trm.b import c",
-        "x = 1; from trm.a import b; import trm.c",
-        "try:\n\timport trm.a\nexcept ImportError: import trm.b",
-        "from trm.a import(b,\n    c,  # (d)\n    e)",
-        "from trm.a import *",
-    ],
-)
-def test_imports_of_every_form_are_found(tmp_path: Path, code: str) -> None:
-    """Also those that the formatter would change: a dependency that is not found leaves old results in use."""
-    (tmp_path / "module.py").write_text(code)
-    found = imported_names(tmp_path / "module.py")
-    assert {name for name in parsed_names(tmp_path / "module.py") if not name.endswith("*")} <= found
 
 
 def test_package_inits_contain_only_docstrings() -> None:

@@ -89,10 +89,10 @@ def evaluate(evaluate: EvaluateParams, dataset: Path, model: Path, out: Path, ke
             stores.append(TrajectoryStore("validation", held_out, settings))
             validation = out / "validation.parquet"
             _write_answers(validation, net, held_out, settings, processes, "validate", stores[1], batch_size)
-        steps = processes.gather_object([table for store in stores for table in store.tables])
+        parts = processes.gather_object([table for store in stores for table in store.tables])
     if not processes.is_main:
         return {}
-    write_trajectories(out / TRAJECTORIES, [table for part in steps for table in part])
+    write_trajectories(out / TRAJECTORIES, [table for part in parts for table in part])
     predictions = pq.read_table(file)
     tasks = {tests.name(task): tests.num_pairs(task) for task in tests.sample()}
     inputs = (settings.num_votes, settings.pass_at_k, net.passes, settings.min_confidence)

@@ -117,7 +117,6 @@ class RemoteCheckpoints:
         if self.failing:
             print(f"{self.uri}: uploads of states work again", file=sys.stderr, flush=True)
         self.failing = False
-        """Whether the last upload failed."""
 
     def _copy(self) -> None:
         snapshot = self.folder / SNAPSHOT
