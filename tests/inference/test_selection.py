@@ -270,7 +270,7 @@ def test_a_puzzle_below_the_minimum_is_left_unanswered(model_params: ModelParams
 
 @pytest.mark.parametrize("selection", ["votes", "halt_logit", "halt_first", "settled"])
 def test_memory_does_not_grow_with_the_steps(
-    model_params: ModelParams, monkeypatch: pytest.MonkeyPatch, selection: str
+    model_params: ModelParams, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, selection: str
 ) -> None:
     """Neither the tensors that are alive in the last step, nor the peak of all other memory."""
     # A new model never halts.
@@ -287,14 +287,15 @@ def test_memory_does_not_grow_with_the_steps(
         return step(self)
 
     monkeypatch.setattr(InferenceEngine, "step", counting_step)
+    gc.disable()  # a collection would clear the free lists of the interpreter, which the first run fills
+    request.addfinalizer(gc.enable)
     peaks = []
-    for max_steps in (8, 64, 512):  # the first run fills caches
+    for max_steps in (512, 32, 256):
         taken = 0
         config = inference_config(max_steps, selection=selection, num_samples=2, latent_noise_std=0.1)
-        gc.collect()
         tracemalloc.start()
         answers_of(model, [0, 0], config)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert alive[1] == alive[2]
-    assert peaks[2] < 1.09 * peaks[1]
+    assert peaks[2] < peaks[1] + 4_000  # a reference and an integer per step would be 7 kB

@@ -23,7 +23,9 @@ LEARNED: dict[str, Any] = {
     "augment.validation_groups": 30,
     "model.hidden_size": 64,
     "model.num_heads": 4,
+    "model.L_cycles": 2,
     "train.global_batch_size": 32,
+    "train.lr": 4.0e-3,
     "train.epochs": 1,
     "train.lr_warmup_steps": 20,
     "evaluate.max_steps": 4,
@@ -64,7 +66,7 @@ def test_better_model_is_promoted_and_worse_model_rejected(clone: Clone) -> None
         assert (clone.folder / name).is_file()
     first = json.loads((clone.folder / "metrics.json").read_text())["keys"]["evaluate"]
 
-    change(clone, {"train.epochs": 20})
+    change(clone, {"train.epochs": 12})
     code, output = retrain(clone)
     assert code == 0, output
     assert "The candidate is better" in output
