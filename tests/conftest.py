@@ -1,6 +1,7 @@
 """Shared fixtures: a small experiment, and optional data folders."""
 
 import gc
+import inspect
 import os
 import signal
 import subprocess
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 # A shell starts commands in the background with an ignored SIGINT, which processes inherit and tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# kfp reads the call stack for each setting of a task. The lines of code, which it does not use, took 28 s in all tests.
+inspect.stack.__defaults__ = (0,)
 # Tests have separate cache folders, but share compiled functions.
 os.environ["NUMBA_CACHE_DIR"] = MACHINE_CODE_FOLDER
 if "PYTEST_XDIST_WORKER" in os.environ:  # the tests run in several processes

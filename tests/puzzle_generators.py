@@ -29,28 +29,28 @@ def sudoku_letters(rng: np.random.Generator) -> Puzzle:
 
 def _blanked(rng: np.random.Generator, answer: np.ndarray, peers: dict, symbols: str, blanks: int) -> Puzzle:
     """Remove up to `blanks` symbols at random, each only if the solution stays unique."""
-    question = answer.copy()
+    cells = {place: int(value) for place, value in np.ndenumerate(answer)}
     for cell in rng.permutation(answer.size)[: 2 * blanks]:
         place = divmod(int(cell), answer.shape[1])
-        question[place] = -1
-        if _solutions(question, peers, len(symbols)) != 1 or (question < 0).sum() > blanks:
-            question[place] = answer[place]
+        value, cells[place] = cells[place], -1
+        if _solutions(cells, peers, len(symbols)) != 1 or list(cells.values()).count(-1) > blanks:
+            cells[place] = value
+    question = np.array([*cells.values()]).reshape(answer.shape)
     return tuple([["".join((*symbols, ".")[cell] for cell in row) for row in grid] for grid in (question, answer)])  # type: ignore[return-value]
 
 
-def _solutions(grid: np.ndarray, peers: dict, count: int) -> int:
-    """The number of solutions, at most 2."""
+def _solutions(cells: dict, peers: dict, count: int) -> int:
+    """The number of solutions, at most 2. `cells`: place -> value, or -1."""
     options = {
-        place: set(range(count)) - {int(grid[peer]) for peer in peers[place]}
-        for place in map(tuple, np.argwhere(grid < 0).tolist())
+        place: set(range(count)) - {cells[peer] for peer in peers[place]} for place, value in cells.items() if value < 0
     }
     if not options:
         return 1
     place, found = min(options, key=lambda each: len(options[each])), 0
     for value in options[place]:
-        grid[place] = value
-        found += _solutions(grid, peers, count)
-        grid[place] = -1
+        cells[place] = value
+        found += _solutions(cells, peers, count)
+        cells[place] = -1
         if found > 1:
             break
     return min(found, 2)

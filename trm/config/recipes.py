@@ -7,6 +7,7 @@ A recipe is a comment, then either a complete params file or the keys `base` (th
 import difflib
 import io
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,7 @@ def find(name: str, known: Mapping[str, Path], what: str) -> Path:
     return known[name]
 
 
+@cache
 def recipe_text(name: str) -> str:
     """The recipe as a complete params file, with its comment. Raises `UserError` if there is none of that name.
 
