@@ -69,9 +69,7 @@ def displays(
 
 def violations(page: Page) -> list[str]:
     """Serious and critical accessibility violations found by axe, including contrast: rule and first elements."""
-    # Reports of what passes take half of the time. The violations of `region` are moderate.
-    options = {"resultTypes": ["violations"], "rules": {"region": {"enabled": False}}}
-    found = Axe().run(page, options=options).response["violations"]
+    found = Axe().run(page).response["violations"]
     return [
         f"{each['id']}: {[node['target'] for node in each['nodes'][:3]]}"
         for each in found
