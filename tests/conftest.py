@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 # A shell starts commands in the background with an ignored SIGINT, which processes inherit and tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# kfp reads the call stack for each setting of a task. The lines of code, which it does not use, took 28 s in all tests.
+# kfp reads the call stack at each setting of a task. Lines of code, which it does not use, took 28 s of fast tests.
 inspect.stack.__defaults__ = (0,)
 # Tests have separate cache folders, but share compiled functions.
 os.environ["NUMBA_CACHE_DIR"] = MACHINE_CODE_FOLDER

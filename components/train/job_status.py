@@ -57,13 +57,14 @@ class StatusLogger:
     def start_failure(self, job: Mapping[str, Any], pods: list[Any]) -> str:
         """Return why the job cannot run: one of these workers has failed to start for `start_timeout_seconds`.
 
-        "" if no worker is in this state, or if enough others run. kubelet reports faults that pass in the same way as
-        others, and alternates between reasons (ErrImagePull, ImagePullBackOff): only their duration counts.
+        "" if no worker is in this state, or if enough others run or have succeeded: a job ends a moment after its
+        workers. kubelet reports faults that pass in the same way as others, and alternates between reasons
+        (ErrImagePull, ImagePullBackOff): only their duration counts.
         """
         now = time.monotonic()
         faults = {pod.metadata.uid: (pod, fault) for pod in pods if (fault := start_fault(pod))}
         self._failing_since = {uid: self._failing_since.get(uid, now) for uid in faults}
-        running = sum(pod.status.phase == "Running" for pod in pods)
+        running = sum(pod.status.phase in ("Running", "Succeeded") for pod in pods)
         if not faults or running >= self._kubernetes.backend.min_running(job):
             return ""
         uid = min(self._failing_since, key=self._failing_since.__getitem__)

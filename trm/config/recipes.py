@@ -63,7 +63,8 @@ def find(name: str, known: Mapping[str, Path], what: str) -> Path:
 def recipe_text(name: str) -> str:
     """The recipe as a complete params file, with its comment. Raises `UserError` if there is none of that name.
 
-    The comment states that it is about the unchanged recipe: it remains true when the params are changed.
+    The comment states that it is about the unchanged recipe: it remains true when the params are changed. Files
+    are read once per process.
     """
     text = find(name, recipes() | ablations(), "recipe").read_text(encoding="utf-8")
     base, changes = read_changes(name)
