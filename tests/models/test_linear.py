@@ -1,4 +1,6 @@
-"""Products by oneDNN: values and gradients against float64."""
+"""Products by oneDNN: values and gradients against float64; the processors that use it."""
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +11,13 @@ from trm.models import linear as module
 from trm.models.layers import gated
 from trm.models.linear import linear
 
-needs_onednn = pytest.mark.skipif(not module.ONEDNN, reason="oneDNN only computes products on x86 processors")
+needs_onednn = pytest.mark.skipif(not module.HAS_ONEDNN, reason="oneDNN only computes products on x86 processors")
+
+
+@pytest.fixture(autouse=True)
+def onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """oneDNN where it is available, on processors of Intel, too."""
+    monkeypatch.setattr(module, "USES_ONEDNN", module.HAS_ONEDNN)
 
 
 @pytest.fixture
@@ -58,6 +66,27 @@ def test_the_batch_size_does_not_change_a_bit(rows: int) -> None:
     x, weight = draw(280, 64).detach(), draw(512, 64).detach()
     whole = linear(x, weight, None)
     assert torch.equal(linear(x[:rows], weight, None), whole[:rows])
+
+
+def test_another_library_computes_the_products_on_intel(
+    products: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, weight = draw(4, 70, 64), draw(64, 64)
+    monkeypatch.setattr(module, "USES_ONEDNN", False)
+    result = linear(x, weight, None)
+    result.sum().backward()
+    assert torch.equal(result, F.linear(x, weight)) and weight.grad is not None
+    assert products == []
+
+
+@pytest.mark.parametrize(
+    ("vendor", "is_intel"), [("GenuineIntel", True), ("AuthenticAMD", False), ("HygonGenuine", False), (None, False)]
+)
+def test_vendor_of_the_processor(vendor: str | None, is_intel: bool, tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    if vendor is not None:
+        cpuinfo.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: 6\n" * 64)
+    assert module.is_intel(cpuinfo) is is_intel
 
 
 @needs_onednn

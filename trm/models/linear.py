@@ -1,21 +1,36 @@
-"""Linear maps in float32 on x86 processors, computed by oneDNN.
+"""Linear maps in float32 on x86 processors that are not Intel's, computed by oneDNN.
 
 PyTorch calls MKL for float32 products. MKL does not use AVX-512 on processors of AMD, where oneDNN is more than twice
-as fast (docs/results.md, Training speed). bfloat16 products use oneDNN in PyTorch, too.
+as fast. On processors of Intel MKL is up to twice as fast (docs/results.md, Training speed). bfloat16 products use
+oneDNN in PyTorch, too.
 """
 
 import platform
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ONEDNN = (
+
+
+def is_intel(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """True if `cpuinfo`, the list of processors of Linux, names Intel. False where it is missing."""
+    try:
+        with cpuinfo.open(encoding="utf-8") as file:
+            return "GenuineIntel" in file.read(4096)  # the first processor: a list of many takes milliseconds
+    except OSError:
+        return False
+
+
+HAS_ONEDNN = (
     platform.machine().lower() in ("x86_64", "amd64")
     and torch.backends.mkldnn.is_available()
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
+"""True if oneDNN can compute float32 products on this machine."""
+USES_ONEDNN = HAS_ONEDNN and not (torch.backends.mkl.is_available() and is_intel())
 """True if oneDNN computes float32 products on this machine."""
 _SMALLEST = 4096
 """Weights of the smallest map that oneDNN computes: a call takes 10 us longer than torch's. The size of the batch does
@@ -35,7 +50,7 @@ torch.library.register_fake("trm::product", lambda a, b: a.new_empty((*a.shape[:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`F.linear`: x [..., K], weight [N, K] and bias [N] or None, all of one dtype -> [..., N]."""
-    uses_onednn = ONEDNN and x.device.type == "cpu" and x.dtype is torch.float32 and bias is None and x.numel() > 0
+    uses_onednn = USES_ONEDNN and x.device.type == "cpu" and x.dtype is torch.float32 and bias is None and x.numel() > 0
     # An exported model runs without this module.
     if not uses_onednn or weight.numel() < _SMALLEST or torch.compiler.is_exporting():
         return F.linear(x, weight, bias)
