@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from trm.config.dataset_meta import DatasetMeta
+from trm.config.evaluation import EvaluateParams
 from trm.config.inference import DEFAULT_INFERENCE, InferenceConfig
 from trm.config.model import ModelParams
 from trm.inference.engine import Predictions, Tokens
@@ -103,6 +104,19 @@ def made_predictions(tokens: Tokens, halt_logit: np.ndarray, steps: int) -> Pred
 def inference_config(max_steps: int = 16, **changes: object) -> InferenceConfig:
     """The default inference settings with changes."""
     return InferenceConfig.model_validate(DEFAULT_INFERENCE.model_dump() | {"max_steps": max_steps} | changes)
+
+
+def evaluate_params(**changes: object) -> EvaluateParams:
+    """Settings of an evaluation on the CPU without votes."""
+    values = {
+        "pass_at_k": (1,),
+        "max_puzzles": None,
+        "batch_size": 64,
+        "precision": "float32",
+        "device": "cpu",
+        "seed": 0,
+    }
+    return EvaluateParams.model_validate(DEFAULT_INFERENCE.model_dump() | values | changes)
 
 
 def halting_network(params: ModelParams, meta: DatasetMeta) -> TRM:

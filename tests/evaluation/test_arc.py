@@ -8,11 +8,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests.networks import made_predictions
+from tests.networks import evaluate_params, made_predictions
 from trm.config.base import parse
 from trm.config.data import AugmentParams
 from trm.config.dataset_meta import DatasetMeta
-from trm.config.evaluation import EvaluateParams
 from trm.config.model import ModelParams
 from trm.data.parquet import read_meta, read_names, read_split
 from trm.datasets.arc import dataset as arc
@@ -31,22 +30,7 @@ TEST_INPUTS: list[Grid] = [[[1, 2], [0, 3]], [[4, 5, 6]]]
 SOLUTIONS: list[Grid] = [[[1, 2, 3]], [[7, 8], [8, 7]]]
 WRONG: list[Grid] = [[[5]], [[6, 6, 6]]]
 AUGMENTATIONS = 6
-SETTINGS = EvaluateParams(
-    max_steps=1,
-    early_halting=False,
-    num_samples=1,
-    latent_noise_std=0.0,
-    verify=False,
-    num_votes=AUGMENTATIONS,
-    selection="votes",
-    min_confidence=0.0,
-    pass_at_k=(1, 2),
-    max_puzzles=None,
-    batch_size=4,
-    precision="float32",
-    device="cpu",
-    seed=0,
-)
+SETTINGS = evaluate_params(max_steps=1, num_votes=AUGMENTATIONS, pass_at_k=(1, 2), batch_size=4)
 
 
 def make(folder: Path, edition: str = "arc-agi-1", solutions: bool = True, seed: int = 0, held_out: int = 0) -> Path:

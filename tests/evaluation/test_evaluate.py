@@ -1,6 +1,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.networks import inference_config, made_predictions
+from tests.networks import evaluate_params, inference_config, made_predictions
 from trm.config.dataset_meta import DatasetMeta
-from trm.config.evaluation import EvaluateParams
 from trm.config.model import ModelParams
 from trm.data.parquet import read_meta, read_split
 from trm.datasets.sudoku.dataset import augmentations, cells
@@ -24,29 +24,16 @@ from trm.inference import cost, engine
 from trm.inference.batch_size import BatchSize
 from trm.inference.engine import Predictions, predict
 from trm.inference.solve import solve_puzzle
+from trm.models import compilation
 from trm.models.act import TRM, build_model
+from trm.models.model_summary import flops
 from trm.training.checkpoint import FILE, load_checkpoint, save_checkpoint
 from trm.training.distributed import World
 from trm.training.ema import ema_copy
 from trm.utils.errors import UserError
 from trm.utils.memory import GpuMemory
 
-SETTINGS = EvaluateParams(
-    max_steps=4,
-    early_halting=False,
-    num_samples=1,
-    latent_noise_std=0.0,
-    verify=False,
-    num_votes=5,
-    selection="votes",
-    min_confidence=0.0,
-    pass_at_k=(1, 2, 5),
-    max_puzzles=None,
-    batch_size=7,
-    precision="float32",
-    device="cpu",
-    seed=0,
-)
+SETTINGS = evaluate_params(max_steps=4, num_votes=5, pass_at_k=(1, 2, 5), batch_size=7)
 
 
 @pytest.fixture
@@ -288,3 +275,68 @@ def test_no_validation_file_without_validation_puzzles(dataset: Path, model: Pat
     shutil.rmtree(alone / "validation")
     _evaluate(alone, model, tmp_path / "out")
     assert not (tmp_path / "out/validation.parquet").exists()
+
+
+def test_a_compiled_evaluation_has_the_same_answers(
+    dataset: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes: list[int] = []
+
+    def recording(graph: torch.fx.GraphModule, _inputs: object) -> Callable[..., object]:
+        def run(*tensors: torch.Tensor | int) -> object:
+            sizes.append(next(len(x) for x in tensors if isinstance(x, torch.Tensor) and x.ndim == 3))
+            return graph(*tensors)
+
+        return run
+
+    # torch traces the passes as usual; the code that it would generate takes a C++ compiler 15 seconds.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=recording))
+    monkeypatch.setattr(compilation, "require_compiler", lambda _: None)
+    changes = {"early_halting": True, "num_votes": 1, "batch_size": 4}
+    eager = _evaluate(dataset, model, tmp_path / "eager", **changes)
+    assert sizes == []
+    assert _evaluate(dataset, model, tmp_path / "compiled", **changes, compile=True) == eager
+    assert sizes[0] == 4 and {4, 2} <= set(sizes)  # six test puzzles
+    assert "evaluate: with torch.compile" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("setting", ["auto", True])
+def test_a_failed_compilation_only_ends_evaluations_that_ask_for_it(
+    dataset: Path,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    setting: str | bool,
+) -> None:
+    def failing(_: object) -> object:
+        raise RuntimeError("C++ compile error")
+
+    monkeypatch.setattr(torch, "compile", lambda _: failing)
+    monkeypatch.setattr(compilation, "has_compiler", lambda: True)
+    monkeypatch.setattr(compilation, "require_compiler", lambda _: None)
+    monkeypatch.setattr(compilation, "WORTHWHILE", {"cpu": 1})
+    if setting == "auto":
+        _evaluate(dataset, model, tmp_path / "out", compile=setting)
+        assert "evaluate: not compiled: torch.compile failed" in capsys.readouterr().err
+        return
+    with pytest.raises(UserError, match=r"^torch.compile failed \(.*\); set evaluate.compile to false"):
+        _evaluate(dataset, model, tmp_path / "out", compile=setting)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_auto_counts_the_operations_of_all_steps(
+    dataset: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float] = []
+
+    def recorded(*inputs: object) -> bool:
+        seen.append(inputs[-1])  # type: ignore[arg-type]
+        return False
+
+    monkeypatch.setattr(stage, "should_compile", recorded)
+    _evaluate(dataset, model, tmp_path / "out", num_samples=2, latent_noise_std=0.1)
+    net = stage.load_checkpoint(model)[0]
+    of_step, _ = flops(net.config, net.meta)
+    held_out = len(read_split(dataset / "validation").inputs) if (dataset / "validation").is_dir() else 0
+    assert seen == [of_step * (6 * 5 + held_out) * 2 * 4]

@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from trm.config.evaluation import EvaluateParams, SweepParams
+from tests.networks import evaluate_params
+from trm.config.evaluation import SweepParams
 from trm.config.model import ModelParams
 from trm.data.parquet import read_meta
 from trm.evaluation import trajectories
@@ -23,23 +24,7 @@ from trm.training.checkpoint import load_checkpoint, save_checkpoint
 from trm.training.ema import ema_copy
 from trm.utils.errors import DataError, UserError
 
-SETTINGS = EvaluateParams(
-    max_steps=5,
-    early_halting=False,
-    num_samples=1,
-    latent_noise_std=0.0,
-    verify=False,
-    num_votes=3,
-    selection="votes",
-    min_confidence=0.0,
-    pass_at_k=(1,),
-    max_puzzles=None,
-    trajectory_puzzles=3,
-    batch_size=64,
-    precision="float32",
-    device="cpu",
-    seed=7,
-)
+SETTINGS = evaluate_params(max_steps=5, num_votes=3, trajectory_puzzles=3, seed=7)
 GRID = SweepParams(
     max_steps=(1, 4), num_votes=(3,), selection=("votes",), num_samples=(2,), latent_noise_std=(0.5,), max_puzzles=3
 )

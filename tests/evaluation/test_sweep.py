@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.networks import ScriptedNetwork, inference_config
-from trm.config.evaluation import EvaluateParams, SweepParams
+from tests.networks import ScriptedNetwork, evaluate_params, inference_config
+from trm.config.evaluation import SweepParams
 from trm.config.inference import InferenceConfig
 from trm.config.model import ModelParams
 from trm.data.parquet import read_meta, read_split, write_split
@@ -75,15 +75,7 @@ def test_a_replay_equals_the_evaluation(dataset: Path, model: TRM, config: Infer
     assert 0.05 < fraction < 0.95, "the model must be correct for some inputs and wrong for others"
     halts = trajectories.halts.any(axis=-1)
     assert halts.any() and not halts.all(), "and halt some sequences"
-    settings = EvaluateParams(
-        **config.model_dump(),
-        pass_at_k=(1,),
-        max_puzzles=None,
-        batch_size=64,
-        precision="float32",
-        device="cpu",
-        seed=7,
-    )
+    settings = evaluate_params(**config.model_dump(), seed=7)
     fewer = EvalDataset.read(dataset, meta, config.num_votes, None, 7)
     store = TrajectoryStore("test", fewer, settings)
     rows = pa.concat_tables(answer_rows(model, fewer, settings, SINGLE_PROCESS, store, BatchSize(64))).to_pylist()

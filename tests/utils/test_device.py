@@ -12,11 +12,11 @@ def test_compiler_is_required(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.delenv("CC", raising=False)
-    with pytest.raises(UserError, match=r"^this training uses torch.compile, but .* no C\+\+ compiler; install g\+\+"):
-        require_compiler()
+    with pytest.raises(UserError, match=r"^train.compile: .* a C\+\+ compiler, .*; install g\+\+"):
+        require_compiler("train.compile")
     for name in ("own-c++", "g++"):
         (tmp_path / name).touch(mode=0o755)
-    require_compiler()
+    require_compiler("train.compile")
     (tmp_path / "g++").unlink()
     monkeypatch.setenv("CXX", "own-c++")
-    require_compiler()
+    require_compiler("train.compile")

@@ -22,6 +22,9 @@ class EvaluateParams(InferenceConfig):
     batch_size: Literal["auto"] | Positive
     """Sequences computed at a time. auto: on CUDA a power of two up to 8,192 that fits into the free memory, on other
     devices 64. On CUDA a batch that exceeds the memory is halved. It changes the answers by rounding only."""
+    compile: Literal["auto"] | bool = "auto"
+    """Compile the network with torch.compile; auto: if the evaluation is long enough to repay it and there is a C++
+    compiler. It changes the answers by rounding only."""
     precision: Precision
     """Compute dtype; see train.precision."""
     device: Device

@@ -27,9 +27,12 @@ from trm.inference.cost import check_inference, estimate, resolve_batch_size
 from trm.inference.engine import Predictions, Verifier, predict
 from trm.inference.voting import VoteCounter, grid_hash, same_grid
 from trm.models.act import TRM
+from trm.models.compilation import compile_passes, should_compile
+from trm.models.model_summary import flops
 from trm.training.checkpoint import load_checkpoint
 from trm.training.distributed import World, world
 from trm.utils.device import resolve_device, resolve_precision
+from trm.utils.errors import UserError
 from trm.utils.progress import progress
 
 SCHEMA = pa.schema(
@@ -79,20 +82,22 @@ def evaluate(evaluate: EvaluateParams, dataset: Path, model: Path, out: Path, ke
     tests = EvalDataset.read(dataset, meta, settings.num_votes, settings.max_puzzles, settings.seed)
     batch_size = BatchSize(resolve_batch_size(settings.batch_size, net, settings))
     file = out / "predictions.parquet"
-    stores = [TrajectoryStore("test", tests, settings)]
+    parts = [(file, "evaluate", tests, TrajectoryStore("test", tests, settings))]
+    if (dataset / "validation").is_dir():
+        held_out = EvalDataset.read(dataset, meta, 1, None, settings.seed, "validation")
+        store = TrajectoryStore("validation", held_out, settings)
+        parts.append((out / "validation.parquet", "validate", held_out, store))
     with world(device) as processes:
         if settings.batch_size == "auto" and processes.is_main:
             print(f"evaluate: {batch_size.size} sequences at a time", file=sys.stderr, flush=True)
-        _write_answers(file, net, tests, settings, processes, "evaluate", stores[0], batch_size)
-        if (dataset / "validation").is_dir():
-            held_out = EvalDataset.read(dataset, meta, 1, None, settings.seed, "validation")
-            stores.append(TrajectoryStore("validation", held_out, settings))
-            validation = out / "validation.parquet"
-            _write_answers(validation, net, held_out, settings, processes, "validate", stores[1], batch_size)
-        parts = processes.gather_object([table for store in stores for table in store.tables])
+        sequences = sum(part.num_sequences(task) for _, _, part, _ in parts for task in part.sample())
+        compiled = _compile(net, settings, sequences, batch_size.size, processes)
+        for path, description, part, store in parts:
+            _write_answers(path, net, part, settings, processes, description, store, batch_size)
+        trajectories = processes.gather_object([table for *_, store in parts for table in store.tables])
     if not processes.is_main:
         return {}
-    write_trajectories(out / TRAJECTORIES, [table for part in parts for table in part])
+    write_trajectories(out / TRAJECTORIES, [table for tables in trajectories for table in tables])
     predictions = pq.read_table(file)
     tasks = {tests.name(task): tests.num_pairs(task) for task in tests.sample()}
     inputs = (settings.num_votes, settings.pass_at_k, net.passes, settings.min_confidence)
@@ -104,8 +109,31 @@ def evaluate(evaluate: EvaluateParams, dataset: Path, model: Path, out: Path, ke
     if tests.names is not None:
         all_tasks = {tests.name(task): tests.num_pairs(task) for task in range(len(tests.split.group_starts) - 1)}
         _write_json(out / "submission.json", submission(predictions, all_tasks), indent=None)
-    facts = {"device": device.type, "precision": str(dtype).removeprefix("torch."), "processes": processes.size}
+    facts = {
+        "device": device.type,
+        "precision": str(dtype).removeprefix("torch."),
+        "compiled": compiled,
+        "processes": processes.size,
+    }
     return {**facts, "metrics": {name: value for name, value in metrics.items() if not isinstance(value, dict)}}
+
+
+def _compile(model: TRM, settings: EvaluateParams, sequences: int, batch_size: int, processes: World) -> bool:
+    """Compile the passes of `model` if `settings` or the work of all `sequences` ask for it. Returns whether it did."""
+    name, setting = "evaluate.compile", settings.compile
+    operations = flops(model.config, model.meta)[0] * sequences * settings.num_samples * settings.max_steps
+    if not should_compile(setting, name, model.device.type, operations):
+        return False
+    if processes.is_main:
+        print("evaluate: with torch.compile; the first batches take longer", file=sys.stderr, flush=True)
+    try:
+        compile_passes(model, name, min(batch_size, sequences * settings.num_samples), backward=False)
+    except UserError as error:
+        if setting != "auto":
+            raise
+        print(f"evaluate: not compiled: {error}", file=sys.stderr, flush=True)
+        return False
+    return True
 
 
 def _write_answers(

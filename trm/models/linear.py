@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-
 def is_intel(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """True if `cpuinfo`, the list of processors of Linux, names Intel. False where it is missing."""
     try:

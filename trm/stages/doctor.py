@@ -70,7 +70,7 @@ def _version(name: str) -> str | None:
 
 
 def _compiler() -> str:
-    return "found; train.compile can be used" if has_compiler() else "none; train.compile: auto does not compile"
+    return "found; torch.compile can be used" if has_compiler() else "none; compile: auto does not compile"
 
 
 def _folder(folder: Path) -> str:
@@ -104,7 +104,7 @@ def _training(params: Params) -> str:
     if meta is None:
         return "the size of the grids is only known after `trm fetch`"
     if train.compile is True:
-        require_compiler()
+        require_compiler("train.compile")
     device = resolve_device(train.device)
     slots = _slots(train, device)
     check_training(params.model, meta, slots, train, device, resolve_precision(train.precision, device))

@@ -16,7 +16,7 @@ from trm.config.model import ModelParams
 from trm.config.training import TrainParams
 from trm.data.batches import START, StreamPosition
 from trm.models.act import TRM, Batch, Carry, build_model, draw_min_steps
-from trm.training.compilation import compile_passes
+from trm.models.compilation import compile_passes
 from trm.training.distributed import SINGLE_PROCESS, World
 from trm.training.ema import ema_copy, update_ema
 from trm.training.init_from import copy_weights, init_from
@@ -79,7 +79,8 @@ def network_of(model: TRM, settings: TrainParams, processes: World, compiled: bo
     """
     if compiled:
         sequences = settings.global_batch_size // processes.size
-        compile_passes(model, min(sequences, settings.micro_batch_size or sequences) * settings.winner_takes_all)
+        sequences = min(sequences, settings.micro_batch_size or sequences) * settings.winner_takes_all
+        compile_passes(model, "train.compile", sequences, backward=True)
     if processes.size == 1 or settings.freeze_weights:  # a frozen network has no gradients
         return model
     return DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)

@@ -19,11 +19,11 @@ from trm.data.online_augmentation import OnlineAugmentation
 from trm.data.parquet import Split, read_meta, read_split
 from trm.datasets.online import get_augmentation
 from trm.models.act import Batch
+from trm.models.compilation import should_compile
 from trm.training.background import BackgroundWriter
 from trm.training.checkpoint import checkpoint_tensors, checkpoint_writer
 from trm.training.checks import learning_warnings
-from trm.training.compilation import should_compile
-from trm.training.cost import announcement, check_disk, check_training
+from trm.training.cost import announcement, check_disk, check_training, training_operations
 from trm.training.determinism import deterministic
 from trm.training.distributed import World, world
 from trm.training.losses import LOSSES, METRICS
@@ -71,15 +71,13 @@ def train(model: ModelParams, train: TrainParams, dataset: Path, out: Path, key:
                 interrupts.defer()
             run.open(folder, remote_checkpoints(folder) if processes.is_main else None)
             try:
-                silent = not processes.is_main
-                shown = progress("train", run.total, run.state.step, silent=silent, announce=run.announcement)
+                is_main = processes.is_main
+                shown = progress("train", run.total, run.state.step, silent=not is_main, announce=run.announcement)
                 with (
                     shown as display,
                     watchdog(train.max_stall_seconds) as run.is_alive,
-                    reported(display, run.total, run.state.step, lambda: run.metrics, processes.is_main) as reporting,
-                    exported(
-                        reporting, run.total, run.state.step, lambda: run.metrics, run.saved, processes.is_main
-                    ) as bar,
+                    reported(display, run.total, run.state.step, lambda: run.metrics, is_main) as reporting,
+                    exported(reporting, run.total, run.state.step, lambda: run.metrics, run.saved, is_main) as bar,
                 ):
                     run.run(bar, interrupts)
             except Interrupted as error:
@@ -137,7 +135,8 @@ class _Run:
         check_training(config, self.meta, self.slots.stop - self.slots.start, settings, self.device, self.dtype)
         first = collate(self.split, np.zeros(self.slots.stop - self.slots.start, dtype=np.int64))
         self.state = new_state(config, self.meta, settings, to_tensors(first, self.device), self.dtype)
-        compiled = should_compile(settings, config, self.meta, self.total, self.device.type)
+        operations = training_operations(config, settings, self.meta, self.total)
+        compiled = should_compile(settings.compile, "train.compile", self.device.type, operations)
         self.state.compiled = processes.broadcast_object(compiled)
         self.writer = BackgroundWriter()
         self.is_alive: Callable[[], None] = lambda: None

@@ -55,12 +55,12 @@ def has_compiler() -> bool:
     return any(name and shutil.which(name) for name in names)
 
 
-def require_compiler() -> None:
-    """Raise `UserError` if this machine has no compiler for the code that torch.compile generates."""
+def require_compiler(setting: str) -> None:
+    """Raise `UserError`, which names `setting`, if this machine has no compiler for the code of torch.compile."""
     if not has_compiler():
         raise UserError(
-            "this training uses torch.compile, but this machine has no C++ compiler; install g++ or clang, set CXX to "
-            "one, or set train.compile to false"
+            f"{setting}: torch.compile needs a C++ compiler, which this machine does not have; install g++ or clang, "
+            f"set CXX to one, or set {setting} to false"
         )
 
 
