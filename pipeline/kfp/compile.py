@@ -2,12 +2,11 @@
 
 from collections.abc import Container, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
+from google.protobuf.json_format import MessageToDict
 from kfp import compiler
 from kfp.dsl.graph_component import GraphComponent
-from ruamel.yaml import YAML
 
 from pipeline.kfp.definition import build_pipeline
 from trm.config.cluster import ClusterParams
@@ -28,8 +27,5 @@ def pipeline_spec(
 
 def spec_of(pipeline: GraphComponent) -> dict[str, Any]:
     """Return a compiled pipeline as the run API accepts it."""
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "pipeline.yaml"
-        compiler.Compiler().compile(pipeline, str(file))
-        spec, *platform = YAML(typ="safe", pure=True).load_all(file)
-    return {"pipeline_spec": spec, "platform_spec": platform[0]} if platform else spec
+    spec, platform = (MessageToDict(part) for part in (pipeline.pipeline_spec, pipeline.platform_spec))
+    return {"pipeline_spec": spec, "platform_spec": platform} if platform else {"pipeline_spec": spec}
