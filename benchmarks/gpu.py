@@ -6,7 +6,8 @@ Writes DIR/gpu.json after each part, and DIR/gpu.md at the end. The parts, in or
 
 - parity: largest differences of logits, loss and gradients from float32 on the CPU, relative to the largest value
 - products: speed of a large matrix product, the peak that the utilization of a step is compared with
-- steps: `benchmarks.train_step` at the published batch sizes, eager and compiled
+- optimizers: an optimizer step of the model of `sudoku-extreme-mlp`: this project's and that of the package adam-atan2
+- steps: `benchmarks.train_step` at the published batch sizes, eager, compiled, and compiled with CUDA graphs
 - resume: a training that is killed and resumed, against one that is not: first with `train.deterministic`, where the
   bytes must be equal, then without; and the share of the time in which the GPU has waited, by the speed of the whole
   training against that of its steps
@@ -17,9 +18,11 @@ The exit code is 1 if the bytes differ with `train.deterministic`.
 """
 
 import argparse
+import copy
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -36,10 +39,12 @@ from torch import Tensor
 
 from benchmarks.train_step import CASES, Case, Timed, peak_memory, seconds_of
 from trm.config.training import TrainParams
+from trm.models.act import build_model
 from trm.stages.params import load_recipe
 from trm.storage.artifacts import timing_file
 from trm.training.checkpoint import FILE as CHECKPOINT
 from trm.training.losses import supervision_loss
+from trm.training.optimizers import network_optimizers
 from trm.utils.device import resolve_device
 from trm.utils.errors import UserError
 
@@ -94,30 +99,70 @@ def products(device: torch.device, size: int) -> Iterator[dict[str, Any]]:
         yield {"size": size, "precision": str(dtype).removeprefix("torch."), "tflops": tflops}
 
 
+def optimizers(device: torch.device, case: Case) -> Iterator[dict[str, Any]]:
+    """Median time of ten steps of Adam-atan2, in PyTorch and in the package, and the difference of the weights."""
+    start, settings, expected = build_model(case.model(), case.meta()), settings_for(device.type, "float32"), None
+    for fused in (False, True):
+        model, row = copy.deepcopy(start).to(device), {"optimizer": "package adam-atan2" if fused else "AdamAtan2"}
+        network = settings.optimizer.network.model_copy(update={"fused": fused})
+        optimizer = settings.optimizer.model_copy(update={"network": network})
+        try:
+            (chosen,) = network_optimizers(model, settings.model_copy(update={"optimizer": optimizer}))
+        except UserError as error:
+            yield {**row, "error": str(error)}
+            return
+        generator, seconds = torch.Generator().manual_seed(0), []
+        for _ in range(10):
+            for weight in model.parameters():
+                weight.grad = torch.randn(weight.shape, generator=generator).to(device)
+            for group in chosen.param_groups:
+                group["lr"] = settings.lr
+            seconds.append(seconds_of(chosen.step, device))
+        weights = torch.cat([weight.detach().flatten() for weight in model.parameters()])
+        if expected is not None:
+            row["largest_weight_difference"] = f"{(weights - expected).abs().max().item():.2e}"
+        yield {**row, "seconds": round(statistics.median(seconds), 6)}
+        expected = weights
+
+
 def steps(device: torch.device, count: int, deadline: float) -> Iterator[dict[str, Any]]:
-    """Step times of all cases. Those that do not fit into the memory are reported as such."""
+    """Step times of all cases. Those that exceed the memory are reported as such, and errors of CUDA graphs, too."""
     is_gpu = device.type == "cuda"
     for name in ("sudoku-mlp", "arc-att", "small", "default") if is_gpu else ("default",):
         for precision in reversed(PRECISIONS):
-            for compiled in (False, True) if is_gpu else (False,):
+            for mode in ("eager", "compiled", "graphs") if is_gpu else ("eager",):
                 if time.monotonic() > deadline:
                     return
                 if is_gpu:
                     torch.cuda.empty_cache()
                     torch.cuda.reset_peak_memory_stats(device)
                 batch = PUBLISHED_BATCH[name] if is_gpu else None
-                started = time.monotonic()
+                started, tried = time.monotonic(), {"case": name, "precision": precision, "mode": mode, "batch": batch}
                 try:
-                    timed = Timed(name, CASES[name], batch, settings_for(device.type, precision), compiled)
+                    settings = settings_for(device.type, precision)
+                    timed = Timed(name, CASES[name], batch, settings, compiled=mode == "compiled")
+                    if mode == "graphs":
+                        use_graphs(timed)
                     timed.step()
                     first = time.monotonic() - started
                     memory = peak_memory(device)
                     for _ in range(count):
+                        torch.compiler.cudagraph_mark_step_begin()  # outputs of the step before may be overwritten
                         timed.step()
-                    yield {**timed.result(), "peak_memory_bytes": memory, "first_step_seconds": round(first, 1)}
+                    measured = timed.result() | {"compiled": mode != "eager", "peak_memory_bytes": memory}
+                    yield tried | measured | {"first_step_seconds": round(first, 1)}
                 except torch.OutOfMemoryError:
-                    tried = {"case": name, "precision": precision, "compiled": compiled, "batch": batch}
                     yield tried | {"memory": "exceeded"}
+                except RuntimeError as error:
+                    if mode != "graphs":
+                        raise
+                    yield tried | {"error": str(error).partition("\n")[0]}
+
+
+def use_graphs(timed: Timed) -> None:
+    """Compile the passes with CUDA graphs, which `trm` does not use: this measures what they would gain."""
+    for model in (timed.state.model, timed.average):
+        vars(model)["net"] = torch.compile(model.net, mode="reduce-overhead")
 
 
 def resume(device: torch.device, deadline: float) -> Iterator[dict[str, Any]]:
@@ -211,6 +256,7 @@ def main() -> None:
     parts: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
         "parity": lambda: parity(device),
         "products": lambda: products(device, 8192 if is_gpu else 512),
+        "optimizers": lambda: optimizers(device, CASES["sudoku-mlp" if is_gpu else "default"]),
         "steps": lambda: steps(device, 10 if is_gpu else 3, deadline),
         "resume": lambda: resume(device, deadline),
     }

@@ -33,6 +33,7 @@ MODULES = ("torch", "torch.distributed.launcher.api", "numba", "scipy.special", 
 MODULES += ("pyarrow.parquet", "pyarrow.compute", "pyarrow.csv", "pyarrow.dataset", "matplotlib.backends.backend_svg")
 MODULES += ("pydantic.main", "pydantic.json_schema", "typer", "ruamel.yaml")
 MODULES += ("rich.progress", "rich.table", "rich.tree", "jinja2", "filelock", "tenacity", "platformdirs.unix")
+MODULES += ("kfp.client", "kfp.compiler", "kfp.dsl", "kfp.kubernetes", "kubernetes.client", "kubernetes.config")
 CLIENT = r"""#!{python} -ISE
 import array, json, os, signal, socket, sys
 name, words = os.path.basename(sys.argv[0]), sys.argv[1:]
@@ -194,6 +195,9 @@ def _run(request: dict[str, Any], fds: list[int]) -> NoReturn:
             assert ctypes.CDLL(None).setns(network, 0) == 0  # Python 3.12 has `os.setns`
     os.environ.clear()
     os.environ.update(request["env"])
+    # The package kubernetes reads this variable when it is imported.
+    location = os.environ.get("KUBECONFIG", "~/.kube/config")
+    sys.modules["kubernetes.config.kube_config"].KUBE_CONFIG_DEFAULT_LOCATION = location  # type: ignore[attr-defined]
     os.chdir(request["cwd"])
     sys.argv = request["argv"]
     code = 1

@@ -82,11 +82,12 @@ def find_garbage(
     Raises:
         DataError: A champion or a manifest cannot be read, so that it is unknown what it refers to.
     """
-    listed = Store(root).objects("")
+    store = Store(root)
+    listed = store.objects("")
     groups = _artifacts(root, listed) | _logs(root, listed)
     champions = frozenset(_champions(root, listed))
     roots = champions | {(record.stage, record.key) for record in records} | set(pins)
-    reachable = _closure(roots, groups)
+    reachable = _closure(roots, groups, store)
     if state_root is not None:
         groups |= _states(state_root)
     limit = (now or datetime.now(UTC)) - min_age
@@ -114,10 +115,11 @@ def delete_garbage(root: str, garbage: Garbage, report: Callable[[Name], object]
     The manifest of an artifact is deleted first, so that the artifact is absent from then on. Raises `InternalError` if
     the champions have changed since the garbage was found.
     """
-    if frozenset(_champions(root, Store(root).objects("champions/"))) != garbage.champions:
+    store = Store(root)
+    if frozenset(_champions(root, store.objects("champions/"))) != garbage.champions:
         raise InternalError(f"{root}: the champions have changed meanwhile; nothing was deleted: run the command again")
     for name, group in garbage.groups.items():
-        s3.remove(group.uri)
+        s3.remove_from(store.at(group.uri))
         report(name)
 
 
@@ -166,7 +168,7 @@ def _champions(root: str, listed: Iterable[str]) -> Iterator[Name]:
             yield from each.keys.items()
 
 
-def _closure(roots: Iterable[Name], groups: dict[Name, Group]) -> set[Name]:
+def _closure(roots: Iterable[Name], groups: dict[Name, Group], store: Store) -> set[Name]:
     """The roots, and what they were computed from."""
     reachable, waiting = set[Name](), list(roots)
     while waiting:
@@ -177,7 +179,7 @@ def _closure(roots: Iterable[Name], groups: dict[Name, Group]) -> set[Name]:
         group = groups.get(name)
         if group is None or not group.is_complete:
             continue
-        manifest = s3.read_manifest(group.uri)
+        manifest = s3.manifest_in(store.at(group.uri))
         try:
             inputs = {} if manifest is None else manifest["inputs"]
             waiting += [(producer(each).name, key) for each, key in inputs.items()]

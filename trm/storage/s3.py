@@ -54,8 +54,13 @@ def artifact_uri(root: str, stage: str, key: str) -> str:
 
 def read_manifest(uri: str) -> dict[str, Any] | None:
     """The manifest of the artifact at `uri`, or None if it does not exist."""
-    found = _published(Store(uri))
-    return None if found is None else _parsed(found, uri)
+    return manifest_in(Store(uri))
+
+
+def manifest_in(store: Store) -> dict[str, Any] | None:
+    """The manifest of the artifact in `store`, or None if it does not exist."""
+    found = _published(store)
+    return None if found is None else _parsed(found, store.uri)
 
 
 def put_json(uri: str, value: Mapping[str, Any]) -> None:
@@ -166,7 +171,11 @@ def verify(uri: str) -> tuple[dict[str, Any] | None, list[str]]:
 
 def remove(uri: str) -> None:
     """Delete the artifact at `uri`. The manifest is deleted first, so that the artifact is absent from then on."""
-    store = Store(uri)
+    remove_from(Store(uri))
+
+
+def remove_from(store: Store) -> None:
+    """Delete the artifact in `store`, as `remove` does."""
     for name in sorted(store.sizes(""), key=lambda name: name != MANIFEST):
         store.delete(name)
 

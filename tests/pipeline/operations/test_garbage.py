@@ -28,11 +28,11 @@ def key_of(stage: str, number: int) -> str:
     return f"{CHAIN.index(stage)}{number:063x}"
 
 
-def put(root: str, stage: str, number: int, inputs: dict[str, str]) -> None:
+def put(root: Store, stage: str, number: int, inputs: dict[str, str]) -> None:
     """An artifact with one file, without its upload through a folder, which takes longer."""
     key = key_of(stage, number)
     manifest = {"stage": stage, "key": key, "inputs": inputs, "files": {}, "manifest_sha256": None}
-    store = Store(f"{root}/{stage}/{key}")
+    store = root.at(f"{root.uri}/{stage}/{key}")
     store.put("f" * 64 + "/file", b"content")
     store.put("manifest.json", json_bytes(manifest))
 
@@ -57,10 +57,11 @@ def names(stage: str, numbers: range) -> set[Name]:
 @pytest.fixture
 def filled(root: str) -> tuple[str, set[Name], list[RunRecord], list[Name]]:
     """40 chains of 5 artifacts; 6 chains are reachable: root, reachable artifacts, rows of runs.tsv, pins."""
+    store = Store(root)
     for number in range(40):
         for place, stage in enumerate(CHAIN):
             inputs = {INPUTS[stage]: key_of(CHAIN[place - 1], number)} if place else {}
-            put(root, stage, number, inputs)
+            put(store, stage, number, inputs)
     for version, number in ((1, 0), (2, 1)):  # the former champion is kept for a rollback
         champion(root, version, {stage: key_of(stage, number) for stage in CHAIN[:4]})
     records = [record("report", key_of("report", number)) for number in (0, 1, 2, 3)]
@@ -108,8 +109,8 @@ def test_exactly_what_nothing_refers_to(filled: tuple[str, set[Name], list[RunRe
 
 def test_what_is_unknown_is_not_deleted(root: str) -> None:
     """A champion or a manifest that cannot be read, and champions that change meanwhile."""
-    put(root, "fetch", 0, {})
-    put(root, "augment", 0, {"raw": key_of("fetch", 0)})
+    put(Store(root), "fetch", 0, {})
+    put(Store(root), "augment", 0, {"raw": key_of("fetch", 0)})
     keys = {"fetch": key_of("fetch", 0), "evaluate": key_of("evaluate", 0)}
     champion(root, 1, keys)
     garbage = find(root, [], [])
@@ -118,10 +119,10 @@ def test_what_is_unknown_is_not_deleted(root: str) -> None:
     with pytest.raises(InternalError, match="the champions have changed"):
         delete_garbage(root, garbage)
     assert find(root, [], []).groups == {}
-    put(root, "augment", 0, {"something": key_of("fetch", 0)})
+    put(Store(root), "augment", 0, {"something": key_of("fetch", 0)})
     with pytest.raises(DataError, match="does not name its inputs; nothing was deleted"):
         find(root, [], [])
-    put(root, "augment", 0, {})
+    put(Store(root), "augment", 0, {})
     Store(f"{root}/champions/six").put("champion.json", b"{}")
     with pytest.raises(DataError, match="not written by `promote`"):
         find(root, [], [])
@@ -131,7 +132,7 @@ def test_states(root: str) -> None:
     """The state of an unfinished training is kept while something refers to its model."""
     states = f"{root}/states"
     finished, wanted, unwanted = (key_of("train", number) for number in range(3))
-    put(root, "train", 0, {})
+    put(Store(root), "train", 0, {})
     for key in (finished, wanted, unwanted):
         Store(f"{states}/{key}/{7:012}").put("manifest.json", b"{}")
     garbage = find(root, [record("train", finished)], [("train", wanted)], states)
@@ -144,7 +145,7 @@ def test_states(root: str) -> None:
 def test_logs_of_workers(root: str) -> None:
     """They are kept while something refers to the model, finished or not."""
     finished, wanted, unwanted = (key_of("train", number) for number in range(3))
-    put(root, "train", 0, {})
+    put(Store(root), "train", 0, {})
     for key in (finished, wanted, unwanted):
         Store(logs_uri(root, key)).put("worker-0/20261127T120000Z-uid.log", b"line\n")
     garbage = find(root, [record("train", finished)], [("train", wanted)])
@@ -199,8 +200,8 @@ def test_command(
     monkeypatch.chdir(tmp_path)
     text = params_text({**TINY, "cluster.artifact_root": root})
     (tmp_path / "params.yaml").write_text(text)
-    put(root, "fetch", 0, {})
-    put(root, "fetch", 1, {})
+    put(Store(root), "fetch", 0, {})
+    put(Store(root), "fetch", 1, {})
     uri = f"{root}/fetch/{key_of('fetch', 0)}"
     pin = ("--pin", f"fetch/{key_of('fetch', 1)}")
     out, err = run(*pin)

@@ -1,8 +1,8 @@
 """Publication of a result: a git remote, a DVC remote, and a fake GitHub API."""
 
 import json
+import shutil
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -110,7 +110,7 @@ def git(*arguments: str, cwd: Path | None = None) -> str:
 
 
 @pytest.fixture
-def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def remote(dvc_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A bare repository. The working directory is a clone with a collected result."""
     for role in ("AUTHOR", "COMMITTER"):
         monkeypatch.setenv(f"GIT_{role}_NAME", "a tester")
@@ -121,9 +121,7 @@ def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git("clone", "-q", str(bare), str(clone))
     monkeypatch.chdir(clone)
     git("checkout", "-q", "-b", "main")
-    dvc = Path(sys.executable).parent / "dvc"
-    subprocess.run([dvc, "init", "-q"], check=True)
-    subprocess.run([dvc, "remote", "add", "-q", "-d", "store", str(tmp_path / "store")], check=True)
+    shutil.copytree(dvc_files, clone, dirs_exist_ok=True)
     (clone / "params.yaml").write_text("lr: 1\n")
     git("add", "-A")
     git("commit", "-qm", "the experiment")
