@@ -52,6 +52,12 @@ def _little_memory(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(memory, "available_memory", lambda: 1000)
 
 
+def _no_compiler(patch: pytest.MonkeyPatch) -> None:
+    for name in ("CXX", "CC"):
+        patch.delenv(name, raising=False)
+    patch.setenv("PATH", str(Path.cwd()))
+
+
 def _no_params(_: pytest.MonkeyPatch) -> None:
     Path("params.yaml").unlink()
 
@@ -76,6 +82,8 @@ ALL_FULL = dict.fromkeys(
         (_nothing, ("train.lr=x",), {"params": "train.lr must be a valid number. Got 'x'"}),
         (_nothing, ("train.device=cuda",), {"train on": CUDA, "training": CUDA}),
         (_nothing, ("evaluate.device=cuda",), {"evaluate on": CUDA}),
+        (_no_compiler, ("train.compile=true",), {"train on": "train.compile: .* needs a C.. compiler"}),
+        (_no_compiler, ("evaluate.compile=true",), {"evaluate on": "evaluate.compile: .* needs a C.. compiler"}),
         (_nothing, ("train.lr=0",), {"settings": "train.lr is 0: the network stays as it is"}),
     ],
 )

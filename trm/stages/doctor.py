@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from trm.config.evaluation import EvaluateParams, ReportParams
 from trm.config.params import Params
 from trm.config.training import TrainParams
 from trm.datasets.registry import expected_meta
@@ -37,7 +38,7 @@ def diagnose(load: Callable[[], Params]) -> Iterator[Finding]:
         return
     yield Finding("params", f"valid; dataset {params.data.name}", is_ok=True)
     for name, settings in {"train": params.train, "evaluate": params.evaluate, "report": params.report}.items():
-        yield check(f"{name} on", lambda each=settings: describe_device(each.device, each.precision))
+        yield check(f"{name} on", lambda name=name, each=settings: _runs_on(name, each))
     yield check("training", lambda: _training(params))
     for warning in learning_warnings(params.model, params.train):
         yield Finding("settings", warning, is_ok=False)
@@ -99,12 +100,16 @@ def describe_device(name: str, precision: str) -> str:
     return f"{found}, {dtype}"
 
 
+def _runs_on(stage: str, settings: TrainParams | EvaluateParams | ReportParams) -> str:
+    if not isinstance(settings, ReportParams) and settings.compile is True:
+        require_compiler(f"{stage}.compile")
+    return describe_device(settings.device, settings.precision)
+
+
 def _training(params: Params) -> str:
     meta, train = expected_meta(params.data), params.train
     if meta is None:
         return "the size of the grids is only known after `trm fetch`"
-    if train.compile is True:
-        require_compiler("train.compile")
     device = resolve_device(train.device)
     slots = _slots(train, device)
     check_training(params.model, meta, slots, train, device, resolve_precision(train.precision, device))
