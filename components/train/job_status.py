@@ -46,8 +46,11 @@ class StatusLogger:
         state, newest = backend.state(job), newest_pods(self._kubernetes, pods)
         text = state.name.lower()
         self._log(job["metadata"]["name"], f"{text}: {state.message}" if state.message else text)
-        for pod in newest:
-            self._log(f"worker {backend.worker_index(pod)}", pod_status(pod))
+        present = {pod.metadata.uid for pod in newest}
+        for pod in pods:
+            # A failed pod may be replaced before it is seen as the newest of its worker.
+            if pod.metadata.uid in present or pod.status.phase == "Failed":
+                self._log(pod.metadata.uid, pod_status(pod), f"worker {backend.worker_index(pod)}")
         if time.monotonic() >= self._next_events or state.finished:
             self._next_events = time.monotonic() + EVENTS_INTERVAL
             self._update_events(job, [pod for pod in newest if pod.status.phase != "Running"])
