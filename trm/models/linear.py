@@ -1,8 +1,8 @@
 """Linear maps in float32 on x86 processors that are not Intel's, computed by oneDNN.
 
 PyTorch calls MKL for float32 products. MKL does not use AVX-512 on processors of AMD, where oneDNN is more than twice
-as fast. On processors of Intel MKL is up to twice as fast (docs/results.md, Training speed). bfloat16 products use
-oneDNN in PyTorch, too.
+as fast. On processors of Intel MKL is faster, for some gradients nearly twice (docs/results.md, Training speed).
+bfloat16 products use oneDNN in PyTorch, too.
 """
 
 import platform
@@ -30,7 +30,7 @@ HAS_ONEDNN = (
 )
 """True if oneDNN can compute float32 products on this machine."""
 USES_ONEDNN = HAS_ONEDNN and not (torch.backends.mkl.is_available() and is_intel())
-"""True if oneDNN computes float32 products on this machine."""
+"""True if oneDNN computes float32 products on this machine: where it can, unless the processor is Intel's."""
 _SMALLEST = 4096
 """Weights of the smallest map that oneDNN computes: a call takes 10 us longer than torch's. The size of the batch does
 not count, as results would depend on it."""

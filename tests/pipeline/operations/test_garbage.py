@@ -28,11 +28,11 @@ def key_of(stage: str, number: int) -> str:
     return f"{CHAIN.index(stage)}{number:063x}"
 
 
-def put(root: Store, stage: str, number: int, inputs: dict[str, str]) -> None:
+def put(base: Store, stage: str, number: int, inputs: dict[str, str]) -> None:
     """An artifact with one file, without its upload through a folder, which takes longer."""
     key = key_of(stage, number)
     manifest = {"stage": stage, "key": key, "inputs": inputs, "files": {}, "manifest_sha256": None}
-    store = root.at(f"{root.uri}/{stage}/{key}")
+    store = base.at(f"{base.uri}/{stage}/{key}")
     store.put("f" * 64 + "/file", b"content")
     store.put("manifest.json", json_bytes(manifest))
 
