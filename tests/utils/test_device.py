@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+import torch
 
-from trm.utils.device import require_compiler
+from trm.utils import device
+from trm.utils.device import require_compiler, resolve_precision
 from trm.utils.errors import UserError
 
 
@@ -20,3 +22,34 @@ def test_compiler_is_required(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "g++").unlink()
     monkeypatch.setenv("CXX", "own-c++")
     require_compiler("train.compile")
+
+
+@pytest.mark.parametrize(
+    ("vendor", "expected"), [("GenuineIntel", True), ("AuthenticAMD", False), ("HygonGenuine", False), (None, False)]
+)
+def test_vendor_of_the_processor(vendor: str | None, expected: bool, tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    if vendor is not None:
+        cpuinfo.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: 6\n" * 64)
+    assert device.is_intel(cpuinfo) is expected
+
+
+@pytest.mark.parametrize(
+    ("features", "is_intel", "expected"),
+    [
+        ({"avx512_bf16", "amx_bf16"}, True, torch.bfloat16),
+        ({"avx512_bf16"}, True, torch.float32),  # half the speed of float32
+        ({"avx512_bf16"}, False, torch.bfloat16),
+        ({"bf16"}, False, torch.bfloat16),  # ARM
+        ({"avx2"}, False, torch.float32),
+    ],
+)
+def test_automatic_precision_of_a_cpu(
+    features: set[str], is_intel: bool, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("avx2", "avx512_bf16", "amx_bf16", "bf16")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {name: name in features for name in names}, False)
+    monkeypatch.setattr(device, "is_intel", lambda: is_intel)
+    assert resolve_precision("auto", torch.device("cpu")) is expected
+    assert resolve_precision("float32", torch.device("cpu")) is torch.float32
+    assert resolve_precision("bfloat16", torch.device("cpu")) is torch.bfloat16

@@ -40,4 +40,4 @@ class ComputeConfig(Section):
     device: Device
     """Device; auto: CUDA, then MPS, then CPU."""
     precision: Precision
-    """Compute dtype; auto: bfloat16 where the hardware supports it, else float32."""
+    """Compute dtype; auto: bfloat16 where the hardware multiplies it fast, else float32."""

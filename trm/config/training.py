@@ -168,7 +168,7 @@ class TrainParams(Section):
     """True: deterministic algorithms of PyTorch, so that on CUDA, too, a resumed training has the bytes of an
     uninterrupted one on the same GPU and software; slower there. On a CPU the result is the same without it."""
     precision: Precision
-    """Compute dtype; auto: bfloat16 where the hardware supports it, else float32. Weights stay float32."""
+    """Compute dtype; auto: bfloat16 where the hardware multiplies it fast, else float32. Weights stay float32."""
     device: Device
     """Device; auto: CUDA, then MPS, then CPU."""
     seed: Natural

@@ -6,22 +6,13 @@ bfloat16 products use oneDNN in PyTorch, too.
 """
 
 import platform
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def is_intel(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """True if `cpuinfo`, the list of processors of Linux, names Intel. False where it is missing."""
-    try:
-        with cpuinfo.open(encoding="utf-8") as file:
-            return "GenuineIntel" in file.read(4096)  # the first processor: a list of many takes milliseconds
-    except OSError:
-        return False
-
+from trm.utils.device import is_intel
 
 HAS_ONEDNN = (
     platform.machine().lower() in ("x86_64", "amd64")

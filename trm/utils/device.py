@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import torch
 
@@ -42,9 +43,9 @@ def resolve_device(device: str) -> torch.device:
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """The compute dtype for a setting. `auto`: bfloat16 on CUDA and CPUs with AMX or native bfloat16, else float32."""
+    """The compute dtype for a setting. `auto`: bfloat16 on CUDA and on CPUs that multiply it fast, else float32."""
     if precision == "auto":
-        native = device.type == "cuda" or (device.type == "cpu" and _cpu_has_bfloat16())
+        native = device.type == "cuda" or (device.type == "cpu" and _cpu_has_fast_bfloat16())
         return torch.bfloat16 if native else torch.float32
     return torch.float32 if precision == "float32" else torch.bfloat16
 
@@ -64,9 +65,17 @@ def require_compiler(setting: str) -> None:
         )
 
 
-def _cpu_has_bfloat16() -> bool:
-    return any(
-        supported
-        for name, supported in getattr(torch.cpu, "get_capabilities", dict)().items()  # newer than torch 2.11
-        if name in ("amx_bf16", "avx512_bf16", "bf16")
-    )
+def is_intel(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """True if `cpuinfo`, the list of processors of Linux, names Intel. False where it is missing."""
+    try:
+        with cpuinfo.open(encoding="utf-8") as file:
+            return "GenuineIntel" in file.read(4096)  # the first processor: a list of many takes milliseconds
+    except OSError:
+        return False
+
+
+def _cpu_has_fast_bfloat16() -> bool:
+    features = getattr(torch.cpu, "get_capabilities", dict)()  # newer than torch 2.11
+    # Without AMX, processors of Intel multiply bfloat16 at half the speed of float32 (docs/results.md, Training speed).
+    has_fast_avx = features.get("avx512_bf16", False) and not is_intel()
+    return has_fast_avx or features.get("amx_bf16", False) or features.get("bf16", False)
