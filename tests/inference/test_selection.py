@@ -290,7 +290,7 @@ def test_memory_does_not_grow_with_the_steps(
     gc.disable()  # a collection would clear the free lists of the interpreter, which the first run fills
     request.addfinalizer(gc.enable)
     peaks = []
-    for max_steps in (512, 32, 256):
+    for max_steps in (512, 32, 256, 256):
         taken = 0
         config = inference_config(max_steps, selection=selection, num_samples=2, latent_noise_std=0.1)
         tracemalloc.start()
@@ -298,4 +298,5 @@ def test_memory_does_not_grow_with_the_steps(
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert alive[1] == alive[2]
-    assert peaks[2] < peaks[1] + 4_000  # a reference and an integer per step would be 7 kB
+    # A reference and an integer per step would be 7 kB. The interpreter sometimes enlarges a table of its own.
+    assert min(peaks[2:]) < peaks[1] + 4_000

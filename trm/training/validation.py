@@ -11,8 +11,11 @@ from trm.training.distributed import SINGLE_PROCESS, World
 
 
 def to_tensors(batch: Mapping[str, object], device: torch.device) -> dict[str, torch.Tensor]:
-    """Convert the numpy arrays of a batch to tensors on `device`."""
-    return {name: torch.from_numpy(array).to(device) for name, array in batch.items()}
+    """Convert the numpy arrays of a batch to tensors on `device`; a GPU copies them while the program continues."""
+    tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
+    if device.type == "cuda":  # only pinned memory is copied while the program continues
+        tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
 
 
 @torch.no_grad()
