@@ -7,12 +7,14 @@ Writes DIR/gpu.json after each part, and DIR/gpu.md at the end. The parts, in or
 - parity: largest differences of logits, loss and gradients from float32 on the CPU, relative to the largest value
 - products: speed of a large matrix product, the peak that the utilization of a step is compared with
 - optimizers: an optimizer step of the model of `sudoku-extreme-mlp`: this project's and that of the package adam-atan2
-- steps: `benchmarks.train_step` at the published batch sizes, eager, compiled, and compiled with CUDA graphs
+- steps: `benchmarks.train_step` at the published batch sizes, eager, compiled, and compiled with CUDA graphs; `waits`:
+  how often a training step waits for the GPU, by `torch.cuda.set_sync_debug_mode`
 - resume: a training that is killed and resumed, against one that is not: first with `train.deterministic`, where the
   bytes must be equal, then without; and the share of the time in which the GPU has waited, by the speed of the whole
   training against that of its steps
 
-The exit code is 1 if the bytes differ with `train.deterministic`.
+A part that fails does not end the others; gpu.json has its traceback. The exit code is then 1, and also if the bytes
+differ with `train.deterministic`.
 
 `--device cpu` tests this program: the sizes are small then.
 """
@@ -27,6 +29,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -133,30 +137,48 @@ def steps(device: torch.device, count: int, deadline: float) -> Iterator[dict[st
             for mode in ("eager", "compiled", "graphs") if is_gpu else ("eager",):
                 if time.monotonic() > deadline:
                     return
-                if is_gpu:
-                    torch.cuda.empty_cache()
-                    torch.cuda.reset_peak_memory_stats(device)
-                batch = PUBLISHED_BATCH[name] if is_gpu else None
-                started, tried = time.monotonic(), {"case": name, "precision": precision, "mode": mode, "batch": batch}
+                tried = {"case": name, "precision": precision, "mode": mode, "batch": PUBLISHED_BATCH[name]}
                 try:
-                    settings = settings_for(device.type, precision)
-                    timed = Timed(name, CASES[name], batch, settings, compiled=mode == "compiled")
-                    if mode == "graphs":
-                        use_graphs(timed)
-                    timed.step()
-                    first = time.monotonic() - started
-                    memory = peak_memory(device)
-                    for _ in range(count):
-                        torch.compiler.cudagraph_mark_step_begin()  # outputs of the step before may be overwritten
-                        timed.step()
-                    measured = timed.result() | {"compiled": mode != "eager", "peak_memory_bytes": memory}
-                    yield tried | measured | {"first_step_seconds": round(first, 1)}
+                    yield tried | step_times(name, settings_for(device.type, precision), mode, count)
                 except torch.OutOfMemoryError:
                     yield tried | {"memory": "exceeded"}
-                except RuntimeError as error:
-                    if mode != "graphs":
-                        raise
-                    yield tried | {"error": str(error).partition("\n")[0]}
+                except Exception as error:
+                    yield tried | failure(error) | ({"traceback": None} if mode == "graphs" else {})
+
+
+def step_times(name: str, settings: TrainParams, mode: str, count: int) -> dict[str, Any]:
+    """The measurements of a case in `count` steps: of the published batch size on CUDA, of a small one on the CPU."""
+    device, started = resolve_device(settings.device), time.monotonic()
+    is_gpu = device.type == "cuda"
+    if is_gpu:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    batch = PUBLISHED_BATCH[name] if is_gpu else None
+    timed = Timed(name, CASES[name], batch, settings, compiled=mode == "compiled")
+    if mode == "graphs":
+        use_graphs(timed)
+    timed.step()
+    first, memory = time.monotonic() - started, peak_memory(device)
+    for _ in range(count):
+        torch.compiler.cudagraph_mark_step_begin()  # outputs of the step before may be overwritten
+        timed.step()
+    result = timed.result() | {"compiled": mode != "eager", "peak_memory_bytes": memory}
+    if is_gpu:
+        torch.compiler.cudagraph_mark_step_begin()
+        result["waits"] = waits_of(timed.train)
+    return result | {"first_step_seconds": round(first, 1)}
+
+
+def waits_of(run: Callable[[], object]) -> int:
+    """How often `run` waits for the GPU, of the operations that PyTorch can detect."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            run()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing CUDA operation" in str(warning.message) for warning in found)
 
 
 def use_graphs(timed: Timed) -> None:
@@ -227,11 +249,25 @@ def trm(folder: Path, states: str, *command: str) -> None:
         raise UserError(f"trm {' '.join(command)} failed")
 
 
+def caught(measure: Callable[[], Iterator[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """The rows of a part, and if it fails one more with the error: a lent machine may be gone before a second run."""
+    try:
+        yield from measure()
+    except Exception as error:
+        yield failure(error)
+
+
+def failure(error: Exception) -> dict[str, Any]:
+    """The row for an error."""
+    message = str(error).partition("\n")[0]
+    return {"error": f"{type(error).__name__}: {message}", "traceback": "".join(traceback.format_exception(error))}
+
+
 def markdown(results: dict[str, Any]) -> str:
     """The results as tables."""
     lines = [f"# {results['device']}", "", f"torch {results['torch']}, {results['seconds']:.0f} s in all", ""]
     for name, rows in results["parts"].items():
-        columns = list(dict.fromkeys(key for row in rows for key in row))
+        columns = list(dict.fromkeys(key for row in rows for key in row if key != "traceback"))
         lines += [f"## {name}", "", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
         lines += ["| " + " | ".join(str(row.get(key, "")) for key in columns) + " |" for row in rows]
         lines.append("")
@@ -262,18 +298,22 @@ def main() -> None:
     }
     name = torch.cuda.get_device_name(device) if is_gpu else "CPU"
     results: dict[str, Any] = {"device": name, "torch": torch.__version__, "parts": {}, "skipped": []}
+    failed: set[str] = set()
     options.out.mkdir(parents=True, exist_ok=True)
     for part, measure in parts.items():
         if time.monotonic() > deadline:
             results["skipped"].append(part)
             continue
         rows = results["parts"][part] = []
-        for row in measure():
+        for row in caught(measure):
             rows.append(row)
+            failed |= {part} if row.get("traceback") else set()
             print(json.dumps({"part": part, **row}), flush=True)
             results["seconds"] = round(time.monotonic() - started, 1)
             (options.out / "gpu.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     (options.out / "gpu.md").write_text(markdown(results), encoding="utf-8")
+    if failed:
+        raise SystemExit(f"failed: {', '.join(sorted(failed))}; {options.out / 'gpu.json'} has the tracebacks")
     if any(row["deterministic"] and not row["bytes_equal"] for row in results["parts"].get("resume", [])):
         raise SystemExit("the bytes of a resumed training differ, although train.deterministic is true")
 

@@ -4,6 +4,7 @@ Waits: a training step must not wait for the GPU (the program would wait in plac
 """
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from benchmarks import gpu as benchmark
+from benchmarks.train_step import Case
 from tests.arc_tasks import TASK, arc_model, write_json
 from tests.evaluation.test_arc_tasks import CONFIG, splits
 from tests.inference.test_trace import QUESTION, traced
@@ -27,6 +30,7 @@ from trm.data.parquet import read_meta, read_split
 from trm.evaluation.arc_tasks import read_arc_tasks
 from trm.evaluation.arc_tasks import train_params as arc_train_params
 from trm.evaluation.evaluate import evaluate
+from trm.inference.cost import resolve_batch_size
 from trm.inference.engine import predict
 from trm.models.act import build_model
 from trm.models.variants import VARIANTS
@@ -196,6 +200,25 @@ def test_an_inference_that_exceeds_the_memory(meta: DatasetMeta, model_params: M
     assert np.array_equal(found.tokens, whole.tokens)
 
 
+@pytest.mark.parametrize("free", [2_000_000, 8_000_000])
+def test_automatic_batch_size_fits_into_the_memory(
+    meta: DatasetMeta, model_params: ModelParams, free: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = build_model(model_params, meta).eval().to(CUDA)
+    config = inference_config(2, num_samples=2, latent_noise_std=0.1)
+    before = torch.cuda.memory_allocated()
+    GPU.set_memory(before + free)
+    try:
+        size = resolve_batch_size("auto", model, config)
+        torch.cuda.reset_peak_memory_stats()
+        seeds = [[number] for number in range(size)]
+        predict(model, np.ones((size, 16), np.uint8), np.zeros(size, int), config, size, seeds=seeds)
+    finally:
+        GPU.set_memory(2**40)
+    assert capsys.readouterr().err == ""  # the batch was not halved
+    assert 0.2 * free < torch.cuda.max_memory_allocated() - before < free
+
+
 @pytest.mark.parametrize("selection", ["votes", "halt_logit", "settled"])
 def test_traces_equal_those_of_a_cpu(meta: DatasetMeta, model_params: ModelParams, selection: str) -> None:
     model = build_model(model_params.model_copy(update={"random_start": "all"}), meta).eval()
@@ -204,3 +227,31 @@ def test_traces_equal_those_of_a_cpu(meta: DatasetMeta, model_params: ModelParam
     found, frames = traced(model.to(CUDA), meta, QUESTION, config)
     assert np.array_equal(found.grid, expected.grid)
     assert len(frames) == len(expected_frames) > 0
+
+
+def test_the_benchmark_measures_all_parts_and_reports_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With small networks; the stand-in has no torch.compile."""
+    small = {"hidden_size": 16, "num_heads": 2, "H_cycles": 2, "L_cycles": 1}
+    monkeypatch.setattr(benchmark, "CASES", dict.fromkeys(benchmark.CASES, Case("sudoku-4x4", 4, small)))
+    monkeypatch.setattr(benchmark, "PUBLISHED_BATCH", dict.fromkeys(benchmark.CASES, 4))
+    monkeypatch.setattr(torch, "compile", lambda module, mode="": 1 / 0 if mode else module)  # no CUDA graphs
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: None)
+    products = benchmark.products
+    monkeypatch.setattr(benchmark, "products", lambda device, _: products(device, 64))
+    monkeypatch.setattr(benchmark, "start", lambda *_: 1 / 0)  # its programs would not have the stand-in
+    monkeypatch.setattr("sys.argv", ["gpu", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="failed: resume; "):
+        benchmark.main()
+    parts = json.loads((tmp_path / "gpu.json").read_text())["parts"]
+    assert all(row["logits"] < 1e-5 for row in parts["parity"] if row["precision"] == "float32")
+    assert len(parts["steps"]) == 24
+    for row in parts["steps"]:
+        assert "ZeroDivisionError" in row["error"] if row["mode"] == "graphs" else row["waits"] == 0
+    assert "ZeroDivisionError" in parts["resume"][0]["error"]
+    assert "ZeroDivisionError" in (tmp_path / "gpu.md").read_text()
+
+
+def test_waits_of_a_run() -> None:
+    value = torch.ones(3, device=CUDA)
+    assert benchmark.waits_of(lambda: [value.sum().item() for _ in range(3)]) == 3
+    assert benchmark.waits_of(lambda: value + 1) == 0

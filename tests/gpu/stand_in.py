@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,15 @@ def activate(library: Path) -> None:
         total = min(device.gpu_limit(), MEMORY)
         return total - device.gpu_memory(), total
 
+    counted = 0
+
+    def set_sync_debug_mode(mode: str) -> None:
+        """As torch's, but that the warnings come at the end of the mode."""
+        nonlocal counted
+        for _ in range(device.gpu_waits() - counted if mode == "default" else 0):
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=2)
+        counted = device.gpu_waits()
+
     replacements: dict[str, Any] = {
         "_lazy_init": lambda: None,
         "is_available": lambda: True,
@@ -64,6 +74,7 @@ def activate(library: Path) -> None:
         "memory_reserved": lambda _=None: device.gpu_memory(),
         "max_memory_allocated": lambda _=None: device.gpu_peak(),
         "max_memory_reserved": lambda _=None: device.gpu_peak(),
+        "set_sync_debug_mode": set_sync_debug_mode,
         "reset_peak_memory_stats": lambda _=None: device.gpu_reset_peak(),
         # Not in torch: for the tests.
         "waits": device.gpu_waits,
