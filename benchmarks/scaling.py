@@ -222,7 +222,7 @@ def memory(work: Workload, processes: int, limit: float) -> tuple[int, dict[str,
     passes = work.model.variant.gradient_passes(work.model.config)
     uses = {
         "weights, gradients, two moments, EMA": 5 * weights,
-        "bfloat16 weights of each pass": passes * BFLOAT16 * work.weights,
+        "bfloat16 weights": (1 + passes) * BFLOAT16 * work.weights,  # for passes without gradients; of each with them
         "puzzle table": FLOAT * work.identifiers * work.model.config.puzzle_emb_ndim,
         "carry before and after the step": 2 * slots * sum(carry_sizes(work.model)),
     }

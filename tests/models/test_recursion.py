@@ -1,8 +1,10 @@
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from trm.config.dataset_meta import DatasetMeta
 from trm.config.model import ModelParams
@@ -126,3 +128,48 @@ def test_bfloat16_keeps_float32_master_weights(model_params: ModelParams, meta: 
     assert all(weight.dtype == torch.float32 for weight in model.parameters())
     assert model.token_embedding.grad is not None
     assert model.token_embedding.grad.dtype == torch.float32
+
+
+class _Casts(TorchDispatchMode):
+    """Counts the casts of tensors of two dimensions from float32 to bfloat16: those of weights."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        del types
+        result = func(*args, **(kwargs or {}))
+        if func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):  # noqa: SLF001
+            source = args[-1]
+            self.count += (result.dtype, source.dtype, source.dim()) == (torch.bfloat16, torch.float32, 2)
+        return result
+
+
+@pytest.mark.parametrize("mlp_t", [True, False])
+def test_weights_are_cast_once_per_step(model_params: ModelParams, meta: DatasetMeta, mlp_t: bool) -> None:
+    """A block has 4 matrices. 2 rounds of 3 passes, the last 3 with gradients."""
+    params = model_params.model_copy(update={"mlp_t": mlp_t})
+    model = build_model(params, meta, dtype=torch.bfloat16)
+    model.cast_weights()
+    x = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(0)).bfloat16()
+    with _Casts() as casts:
+        trained = model.deep_recursion(x, model.initial_states(3))
+    assert casts.count == 4 + 3 * 4
+    with torch.no_grad(), _Casts() as casts:
+        evaluated = model.deep_recursion(x, model.initial_states(3))
+    assert casts.count == 4
+    assert all(torch.equal(evaluated[name], state) for name, state in trained.items())
+    assert len(list(model.networks.parameters())) == 4
+    assert len(list(model.parameters())) == len({id(weight) for weight in model.parameters()}) == 8
+
+
+def test_changed_weights_are_cast_again(model_params: ModelParams, meta: DatasetMeta) -> None:
+    model, other = (build_model(model_params, meta, seed, torch.bfloat16) for seed in range(2))
+    x = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(0)).bfloat16()
+    with torch.no_grad():
+        states = model.initial_states(3)
+        before = model.deep_recursion(x, states)
+        expected = other.deep_recursion(x, states)
+        model.load_state_dict(other.state_dict())
+        after = model.deep_recursion(x, states)
+    assert not torch.equal(after["y"], before["y"])
+    assert torch.equal(after["y"], expected["y"])

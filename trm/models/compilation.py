@@ -34,6 +34,7 @@ def compile_passes(model: TRM, name: str, sequences: int, backward: bool) -> Non
     if this machine has no C++ compiler or the compilation fails; then the model is as before.
     """
     require_compiler(name)
+    model.cast_weights()
     vars(model)["net"] = torch.compile(model.net)  # as an attribute: parameter names stay the same
     try:
         # torch compiles at the first call: here, where an error leaves nothing half done.

@@ -4,6 +4,7 @@ Shape suffixes: B batch, L grid tokens, P puzzle tokens, S = P + L, D hidden siz
 attention the blocks process fewer and narrower tokens than S and D.
 """
 
+import copy
 import functools
 import math
 from collections.abc import Callable
@@ -53,6 +54,8 @@ class RecursiveNetwork(nn.Module):
                 for name, blocks in self.variant.blocks(config).items()
             }
         )
+        self._cast_networks: list[nn.ModuleDict] = []
+        """`networks` in the compute dtype, if that is not float32. In a list it is no submodule."""
         self.output_head = Linear(D, meta.vocab_size)
         self.q_head = Linear(D, 2, bias=True)
         rows = meta.num_identifiers if config.puzzle_emb_ndim else 0
@@ -158,12 +161,29 @@ class RecursiveNetwork(nn.Module):
         return noise.mul_(math.sqrt(2)).clamp_(-2, 2).expand(batch_size, -1, -1)
 
     def net(self, name: str, x_BSD: Tensor) -> Tensor:
-        """One pass through all blocks of the network `name`."""
+        """One pass through all blocks of the network `name`.
+
+        Without gradients the weights are those of the last `cast_weights`.
+        """
+        networks = self.networks if torch.is_grad_enabled() or not self._cast_networks else self._cast_networks[0]
         uses_rope = self.config.pos_encodings in ("rope", "rope_2d") and not self.config.mlp_t
         rope = (self.rope_cos, self.rope_sin) if uses_rope else None
-        for block in cast(nn.ModuleList, self.networks[name]):
+        for block in cast(nn.ModuleList, networks[name]):
             x_BSD = block(x_BSD, rope)
         return x_BSD
+
+    @torch.no_grad()
+    def cast_weights(self) -> None:
+        """Cast the weights of the networks to the compute dtype: once per supervision step, and not in each pass.
+
+        Passes with gradients cast the weights themselves, so that the gradients of all passes are added in float32.
+        """
+        if self.compute_dtype is torch.float32:
+            return
+        if not self._cast_networks or next(self._cast_networks[0].parameters()).device != self.device:
+            self._cast_networks[:] = [copy.deepcopy(self.networks).to(self.compute_dtype).requires_grad_(False)]
+        for weight, own in zip(self._cast_networks[0].parameters(), self.networks.parameters(), strict=True):
+            weight.copy_(own)
 
     def injected(self, x: Tensor, states: States) -> Tensor:
         """What the latent updates of a round read in addition to the latents: the question, and the answer if it is
@@ -202,6 +222,7 @@ class RecursiveNetwork(nn.Module):
         passes = self.variant.passes(self.config)
         first = self.passes - self.variant.gradient_passes(self.config)
         """Number of the first pass that is differentiated, from 0."""
+        self.cast_weights()
         injected = x
         for done in range(self.passes):
             number, position = divmod(done, passes + 1)
