@@ -9,7 +9,7 @@ from contextlib import suppress
 from trm.utils.errors import UserError
 from trm.utils.paths import cache_folder
 
-SPINS = "1000"
+SPINS = "4000"
 """Turns of the loop in which a thread waits before it sleeps."""
 KEPT_MEMORY = 512 << 20
 """Bytes of freed memory that the process keeps."""
