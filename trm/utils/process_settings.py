@@ -10,7 +10,8 @@ from trm.utils.errors import UserError
 from trm.utils.paths import cache_folder
 
 SPINS = "4000"
-"""Turns of the loop in which a thread waits before it sleeps."""
+"""Turns of the loop in which a thread waits before it sleeps. With 1,000, threads on an Intel Xeon slept between most
+operations, and a small network trained 1.4 times slower."""
 KEPT_MEMORY = 512 << 20
 """Bytes of freed memory that the process keeps."""
 LARGEST_KEPT = 32 << 20
@@ -29,7 +30,7 @@ def limit_spinning() -> None:
     """Let threads of GNU OpenMP sleep soon when they wait, unless an environment variable sets how they wait.
 
     By default they wait for milliseconds in a loop. If another program uses one of the cores, the thread that they wait
-    for does not run in this time, and training becomes ten times slower.
+    for does not run in this time, and training becomes up to ten times slower.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
