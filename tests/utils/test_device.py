@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trm.utils import device
-from trm.utils.device import require_compiler, resolve_precision
+from trm.utils.device import require_compiler, resolve_precision, to_device
 from trm.utils.errors import UserError
 
 
@@ -53,3 +53,18 @@ def test_automatic_precision_of_a_cpu(
     assert resolve_precision("auto", torch.device("cpu")) is expected
     assert resolve_precision("float32", torch.device("cpu")) is torch.float32
     assert resolve_precision("bfloat16", torch.device("cpu")) is torch.bfloat16
+
+
+@pytest.mark.parametrize(("name", "expected"), [("cuda", True), ("mps", False), ("cpu", False)])
+def test_only_cuda_copies_while_the_program_continues(
+    name: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MPS may read the source after it has been freed."""
+    calls: list[tuple[str, bool]] = []
+
+    def to(_: torch.Tensor, target: torch.device, *, non_blocking: bool) -> None:
+        calls.append((target.type, non_blocking))
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    to_device(torch.zeros(3), torch.device(name))
+    assert calls == [(name, expected)]

@@ -25,6 +25,7 @@ from trm.training.non_finite import REMEDY, NonFiniteLossError, gradient_check
 from trm.training.optimizers import network_optimizers, sign_sgd_rows
 from trm.training.schedule import learning_rate
 from trm.training.train_state import TrainState
+from trm.utils.device import to_device
 from trm.utils.errors import UserError
 
 
@@ -107,7 +108,7 @@ def train_step(
     slots, starts = settings.global_batch_size, settings.winner_takes_all
     own = processes.shard(slots)
     min_steps = draw_min_steps(state.model.config, slots, _step_generator(settings.seed, step))[own]
-    min_steps = min_steps.to(state.model.device, non_blocking=True)
+    min_steps = to_device(min_steps, state.model.device)
     for optimizer in state.optimizers:
         optimizer.zero_grad()
     turn = _slots_of(slice(0, len(min_steps)), starts, (step - 1) % settings.carry_pool * len(min_steps))

@@ -43,7 +43,7 @@ from trm.training.step import check_losses, network_of, new_state, rate_at, read
 from trm.training.train_state import TsvLog, load_state, snapshot
 from trm.training.validation import to_tensors, validate
 from trm.training.watchdog import watchdog
-from trm.utils.device import resolve_device, resolve_precision
+from trm.utils.device import resolve_device, resolve_precision, to_device
 from trm.utils.errors import InternalError, Interrupted, UserError
 from trm.utils.paths import states_folder
 from trm.utils.prefetch import prefetched
@@ -271,7 +271,7 @@ class _Run:
                 with interrupts.held():
                     state.position, state.step = position, state.step + 1
             else:
-                batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in on_host.items()}
+                batch = {name: to_device(tensor, self.device) for name, tensor in on_host.items()}
                 loss = train_step(
                     state, self.network, batch, position, settings, self.total, self.processes, interrupts.held
                 )

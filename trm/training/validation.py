@@ -8,6 +8,7 @@ from trm.data.batches import IGNORE_INDEX, test_batches
 from trm.data.parquet import Split
 from trm.models.act import TRM
 from trm.training.distributed import SINGLE_PROCESS, World
+from trm.utils.device import to_device
 
 
 def to_tensors(batch: Mapping[str, object], device: torch.device) -> dict[str, torch.Tensor]:
@@ -15,7 +16,7 @@ def to_tensors(batch: Mapping[str, object], device: torch.device) -> dict[str, t
     tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
     if device.type == "cuda":  # only pinned memory is copied while the program continues
         tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+    return {name: to_device(tensor, device) for name, tensor in tensors.items()}
 
 
 @torch.no_grad()

@@ -50,6 +50,12 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     return torch.float32 if precision == "float32" else torch.bfloat16
 
 
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy `tensor` to `device`. CUDA copies pinned memory while the program continues."""
+    # MPS would read memory that has been freed in the meantime: https://github.com/pytorch/pytorch/issues/189690
+    return tensor.to(device, non_blocking=device.type == "cuda")
+
+
 def has_compiler() -> bool:
     """True if this machine has a compiler for the code that torch.compile generates."""
     names = [os.environ.get("CXX", ""), os.environ.get("CC", ""), "g++", "clang++", "gcc", "clang"]
