@@ -143,7 +143,8 @@ def steps(device: torch.device, count: int, deadline: float) -> Iterator[dict[st
                 except torch.OutOfMemoryError:
                     yield tried | {"memory": "exceeded"}
                 except Exception as error:
-                    yield tried | failure(error) | ({"traceback": None} if mode == "graphs" else {})
+                    failed = failure(error)
+                    yield tried | ({"error": failed["error"]} if mode == "graphs" else failed)
 
 
 def step_times(name: str, settings: TrainParams, mode: str, count: int) -> dict[str, Any]:
@@ -307,7 +308,7 @@ def main() -> None:
         rows = results["parts"][part] = []
         for row in caught(measure):
             rows.append(row)
-            failed |= {part} if row.get("traceback") else set()
+            failed |= {part} if "traceback" in row else set()
             print(json.dumps({"part": part, **row}), flush=True)
             results["seconds"] = round(time.monotonic() - started, 1)
             (options.out / "gpu.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

@@ -6,6 +6,8 @@ Waits: a training step must not wait for the GPU (the program would wait in plac
 import copy
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,16 @@ def waits() -> int:
     return GPU.waits()
 
 
+@contextmanager
+def limited_memory(free: int) -> Iterator[None]:
+    """Let new tensors use `free` bytes during the block."""
+    GPU.set_memory(torch.cuda.memory_allocated() + free)
+    try:
+        yield
+    finally:
+        GPU.set_memory()
+
+
 def test_tensors_of_different_devices_are_refused() -> None:
     on_gpu = torch.ones(3, device=CUDA)
     assert (on_gpu + torch.tensor(2.0)).tolist() == [3.0, 3.0, 3.0]  # scalars may be on the CPU
@@ -92,13 +104,10 @@ def test_memory() -> None:
     assert torch.cuda.memory_allocated() - before == 8000
     del kept, doubled
     assert torch.cuda.memory_allocated() - before == 4000
-    GPU.set_memory(torch.cuda.memory_allocated() + 4000)
-    try:
+    with limited_memory(4000):
         with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
             torch.zeros(1001, device=CUDA)
         torch.zeros(1000, device=CUDA)
-    finally:
-        GPU.set_memory(2**40)
     assert view.tolist() == [0.0] * 10
 
 
@@ -188,17 +197,17 @@ def test_training_and_evaluation_equal_those_of_a_cpu(
     assert metrics[0] == metrics[1]
 
 
-def test_an_inference_that_exceeds_the_memory(meta: DatasetMeta, model_params: ModelParams) -> None:
+def test_an_inference_that_exceeds_the_memory(
+    meta: DatasetMeta, model_params: ModelParams, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = build_model(model_params, meta).eval().to(CUDA)
     tokens = np.random.default_rng(0).integers(1, 6, (512, 16)).astype(np.uint8)
     whole = predict(model, tokens, np.zeros(512, int), inference_config(2), 512)
     torch.cuda.reset_peak_memory_stats()
     predict(model, tokens[:128], np.zeros(128, int), inference_config(2), 128)
-    GPU.set_memory(torch.cuda.max_memory_allocated() + 1)
-    try:
+    with limited_memory(torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated() + 1):
         found = predict(model, tokens, np.zeros(512, int), inference_config(2), 512)
-    finally:
-        GPU.set_memory(2**40)
+    assert "exceed the memory of the GPU" in capsys.readouterr().err
     assert np.array_equal(found.tokens, whole.tokens)
 
 
@@ -228,14 +237,11 @@ def test_automatic_batch_size_fits_into_the_memory(
     model = build_model(model_params, meta).eval().to(CUDA)
     config = inference_config(2, num_samples=2, latent_noise_std=0.1)
     before = torch.cuda.memory_allocated()
-    GPU.set_memory(before + free)
-    try:
+    with limited_memory(free):
         size = resolve_batch_size("auto", model, config)
         torch.cuda.reset_peak_memory_stats()
         seeds = [[number] for number in range(size)]
         predict(model, np.ones((size, 16), np.uint8), np.zeros(size, int), config, size, seeds=seeds)
-    finally:
-        GPU.set_memory(2**40)
     assert capsys.readouterr().err == ""  # the batch was not halved
     assert 0.2 * free < torch.cuda.max_memory_allocated() - before < free
 

@@ -78,7 +78,7 @@ def activate(library: Path) -> None:
         "reset_peak_memory_stats": lambda _=None: device.gpu_reset_peak(),
         # Not in torch: for the tests.
         "waits": device.gpu_waits,
-        "set_memory": device.gpu_set_limit,
+        "set_memory": lambda size=MEMORY: device.gpu_set_limit(size),
         "set_small_copies": device.gpu_set_small,
     }
     for name, function in replacements.items():

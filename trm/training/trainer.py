@@ -43,7 +43,7 @@ from trm.training.step import check_losses, network_of, new_state, rate_at, read
 from trm.training.train_state import TsvLog, load_state, snapshot
 from trm.training.validation import to_tensors, validate
 from trm.training.watchdog import watchdog
-from trm.utils.device import resolve_device, resolve_precision, to_device
+from trm.utils.device import pinned, resolve_device, resolve_precision, to_device
 from trm.utils.errors import InternalError, Interrupted, UserError
 from trm.utils.paths import states_folder
 from trm.utils.prefetch import prefetched
@@ -306,9 +306,7 @@ class _Run:
             if self.augmentation is not None:
                 arrays = self.augmentation(arrays, rows[self.slots], epochs[self.slots], min(step / self.total, 1))
             batch = to_tensors(arrays, torch.device("cpu"))
-            if self.device.type == "cuda":  # only pinned memory is copied while the GPU computes
-                batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
-            yield batch, after
+            yield {name: pinned(tensor, self.device) for name, tensor in batch.items()}, after
 
     def log_if_due(self, interrupts: Interrupts) -> None:
         """Write a line every `log_interval` steps."""

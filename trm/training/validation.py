@@ -8,15 +8,12 @@ from trm.data.batches import IGNORE_INDEX, test_batches
 from trm.data.parquet import Split
 from trm.models.act import TRM
 from trm.training.distributed import SINGLE_PROCESS, World
-from trm.utils.device import to_device
+from trm.utils.device import pinned, to_device
 
 
 def to_tensors(batch: Mapping[str, object], device: torch.device) -> dict[str, torch.Tensor]:
-    """Convert the numpy arrays of a batch to tensors on `device`; a GPU copies them while the program continues."""
-    tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
-    if device.type == "cuda":  # only pinned memory is copied while the program continues
-        tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
-    return {name: to_device(tensor, device) for name, tensor in tensors.items()}
+    """Convert the numpy arrays of a batch to tensors on `device`; CUDA copies them while the program continues."""
+    return {name: to_device(pinned(torch.from_numpy(array), device), device) for name, array in batch.items()}
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Resolution of `auto` to a device and a compute dtype."""
+"""Devices: what `auto` means for them and for the compute dtype, copies to them, and what this machine has."""
 
 import os
 import shutil
@@ -50,8 +50,13 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     return torch.float32 if precision == "float32" else torch.bfloat16
 
 
+def pinned(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """`tensor` in pinned memory if `device` is CUDA, which copies only such memory while the program continues."""
+    return tensor.pin_memory() if device.type == "cuda" else tensor
+
+
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy `tensor` to `device`. CUDA copies pinned memory while the program continues."""
+    """Copy `tensor` to `device`, to CUDA while the program continues if it is `pinned`."""
     # MPS would read memory that has been freed in the meantime: https://github.com/pytorch/pytorch/issues/189690
     return tensor.to(device, non_blocking=device.type == "cuda")
 
